@@ -1,0 +1,106 @@
+//! Which connections come in, and where did they want to go?
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::worker::{Accepted, Worker};
+
+/// Waiting in the kernel for an accept.
+const BACKLOG: i32 = 4096;
+/// After an accept that failed (out of descriptors): existing connections go on meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections of one worker and listener.
+const CONNECTIONS_MAX: usize = 10_000;
+
+/// Binds a listener that several workers may share (`SO_REUSEPORT`).
+///
+/// # Errors
+/// The address is taken or not ours.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the proxy drains, and gives each connection to a task of its own.
+pub async fn accept_loop<F: Future<Output = ()> + 'static>(
+    worker: Rc<Worker>,
+    listener: std::net::TcpListener,
+    allowed: impl Fn(IpAddr) -> bool,
+    serve: impl Fn(Rc<Worker>, Accepted) -> F,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "register a listener"),
+    };
+    let mut draining = worker.shared.draining.clone();
+    let open = Rc::new(());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = draining.wait_for(|draining| *draining) => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (io, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if !allowed(peer.ip()) || Rc::strong_count(&open) > CONNECTIONS_MAX {
+            reset(&io);
+            continue;
+        }
+        // A socket that is gone already will say so at the first read.
+        let _ = io.set_nodelay(true);
+        let held = Rc::clone(&open);
+        let panics = Panics(Rc::clone(&worker));
+        let served = serve(Rc::clone(&worker), Accepted { io, peer, since: Instant::now() });
+        tokio::task::spawn_local(async move {
+            let _panics = panics;
+            let mut cut = _panics.0.shared.cut.clone();
+            tokio::select! {
+                biased;
+                () = served => {}
+                _ = cut.wait_for(|cut| *cut) => {}
+            }
+            drop(held);
+        });
+    }
+}
+
+/// Counts a panic of a connection: only that connection dies of it.
+struct Panics(Rc<Worker>);
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.shared.telemetry.metrics.panics.inc();
+        }
+    }
+}
+
+/// Where a captured connection wanted to go (`SO_ORIGINAL_DST`). `None`: it was not captured.
+#[must_use]
+pub fn original_destination(io: &TcpStream) -> Option<SocketAddr> {
+    let socket = SockRef::from(io);
+    let original = socket.original_dst_v4().or_else(|_| socket.original_dst_v6()).ok()?;
+    original.as_socket()
+}
+
+/// Closing will send RST.
+pub fn reset(io: &TcpStream) {
+    // Without it the close is an orderly one, which is the next best.
+    let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
+}

@@ -1,0 +1,230 @@
+//! What can an operator ask a proxy, and how is it answered?
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_proxy_core::balance::Ticks;
+use isthmus_proxy_core::snapshot::Snapshot;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::accept::bind;
+use crate::config::Role;
+use crate::discovery::State;
+use crate::runtime::Bound;
+use crate::worker::Shared;
+
+mod dump;
+mod why;
+
+/// Connections of one admin listener.
+const CONNECTIONS_MAX: usize = 64;
+/// A request's head must be there within this.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which listener asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// Loopback: everything.
+    Admin,
+    /// The pod's address: ready and metrics only.
+    Ready,
+}
+
+/// What admin looks at.
+#[derive(Debug)]
+pub struct Admin {
+    shared: Arc<Shared>,
+    discovery: Arc<Mutex<State>>,
+    drain: watch::Sender<bool>,
+    bound: Mutex<Bound>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Admin {
+    /// Admin of a proxy.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, discovery: Arc<Mutex<State>>, drain: watch::Sender<bool>) -> Self {
+        Self { shared, discovery, drain, bound: Mutex::default() }
+    }
+
+    /// Remembers where the listeners are.
+    pub fn set_bound(&self, bound: Bound) {
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound;
+    }
+
+    fn answer(&self, face: Face, request: &Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        let query = request.uri().query().unwrap_or_default();
+        match (request.method(), path, face) {
+            (&Method::GET, "/ready", _) => self.ready(),
+            (&Method::GET, "/metrics", _) => self.metrics(),
+            (_, _, Face::Ready) => text(StatusCode::NOT_FOUND, "only /ready and /metrics here\n"),
+            (&Method::GET, "/config", _) => json_answer(&self.config()),
+            (&Method::GET, "/listeners", _) => {
+                let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                json_answer(&serde_json::to_value(bound).unwrap_or_default())
+            }
+            (&Method::GET, "/why", _) => self.why(query),
+            (&Method::GET, "/why/inbound", _) => match why::inbound(&self.snapshot(), query) {
+                Ok(value) => json_answer(&value),
+                Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
+            },
+            (&Method::POST, "/drain", _) => {
+                self.drain.send_replace(true);
+                text(StatusCode::ACCEPTED, "draining\n")
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "GET /ready /metrics /config /listeners /why?reason=|host=&port= /why/inbound?identity=&port=, POST /drain\n",
+            ),
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.shared.snapshots.borrow())
+    }
+
+    fn now(&self) -> Ticks {
+        Ticks(u64::try_from(self.shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Ready: it can prove who it is, and knows who may call it.
+    fn ready(&self) -> Answer {
+        let snapshot = self.snapshot();
+        let held = self.shared.tls.held().filter(|h| h.not_after > SystemTime::now());
+        let why = if *self.shared.draining.borrow() {
+            Some("draining")
+        } else if held.is_none() {
+            Some("no certificate")
+        } else if snapshot.generation.0 == 0 {
+            Some("no configuration yet")
+        } else if self.shared.config.role == Role::Sidecar && snapshot.own.is_none() {
+            Some("discovery does not know this workload")
+        } else if self.shared.config.role == Role::Gateway && snapshot.handle_keys.is_empty() {
+            Some("no handle keys yet")
+        } else {
+            None
+        };
+        match why {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}\n")),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let (snapshot, now) = (self.snapshot(), self.now());
+        let ejected = snapshot
+            .services
+            .iter()
+            .filter_map(|service| service.endpoints.known())
+            .flat_map(|set| set.endpoints().iter())
+            .filter(|endpoint| endpoint.stats.is_ejected(now))
+            .count();
+        let metrics = &self.shared.telemetry.metrics;
+        metrics.set_ejected(u64::try_from(ejected).unwrap_or(u64::MAX));
+        let mut answer = text(StatusCode::OK, &metrics.text());
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+        answer
+    }
+
+    fn config(&self) -> Value {
+        let mut dump = dump::snapshot(&self.snapshot(), self.now());
+        let certificate = self.shared.tls.held().map(|held| {
+            let age = held.since.elapsed().unwrap_or_default().as_secs();
+            let until = held.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            json!({
+                "identity": self.shared.config.identity.as_str(),
+                "not_after": until,
+                "age_seconds": age,
+            })
+        });
+        let state = self.discovery.lock().unwrap_or_else(PoisonError::into_inner).describe();
+        if let Some(fields) = dump.as_object_mut() {
+            fields.insert("workload".to_owned(), json!(self.shared.config.workload.as_str()));
+            fields.insert("certificate".to_owned(), certificate.unwrap_or(Value::Null));
+            fields.insert("subscription".to_owned(), state);
+        }
+        dump
+    }
+
+    fn why(&self, query: &str) -> Answer {
+        if let Some(id) = why::parameter(query, "reason") {
+            return match self.shared.telemetry.reason(&id) {
+                Some(reason) => json_answer(&json!(reason)),
+                None => text(StatusCode::NOT_FOUND, "this reason is not remembered (the last 1,024 are)\n"),
+            };
+        }
+        let found = why::outbound(&self.snapshot(), query, self.now(), &self.shared.config.mesh_domain);
+        match found {
+            Ok(value) => json_answer(&value),
+            Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
+        }
+    }
+}
+
+/// Listens, and answers by a task of the control thread. The address that it really has.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub fn listen(address: Option<SocketAddr>, admin: &Arc<Admin>, face: Face) -> Result<Option<SocketAddr>> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = bind(address).with_context(|| format!("listen on {address} for admin"))?;
+    let bound = listener.local_addr()?;
+    let listener = TcpListener::from_std(listener)?;
+    tokio::spawn(serve(listener, Arc::clone(admin), face));
+    Ok(Some(bound))
+}
+
+async fn serve(listener: TcpListener, admin: Arc<Admin>, face: Face) {
+    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok((io, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let admin = Arc::clone(&admin);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = admin.answer(face, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            // A client that breaks off is its own affair.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(io), service)
+                .await;
+            drop(slot);
+        });
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body.to_owned())));
+    *answer.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+fn json_answer(value: &Value) -> Answer {
+    let mut answer = text(StatusCode::OK, &format!("{value:#}\n"));
+    let kind = hyper::header::HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}

@@ -1,0 +1,87 @@
+//! How does a snapshot read as JSON?
+
+use std::time::UNIX_EPOCH;
+
+use isthmus_proxy_core::balance::{StatsView, Ticks};
+use isthmus_proxy_core::snapshot::Snapshot;
+use isthmus_proxy_core::snapshot::describe::{EndpointView, ServiceView};
+use serde_json::{Value, json};
+
+/// Everything, with the measurements of now.
+pub(super) fn snapshot(snapshot: &Snapshot, now: Ticks) -> Value {
+    let described = snapshot.describe(Some(now));
+    let content = described.content;
+    let [cluster, network, region, zone] = &content.place;
+    json!({
+        "generation": described.generation.0,
+        "place": { "cluster": cluster, "network": network, "region": region, "zone": zone },
+        "own": content.own.map(|own| json!({
+            "name": own.name, "identity": own.identity, "addresses": own.addresses,
+            "permissive": own.permissive,
+            "ports": own.ports.iter().map(|(port, protocol, services)| json!({
+                "port": port, "protocol": protocol, "services": services,
+            })).collect::<Vec<_>>(),
+        })),
+        "policies": content.policies.map(|policies| policies.iter().map(|p| json!({
+            "name": p.name, "invalid": p.invalid,
+        })).collect::<Vec<_>>()),
+        "trust": content.trust.iter().map(|(domain, roots, sequence)| json!({
+            "trust_domain": domain, "roots": roots, "sequence": sequence,
+        })).collect::<Vec<_>>(),
+        "gateways": content.gateways.iter().map(|g| json!({
+            "name": g.name, "cluster": g.cluster, "network": g.network, "addresses": g.addresses,
+        })).collect::<Vec<_>>(),
+        "clusters": content.clusters.iter().map(|c| json!({
+            "name": c.name, "state": c.state.name(), "reason": c.reason,
+            "confirmed_at": c.confirmed_at
+                .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+                .map(|at| at.as_secs_f64()),
+        })).collect::<Vec<_>>(),
+        "services": content.services.iter().map(|s| service(s, now)).collect::<Vec<_>>(),
+        "exports": content.exports,
+        "handle_epochs": content.handle_epochs,
+    })
+}
+
+fn service(service: &ServiceView, now: Ticks) -> Value {
+    json!({
+        "name": service.name,
+        "hostnames": service.hostnames,
+        "addresses": service.addresses,
+        "local_only": service.local_only,
+        "ports": service.ports.iter().map(|(port, name, protocol)| json!({
+            "port": port, "name": name, "protocol": protocol,
+        })).collect::<Vec<_>>(),
+        "routes": service.routes,
+        "endpoints": service.endpoints.as_ref().map(|endpoints| {
+            endpoints.iter().map(|e| endpoint(e, now)).collect::<Vec<_>>()
+        }),
+    })
+}
+
+/// An endpoint with its measurements.
+pub(super) fn endpoint(endpoint: &EndpointView, now: Ticks) -> Value {
+    let [cluster, network, region, zone] = &endpoint.place;
+    json!({
+        "name": endpoint.name, "cluster": cluster, "network": network, "region": region, "zone": zone,
+        "addresses": endpoint.addresses, "identity": endpoint.identity, "weight": endpoint.weight,
+        "health": endpoint.health, "tunnel_port": endpoint.tunnel_port, "exported": endpoint.exported,
+        "stats": endpoint.stats.as_ref().map(|s| stats(s, now)),
+    })
+}
+
+fn stats(stats: &StatsView, now: Ticks) -> Value {
+    json!({
+        "in_flight": stats.in_flight,
+        "latency_mean_ms": stats.latency_mean.as_secs_f64() * 1e3,
+        "latency_peak_ms": stats.latency_peak.as_secs_f64() * 1e3,
+        "error_rate": stats.error_rate,
+        "consecutive_failures": stats.consecutive_failures,
+        "ejected": stats.ejected_until.is_some(),
+        "ejected_for_seconds": stats.ejected_until.map(|until| until.since(now).as_secs_f64()),
+        "ejections": stats.ejections,
+        "attempts": stats.attempts_total,
+        "failures": stats.failures_total,
+        "ejections_total": stats.ejections_total,
+    })
+}

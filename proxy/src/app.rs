@@ -1,0 +1,111 @@
+//! How do the parts of a proxy come together? The only place where they meet.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use isthmus_proto::locality::Locality;
+use isthmus_proxy_core::balance::Me;
+use isthmus_proxy_core::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::discovery::{self, Discovery};
+use crate::runtime::{self, Bound, Listeners};
+use crate::telemetry::Telemetry;
+use crate::telemetry::log::AccessLog;
+use crate::tls::{TlsStore, provider, server_config};
+use crate::worker::Shared;
+use crate::{certificates, files};
+
+/// First uses that wait for discovery, at most.
+const WANTS_MAX: usize = 1024;
+
+/// Runs a proxy until `shutdown` ends, and then until it has drained. Blocks; makes its own
+/// threads and runtimes.
+///
+/// # Errors
+/// A listener, a file or a thread could not be had.
+pub fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    // Somebody else in this process may have been first, with the same.
+    let _ = rustls::crypto::CryptoProvider::install_default((*provider()).clone());
+    std::fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("make the state folder {}", config.state_dir.display()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the control thread's runtime")?;
+    runtime.block_on(control(config, shutdown))
+}
+
+async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let (sets, mut bound) = Listeners::bind(&config)?;
+    let log = config.access_log.as_deref().map(AccessLog::open).transpose().context("access_log")?;
+    let telemetry = Arc::new(Telemetry::new(config.workload.to_string(), log));
+    let tls = Arc::new(TlsStore::default());
+    let me = Me {
+        cluster: config.cluster.clone(),
+        network: config.network.clone(),
+        locality: Locality::default(),
+    };
+    let (publish, snapshots) = watch::channel(Arc::new(Snapshot::empty(me.clone())));
+    let (wants, wanted) = mpsc::channel(WANTS_MAX);
+    let (drain, draining) = watch::channel(false);
+    let (cut, cutting) = watch::channel(false);
+    let shared = Arc::new(Shared {
+        server: server_config(&tls)?,
+        config,
+        tls: Arc::clone(&tls),
+        telemetry,
+        snapshots,
+        wants,
+        draining,
+        cut: cutting,
+        origin: Instant::now(),
+    });
+    let (issued, certificates) = watch::channel(0);
+    let discovery = Discovery::new(&shared, me, publish);
+    let state = discovery.state();
+    let admin = Arc::new(Admin::new(Arc::clone(&shared), state, drain.clone()));
+    bound.admin = admin::listen(shared.config.listen.admin, &admin, admin::Face::Admin)?;
+    bound.ready = admin::listen(shared.config.listen.ready, &admin, admin::Face::Ready)?;
+    admin.set_bound(bound.clone());
+    let keeping = tokio::spawn(certificates::keep(
+        Arc::new(shared.config.clone()),
+        tls,
+        Arc::clone(&shared.telemetry),
+        issued,
+    ));
+    let discovering = tokio::spawn(discovery::run(discovery, wanted, certificates));
+    let workers = runtime::start(&shared, sets)?;
+    announce(&shared.config, &bound)?;
+    tracing::info!(workload = %shared.config.workload, ?bound, "started");
+    let mut drained = drain.subscribe();
+    tokio::select! {
+        () = shutdown => {}
+        // Asked for by admin.
+        _ = drained.wait_for(|draining| *draining) => {}
+    }
+    tracing::info!("draining");
+    drain.send_replace(true);
+    let joining = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
+    let limit = shared.config.drain;
+    let mut joining = std::pin::pin!(joining);
+    if tokio::time::timeout(limit, joining.as_mut()).await.is_err() {
+        tracing::warn!(seconds = limit.as_secs(), "cutting what is still open");
+        cut.send_replace(true);
+        // The workers end at once now.
+        let _ = joining.await;
+    }
+    keeping.abort();
+    discovering.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Says where the listeners really are.
+fn announce(config: &Config, bound: &Bound) -> Result<()> {
+    let text = serde_json::to_vec(bound).context("encode listeners.json")?;
+    files::write_private(&config.state_dir.join("listeners.json"), &text)
+}

@@ -1,0 +1,325 @@
+//! What was this proxy told at its start?
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, NetworkId, WorkloadName, is_dns_name};
+use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
+use serde::Deserialize;
+
+/// Why the configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("read the configuration {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not JSON, or a key that is not known, missing or of the wrong type.
+    #[error("parse the configuration {path}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A value that can't be.
+    #[error("configuration key {key}: {why}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What kind of proxy it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Beside an application.
+    Sidecar,
+    /// Between networks.
+    Gateway,
+}
+
+/// The file as it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    role: Role,
+    cluster: String,
+    network: String,
+    #[serde(default = "default_mesh_domain")]
+    mesh_domain: String,
+    namespace: String,
+    pod: String,
+    service_account: String,
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
+    control_plane: ControlPlane,
+    token_file: PathBuf,
+    state_dir: PathBuf,
+    listen: Listen,
+    #[serde(default)]
+    mesh_accept_from: Vec<IpNet>,
+    #[serde(default)]
+    source: Option<IpAddr>,
+    #[serde(default)]
+    application: Option<IpAddr>,
+    #[serde(default = "one")]
+    workers: usize,
+    #[serde(default)]
+    access_log: Option<String>,
+    #[serde(default = "yes")]
+    passthrough: bool,
+    #[serde(default = "thirty")]
+    drain_seconds: u64,
+    #[serde(default = "one")]
+    tunnels_per_peer: usize,
+}
+
+fn default_mesh_domain() -> String {
+    "mesh.internal".to_owned()
+}
+
+fn one() -> usize {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn thirty() -> u64 {
+    30
+}
+
+/// Where discovery and certificates come from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlPlane {
+    /// `host:port`.
+    pub address: String,
+    /// PEM: the roots of the control plane's own trust domain.
+    pub roots_file: PathBuf,
+}
+
+/// Where the proxy listens. Port 0: any; see `listeners.json` in the state folder.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Mutual TLS from other proxies (15008).
+    pub mesh: Option<SocketAddr>,
+    /// Captured inbound connections (15006).
+    pub inbound: Option<SocketAddr>,
+    /// Captured outbound connections (15001).
+    pub outbound: Option<SocketAddr>,
+    /// TLS from other networks (15443).
+    pub gateway: Option<SocketAddr>,
+    /// Explicit outbound listeners, for places without capture.
+    #[serde(rename = "virtual")]
+    pub virtuals: Vec<Virtual>,
+    /// Admin (15000): loopback only.
+    pub admin: Option<SocketAddr>,
+    /// Ready and metrics (15020).
+    pub ready: Option<SocketAddr>,
+}
+
+/// An outbound listener that stands for one destination.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Virtual {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What it stands for: `address:port` or `hostname:port`.
+    pub destination: String,
+}
+
+/// Where a connection wanted to go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// An address: a service's virtual one, or any.
+    Address(SocketAddr),
+    /// A service's host name.
+    Host(String, u16),
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What kind of proxy.
+    pub role: Role,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its network.
+    pub network: NetworkId,
+    /// The mesh's domain: trust domains are `<cluster>.<mesh domain>`.
+    pub mesh_domain: String,
+    /// `cluster/namespace/pod`.
+    pub workload: WorkloadName,
+    /// Who it is.
+    pub identity: SpiffeId,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Where discovery and certificates come from.
+    pub control_plane: ControlPlane,
+    /// The service-account token.
+    pub token_file: PathBuf,
+    /// Key, certificate, last snapshot.
+    pub state_dir: PathBuf,
+    /// Where to listen.
+    pub listen: Listen,
+    /// What each explicit listener stands for, in the order of `listen.virtuals`.
+    pub destinations: Vec<Destination>,
+    /// Sources that may use the mesh listener. Empty: all.
+    pub mesh_accept_from: Vec<IpNet>,
+    /// Source address of connections to other proxies. None: the system's choice.
+    pub source: Option<IpAddr>,
+    /// Where the application listens.
+    pub application: IpAddr,
+    /// Worker threads.
+    pub workers: usize,
+    /// `-` for standard output, or a file. None: no access log.
+    pub access_log: Option<String>,
+    /// Pass connections to destinations through that the mesh doesn't know.
+    pub passthrough: bool,
+    /// How long a drain waits for what is open.
+    pub drain: Duration,
+    /// Tunnels for each worker and peer.
+    pub tunnels_per_peer: usize,
+}
+
+impl Config {
+    /// Reads a JSON file.
+    ///
+    /// # Errors
+    /// The file, the key or the value at fault.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let raw: RawConfig = serde_json::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        raw.build()
+    }
+}
+
+impl RawConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The key and why its value can't be.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        let cluster: ClusterId = name("cluster", &self.cluster)?;
+        let _: Namespace = name("namespace", &self.namespace)?;
+        if !is_dns_name(&self.mesh_domain) {
+            return Err(value("mesh_domain", format!("{:?} is no DNS name", self.mesh_domain)));
+        }
+        let domain = TrustDomain::of_cluster(&cluster, &self.mesh_domain)
+            .map_err(|e| value("mesh_domain", e.to_string()))?;
+        let identity = SpiffeId::new(&domain, &self.namespace, &self.service_account)
+            .map_err(|e| value("service_account", e.to_string()))?;
+        let workload = format!("{cluster}/{}/{}", self.namespace, self.pod);
+        let destinations = self
+            .listen
+            .virtuals
+            .iter()
+            .map(|v| destination(&v.destination))
+            .collect::<Result<Vec<_>, _>>()?;
+        if self.workers == 0 || self.workers > 256 {
+            return Err(value("workers", format!("{} is not from 1 to 256", self.workers)));
+        }
+        if self.tunnels_per_peer == 0 || self.tunnels_per_peer > 64 {
+            return Err(value("tunnels_per_peer", "not from 1 to 64".to_owned()));
+        }
+        if let Some(admin) = self.listen.admin.filter(|a| !a.ip().is_loopback()) {
+            return Err(value("listen.admin", format!("{admin} is not a loopback address")));
+        }
+        if self.role == Role::Gateway && self.listen.gateway.is_none() {
+            return Err(value("listen.gateway", "missing, and the role is gateway".to_owned()));
+        }
+        Ok(Config {
+            role: self.role,
+            network: name("network", &self.network)?,
+            workload: name("pod", &workload)?,
+            cluster,
+            mesh_domain: self.mesh_domain,
+            identity,
+            application: self.application.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+            addresses: self.addresses,
+            control_plane: self.control_plane,
+            token_file: self.token_file,
+            state_dir: self.state_dir,
+            destinations,
+            listen: self.listen,
+            mesh_accept_from: self.mesh_accept_from,
+            source: self.source,
+            workers: self.workers,
+            access_log: self.access_log,
+            passthrough: self.passthrough,
+            drain: Duration::from_secs(self.drain_seconds),
+            tunnels_per_peer: self.tunnels_per_peer,
+        })
+    }
+}
+
+fn value(key: &'static str, why: String) -> ConfigError {
+    ConfigError::Value { key, why }
+}
+
+fn name<T: std::str::FromStr<Err = InvalidName>>(key: &'static str, text: &str) -> Result<T, ConfigError> {
+    text.parse().map_err(|e: InvalidName| value(key, e.to_string()))
+}
+
+fn destination(text: &str) -> Result<Destination, ConfigError> {
+    let key = "listen.virtual.destination";
+    if let Ok(address) = text.parse() {
+        return Ok(Destination::Address(address));
+    }
+    let wrong = || value(key, format!("{text:?} is not address:port or hostname:port"));
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    if !is_dns_name(host) || port == 0 {
+        return Err(wrong());
+    }
+    Ok(Destination::Host(host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(change: &str, to: &str) -> Result<Config, ConfigError> {
+        let text = r#"{"role":"sidecar","cluster":"east","network":"east-net","namespace":"shop",
+            "pod":"cart-1","service_account":"cart","token_file":"t","state_dir":"s",
+            "control_plane":{"address":"127.0.0.1:1","roots_file":"r"},
+            "listen":{"virtual":[{"listen":"127.0.0.1:0","destination":"10.0.0.1:80"}]}}"#;
+        let raw: RawConfig = serde_json::from_str(&text.replace(change, to)).unwrap();
+        raw.build()
+    }
+
+    #[test]
+    fn an_identity_follows_from_the_names() {
+        let config = raw("", "").unwrap();
+        assert_eq!(config.identity.as_str(), "spiffe://east.mesh.internal/ns/shop/sa/cart");
+        assert_eq!(config.workload.as_str(), "east/shop/cart-1");
+    }
+
+    #[test]
+    fn a_bad_value_is_named_by_its_key() {
+        for (change, to, key) in [
+            ("\"east\"", "\"East\"", "cluster"),
+            ("cart-1", "cart 1", "pod"),
+            ("10.0.0.1:80", "nowhere", "listen.virtual.destination"),
+            ("\"sidecar\"", "\"gateway\"", "listen.gateway"),
+        ] {
+            let error = raw(change, to).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+}

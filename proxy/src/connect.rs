@@ -1,0 +1,363 @@
+//! How is the next hop reached?
+//!
+//! Every function here takes a `Permit`: what nobody allowed can't be connected.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_proto::spiffe::SpiffeId;
+use isthmus_proxy_core::authorize::Permit;
+use isthmus_proxy_core::balance::{Outcome, OutlierPolicy};
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::hop::{Gateway, GatewayAddress, NextHop, pick_gateway};
+use isthmus_proxy_core::http2::{Role, Settings};
+use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::h1;
+use crate::h2::Session;
+use crate::relay::Duplex;
+use crate::stream::{Broken, Rx, Tx};
+use crate::tcp;
+use crate::tls::{IDENTITY_MISMATCH, client_config};
+use crate::transport::Transport;
+use crate::tunnel::Peer;
+use crate::worker::Worker;
+
+/// Gateways tried before a connection has failed.
+const GATEWAY_TRIES: usize = 2;
+
+/// Where a request or connection goes next.
+#[derive(Debug, Clone)]
+pub enum Hop {
+    /// Another workload, as discovery describes it.
+    Next {
+        /// The way to it.
+        hop: NextHop,
+        /// Does it get HTTP/2, if there is no tunnel?
+        http2: bool,
+    },
+    /// The application beside us.
+    Application {
+        /// Its port.
+        port: u16,
+        /// Does it get HTTP/2?
+        http2: bool,
+    },
+    /// A destination that the mesh doesn't know, as it is.
+    Through(SocketAddr),
+}
+
+impl Hop {
+    /// For the access log.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Next { hop: NextHop::Plain { .. }, .. } => "plain",
+            Self::Next { hop: NextHop::Tunnel { .. }, .. } => "tunnel",
+            Self::Next { hop: NextHop::ViaGateway { .. }, .. } => "gateway",
+            Self::Application { .. } => "application",
+            Self::Through(_) => "passthrough",
+        }
+    }
+}
+
+/// A request that is on its way: its head is sent.
+#[derive(Debug)]
+pub struct Upstream {
+    /// What comes back.
+    pub rx: Rx,
+    /// Where the body goes.
+    pub tx: Tx,
+    /// It is a kept connection: its server may have closed it just now.
+    pub reused: bool,
+    /// Where the connection is kept for the next request.
+    pub home: Option<SocketAddr>,
+}
+
+/// Sends a request's head to the hop. `end`: there is no body.
+///
+/// # Errors
+/// The hop could not be reached.
+pub async fn request(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    hop: &Hop,
+    (head, end): (&RequestHead, bool),
+    limit: Duration,
+) -> Result<Upstream, Failure> {
+    match hop {
+        Hop::Next { hop: NextHop::Plain { address }, http2 } => {
+            application(worker, permit, (*address, *http2), (head, end), limit).await
+        }
+        Hop::Through(address) => {
+            application(worker, permit, (*address, false), (head, end), limit).await
+        }
+        Hop::Application { port, http2 } => {
+            let address = SocketAddr::new(worker.shared.config.application, *port);
+            application(worker, permit, (address, *http2), (head, end), limit).await
+        }
+        Hop::Next { hop: next, .. } => {
+            // A tunnel may go away between finding and using it.
+            for _ in 0..2 {
+                let session = tunnel(worker, permit, next, limit).await?;
+                match session.open(head, end).await {
+                    Ok((rx, tx)) => {
+                        return Ok(Upstream { rx: Rx::H2(rx), tx: Tx::H2(tx), reused: false, home: None });
+                    }
+                    Err(Broken::Refused) => {}
+                    Err(broken) => return Err(broken.upstream()),
+                }
+            }
+            Err(Failure::UpstreamRefused)
+        }
+    }
+}
+
+/// A request to an address without a tunnel.
+async fn application(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    (address, http2): (SocketAddr, bool),
+    (head, end): (&RequestHead, bool),
+    limit: Duration,
+) -> Result<Upstream, Failure> {
+    if http2 {
+        for _ in 0..2 {
+            let session = match worker.apps.session(address) {
+                Some(session) => session,
+                None => {
+                    let io = dial(permit, address, None, limit).await?;
+                    let session = Session::start(Transport::Plain(io), Role::Client, Settings::default());
+                    worker.apps.share(address, &session);
+                    session
+                }
+            };
+            match session.open(head, end).await {
+                Ok((rx, tx)) => {
+                    return Ok(Upstream { rx: Rx::H2(rx), tx: Tx::H2(tx), reused: false, home: None });
+                }
+                Err(Broken::Refused) => {}
+                Err(broken) => return Err(broken.upstream()),
+            }
+        }
+        return Err(Failure::UpstreamRefused);
+    }
+    let (kept, reused) = (worker.apps.take(address), true);
+    let ((rx, mut tx), reused) = match kept {
+        Some(halves) => (halves, reused),
+        None => (h1::split(dial(permit, address, None, limit).await?, Vec::new()), false),
+    };
+    tx.request(head);
+    let mut tx = Tx::H1(tx);
+    if end {
+        tx.finish(&Fields::default());
+    }
+    Ok(Upstream { rx: Rx::H1(rx), tx, reused, home: Some(address) })
+}
+
+/// Opens a byte stream to the hop. `target`: the pod's address and port.
+///
+/// # Errors
+/// The hop could not be reached, or refused.
+pub async fn bytes(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    hop: &Hop,
+    target: SocketAddr,
+    limit: Duration,
+) -> Result<Duplex, Failure> {
+    let address = match hop {
+        Hop::Next { hop: NextHop::Plain { address }, .. } | Hop::Through(address) => *address,
+        Hop::Application { port, .. } => SocketAddr::new(worker.shared.config.application, *port),
+        Hop::Next { hop, .. } => return connect_stream(worker, permit, hop, target, limit).await,
+    };
+    let (rx, tx) = tcp::split(dial(permit, address, None, limit).await?);
+    Ok(Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) })
+}
+
+/// CONNECT through a tunnel (RFC 9113 §8.5, HBONE).
+async fn connect_stream(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    next: &NextHop,
+    target: SocketAddr,
+    limit: Duration,
+) -> Result<Duplex, Failure> {
+    let head = RequestHead {
+        method: Method::Connect,
+        version: Version::Http2,
+        https: false,
+        authority: target.to_string().into_bytes(),
+        path: Vec::new(),
+        protocol: Vec::new(),
+        fields: Fields::default(),
+        body: BodyLength::Marked,
+        keep_alive: true,
+        expects_continue: false,
+    };
+    let hop = Hop::Next { hop: next.clone(), http2: false };
+    let upstream = request(worker, permit, &hop, (&head, false), limit).await?;
+    let Rx::H2(mut rx) = upstream.rx else { return Err(Failure::Internal) };
+    let answer = timeout(limit, rx.head())
+        .await
+        .map_err(|_| Failure::ConnectTimeout)?
+        .map_err(Broken::upstream)?;
+    match answer.status {
+        200..=299 => Ok(Duplex { rx: Rx::H2(rx), tx: upstream.tx }),
+        403 => Err(Failure::Denied),
+        504 => Err(Failure::ConnectTimeout),
+        _ => Err(Failure::ConnectFailed),
+    }
+}
+
+/// The tunnel to a hop.
+async fn tunnel(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    next: &NextHop,
+    limit: Duration,
+) -> Result<Rc<Session>, Failure> {
+    match next {
+        NextHop::Plain { .. } => Err(Failure::Internal),
+        NextHop::Tunnel { address, sni, identity } => {
+            let peer = Peer::Direct(*address);
+            let open = async || {
+                let name = sni.clone().unwrap_or_else(|| identity.trust_domain().as_str().into());
+                let io = dial(permit, *address, worker.shared.config.source, limit).await?;
+                handshake(worker, io, &name, identity, limit).await
+            };
+            worker.tunnels.get(peer, identity, open).await
+        }
+        NextHop::ViaGateway { gateways, sni, identity } => {
+            let peer = Peer::Behind(Arc::clone(sni));
+            let open = async || {
+                let io = dial_gateway(worker, permit, gateways, limit).await?;
+                handshake(worker, io, sni, identity, limit).await
+            };
+            worker.tunnels.get(peer, identity, open).await
+        }
+    }
+}
+
+/// A connection to one of the gateways, the better of two.
+async fn dial_gateway(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    gateways: &[Arc<Gateway>],
+    limit: Duration,
+) -> Result<TcpStream, Failure> {
+    let mut failure = Failure::NoHealthyEndpoint;
+    for _ in 0..GATEWAY_TRIES.min(gateways.len()) {
+        let now = worker.now();
+        let Some(gateway) = worker.rng(|rng| pick_gateway(gateways, rng, now)) else { break };
+        let begun = std::time::Instant::now();
+        let attempt = gateway.stats.begin(now);
+        let result = dial_any(worker, permit, &gateway.addresses, limit).await;
+        let outcome = if result.is_ok() { Outcome::Success } else { Outcome::NoAnswer };
+        attempt.finish(outcome, begun.elapsed(), worker.now(), &OutlierPolicy::default());
+        match result {
+            Ok(io) => return Ok(io),
+            Err(why) => failure = why,
+        }
+    }
+    Err(failure)
+}
+
+async fn dial_any(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    addresses: &[GatewayAddress],
+    limit: Duration,
+) -> Result<TcpStream, Failure> {
+    let source = worker.shared.config.source;
+    let mut failure = Failure::ConnectFailed;
+    for address in addresses {
+        let resolved: Vec<SocketAddr> = match address {
+            GatewayAddress::Ip(address) => vec![*address],
+            GatewayAddress::Hostname(name, port) => {
+                match timeout(limit, tokio::net::lookup_host((name.as_str(), *port))).await {
+                    Ok(Ok(found)) => found.collect(),
+                    Ok(Err(_)) | Err(_) => Vec::new(),
+                }
+            }
+        };
+        for address in resolved {
+            match dial(permit, address, source, limit).await {
+                Ok(io) => return Ok(io),
+                Err(why) => failure = why,
+            }
+        }
+    }
+    Err(failure)
+}
+
+async fn dial(
+    _permit: &Permit,
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    limit: Duration,
+) -> Result<TcpStream, Failure> {
+    let connect = async {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        socket.set_nodelay(true)?;
+        socket.connect(address).await
+    };
+    match timeout(limit, connect).await {
+        Ok(Ok(io)) => Ok(io),
+        Ok(Err(_)) => Err(Failure::ConnectFailed),
+        Err(_) => Err(Failure::ConnectTimeout),
+    }
+}
+
+/// TLS to exactly this identity, then HTTP/2.
+async fn handshake(
+    worker: &Rc<Worker>,
+    io: TcpStream,
+    name: &str,
+    identity: &SpiffeId,
+    limit: Duration,
+) -> Result<Rc<Session>, Failure> {
+    let config = client_config(&worker.shared.tls, identity).map_err(|_| Failure::Internal)?;
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| Failure::Internal)?;
+    // Two round trips and two signatures: more than a bare connect, so twice its time.
+    let tls = match timeout(limit * 2, TlsConnector::from(config).connect(name, io)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            worker.shared.telemetry.metrics.handshakes_failed.inc();
+            tracing::debug!(%error, %identity, "handshake with an upstream failed");
+            return Err(blame(&error));
+        }
+        Err(_) => return Err(Failure::ConnectTimeout),
+    };
+    let (io, connection) = tls.into_inner();
+    if connection.alpn_protocol() != Some(b"h2") {
+        return Err(Failure::UpstreamProtocol);
+    }
+    let chain = connection.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    let transport = Transport::Tls(io, std::cell::RefCell::new(connection.into()));
+    let session = Session::start(transport, Role::Client, Settings::default());
+    worker.connections.believe(
+        &session,
+        chain.into_iter().map(rustls::pki_types::CertificateDer::into_owned).collect(),
+    );
+    Ok(session)
+}
+
+fn blame(error: &std::io::Error) -> Failure {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::General(text)) if text.starts_with(IDENTITY_MISMATCH) => {
+            Failure::IdentityMismatch
+        }
+        Some(_) | None => Failure::ConnectFailed,
+    }
+}

@@ -1,0 +1,411 @@
+//! How does one HTTP request become an answer?
+//!
+//! The sides decide (`inbound`, `outbound`); this file acts: it sends the request by the plan that
+//! the side made, feeds the body while it waits, tries again where the plan allows it, and relays
+//! the answer.
+
+use std::cell::{Cell, RefCell};
+use std::future::pending;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use isthmus_proxy_core::authorize::RequestFacts;
+use isthmus_proxy_core::canonical::CanonicalPath;
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::http1::{Limits, ResponseContext};
+use isthmus_proxy_core::message::{
+    BodyLength, Fields, Method, RequestHead, ResponseHead, Version,
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::connect::Upstream;
+use crate::relay::{Meter, Side, pump, unless, until_idle};
+use crate::stream::{Broken, Pull, Rx, Tx};
+use crate::worker::Worker;
+
+pub mod mirror;
+pub mod reply;
+pub mod upgrade;
+
+/// Bytes of a request's body kept for another try; longer ones are sent once.
+const KEEP_BYTES_MAX: usize = 64 * 1024;
+
+/// A request, read and made canonical.
+#[derive(Debug)]
+pub struct Request {
+    /// The head as it goes on: canonical authority and path, no mesh fields of strangers.
+    pub head: RequestHead,
+    /// The host, canonical, without port. Empty: none was given.
+    pub host: String,
+    /// The path, canonical.
+    pub path: CanonicalPath,
+}
+
+impl Request {
+    /// What policies look at.
+    #[must_use]
+    pub fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts {
+            method: &self.head.method,
+            host: &self.host,
+            path: self.path.as_str(),
+            fields: &self.head.fields,
+        }
+    }
+}
+
+/// Who asks: one message of an HTTP/1 connection, or one stream.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The request's body.
+    pub rx: Rx,
+    /// Where the answer goes.
+    pub answer: Answer,
+}
+
+/// The answer's side of who asks.
+#[derive(Debug)]
+pub struct Answer {
+    /// Where the answer goes.
+    pub tx: Tx,
+    /// What the answer's framing depends on.
+    pub context: ResponseContext,
+    /// May the connection carry another request?
+    pub keep_alive: bool,
+    /// The answer's head is sent: from here on, failures can only break off.
+    pub started: bool,
+    /// What the client was told. 0: nothing yet.
+    pub status: u16,
+}
+
+impl Answer {
+    /// An answer to a request whose head was read.
+    #[must_use]
+    pub fn new(tx: Tx, head: &RequestHead, keep_alive: bool) -> Self {
+        let context = ResponseContext::of(head);
+        Self { tx, context, keep_alive, started: false, status: 0 }
+    }
+
+    /// Sends a head. `end`: no body follows.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    pub fn respond(&mut self, head: &mut ResponseHead, end: bool) -> Result<(), Broken> {
+        let informational = (100..200).contains(&head.status) && head.status != 101;
+        self.started |= !informational;
+        self.status = head.status;
+        match &mut self.tx {
+            Tx::H1(tx) => {
+                if head.body == BodyLength::UntilClose {
+                    head.body = BodyLength::Marked;
+                }
+                if head.body == BodyLength::Marked && self.context.version == Version::Http10 {
+                    self.keep_alive = false;
+                }
+                head.keep_alive = self.keep_alive;
+                tx.response(head, &self.context);
+                if informational || end {
+                    tx.flush();
+                }
+                Ok(())
+            }
+            Tx::H2(tx) => tx.respond(head, end),
+            Tx::Tcp(_) => Err(Broken::Reset(None)),
+        }
+    }
+}
+
+/// How a side wants its request sent.
+pub trait Plan {
+    /// Chooses where to, and sends the head there. `end`: there is no body.
+    async fn open(&mut self, end: bool) -> Result<Upstream, Failure>;
+    /// An answer came: is it worth another try instead?
+    fn answered(&mut self, head: &ResponseHead) -> bool;
+    /// The try failed: is another one allowed? The body can be sent again.
+    fn failed(&mut self, failure: Failure, reused: bool) -> bool;
+    /// Changes the answer's head before it is passed on.
+    fn respond(&mut self, head: &mut ResponseHead);
+    /// One try, until the answer's head. None: no limit of its own.
+    fn try_timeout(&self) -> Option<Duration>;
+    /// All tries together. None: no limit.
+    fn request_timeout(&self) -> Option<Duration>;
+    /// Without a byte either way.
+    fn idle_timeout(&self) -> Duration;
+}
+
+/// What moved.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// From who asks.
+    pub sent: Meter,
+    /// To who asks.
+    pub received: Meter,
+}
+
+/// How an exchange ended well.
+#[derive(Debug)]
+pub enum Done {
+    /// The answer was relayed to its end.
+    Answered,
+    /// The protocol was switched: bytes follow, both ways.
+    Upgraded(Upstream),
+}
+
+/// Sends the request by the plan and relays the answer.
+///
+/// # Errors
+/// Why it failed; `down.answer.started` tells whether the client can still be told.
+pub async fn forward(
+    worker: &Rc<Worker>,
+    down: &mut Downstream,
+    request: &Request,
+    plan: &mut impl Plan,
+    meters: &Meters,
+) -> Result<Done, Failure> {
+    let deadline = plan.request_timeout().map(|limit| Instant::now() + limit);
+    let kept = RefCell::new(Kept::default());
+    let end = request.head.body == BodyLength::Empty && request.head.protocol.is_empty();
+    loop {
+        let mut upstream = match within(deadline, plan.open(end)).await {
+            Some(Ok(upstream)) => upstream,
+            Some(Err(failure)) => {
+                if kept.borrow().is_whole() && plan.failed(failure, false) {
+                    continue;
+                }
+                return Err(failure);
+            }
+            None => return Err(Failure::RequestDeadline),
+        };
+        let asked = Asked { request, kept: &kept, deadline };
+        let idle = until_idle(&[&meters.sent, &meters.received], plan.idle_timeout());
+        let tried = unless(attempt(down, &mut upstream, plan, &asked, meters), idle).await;
+        match tried.unwrap_or(Err(Failure::IdleTimeout)) {
+            Ok(Attempt::Answered { keep }) => {
+                settle(worker, upstream, keep);
+                return Ok(Done::Answered);
+            }
+            Ok(Attempt::Upgraded) => return Ok(Done::Upgraded(upstream)),
+            Ok(Attempt::Again) => {}
+            Err(failure) => {
+                let reused = upstream.reused;
+                drop(upstream);
+                let again = !down.answer.started && kept.borrow().is_whole();
+                if !again || !plan.failed(failure, reused) {
+                    return Err(failure);
+                }
+            }
+        }
+        kept.borrow_mut().rewind();
+    }
+}
+
+struct Asked<'a> {
+    request: &'a Request,
+    kept: &'a RefCell<Kept>,
+    deadline: Option<Instant>,
+}
+
+enum Attempt {
+    Answered { keep: bool },
+    Upgraded,
+    Again,
+}
+
+/// One try: feeds the body while waiting for the answer, then relays the answer.
+async fn attempt(
+    down: &mut Downstream,
+    upstream: &mut Upstream,
+    plan: &mut impl Plan,
+    asked: &Asked<'_>,
+    meters: &Meters,
+) -> Result<Attempt, Failure> {
+    let Downstream { rx, answer } = down;
+    let fed = Cell::new(false);
+    let holding = !asked.request.head.protocol.is_empty();
+    // The request's half of the exchange; it ends only when the client breaks.
+    let mut feeding = pin!(async {
+        if !holding {
+            feed(rx, &mut upstream.tx, asked.kept, &meters.sent).await?;
+        }
+        fed.set(true);
+        Err(gone(rx).await.downstream())
+    });
+    let mut head = {
+        let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
+        let first = [asked.deadline, tried].into_iter().flatten().min();
+        let heads = final_head(&mut upstream.rx, &asked.request.head.method, answer);
+        match within(first, unless(heads, feeding.as_mut())).await {
+            Some(Ok(head)) => head?,
+            Some(Err(broken)) => return broken,
+            None if asked.deadline.is_some_and(|d| Instant::now() >= d) => {
+                return Err(Failure::RequestDeadline);
+            }
+            None => return Err(Failure::UpstreamReset),
+        }
+    };
+    if upgrade::accepted(asked.request, &head) {
+        plan.respond(&mut head);
+        upgrade::translate(&mut head, &answer.context, &asked.request.head.protocol);
+        answer.respond(&mut head, false).map_err(Broken::downstream)?;
+        answer.tx.flush();
+        return Ok(Attempt::Upgraded);
+    }
+    if plan.answered(&head) && asked.kept.borrow().is_whole() {
+        return Ok(Attempt::Again);
+    }
+    plan.respond(&mut head);
+    let keep = head.keep_alive;
+    let empty = head.body == BodyLength::Empty;
+    answer.respond(&mut head, empty).map_err(Broken::downstream)?;
+    if empty {
+        answer.tx.drained().await.map_err(Broken::downstream)?;
+    } else {
+        let relaying = pump(&mut upstream.rx, &mut answer.tx, &meters.received);
+        match within(asked.deadline, unless(relaying, feeding.as_mut())).await {
+            Some(Ok(Ok(_))) => {}
+            Some(Ok(Err(Side::Source(broken)))) => return Err(broken.upstream()),
+            Some(Ok(Err(Side::Sink(broken)))) => return Err(broken.downstream()),
+            Some(Err(broken)) => return broken,
+            None => return Err(Failure::RequestDeadline),
+        }
+    }
+    // An answer before the request's end leaves the rest of the request in the way.
+    answer.keep_alive &= fed.get();
+    Ok(Attempt::Answered { keep: keep && fed.get() })
+}
+
+/// The next head that is not informational; those are passed on.
+async fn final_head(
+    rx: &mut Rx,
+    method: &Method,
+    answer: &mut Answer,
+) -> Result<ResponseHead, Failure> {
+    let limits = Limits::default();
+    loop {
+        let head = match rx {
+            Rx::H1(rx) => rx.response(method, &limits).await.and_then(|h| h.ok_or(Broken::Reset(None))),
+            Rx::H2(rx) => rx.head().await,
+            Rx::Tcp(_) | Rx::Kept { .. } => Err(Broken::Reset(None)),
+        };
+        let mut head = head.map_err(Broken::upstream)?;
+        if !(100..200).contains(&head.status) || head.status == 101 {
+            return Ok(head);
+        }
+        // HTTP/1.0 knows no informational answers (RFC 9110 §15.2).
+        if answer.context.version != Version::Http10 {
+            answer.respond(&mut head, false).map_err(Broken::downstream)?;
+        }
+    }
+}
+
+/// A body's beginning, kept for another try.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// The body was longer than is kept: it can't be sent again.
+    overflowed: bool,
+    /// Of `bytes`, what the try under way has sent.
+    replayed: usize,
+    ended: bool,
+}
+
+impl Kept {
+    fn is_whole(&self) -> bool {
+        !self.overflowed
+    }
+
+    fn rewind(&mut self) {
+        self.replayed = 0;
+    }
+
+    fn keep(&mut self, data: &[u8]) {
+        if self.overflowed {
+            return;
+        }
+        if self.bytes.len() + data.len() > KEEP_BYTES_MAX {
+            self.overflowed = true;
+            self.bytes = Vec::new();
+            self.replayed = 0;
+        } else {
+            self.bytes.extend_from_slice(data);
+            self.replayed = self.bytes.len();
+        }
+    }
+}
+
+/// Sends the request's body: first what is kept of it, then the rest as it comes. An upstream that
+/// breaks does not end it: its answer, or its failure, is read on the other side.
+async fn feed(
+    rx: &mut Rx,
+    tx: &mut Tx,
+    kept: &RefCell<Kept>,
+    meter: &Meter,
+) -> Result<(), Result<Attempt, Failure>> {
+    while kept.borrow().replayed < kept.borrow().bytes.len() {
+        let Ok(room) = tx.ready().await else { return pending().await };
+        let mut kept = kept.borrow_mut();
+        let start = kept.replayed;
+        let stop = kept.bytes.len().min(start + room);
+        tx.push(kept.bytes.get(start..stop).unwrap_or_default());
+        kept.replayed = stop;
+    }
+    if kept.borrow().ended {
+        tx.finish(&Fields::default());
+        return Ok(());
+    }
+    loop {
+        let Ok(room) = tx.ready().await else { return pending().await };
+        let pulled = rx.try_pull(room, &mut |data| {
+            meter.add(data.len());
+            kept.borrow_mut().keep(data);
+            tx.push(data);
+        });
+        match pulled.map_err(|broken| Err(broken.downstream()))? {
+            Pull::Data => meter.touch(),
+            Pull::Empty => {
+                tx.flush();
+                rx.wait().await.map_err(|broken| Err(broken.downstream()))?;
+            }
+            Pull::End(trailers) => {
+                {
+                    let mut kept = kept.borrow_mut();
+                    kept.ended = true;
+                    // Trailers are not kept: such a body goes out once.
+                    kept.overflowed |= !trailers.is_empty();
+                }
+                tx.finish(&trailers);
+                return match tx.drained().await {
+                    Ok(()) => Ok(()),
+                    Err(_) => pending().await,
+                };
+            }
+        }
+    }
+}
+
+/// Waits until the client leaves.
+async fn gone(rx: &mut Rx) -> Broken {
+    match rx {
+        Rx::H1(rx) => rx.gone().await,
+        Rx::H2(rx) => rx.broken().await,
+        Rx::Tcp(_) | Rx::Kept { .. } => pending().await,
+    }
+}
+
+/// Keeps an upstream connection that can carry another request.
+fn settle(worker: &Worker, upstream: Upstream, keep: bool) {
+    if let Upstream { rx: Rx::H1(rx), tx: Tx::H1(tx), home: Some(home), .. } = upstream
+        && keep
+        && rx.is_at_end()
+    {
+        worker.apps.put(home, rx, tx);
+    }
+}
+
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, work).await.ok(),
+        None => Some(work.await),
+    }
+}

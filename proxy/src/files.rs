@@ -1,0 +1,75 @@
+//! How does the proxy write to disk so that a crash leaves the old or the new, never a half?
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Replaces a file that only its owner may read.
+///
+/// # Errors
+/// The folder is full, read-only or not there.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    let fresh = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+/// A PEM block (RFC 7468).
+#[must_use]
+pub fn pem(label: &str, der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut body = String::new();
+    for group in der.chunks(3) {
+        let bits = group.iter().fold(0u32, |n, b| (n << 8) | u32::from(*b)) << (8 * (3 - group.len()));
+        for at in 0..4 {
+            let index = usize::try_from((bits >> (18 - 6 * at)) & 63).unwrap_or(0);
+            let digit = ALPHABET.get(index).copied().unwrap_or(b'A');
+            body.push(if at <= group.len() { char::from(digit) } else { '=' });
+        }
+        if body.len() % 65 == 64 {
+            body.push('\n');
+        }
+    }
+    if !body.ends_with('\n') {
+        body.push('\n');
+    }
+    format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    #[test]
+    fn pem_reads_back() {
+        for length in [1usize, 2, 3, 47, 48, 49, 500] {
+            let der: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            let text = pem("CERTIFICATE", &der);
+            let back = CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+            assert_eq!(&*back, der.as_slice(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_private_file_is_replaced_whole() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        write_private(&path, b"old").unwrap();
+        write_private(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(write_private(&dir.path().join("no/where"), b"x").is_err());
+    }
+}

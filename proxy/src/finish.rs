@@ -1,0 +1,126 @@
+//! How does every connection and request end: told, recorded, counted?
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::http2::ErrorCode;
+
+use crate::exchange::{Downstream, Meters, reply};
+use crate::stream::Tx;
+use crate::telemetry::Event;
+use crate::worker::Worker;
+
+/// A failure, with what a person wants to know of it.
+#[derive(Debug)]
+pub struct Failed {
+    /// Which.
+    pub failure: Failure,
+    /// What exactly.
+    pub detail: String,
+    /// The policy that decided, if one did.
+    pub policy: Option<Arc<str>>,
+    /// Audit policies that matched.
+    pub audit: Vec<Arc<str>>,
+}
+
+impl Failed {
+    /// A failure that no policy decided.
+    #[must_use]
+    pub fn new(failure: Failure, detail: impl Into<String>) -> Self {
+        Self { failure, detail: detail.into(), policy: None, audit: Vec::new() }
+    }
+}
+
+/// Ends a request: tells the client what it can still be told, and records the event. The
+/// downstream comes back if its connection can carry another request.
+pub async fn finish(
+    worker: &Rc<Worker>,
+    mut down: Downstream,
+    (mut event, meters): (Event, &Meters),
+    result: Result<(), Failed>,
+    (begun, grpc): (Instant, bool),
+) -> Option<Downstream> {
+    let mut reason = None;
+    let mut usable = true;
+    if let Err(failed) = result {
+        note(&mut event, failed);
+        let failure = event.failure.unwrap_or(Failure::Internal);
+        let answer = &mut down.answer;
+        if answer.started || failure.status() == 0 {
+            answer.tx.reset(code(failure));
+            usable = false;
+        } else {
+            let id = worker.recorder.reason_id();
+            // What the client has not sent yet would be taken for the next request.
+            answer.keep_alive &= is_read(&down.rx);
+            reply::failure(answer, failure, &id, &event.detail, grpc).await;
+            reason = Some(id);
+        }
+    }
+    event.status = down.answer.status;
+    conclude(worker, event, meters, begun, reason);
+    (usable && matches!(down.answer.tx, Tx::H1(_))).then_some(down)
+}
+
+/// Records a relay of bytes.
+pub fn finish_bytes(
+    worker: &Rc<Worker>,
+    mut event: Event,
+    result: Result<(), Failed>,
+    meters: &Meters,
+    begun: Instant,
+) {
+    if let Err(failed) = result {
+        note(&mut event, failed);
+    }
+    conclude(worker, event, meters, begun, None);
+}
+
+/// Records a request that could not be read. The id to tell the client.
+pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> String {
+    let id = worker.recorder.reason_id();
+    event.failure = Some(failure);
+    event.status = failure.status();
+    event.detail = failure.to_string();
+    // Its method and path are not known, but it was a request.
+    event.request = Some((String::new(), String::new()));
+    worker.recorder.record(event, Some(id.clone()));
+    id
+}
+
+fn note(event: &mut Event, failed: Failed) {
+    event.failure = Some(failed.failure);
+    event.detail = failed.detail;
+    if let Some(policy) = failed.policy {
+        event.policy = policy.to_string();
+    }
+    if !failed.audit.is_empty() {
+        event.audit = failed.audit;
+    }
+}
+
+fn conclude(worker: &Rc<Worker>, mut event: Event, meters: &Meters, begun: Instant, reason: Option<String>) {
+    event.bytes_sent = meters.sent.bytes();
+    event.bytes_received = meters.received.bytes();
+    event.duration = begun.elapsed();
+    worker.recorder.record(&event, reason);
+}
+
+fn is_read(rx: &crate::stream::Rx) -> bool {
+    match rx {
+        crate::stream::Rx::H1(rx) => rx.is_at_end(),
+        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) | crate::stream::Rx::Kept { .. } => true,
+    }
+}
+
+/// How a stream is broken off after its answer has begun.
+fn code(failure: Failure) -> ErrorCode {
+    match failure {
+        Failure::UpstreamRefused => ErrorCode::RefusedStream,
+        Failure::UpstreamProtocol => ErrorCode::ProtocolError,
+        Failure::Internal => ErrorCode::InternalError,
+        _ => ErrorCode::Cancel,
+    }
+}

@@ -1,0 +1,144 @@
+//! How does a connection of another network reach a pod of this one?
+//!
+//! The gateway reads the ClientHello, checks the handle in its SNI, looks the endpoint up among
+//! those that are exported now, and relays bytes. It ends no TLS and holds no workload's key.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use isthmus_proxy_core::authorize::Permit;
+use isthmus_proxy_core::client_hello;
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::handle::admit;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::accept;
+use crate::buffer;
+use crate::connect::{self, Hop};
+use crate::exchange::Meters;
+use crate::finish::{Failed, finish_bytes};
+use crate::relay::{Duplex, Ended, duplex};
+use crate::stream::{Rx, Tx};
+use crate::tcp;
+use crate::telemetry::{Direction, Event};
+use crate::worker::{Accepted, Worker};
+
+/// From accept to the end of the ClientHello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+/// To a pod of our network.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A tunnel without a byte either way; its own keepalive is far below.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Connections of one source address, in one worker.
+const PER_SOURCE_MAX: usize = 256;
+
+thread_local! {
+    static SOURCES: RefCell<HashMap<IpAddr, usize>> = RefCell::default();
+}
+
+/// One connection, from accept to close. Start reading here.
+pub async fn serve(worker: Rc<Worker>, conn: Accepted) {
+    let Some(_source) = Source::enter(conn.peer.ip()) else { return accept::reset(&conn.io) };
+    let _active = worker.activity();
+    let snapshot = worker.snapshot();
+    let mut event = Event::new(Direction::Gateway, "tls", snapshot.generation);
+    event.destination_cluster = worker.shared.config.cluster.to_string();
+    let meters = Meters::default();
+    let result = forward(&worker, conn.io, &mut event, &meters).await;
+    finish_bytes(&worker, event, result, &meters, conn.since);
+}
+
+async fn forward(
+    worker: &Rc<Worker>,
+    io: TcpStream,
+    event: &mut Event,
+    meters: &Meters,
+) -> Result<(), Failed> {
+    let refused = |why: String| Failed::new(Failure::NoHandle, why);
+    let (first, name) = timeout(HELLO_TIMEOUT, hello(&io))
+        .await
+        .map_err(|_| refused("no ClientHello in time".to_owned()))?
+        .map_err(refused)?;
+    // Looked up as things are now, not as they were when the connection was accepted.
+    let snapshot = worker.snapshot();
+    let config = &worker.shared.config;
+    let domain = format!("{}.{}", config.cluster, config.mesh_domain);
+    let export = admit(name.as_deref(), &domain, snapshot.handle_keys(), &snapshot.exports)
+        .map_err(|why| refused(format!("{}: {why}", why.name())))?;
+    event.endpoint = export.workload.to_string();
+    let hop = Hop::Through(export.address);
+    event.hop = "pod";
+    let permit = Permit::outbound(snapshot.generation);
+    let mut right = connect::bytes(worker, &permit, &hop, export.address, CONNECT_TIMEOUT)
+        .await
+        .map_err(|f| Failed::new(f, format!("connect to {} on {}", export.workload, export.address)))?;
+    let (rx, tx) = tcp::split_with(io, first);
+    let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
+    match duplex(&mut left, &mut right, (&meters.sent, &meters.received), IDLE).await {
+        Ended::Clean => Ok(()),
+        Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the caller broke it off")),
+        Ended::Right(broken) => Err(Failed::new(broken.upstream(), "the pod broke it off")),
+        Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+    }
+}
+
+/// Reads a whole ClientHello: the bytes, and the name that it asks for.
+async fn hello(io: &TcpStream) -> Result<(Vec<u8>, Option<String>), String> {
+    let mut first = Vec::new();
+    loop {
+        io.readable().await.map_err(|e| e.to_string())?;
+        let ended = buffer::with(|space| match io.try_read(space) {
+            Ok(0) => Ok(true),
+            Ok(n) => {
+                first.extend_from_slice(space.get(..n).unwrap_or_default());
+                Ok(false)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.to_string()),
+        })?;
+        if ended {
+            return Err("the connection ended before a ClientHello".to_owned());
+        }
+        if let Some(hello) = client_hello::read(&first).map_err(|e| e.to_string())? {
+            if !hello.tls13 {
+                return Err("the client does not offer TLS 1.3".to_owned());
+            }
+            return Ok((first, hello.server_name));
+        }
+    }
+}
+
+/// One connection of a source address.
+struct Source(IpAddr);
+
+impl Source {
+    fn enter(address: IpAddr) -> Option<Self> {
+        SOURCES.with_borrow_mut(|sources| {
+            let count = sources.entry(address).or_default();
+            if *count >= PER_SOURCE_MAX {
+                return None;
+            }
+            *count += 1;
+            Some(Self(address))
+        })
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        SOURCES.with_borrow_mut(|sources| {
+            if let Some(count) = sources.get_mut(&self.0) {
+                *count -= 1;
+                if *count == 0 {
+                    sources.remove(&self.0);
+                }
+            }
+        });
+    }
+}
+

@@ -1,0 +1,447 @@
+//! How does one HTTP/2 connection carry many streams?
+//!
+//! A session is one object of its worker, shared by `Rc`. Streams encode their frames straight into
+//! its output; one task writes it when the turn ends, another reads, decodes, and puts bytes and a
+//! wake-up into the streams' inboxes. The same session serves the mesh (over TLS) and applications
+//! that speak HTTP/2 (plain), in both roles.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use isthmus_proxy_core::http2::{Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId};
+use isthmus_proxy_core::message::RequestHead;
+use tokio::time::sleep;
+
+use crate::notify::{Flag, Queue};
+use crate::relay;
+use crate::stream::Broken;
+use crate::transport::{Progress, Transport};
+
+mod stream;
+
+pub use stream::{StreamRx, StreamTx};
+use stream::Slot;
+
+/// Encoded bytes that wait for the socket, at most, before streams are told to wait.
+pub const OUT_BYTES_MAX: usize = 64 * 1024;
+/// Streams woken when there is room again: few at a time, first come first served.
+const WAKE_PER_FLUSH: usize = 8;
+/// For what is still to be written when a session ends.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One HTTP/2 connection.
+#[derive(Debug)]
+pub struct Session {
+    transport: Transport,
+    state: RefCell<State>,
+    dirty: Flag,
+    closed: Cell<bool>,
+    closing: Flag,
+    /// Something was read since the keepalive looked last.
+    heard: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    codec: Connection,
+    out: Vec<u8>,
+    /// Bytes that the flusher has taken and not yet written.
+    writing: usize,
+    /// The rest of an unfinished frame.
+    rest: Vec<u8>,
+    streams: HashMap<StreamId, Rc<Slot>, BuildHasherDefault<IdHasher>>,
+    incoming: VecDeque<(RequestHead, StreamRx, StreamTx)>,
+    acceptor: Queue,
+    openers: Queue,
+    /// Waiting for room in `out` or for the connection's window.
+    senders: Queue,
+    unanswered_ping: bool,
+    going_away: bool,
+}
+
+/// Stream ids are small and dense: they are their own hash.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        // The table looks at the highest bits, too.
+        self.0 = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+impl Session {
+    /// Starts a connection and the two tasks that drive it.
+    #[must_use]
+    pub fn start(transport: Transport, role: Role, settings: Settings) -> Rc<Self> {
+        Self::start_with(transport, role, settings, Vec::new())
+    }
+
+    /// As [`Self::start`], on a connection whose first bytes are read already.
+    #[must_use]
+    pub fn start_with(
+        transport: Transport,
+        role: Role,
+        settings: Settings,
+        first: Vec<u8>,
+    ) -> Rc<Self> {
+        let mut out = Vec::new();
+        let codec = Connection::new(role, settings, &mut out);
+        let session = Rc::new(Self {
+            transport,
+            state: RefCell::new(State {
+                codec,
+                out,
+                writing: 0,
+                rest: Vec::new(),
+                streams: HashMap::default(),
+                incoming: VecDeque::new(),
+                acceptor: Queue::default(),
+                openers: Queue::default(),
+                senders: Queue::default(),
+                unanswered_ping: false,
+                going_away: false,
+            }),
+            dirty: Flag::default(),
+            closed: Cell::new(false),
+            closing: Flag::default(),
+            heard: Cell::new(true),
+        });
+        session.dirty.set();
+        tokio::task::spawn_local(Rc::clone(&session).read_loop(first));
+        tokio::task::spawn_local(Rc::clone(&session).flush_loop());
+        session
+    }
+
+    /// The next request of the peer; `None` when the connection has ended. Safe to drop.
+    pub async fn accept(self: &Rc<Self>) -> Option<(RequestHead, StreamRx, StreamTx)> {
+        poll_fn(|cx| {
+            let mut state = self.state.borrow_mut();
+            if let Some(request) = state.incoming.pop_front() {
+                return Poll::Ready(Some(request));
+            }
+            if self.closed.get() {
+                return Poll::Ready(None);
+            }
+            state.acceptor.push(cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Opens a stream, when the peer's limit allows it. Safe to drop.
+    ///
+    /// # Errors
+    /// `Refused`: the connection takes no new streams; another one may.
+    pub async fn open(
+        self: &Rc<Self>,
+        head: &RequestHead,
+        end: bool,
+    ) -> Result<(StreamRx, StreamTx), Broken> {
+        poll_fn(|cx| {
+            let mut guard = self.state.borrow_mut();
+            let state = &mut *guard;
+            if self.closed.get() {
+                return Poll::Ready(Err(Broken::Refused));
+            }
+            match state.codec.open(head, end, &mut state.out) {
+                Ok(id) => {
+                    let slot = Rc::new(Slot::new(end));
+                    state.streams.insert(id, Rc::clone(&slot));
+                    drop(guard);
+                    self.dirty.set();
+                    Poll::Ready(Ok(stream::halves(self, id, slot)))
+                }
+                Err(OpenError::TooManyStreams) => {
+                    state.openers.push(cx);
+                    Poll::Pending
+                }
+                Err(OpenError::GoingAway | OpenError::Exhausted) => {
+                    state.going_away = true;
+                    Poll::Ready(Err(Broken::Refused))
+                }
+            }
+        })
+        .await
+    }
+
+    /// May new streams be opened here, now or soon?
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        !self.closed.get() && {
+            let state = self.state.borrow();
+            !state.going_away && !state.codec.is_going_away()
+        }
+    }
+
+    /// Has it ended?
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Streams that are open now.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.state.borrow().streams.len()
+    }
+
+    /// Takes no new streams, tells the peer, and lets the open ones end.
+    pub fn go_away(&self) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        if !state.going_away {
+            state.going_away = true;
+            state.codec.go_away(ErrorCode::NoError, &mut state.out);
+            drop(guard);
+            self.dirty.set();
+        }
+    }
+
+    /// Ends at once: every stream breaks.
+    pub fn close(&self) {
+        if self.closed.replace(true) {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        for slot in state.streams.values() {
+            slot.break_off(Broken::Reset(None));
+        }
+        // Dropped below: a stream that is dropped speaks to its session.
+        let unaccepted = std::mem::take(&mut state.incoming);
+        state.acceptor.wake_all();
+        state.openers.wake_all();
+        state.senders.wake_all();
+        drop(state);
+        drop(unaccepted);
+        self.dirty.set();
+        self.closing.set();
+    }
+
+    /// One look of the keepalive: asks a silent peer for a sign of life. False: it gave none since
+    /// the last look.
+    pub fn check_alive(&self, ask: bool) -> bool {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        if self.heard.replace(false) {
+            state.unanswered_ping = false;
+            return true;
+        }
+        if state.unanswered_ping {
+            return false;
+        }
+        if ask {
+            state.unanswered_ping = true;
+            state.codec.ping(*b"isthmus?", &mut state.out);
+            drop(guard);
+            self.dirty.set();
+        }
+        true
+    }
+
+    async fn read_loop(self: Rc<Self>, first: Vec<u8>) {
+        let mut ended = self
+            .receive(&first)
+            .and_then(|()| self.transport.read_early(&mut |plain| self.receive(plain)))
+            .map(|()| Progress::More);
+        while !self.closed.get() {
+            match ended {
+                Ok(Progress::More) => {}
+                Ok(Progress::Blocked) => {
+                    if self.transport.readable().await.is_err() {
+                        break;
+                    }
+                }
+                Ok(Progress::Ended) | Err(_) => break,
+            }
+            ended = self.transport.read(&mut |plain| self.receive(plain));
+            if matches!(ended, Ok(Progress::More)) {
+                self.heard.set(true);
+                // A peer that sends without a pause must not starve the other tasks.
+                tokio::task::yield_now().await;
+            }
+        }
+        self.close();
+    }
+
+    /// Decodes bytes of the peer.
+    fn receive(self: &Rc<Self>, plain: &[u8]) -> io::Result<()> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let result = if state.rest.is_empty() {
+            let mut input = plain;
+            let result = self.decode(state, &mut input);
+            state.rest.extend_from_slice(input);
+            result
+        } else {
+            let mut joined = std::mem::take(&mut state.rest);
+            joined.extend_from_slice(plain);
+            let mut input = joined.as_slice();
+            let result = self.decode(state, &mut input);
+            let used = joined.len() - input.len();
+            crate::buffer::drop_front(&mut joined, used);
+            state.rest = joined;
+            result
+        };
+        let dirty = !state.out.is_empty();
+        drop(guard);
+        if dirty {
+            self.dirty.set();
+        }
+        result
+    }
+
+    fn decode(self: &Rc<Self>, state: &mut State, input: &mut &[u8]) -> io::Result<()> {
+        loop {
+            let event = match state.codec.decode(input, &mut state.out) {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    // The codec has written GOAWAY; the flusher sends it and closes.
+                    state.going_away = true;
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
+                }
+            };
+            self.dispatch(state, event);
+        }
+    }
+
+    fn dispatch(self: &Rc<Self>, state: &mut State, event: Event<'_>) {
+        match event {
+            Event::Request { id, head, end } => {
+                let slot = Rc::new(Slot::new(false));
+                slot.ended_by_peer(end);
+                state.streams.insert(id, Rc::clone(&slot));
+                let (rx, tx) = stream::halves(self, id, slot);
+                state.incoming.push_back((head, rx, tx));
+                state.acceptor.wake(1);
+            }
+            Event::Response { id, head, end } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.answered(head, end);
+                }
+            }
+            Event::Data { id, data, end } => match state.streams.get(&id) {
+                Some(slot) if slot.wants_data() => slot.received(data, end),
+                // Nobody reads it any more: the credit goes back at once.
+                Some(_) | None => state.codec.consumed(id, data.len(), &mut state.out),
+            },
+            Event::Trailers { id, fields } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.trailed(fields);
+                }
+            }
+            Event::Reset { id, code, .. } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.break_off(match code {
+                        ErrorCode::RefusedStream => Broken::Refused,
+                        code => Broken::Reset(Some(code)),
+                    });
+                }
+                state.openers.wake(1);
+            }
+            Event::Writable { id: Some(id) } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.wake_sender();
+                }
+            }
+            Event::Writable { id: None } => state.senders.wake(WAKE_PER_FLUSH),
+            Event::Settings => {
+                state.openers.wake_all();
+                state.senders.wake_all();
+            }
+            Event::GoAway { .. } => {
+                state.going_away = true;
+                state.openers.wake_all();
+            }
+            Event::Pong(_) => state.unanswered_ping = false,
+        }
+    }
+
+    async fn flush_loop(self: Rc<Self>) {
+        loop {
+            self.dirty.wait().await;
+            // Every task that is ready adds its frames before one write takes them all.
+            tokio::task::yield_now().await;
+            // A peer that does not read gets no longer than this for the last words.
+            let last_words = async {
+                self.closing.wait().await;
+                sleep(CLOSE_TIMEOUT).await;
+            };
+            if !matches!(relay::unless(self.write_out(), last_words).await, Ok(Ok(()))) {
+                break;
+            }
+            if self.closed.get() {
+                self.transport.shut_down();
+                break;
+            }
+            let done = {
+                let state = self.state.borrow();
+                state.going_away && state.streams.is_empty() && state.out.is_empty()
+            };
+            if done {
+                // A session that is going away ends with its last stream.
+                self.close();
+            }
+        }
+        self.close();
+    }
+
+    async fn write_out(&self) -> io::Result<()> {
+        let mut spare = Vec::new();
+        loop {
+            let data = {
+                let mut state = self.state.borrow_mut();
+                let data = std::mem::replace(&mut state.out, std::mem::take(&mut spare));
+                state.writing = data.len();
+                state.codec.flushed();
+                data
+            };
+            if data.is_empty() {
+                self.give_back(data);
+                return Ok(());
+            }
+            let mut rest = data.as_slice();
+            while !rest.is_empty() {
+                match self.transport.write(rest) {
+                    Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.transport.writable().await?;
+                    }
+                    Err(error) => return Err(error),
+                }
+                self.state.borrow_mut().writing = rest.len();
+            }
+            while !self.transport.flush()? {
+                self.transport.writable().await?;
+            }
+            spare = data;
+            crate::buffer::drop_front(&mut spare, usize::MAX);
+            self.state.borrow_mut().senders.wake(WAKE_PER_FLUSH);
+        }
+    }
+
+    /// Keeps the buffer for the next turn, if nobody wrote meanwhile.
+    fn give_back(&self, buffer: Vec<u8>) {
+        let mut state = self.state.borrow_mut();
+        if state.out.is_empty() && state.out.capacity() == 0 {
+            state.out = buffer;
+        }
+    }
+}

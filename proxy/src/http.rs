@@ -1,0 +1,190 @@
+//! How are the requests of one connection taken, one after another or many at once?
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use isthmus_proxy_core::canonical;
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::http1::Limits;
+use isthmus_proxy_core::http2::{Role, Settings};
+use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
+use tokio::net::TcpStream;
+
+use crate::exchange::{Answer, Downstream, Request, reply};
+use crate::h1;
+use crate::h2::Session;
+use crate::stream::{Broken, Rx, Tx};
+use crate::worker::Worker;
+
+/// Between two requests of a connection.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A side of the proxy that takes requests.
+pub trait Side {
+    /// Takes one request to its end. The downstream comes back if its connection can carry another.
+    async fn take(self: Rc<Self>, head: RequestHead, down: Downstream) -> Option<Downstream>;
+    /// The worker it runs on.
+    fn worker(&self) -> &Rc<Worker>;
+    /// A request that can't be read was answered with this.
+    fn unreadable(&self, failure: Failure, version: &'static str) -> String;
+}
+
+/// Serves an HTTP/1 connection whose first bytes are read already.
+pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
+    let (mut rx, mut tx) = h1::split(io, first);
+    let limits = Limits::default();
+    let mut draining = side.worker().shared.draining.clone();
+    loop {
+        let reading = rx.request(&limits, KEEP_ALIVE_TIMEOUT);
+        let head = tokio::select! {
+            biased;
+            head = reading => head,
+            // Between two requests there is nothing to wait for.
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        let head = match head {
+            Ok(Some(head)) => head,
+            Ok(None) | Err(Broken::Reset(_) | Broken::Refused) => return,
+            Err(broken @ (Broken::Malformed(_) | Broken::Timeout)) => {
+                return refuse(&*side, tx, broken.downstream()).await;
+            }
+        };
+        let keep_alive = head.keep_alive && !side.worker().is_draining();
+        let answer = Answer::new(Tx::H1(tx), &head, keep_alive);
+        let down = Downstream { rx: Rx::H1(rx), answer };
+        let Some(down) = Rc::clone(&side).take(head, down).await else { return };
+        let Downstream { rx: Rx::H1(back), answer: Answer { tx: Tx::H1(mut sink), keep_alive, .. } } = down
+        else {
+            return;
+        };
+        if !keep_alive || !back.is_at_end() {
+            sink.close();
+            return linger(back).await;
+        }
+        (rx, tx) = (back, sink);
+    }
+}
+
+/// Tells a client that its request can't be read, and ends the connection.
+async fn refuse(side: &impl Side, tx: h1::H1Tx, failure: Failure) {
+    let reason = side.unreadable(failure, "http/1.1");
+    let head = RequestHead {
+        method: Method::Get,
+        version: Version::Http11,
+        https: false,
+        authority: Vec::new(),
+        path: Vec::new(),
+        protocol: Vec::new(),
+        fields: isthmus_proxy_core::message::Fields::default(),
+        body: BodyLength::Empty,
+        keep_alive: false,
+        expects_continue: false,
+    };
+    let mut answer = Answer::new(Tx::H1(tx), &head, false);
+    reply::failure(&mut answer, failure, &reason, "the request was not read", false).await;
+    if let Tx::H1(mut tx) = answer.tx {
+        tx.close();
+    }
+}
+
+/// Reads on for a moment after the last answer: closing with unread input would reset the
+/// connection, and the client might lose the answer (RFC 9112 §9.6).
+async fn linger(mut rx: h1::H1Rx) {
+    const LINGER: Duration = Duration::from_secs(1);
+    const LINGER_BYTES_MAX: usize = 1024 * 1024;
+    let mut rx = {
+        rx.forget();
+        rx.into_tcp()
+    };
+    let drain = async {
+        let mut seen = 0usize;
+        while seen < LINGER_BYTES_MAX {
+            match rx.try_pull(LINGER_BYTES_MAX, &mut |data| seen += data.len()) {
+                Ok(crate::stream::Pull::Data) => {}
+                Ok(crate::stream::Pull::Empty) => {
+                    if rx.wait().await.is_err() {
+                        return;
+                    }
+                }
+                Ok(crate::stream::Pull::End(_)) | Err(_) => return,
+            }
+        }
+    };
+    // Enough is enough.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+/// Serves the streams of an HTTP/2 connection, each by a task of its own.
+pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
+    let mut draining = side.worker().shared.draining.clone();
+    let going = {
+        let session = Rc::downgrade(&session);
+        async move {
+            if draining.wait_for(|draining| *draining).await.is_ok()
+                && let Some(session) = session.upgrade()
+            {
+                session.go_away();
+            }
+        }
+    };
+    let going = tokio::task::spawn_local(going);
+    while let Some((head, rx, tx)) = session.accept().await {
+        let side = Rc::clone(&side);
+        tokio::task::spawn_local(async move {
+            let answer = Answer::new(Tx::H2(tx), &head, true);
+            side.take(head, Downstream { rx: Rx::H2(rx), answer }).await;
+        });
+    }
+    going.abort();
+}
+
+/// Serves a plain connection as HTTP/2.
+pub async fn serve_h2_plain(side: Rc<impl Side + 'static>, io: TcpStream, first: Vec<u8>) {
+    let transport = crate::transport::Transport::Plain(io);
+    let session = Session::start_with(transport, Role::Server, Settings::default(), first);
+    serve_h2(side, session).await;
+}
+
+/// Makes a request canonical: what is routed and judged is what is forwarded. Fields of the mesh
+/// are taken off: only proxies say them.
+///
+/// # Errors
+/// It can be read in more than one way.
+pub fn canonical(mut head: RequestHead) -> Result<Request, Failure> {
+    let host = if head.authority.is_empty() {
+        String::new()
+    } else {
+        let authority = canonical::authority(&head.authority)?;
+        head.authority = authority.to_string().into_bytes();
+        authority.host
+    };
+    let path = canonical::path(&head.path)?;
+    if path.full().as_bytes() != head.path {
+        head.path = path.full().as_bytes().to_vec();
+    }
+    head.fields.retain(|name, _| !is_mesh_field(name));
+    Ok(Request { head, host, path })
+}
+
+fn is_mesh_field(name: &[u8]) -> bool {
+    name.starts_with(b"x-mesh-") || name == b"x-forwarded-client-cert"
+}
+
+/// For the access log.
+#[must_use]
+pub fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "http/1.0",
+        Version::Http11 => "http/1.1",
+        Version::Http2 => "http/2",
+    }
+}
+
+/// A redirect's answer.
+#[must_use]
+pub fn redirect(status: u16, location: &str) -> ResponseHead {
+    let mut head = ResponseHead::new(status, BodyLength::Exact(0));
+    head.fields.push(b"location", location.as_bytes());
+    head.fields.push(b"content-length", b"0");
+    head
+}

@@ -1,0 +1,93 @@
+//! Who is the peer? Mutual TLS, bounded in time and number.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::identify::PeerIdentity;
+use rustls::pki_types::CertificateDer;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::telemetry::{Direction, Event};
+use crate::tls;
+use crate::transport::Transport;
+use crate::worker::{Accepted, Worker};
+
+/// From accept to the end of the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes under way in one worker; who comes then is closed.
+const HANDSHAKES_MAX: usize = 1024;
+
+thread_local! {
+    static HANDSHAKES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A connection whose peer is known.
+#[derive(Debug)]
+pub struct Identified {
+    /// The encrypted connection.
+    pub transport: Transport,
+    /// Who it is.
+    pub peer: PeerIdentity,
+    /// By which certificates.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// Shakes hands. `None`: it failed, and that was recorded.
+pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
+    let slot = Slot::take()?;
+    let acceptor = TlsAcceptor::from(worker.shared.server.clone());
+    let shaking = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(conn.io));
+    let why = match shaking.await {
+        Ok(Ok(tls)) => {
+            drop(slot);
+            let (io, connection) = tls.into_inner();
+            let chain: Vec<_> = connection
+                .peer_certificates()
+                .unwrap_or_default()
+                .iter()
+                .map(|certificate| certificate.clone().into_owned())
+                .collect();
+            match tls::identity(Some(&chain)) {
+                Some(id) if connection.alpn_protocol() == Some(b"h2") => {
+                    let transport = Transport::Tls(io, RefCell::new(connection.into()));
+                    return Some(Identified { transport, peer: PeerIdentity { id }, chain });
+                }
+                Some(_) => "the peer does not speak h2".to_owned(),
+                None => "the peer showed no identity".to_owned(),
+            }
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the handshake took too long".to_owned(),
+    };
+    worker.shared.telemetry.metrics.handshakes_failed.inc();
+    let mut event = Event::new(Direction::Inbound, "tls", worker.snapshot().generation);
+    event.destination_cluster = worker.shared.config.cluster.to_string();
+    event.failure = Some(Failure::Unauthenticated);
+    event.detail = format!("handshake with {}: {why}", conn.peer);
+    event.duration = conn.since.elapsed();
+    worker.recorder.record(&event, None);
+    None
+}
+
+/// One of the handshakes that may be under way.
+struct Slot;
+
+impl Slot {
+    fn take() -> Option<Self> {
+        HANDSHAKES.with(|count| {
+            if count.get() >= HANDSHAKES_MAX {
+                return None;
+            }
+            count.set(count.get() + 1);
+            Some(Self)
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        HANDSHAKES.with(|count| count.set(count.get().saturating_sub(1)));
+    }
+}

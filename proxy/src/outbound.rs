@@ -1,0 +1,325 @@
+//! How does a connection of our application reach anywhere?
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_proto::resource::Protocol;
+use isthmus_proxy_core::authorize::Permit;
+use isthmus_proxy_core::detect::Detected;
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::message::RequestHead;
+use isthmus_proxy_core::route::filter::{Outcome as Filtered, apply_request};
+use isthmus_proxy_core::route::{BackendRef, route_http, route_l4};
+use isthmus_proxy_core::snapshot::{Service, Snapshot};
+
+use crate::accept;
+use crate::config::Destination;
+use crate::connect::{self, Hop, Upstream};
+use crate::detect::detect;
+use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
+use crate::finish::{Failed, finish, finish_bytes};
+use crate::http::{Side, canonical, redirect, serve_h1, serve_h2_plain, version_name};
+use crate::relay::{Duplex, Ended, duplex};
+use crate::stream::{Rx, Tx};
+use crate::telemetry::{Direction, Event};
+use crate::worker::{Accepted, Worker};
+
+mod bytes;
+mod hints;
+mod plan;
+mod race;
+
+pub use bytes::Opened;
+pub use hints::Hints;
+use hints::Hint;
+use plan::ToService;
+
+/// To a destination that the mesh doesn't know.
+const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A TCP connection without a byte either way, where no service says otherwise.
+const TCP_IDLE: Duration = Duration::from_secs(3600);
+
+/// One outbound connection whose destination is a service.
+#[derive(Debug)]
+pub struct Outbound {
+    worker: Rc<Worker>,
+    service: Arc<Service>,
+    port: u16,
+}
+
+/// One captured connection, from accept to close. Start reading here.
+pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
+    let Some(original) = accept::original_destination(&conn.io) else { return };
+    serve(worker, conn, Destination::Address(original)).await;
+}
+
+/// One connection to an explicit listener, which stands for one destination.
+pub async fn serve_virtual(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
+    serve(worker, conn, destination).await;
+}
+
+async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
+    match locate(&worker, &destination).await {
+        Ok((service, port)) => {
+            let side = Rc::new(Outbound { worker, service, port });
+            side.serve(conn).await;
+        }
+        Err(known) => match destination {
+            // Untouched, and counted. What discovery could not say for lack of a control plane is
+            // treated as the last known state was: not of the mesh.
+            Destination::Address(address) if worker.shared.config.passthrough => {
+                pass_through(worker, conn, address).await;
+            }
+            Destination::Address(_) | Destination::Host(..) => refuse(&worker, &conn, &destination, known),
+        },
+    }
+}
+
+/// The service behind a destination. `Err(true)`: there is none. `Err(false)`: nobody could say.
+async fn locate(worker: &Worker, destination: &Destination) -> Result<(Arc<Service>, u16), bool> {
+    let network = &worker.shared.config.network;
+    let (_, service, port) = match destination {
+        Destination::Address(address) => {
+            let key = || format!("vip:{network}/{}", address.ip());
+            let (snapshot, service) =
+                worker.service(key, |s| s.services.lookup_vip(address.ip(), address.port())).await?;
+            (snapshot, service, address.port())
+        }
+        Destination::Host(host, port) => {
+            let key = || format!("host:{host}");
+            let (snapshot, service) = worker.service(key, |s| s.services.lookup_host(host)).await?;
+            (snapshot, service, *port)
+        }
+    };
+    Ok((service, port))
+}
+
+fn refuse(worker: &Worker, conn: &Accepted, destination: &Destination, known: bool) {
+    accept::reset(&conn.io);
+    let mut event = event(worker, "tcp");
+    event.failure = Some(if known { Failure::NoDestination } else { Failure::EndpointsUnknown });
+    event.detail = format!("{destination:?} leads to no service");
+    worker.recorder.record(&event, None);
+}
+
+async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
+    let begun = conn.since;
+    let _active = worker.activity();
+    let mut event = event(&worker, "tcp");
+    let hop = Hop::Through(address);
+    event.hop = hop.name();
+    let meters = Meters::default();
+    let permit = Permit::outbound(worker.snapshot().generation);
+    let opened = connect::bytes(&worker, &permit, &hop, address, PASSTHROUGH_CONNECT_TIMEOUT).await;
+    let result = match opened {
+        Ok(mut right) => {
+            let (rx, tx) = crate::tcp::split(conn.io);
+            let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
+            let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), TCP_IDLE);
+            ended_as(relaying.await)
+        }
+        Err(failure) => {
+            accept::reset(&conn.io);
+            Err(Failed::new(failure, format!("connect to {address}, which is not of the mesh")))
+        }
+    };
+    finish_bytes(&worker, event, result, &meters, begun);
+}
+
+fn event(worker: &Worker, protocol: &'static str) -> Event {
+    let config = &worker.shared.config;
+    let mut event = Event::new(Direction::Outbound, protocol, worker.snapshot().generation);
+    event.peer = Some(config.identity.clone());
+    event.source_cluster = config.cluster.to_string();
+    event
+}
+
+impl Outbound {
+    /// By what the service's port declares, else by who speaks first and how.
+    async fn serve(self: Rc<Self>, conn: Accepted) {
+        let declared = self.service.protocol_of(self.port);
+        match declared {
+            Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
+            Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+                let Some((first, kind)) = detect(&conn.io).await else { return };
+                match kind {
+                    Detected::Http2 => serve_h2_plain(self, conn.io, first).await,
+                    // Not HTTP at all is for the codec to refuse.
+                    Detected::Http1 | Detected::Tls | Detected::Opaque => {
+                        serve_h1(self, conn.io, first).await;
+                    }
+                }
+            }
+            Protocol::Unspecified => self.race(conn).await,
+        }
+    }
+
+    /// Nothing is declared: the client's first bytes and the server's race.
+    async fn race(self: Rc<Self>, conn: Accepted) {
+        let hint = self.worker.hints.get(&self.service.name, self.port);
+        if hint == Some(Hint::Bytes) {
+            return self.relay(conn, Vec::new(), None).await;
+        }
+        let (first, kind, opened) = match race::first(&self, &conn.io, hint).await {
+            race::First::Client { bytes, kind, opened } => (bytes, kind, opened),
+            race::First::Server(opened) => {
+                self.worker.hints.set(&self.service.name, self.port, Hint::Bytes);
+                return self.relay(conn, Vec::new(), Some(Ok(opened))).await;
+            }
+            race::First::Nobody => return,
+        };
+        match kind {
+            Detected::Http1 | Detected::Http2 => {
+                self.worker.hints.set(&self.service.name, self.port, Hint::Http);
+                drop(opened);
+                if kind == Detected::Http1 {
+                    serve_h1(self, conn.io, first).await;
+                } else {
+                    serve_h2_plain(self, conn.io, first).await;
+                }
+            }
+            Detected::Tls | Detected::Opaque => self.relay(conn, first, opened).await,
+        }
+    }
+
+    /// A byte stream to an endpoint of the service.
+    async fn relay(&self, conn: Accepted, first: Vec<u8>, opened: Option<Result<Opened, Failed>>) {
+        let _active = self.worker.activity();
+        let mut event = event(&self.worker, "tcp");
+        event.service = self.service.name.to_string();
+        let meters = Meters::default();
+        let opened = match opened {
+            Some(opened) => opened,
+            None => bytes::open(self).await,
+        };
+        let result = match opened {
+            Ok(Opened { mut right, attempt, endpoint, hop, route }) => {
+                event.endpoint = endpoint.name.to_string();
+                event.destination_cluster = endpoint.cluster.to_string();
+                event.hop = hop;
+                event.route = route;
+                let (rx, tx) = crate::tcp::split_with(conn.io, first);
+                let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
+                let idle = self.service.traffic.tcp_idle();
+                let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), idle);
+                let ended = relaying.await;
+                drop(attempt);
+                ended_as(ended)
+            }
+            Err(failed) => {
+                accept::reset(&conn.io);
+                Err(failed)
+            }
+        };
+        finish_bytes(&self.worker, event, result, &meters, conn.since);
+    }
+
+    /// Where a connection goes by the routes of layer 4.
+    async fn backend(&self) -> Result<(Arc<Snapshot>, Arc<Service>, u16, String), Failed> {
+        let random = self.worker.rng(|rng| rng.bits());
+        let choice = route_l4(Some(&self.service.routes), &self.service.name, self.port, None, random)
+            .map_err(|f| Failed::new(f, format!("routes of {}", self.service.name)))?;
+        let route = choice.rule.map(|r| r.route.to_string()).unwrap_or_default();
+        let (snapshot, service) = self.resolve(&choice.backend).await?;
+        Ok((snapshot, service, choice.backend.port, route))
+    }
+
+    /// The service of a backend, as the newest snapshot has it.
+    async fn resolve(&self, backend: &BackendRef) -> Result<(Arc<Snapshot>, Arc<Service>), Failed> {
+        let key = || backend.service.to_string();
+        let found = self.worker.service(key, |s| s.services.lookup_name(&backend.service)).await;
+        found.map_err(|known| {
+            let failure = if known { Failure::InvalidBackend } else { Failure::EndpointsUnknown };
+            Failed::new(failure, format!("service {}", backend.service))
+        })
+    }
+
+    /// One request: the steps in the order of the journey.
+    async fn exchange(
+        &self,
+        head: RequestHead,
+        down: &mut Downstream,
+        (event, meters): (&mut Event, &Meters),
+    ) -> Result<Option<Upstream>, Failed> {
+        let version = head.version;
+        let mut request = canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
+        event.request = Some((request.head.method.as_str().to_owned(), request.path.as_str().to_owned()));
+        event.service = self.service.name.to_string();
+        let to = BackendRef { service: self.service.name.clone(), port: self.port };
+        let random = self.worker.rng(|rng| rng.bits());
+        let (_, parent) = self.resolve(&to).await?;
+        let chosen =
+            route_http(Some(&parent.routes), &to, &request.host, &request.path, &request.head, random)
+                .map_err(|f| Failed::new(f, format!("routes of {}", to.service)))?;
+        event.route = chosen.rule.as_ref().map(ToString::to_string).unwrap_or_default();
+        let random = self.worker.rng(|rng| rng.bits());
+        match apply_request(&chosen, &mut request.head, &request.path, self.port, random) {
+            Filtered::Redirect { status, location } => {
+                reply::simple(&mut down.answer, redirect(status, &location), b"").await;
+                return Ok(None);
+            }
+            Filtered::Forward(mirrors) => mirror::send(&self.worker, &mirrors, &request, version),
+        }
+        let (snapshot, service) = self.resolve(&chosen.backend).await?;
+        let _ticket = service.guard.enter(&service.traffic).ok_or_else(|| {
+            Failed::new(Failure::Overflow, format!("{}: too many requests in flight", service.name))
+        })?;
+        event.service = service.name.to_string();
+        let mut plan = ToService::new(&self.worker, (&snapshot, &service), &chosen, &request, version);
+        let result = forward(&self.worker, down, &request, &mut plan, meters).await;
+        plan.describe(event);
+        match result {
+            Ok(Done::Answered) => Ok(None),
+            Ok(Done::Upgraded(upstream)) => Ok(Some(upstream)),
+            Err(failure) => {
+                plan.ended(failure);
+                let detail = plan.detail(failure);
+                Err(Failed::new(failure, detail))
+            }
+        }
+    }
+}
+
+impl Side for Outbound {
+    async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
+        let begun = Instant::now();
+        let _active = self.worker.activity();
+        let mut event = event(&self.worker, version_name(head.version));
+        let meters = Meters::default();
+        let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
+        let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
+        let result = match result {
+            Ok(Some(upstream)) => {
+                let ended = upgrade::relay(down, upstream, &meters, self.service.traffic.tcp_idle()).await;
+                event.status = 101;
+                finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
+                return None;
+            }
+            Ok(None) => Ok(()),
+            Err(failed) => Err(failed),
+        };
+        finish(&self.worker, down, (event, &meters), result, (begun, grpc)).await
+    }
+
+    fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    fn unreadable(&self, failure: Failure, version: &'static str) -> String {
+        let mut event = event(&self.worker, version);
+        event.service = self.service.name.to_string();
+        crate::finish::unreadable(&self.worker, &mut event, failure)
+    }
+}
+
+/// How a relay's end reads in the log.
+fn ended_as(ended: Ended) -> Result<(), Failed> {
+    match ended {
+        Ended::Clean => Ok(()),
+        Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the application broke it off")),
+        Ended::Right(broken) => Err(Failed::new(broken.upstream(), "the upstream broke it off")),
+        Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+    }
+}

@@ -1,0 +1,212 @@
+//! How is a request sent to a service: to which endpoint, and when again?
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_proxy_core::authorize::Permit;
+use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, Verdict, pick};
+use isthmus_proxy_core::failure::{Failure, Retry};
+use isthmus_proxy_core::guard::Ticket;
+use isthmus_proxy_core::hop::{NextHop, next_hop, reachable};
+use isthmus_proxy_core::message::{RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::route::Chosen;
+use isthmus_proxy_core::route::filter::apply_response;
+use isthmus_proxy_core::snapshot::{Service, Snapshot};
+use smallvec::SmallVec;
+use isthmus_proto::resource::Protocol;
+
+use crate::connect::{self, Hop, Upstream};
+use crate::exchange::{Plan, Request};
+use crate::telemetry::Event;
+use crate::worker::Worker;
+
+/// A request on its way to a service.
+pub(super) struct ToService<'a> {
+    worker: &'a Rc<Worker>,
+    snapshot: &'a Snapshot,
+    service: &'a Service,
+    chosen: &'a Chosen<'a>,
+    head: RequestHead,
+    was_http1: bool,
+    permit: Permit,
+    current: Option<Current>,
+    tried: SmallVec<[EndpointId; 4]>,
+    retries: u32,
+    /// Held while a retry is in flight.
+    retry: Option<Ticket>,
+}
+
+struct Current {
+    endpoint: Arc<Endpoint>,
+    attempt: Attempt,
+    begun: Instant,
+    hop: &'static str,
+}
+
+impl<'a> ToService<'a> {
+    pub(super) fn new(
+        worker: &'a Rc<Worker>,
+        (snapshot, service): (&'a Snapshot, &'a Service),
+        chosen: &'a Chosen<'a>,
+        request: &Request,
+        version: Version,
+    ) -> Self {
+        Self {
+            worker,
+            snapshot,
+            service,
+            chosen,
+            head: request.head.clone(),
+            was_http1: version != Version::Http2,
+            permit: Permit::outbound(snapshot.generation),
+            current: None,
+            tried: SmallVec::new(),
+            retries: 0,
+            retry: None,
+        }
+    }
+
+    fn choose(&self) -> Result<Arc<Endpoint>, Failure> {
+        let endpoints = self.service.endpoints.known().ok_or(Failure::EndpointsUnknown)?;
+        let now = self.worker.now();
+        let can = |e: &Endpoint| reachable(e, &self.snapshot.me, &self.snapshot.gateways);
+        let policy = &self.service.traffic.balance;
+        self.worker.rng(|rng| pick(endpoints, policy, &can, &self.tried, rng, now))
+    }
+
+    /// The head as the hop needs it.
+    fn prepare(&mut self, hop: &NextHop, target: u16) {
+        let fields = &mut self.head.fields;
+        fields.retain(|name, _| name != b"x-mesh-port" && name != b"x-mesh-version");
+        if !matches!(hop, NextHop::Plain { .. }) {
+            fields.push(b"x-mesh-port", target.to_string().as_bytes());
+            if self.was_http1 {
+                fields.push(b"x-mesh-version", b"1");
+            }
+        }
+    }
+
+    /// What the endpoint is to be remembered for.
+    fn record(&mut self, outcome: Outcome) {
+        let Some(current) = &mut self.current else { return };
+        let (latency, now) = (current.begun.elapsed(), self.worker.now());
+        let verdict = current.attempt.record(outcome, latency, now, &self.service.traffic.outlier);
+        if let Verdict::Eject { until } = verdict {
+            let seconds = until.since(now).as_secs_f32();
+            tracing::info!(endpoint = %current.endpoint.name, service = %self.service.name, seconds, "ejected");
+        }
+    }
+
+    /// May it be tried again? Takes from the budget if so.
+    fn may_retry(&mut self) -> bool {
+        let policy = &self.service.traffic.retries;
+        let attempts = self.chosen.retries.map_or(policy.attempts, |r| r.attempts);
+        if self.retries >= attempts {
+            return false;
+        }
+        let Some(ticket) = self.service.guard.retry(&self.service.traffic, self.worker.now()) else {
+            return false;
+        };
+        self.retry = Some(ticket);
+        self.retries += 1;
+        self.current = None;
+        true
+    }
+
+    fn retries_status(&self, status: u16) -> bool {
+        let statuses = match self.chosen.retries {
+            Some(retries) if !retries.statuses.is_empty() => &*retries.statuses,
+            Some(_) | None => &*self.service.traffic.retries.statuses,
+        };
+        statuses.contains(&status)
+    }
+
+    /// The exchange ended badly after its answer had begun.
+    pub(super) fn ended(&mut self, failure: Failure) {
+        self.record(Outcome::of_failure(failure));
+    }
+
+    pub(super) fn describe(&self, event: &mut Event) {
+        event.retries = self.retries;
+        if let Some(current) = &self.current {
+            event.endpoint = current.endpoint.name.to_string();
+            event.destination_cluster = current.endpoint.cluster.to_string();
+            event.hop = current.hop;
+        }
+    }
+
+    pub(super) fn detail(&self, failure: Failure) -> String {
+        match &self.current {
+            Some(current) => format!(
+                "{} at {} by {}, {} tries",
+                self.service.name,
+                current.endpoint.name,
+                current.hop,
+                self.retries + 1
+            ),
+            None => format!("{}: {failure}", self.service.name),
+        }
+    }
+}
+
+impl Plan for ToService<'_> {
+    async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
+        let endpoint = self.choose()?;
+        if self.retries == 0 {
+            self.service.guard.first_try(self.worker.now());
+        }
+        self.tried.push(endpoint.id);
+        let target = endpoint.target_port(self.chosen.backend.port).ok_or(Failure::NoDestination)?;
+        let domain = &self.worker.shared.config.mesh_domain;
+        let hop = next_hop(&endpoint, target, &self.snapshot.me, &self.snapshot.gateways, domain)?;
+        self.prepare(&hop, target);
+        let declared = self.service.protocol_of(self.chosen.backend.port);
+        let http2 = match declared {
+            Protocol::Http2 | Protocol::Grpc => true,
+            Protocol::Unspecified => !self.was_http1,
+            Protocol::Http1 | Protocol::Tcp | Protocol::Tls => false,
+        };
+        let hop = Hop::Next { hop, http2 };
+        let attempt = endpoint.stats.begin(self.worker.now());
+        self.current = Some(Current { endpoint, attempt, begun: Instant::now(), hop: hop.name() });
+        let limit = self.service.traffic.connect;
+        connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await
+    }
+
+    fn answered(&mut self, head: &ResponseHead) -> bool {
+        self.record(Outcome::of_status(head.status));
+        self.head.method.is_idempotent() && self.retries_status(head.status) && self.may_retry()
+    }
+
+    fn failed(&mut self, failure: Failure, _: bool) -> bool {
+        self.record(Outcome::of_failure(failure));
+        let allowed = match failure.retry() {
+            Retry::Always => true,
+            Retry::Idempotent => self.head.method.is_idempotent(),
+            Retry::Never => false,
+        };
+        allowed && self.may_retry()
+    }
+
+    fn respond(&mut self, head: &mut ResponseHead) {
+        apply_response(self.chosen, head);
+    }
+
+    fn try_timeout(&self) -> Option<Duration> {
+        limit(self.chosen.try_timeout, self.service.traffic.per_try)
+    }
+
+    fn request_timeout(&self) -> Option<Duration> {
+        limit(self.chosen.request_timeout, self.service.traffic.request)
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        self.service.traffic.http_idle()
+    }
+}
+
+/// A route's limit wins over the service's; zero means none.
+fn limit(route: Option<Duration>, service: Option<Duration>) -> Option<Duration> {
+    route.or(service).filter(|limit| !limit.is_zero())
+}

@@ -1,0 +1,188 @@
+//! How do bytes get from one side to the other?
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use isthmus_proxy_core::message::Fields;
+use tokio::time::{Instant, sleep_until};
+
+use crate::stream::{Broken, Pull, Rx, Tx};
+
+/// Which half broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one that was read.
+    Source(Broken),
+    /// The one that was written.
+    Sink(Broken),
+}
+
+/// Counts one direction, and remembers when something last moved.
+#[derive(Debug)]
+pub struct Meter {
+    bytes: Cell<u64>,
+    last: Cell<Instant>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { bytes: Cell::new(0), last: Cell::new(Instant::now()) }
+    }
+}
+
+impl Meter {
+    /// Bytes of content so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
+    }
+
+    pub(crate) fn touch(&self) {
+        self.last.set(Instant::now());
+    }
+}
+
+/// Relays one direction until its end, and marks the end at the sink.
+///
+/// # Errors
+/// One of the halves broke; the other is left as it is.
+pub async fn pump(rx: &mut Rx, tx: &mut Tx, meter: &Meter) -> Result<Fields, Side> {
+    loop {
+        let room = tx.ready().await.map_err(Side::Sink)?;
+        let pulled = rx.try_pull(room, &mut |data| {
+            meter.add(data.len());
+            tx.push(data);
+        });
+        match pulled.map_err(Side::Source)? {
+            Pull::Data => meter.touch(),
+            Pull::Empty if tx.flush() => rx.wait().await.map_err(Side::Source)?,
+            Pull::Empty => either(rx, tx).await?,
+            Pull::End(trailers) => {
+                tx.finish(&trailers);
+                tx.drained().await.map_err(Side::Sink)?;
+                return Ok(trailers);
+            }
+        }
+    }
+}
+
+/// Waits for more to read while the rest of the last write still goes out.
+async fn either(rx: &mut Rx, tx: &mut Tx) -> Result<(), Side> {
+    let mut more = pin!(rx.wait());
+    let mut drained = pin!(tx.drained());
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = more.as_mut().poll(cx) {
+            return Poll::Ready(result.map_err(Side::Source));
+        }
+        drained.as_mut().poll(cx).map_err(Side::Sink)
+    })
+    .await
+}
+
+/// One connection on each side, as its halves.
+#[derive(Debug)]
+pub struct Duplex {
+    /// What the peer sends.
+    pub rx: Rx,
+    /// What the peer gets.
+    pub tx: Tx,
+}
+
+/// How a two-way relay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Both directions came to their end.
+    Clean,
+    /// The first connection broke.
+    Left(Broken),
+    /// The second connection broke.
+    Right(Broken),
+    /// Nothing moved for as long as is allowed.
+    Idle,
+}
+
+/// Relays both ways: a half-close travels, and the other direction goes on. Bytes from `left` are
+/// counted in `sent`, those from `right` in `received`.
+pub async fn duplex(
+    left: &mut Duplex,
+    right: &mut Duplex,
+    (sent, received): (&Meter, &Meter),
+    idle: Duration,
+) -> Ended {
+    let ended = {
+        let mut there = pin!(pump(&mut left.rx, &mut right.tx, sent));
+        let mut back = pin!(pump(&mut right.rx, &mut left.tx, received));
+        let (mut there_done, mut back_done) = (false, false);
+        let mut idled = pin!(until_idle(&[sent, received], idle));
+        poll_fn(|cx| {
+            if !there_done {
+                match there.as_mut().poll(cx) {
+                    Poll::Ready(Ok(_)) => there_done = true,
+                    Poll::Ready(Err(side)) => return Poll::Ready(ended(side, true)),
+                    Poll::Pending => {}
+                }
+            }
+            if !back_done {
+                match back.as_mut().poll(cx) {
+                    Poll::Ready(Ok(_)) => back_done = true,
+                    Poll::Ready(Err(side)) => return Poll::Ready(ended(side, false)),
+                    Poll::Pending => {}
+                }
+            }
+            if there_done && back_done {
+                return Poll::Ready(Ended::Clean);
+            }
+            idled.as_mut().poll(cx).map(|()| Ended::Idle)
+        })
+        .await
+    };
+    if let Ended::Left(broken) | Ended::Right(broken) = ended {
+        left.tx.reset(broken.code());
+        right.tx.reset(broken.code());
+    }
+    ended
+}
+
+fn ended(side: Side, from_left: bool) -> Ended {
+    match (side, from_left) {
+        (Side::Source(broken), true) | (Side::Sink(broken), false) => Ended::Left(broken),
+        (Side::Sink(broken), true) | (Side::Source(broken), false) => Ended::Right(broken),
+    }
+}
+
+/// Ends when none of the meters has moved for `idle`.
+pub async fn until_idle(meters: &[&Meter], idle: Duration) {
+    loop {
+        let last = meters.iter().map(|m| m.last.get()).max().unwrap_or_else(Instant::now);
+        let deadline = last + idle;
+        if Instant::now() >= deadline {
+            return;
+        }
+        sleep_until(deadline).await;
+    }
+}
+
+/// Runs `work`, but no longer than `watch` stays pending: `None` if `watch` was first.
+pub async fn unless<W: Future, T: Future>(work: W, watch: T) -> Result<W::Output, T::Output> {
+    let mut work = pin!(work);
+    let mut watch = pin!(watch);
+    poll_fn(|cx| poll_both(work.as_mut(), watch.as_mut(), cx)).await
+}
+
+fn poll_both<W: Future, T: Future>(
+    work: Pin<&mut W>,
+    watch: Pin<&mut T>,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<W::Output, T::Output>> {
+    if let Poll::Ready(done) = work.poll(cx) {
+        return Poll::Ready(Ok(done));
+    }
+    watch.poll(cx).map(Err)
+}

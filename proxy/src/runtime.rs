@@ -1,0 +1,218 @@
+//! Which threads are there, and what runs where?
+//!
+//! The thread that was started is the control thread: discovery, certificates, admin. Each worker
+//! is one more thread with a runtime of its own; the listeners are shared by `SO_REUSEPORT`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustls::pki_types::UnixTime;
+use tokio::runtime::{Builder, LocalOptions};
+
+use crate::accept::{accept_loop, bind};
+use crate::config::{Config, Destination};
+use crate::tls::Verifier;
+use crate::worker::{Shared, Worker};
+use crate::{gateway, inbound, outbound};
+
+/// Idle connections are looked at that often.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How often a drain looks whether all is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// One worker's listening sockets.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    mesh: Option<std::net::TcpListener>,
+    inbound: Option<std::net::TcpListener>,
+    outbound: Option<std::net::TcpListener>,
+    gateway: Option<std::net::TcpListener>,
+    virtuals: Vec<(std::net::TcpListener, Destination)>,
+}
+
+/// The addresses that the listeners really have.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Bound {
+    /// Mutual TLS from other proxies.
+    pub mesh: Option<SocketAddr>,
+    /// Captured inbound.
+    pub inbound: Option<SocketAddr>,
+    /// Captured outbound.
+    pub outbound: Option<SocketAddr>,
+    /// From other networks.
+    pub gateway: Option<SocketAddr>,
+    /// The explicit ones, in their order.
+    #[serde(rename = "virtual")]
+    pub virtuals: Vec<SocketAddr>,
+    /// Admin.
+    pub admin: Option<SocketAddr>,
+    /// Ready and metrics.
+    pub ready: Option<SocketAddr>,
+}
+
+impl Listeners {
+    /// Binds one set of listeners for each worker.
+    ///
+    /// # Errors
+    /// An address is taken or not ours; the message names it.
+    pub fn bind(config: &Config) -> Result<(Vec<Self>, Bound)> {
+        let mut bound = Bound::default();
+        let mut sets: Vec<Self> = Vec::new();
+        for worker in 0..config.workers {
+            let mut set = Self::default();
+            let listen = &config.listen;
+            // The second worker takes the port that the first one got.
+            let first = worker == 0;
+            bind_one(listen.mesh, &mut bound.mesh, &mut set.mesh, first).context("listen.mesh")?;
+            bind_one(listen.inbound, &mut bound.inbound, &mut set.inbound, first)
+                .context("listen.inbound")?;
+            bind_one(listen.outbound, &mut bound.outbound, &mut set.outbound, first)
+                .context("listen.outbound")?;
+            bind_one(listen.gateway, &mut bound.gateway, &mut set.gateway, first)
+                .context("listen.gateway")?;
+            for (at, (entry, destination)) in listen.virtuals.iter().zip(&config.destinations).enumerate() {
+                let mut address = bound.virtuals.get(at).copied();
+                let mut socket = None;
+                bind_one(Some(entry.listen), &mut address, &mut socket, first)
+                    .context("listen.virtual")?;
+                if first {
+                    bound.virtuals.extend(address);
+                }
+                set.virtuals.extend(socket.map(|s| (s, destination.clone())));
+            }
+            sets.push(set);
+        }
+        Ok((sets, bound))
+    }
+}
+
+fn bind_one(
+    wanted: Option<SocketAddr>,
+    bound: &mut Option<SocketAddr>,
+    listener: &mut Option<std::net::TcpListener>,
+    first: bool,
+) -> Result<()> {
+    let address = if first { wanted } else { *bound };
+    if let Some(address) = address {
+        let socket = bind(address).with_context(|| format!("listen on {address}"))?;
+        *bound = Some(socket.local_addr()?);
+        *listener = Some(socket);
+    }
+    Ok(())
+}
+
+/// Starts the worker threads; each ends when the proxy has drained.
+///
+/// # Errors
+/// A thread can't be started.
+pub fn start(shared: &Arc<Shared>, sets: Vec<Listeners>) -> Result<Vec<JoinHandle<()>>> {
+    sets.into_iter()
+        .enumerate()
+        .map(|(number, listeners)| {
+            let shared = Arc::clone(shared);
+            std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || run(shared, listeners, number))
+                .context("start a worker thread")
+        })
+        .collect()
+}
+
+fn run(shared: Arc<Shared>, listeners: Listeners, number: usize) {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "start a worker's runtime"),
+    };
+    runtime.block_on(async move {
+        let seed = u64::try_from(number).unwrap_or(0);
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let time = u64::try_from(time.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+        let worker = Worker::new(shared, time.wrapping_add(seed.wrapping_mul(0x9E37_79B9)));
+        listen(&worker, listeners);
+        tokio::task::spawn_local(judge(Rc::clone(&worker)));
+        tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+        drained(&worker).await;
+    });
+}
+
+fn listen(worker: &Rc<Worker>, listeners: Listeners) {
+    let all = |_: IpAddr| true;
+    if let Some(listener) = listeners.mesh {
+        let allowed = worker.shared.config.mesh_accept_from.clone();
+        let allowed = move |source: IpAddr| allowed.is_empty() || allowed.iter().any(|net| net.contains(&source));
+        let serving = accept_loop(Rc::clone(worker), listener, allowed, inbound::serve_mesh);
+        tokio::task::spawn_local(serving);
+    }
+    if let Some(listener) = listeners.inbound {
+        let serving = accept_loop(Rc::clone(worker), listener, all, inbound::serve_captured);
+        tokio::task::spawn_local(serving);
+    }
+    if let Some(listener) = listeners.outbound {
+        let serving = accept_loop(Rc::clone(worker), listener, all, outbound::serve_captured);
+        tokio::task::spawn_local(serving);
+    }
+    if let Some(listener) = listeners.gateway {
+        let serving = accept_loop(Rc::clone(worker), listener, all, gateway::serve);
+        tokio::task::spawn_local(serving);
+    }
+    for (listener, destination) in listeners.virtuals {
+        let serve = move |worker, conn| outbound::serve_virtual(worker, conn, destination.clone());
+        tokio::task::spawn_local(accept_loop(Rc::clone(worker), listener, all, serve));
+    }
+}
+
+/// Judges what is open again whenever the tables move.
+async fn judge(worker: Rc<Worker>) {
+    let mut snapshots = worker.shared.snapshots.clone();
+    let mut trust = Arc::clone(&snapshots.borrow().trust);
+    let mut policies = Arc::clone(&snapshots.borrow().policies);
+    while snapshots.changed().await.is_ok() {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let revoked = &worker.shared.telemetry.metrics.revoked;
+        if !Arc::ptr_eq(&policies, &snapshot.policies) {
+            policies = Arc::clone(&snapshot.policies);
+            // Each of them counts itself when it is cut.
+            worker.connections.judge(&snapshot);
+        }
+        if !Arc::ptr_eq(&trust, &snapshot.trust) {
+            trust = Arc::clone(&snapshot.trust);
+            worker.shared.tls.believe(Arc::clone(&trust));
+            let verifier = Verifier::new(Arc::clone(&worker.shared.tls), None);
+            revoked.inc_by(worker.connections.doubt(|chain| verifier.believes(chain, UnixTime::now())));
+        }
+    }
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        worker.apps.sweep();
+        worker.tunnels.retain(|_| true);
+    }
+}
+
+/// Ends when the proxy drains and nothing is open any more, or its time is over.
+async fn drained(worker: &Rc<Worker>) {
+    let mut draining = worker.shared.draining.clone();
+    // Err: the control thread is gone, and so is everything.
+    let _ = draining.wait_for(|draining| *draining).await;
+    worker.connections.go_away();
+    let mut cut = worker.shared.cut.clone();
+    let idle = async {
+        while worker.active.get() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = idle => {}
+        _ = cut.wait_for(|cut| *cut) => {}
+    }
+    worker.tunnels.go_away();
+    worker.apps.go_away();
+    // The last frames (GOAWAY, the end of the last answer) go out.
+    tokio::time::sleep(DRAIN_LOOK * 2).await;
+}

@@ -1,0 +1,203 @@
+//! What can be read from and written to, whatever carries it?
+//!
+//! A body or a byte stream has two halves: `Rx` is pulled, `Tx` is pushed. Pulling and pushing are
+//! synchronous and work in place; only waiting is asynchronous. So backpressure is end to end: a
+//! relay asks the sink for room first, and pulls no more than that.
+
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::http2::ErrorCode;
+use isthmus_proxy_core::message::Fields;
+
+use crate::h1::{H1Rx, H1Tx};
+use crate::h2::{StreamRx, StreamTx};
+use crate::tcp::{TcpRx, TcpTx};
+
+/// What a pull gave.
+#[derive(Debug)]
+pub enum Pull {
+    /// Some bytes went to the sink.
+    Data,
+    /// Nothing is there now.
+    Empty,
+    /// It is over; the trailers, where there are any.
+    End(Fields),
+}
+
+/// How a half ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The connection or stream was broken off, with this code where it was a stream.
+    Reset(Option<ErrorCode>),
+    /// Refused before anything was processed.
+    Refused,
+    /// What came can't be read.
+    Malformed(Failure),
+    /// Nothing came for too long.
+    Timeout,
+}
+
+impl Broken {
+    /// It was the side that asks.
+    #[must_use]
+    pub fn downstream(self) -> Failure {
+        match self {
+            Self::Reset(_) | Self::Refused => Failure::DownstreamReset,
+            Self::Malformed(failure) => failure,
+            Self::Timeout => Failure::RequestTimeout,
+        }
+    }
+
+    /// It was the side that answers.
+    #[must_use]
+    pub fn upstream(self) -> Failure {
+        match self {
+            Self::Reset(_) => Failure::UpstreamReset,
+            Self::Refused => Failure::UpstreamRefused,
+            Self::Malformed(_) => Failure::UpstreamProtocol,
+            Self::Timeout => Failure::IdleTimeout,
+        }
+    }
+
+    /// The code to pass on, where the other side speaks HTTP/2.
+    #[must_use]
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Reset(code) => code.unwrap_or(ErrorCode::Cancel),
+            Self::Refused => ErrorCode::RefusedStream,
+            Self::Malformed(_) => ErrorCode::ProtocolError,
+            Self::Timeout => ErrorCode::Cancel,
+        }
+    }
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(_: std::io::Error) -> Self {
+        Self::Reset(None)
+    }
+}
+
+/// The half that is read.
+#[derive(Debug)]
+pub enum Rx {
+    /// Bytes of a connection.
+    Tcp(TcpRx),
+    /// The body of a message on an HTTP/1 connection.
+    H1(H1Rx),
+    /// A stream of an HTTP/2 connection.
+    H2(StreamRx),
+    /// A body that is kept: for requests that are sent again.
+    Kept {
+        /// What is left of it.
+        bytes: Vec<u8>,
+    },
+}
+
+impl Rx {
+    /// Gives at most `room` bytes of what is there to `sink`.
+    ///
+    /// # Errors
+    /// The half broke.
+    pub fn try_pull(&mut self, room: usize, sink: &mut dyn FnMut(&[u8])) -> Result<Pull, Broken> {
+        match self {
+            Self::Tcp(rx) => rx.try_pull(room, sink),
+            Self::H1(rx) => rx.try_pull(room, sink),
+            Self::H2(rx) => rx.try_pull(room, sink),
+            Self::Kept { bytes } => {
+                if bytes.is_empty() {
+                    return Ok(Pull::End(Fields::default()));
+                }
+                let taken = bytes.len().min(room);
+                sink(bytes.get(..taken).unwrap_or_default());
+                bytes.drain(..taken);
+                Ok(Pull::Data)
+            }
+        }
+    }
+
+    /// Waits until a pull may give something. Safe to drop.
+    ///
+    /// # Errors
+    /// The half broke.
+    pub async fn wait(&mut self) -> Result<(), Broken> {
+        match self {
+            Self::Tcp(rx) => rx.wait().await,
+            Self::H1(rx) => rx.wait().await,
+            Self::H2(rx) => rx.wait().await,
+            Self::Kept { .. } => Ok(()),
+        }
+    }
+}
+
+/// The half that is written.
+#[derive(Debug)]
+pub enum Tx {
+    /// Bytes of a connection.
+    Tcp(TcpTx),
+    /// The body of a message on an HTTP/1 connection.
+    H1(H1Tx),
+    /// A stream of an HTTP/2 connection.
+    H2(StreamTx),
+}
+
+impl Tx {
+    /// Waits until there is room, and says how many bytes may be pushed. Safe to drop.
+    ///
+    /// # Errors
+    /// The half broke.
+    pub async fn ready(&mut self) -> Result<usize, Broken> {
+        match self {
+            Self::Tcp(tx) => tx.ready().await,
+            Self::H1(tx) => tx.ready().await,
+            Self::H2(tx) => tx.ready().await,
+        }
+    }
+
+    /// Adds bytes, no more than there was room for.
+    pub fn push(&mut self, data: &[u8]) {
+        match self {
+            Self::Tcp(tx) => tx.push(data),
+            Self::H1(tx) => tx.push(data),
+            Self::H2(tx) => tx.push(data),
+        }
+    }
+
+    /// Marks the end, with trailers where the carrier has them.
+    pub fn finish(&mut self, trailers: &Fields) {
+        match self {
+            Self::Tcp(tx) => tx.finish(),
+            Self::H1(tx) => tx.finish(trailers),
+            Self::H2(tx) => tx.finish(trailers),
+        }
+    }
+
+    /// Hands what was pushed to the system as far as it takes it. True: nothing is left here.
+    pub fn flush(&mut self) -> bool {
+        match self {
+            Self::Tcp(tx) => tx.flush(),
+            Self::H1(tx) => tx.flush(),
+            // The tunnel writes when the turn ends, for all of its streams together.
+            Self::H2(_) => true,
+        }
+    }
+
+    /// Waits until everything pushed has been handed to the system. Safe to drop.
+    ///
+    /// # Errors
+    /// The half broke.
+    pub async fn drained(&mut self) -> Result<(), Broken> {
+        match self {
+            Self::Tcp(tx) => tx.drained().await,
+            Self::H1(tx) => tx.drained().await,
+            Self::H2(_) => Ok(()),
+        }
+    }
+
+    /// Ends it with an error that the other side can see.
+    pub fn reset(&mut self, code: ErrorCode) {
+        match self {
+            Self::Tcp(tx) => tx.abort(),
+            Self::H1(tx) => tx.abort(),
+            Self::H2(tx) => tx.reset(code),
+        }
+    }
+}

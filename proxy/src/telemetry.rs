@@ -1,0 +1,235 @@
+//! What happened? One event for each connection and request, from one place.
+//!
+//! An event becomes counters, a line of the access log, and, if it failed, a reason that
+//! `isthmus why` can resolve. Labels come from configuration, never from traffic.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use isthmus_proto::spiffe::SpiffeId;
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::snapshot::Generation;
+use serde::Serialize;
+
+pub mod log;
+pub mod metrics;
+
+use log::AccessLog;
+use metrics::{Metrics, Series, SeriesKey};
+
+/// Failures that `why` can still resolve.
+const REASONS_MAX: usize = 1024;
+
+/// Which way a connection or request went, seen from this proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// To our workload.
+    Inbound,
+    /// From our workload.
+    Outbound,
+    /// Through this gateway.
+    Gateway,
+}
+
+impl Direction {
+    /// As a label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// One connection or request, from beginning to end.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Which way.
+    pub direction: Direction,
+    /// `tcp`, `http/1.0`, `http/1.1`, `http/2`, `tls`.
+    pub protocol: &'static str,
+    /// Who asked, if that is known and proved.
+    pub peer: Option<SpiffeId>,
+    /// The cluster of who asked. Empty: not known.
+    pub source_cluster: String,
+    /// The service that was asked for: its name. Empty: none of the mesh.
+    pub service: String,
+    /// The cluster that answered, or was to answer. Empty: none was chosen.
+    pub destination_cluster: String,
+    /// The pod that answered, or was to answer. Empty: none was chosen.
+    pub endpoint: String,
+    /// `tunnel`, `gateway`, `plain`, `application`, `passthrough`. Empty: none was chosen.
+    pub hop: &'static str,
+    /// The route's name. Empty: none.
+    pub route: String,
+    /// The policy that allowed or denied. Empty: none selects the workload.
+    pub policy: String,
+    /// Policies with the action AUDIT that matched.
+    pub audit: Vec<Arc<str>>,
+    /// Method and path of a request. The path is canonical, without its query.
+    pub request: Option<(String, String)>,
+    /// What the client was told. 0: nothing, or it is no request.
+    pub status: u16,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+    /// For people: what exactly.
+    pub detail: String,
+    /// From the one who asked.
+    pub bytes_sent: u64,
+    /// To the one who asked.
+    pub bytes_received: u64,
+    /// Tries after the first.
+    pub retries: u32,
+    /// From the beginning to the end.
+    pub duration: Duration,
+    /// The snapshot that decided.
+    pub generation: Generation,
+}
+
+impl Event {
+    /// An event about which nothing is known yet.
+    #[must_use]
+    pub fn new(direction: Direction, protocol: &'static str, generation: Generation) -> Self {
+        Self {
+            direction,
+            protocol,
+            peer: None,
+            source_cluster: String::new(),
+            service: String::new(),
+            destination_cluster: String::new(),
+            endpoint: String::new(),
+            hop: "",
+            route: String::new(),
+            policy: String::new(),
+            audit: Vec::new(),
+            request: None,
+            status: 0,
+            failure: None,
+            detail: String::new(),
+            bytes_sent: 0,
+            bytes_received: 0,
+            retries: 0,
+            duration: Duration::ZERO,
+            generation,
+        }
+    }
+}
+
+/// A failure that `why` can resolve.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reason {
+    /// `<workload>:<number in hex>`.
+    pub id: String,
+    /// The event, as it stands in the access log.
+    pub event: serde_json::Value,
+}
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Telemetry {
+    workload: String,
+    /// The counters.
+    pub metrics: Metrics,
+    log: Option<AccessLog>,
+    reasons: Mutex<VecDeque<Reason>>,
+    next: AtomicU64,
+}
+
+impl Telemetry {
+    /// Telemetry of a workload.
+    #[must_use]
+    pub fn new(workload: String, log: Option<AccessLog>) -> Self {
+        let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Self {
+            workload,
+            metrics: Metrics::default(),
+            log,
+            reasons: Mutex::new(VecDeque::new()),
+            // Ids of an earlier life are not given out again.
+            next: AtomicU64::new(u64::try_from(seed & 0xff_ffff_ffff).unwrap_or(0) << 8),
+        }
+    }
+
+    /// An id for a failure that is about to be told to a client.
+    #[must_use]
+    pub fn reason_id(&self) -> String {
+        format!("{}:{:x}", self.workload, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The failure with this id, if it is still remembered.
+    #[must_use]
+    pub fn reason(&self, id: &str) -> Option<Reason> {
+        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.iter().rev().find(|r| r.id == id).cloned()
+    }
+
+    fn remember(&self, id: String, event: &Event) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        if reasons.len() >= REASONS_MAX {
+            reasons.pop_front();
+        }
+        let event = log::value(event, Some(&id));
+        reasons.push_back(Reason { id, event });
+    }
+}
+
+/// A worker's own view: counters are found without a lock.
+#[derive(Debug)]
+pub struct Recorder {
+    shared: Arc<Telemetry>,
+    series: RefCell<HashMap<SeriesKey, Rc<Series>>>,
+}
+
+/// Series kept by a worker before it starts anew: clusters × services × results are configuration,
+/// so this is a bound and not a working size.
+const SERIES_MAX: usize = 16 * 1024;
+
+impl Recorder {
+    /// A worker's recorder.
+    #[must_use]
+    pub fn new(shared: Arc<Telemetry>) -> Self {
+        Self { shared, series: RefCell::default() }
+    }
+
+    /// An id for a failure that is about to be told to a client.
+    #[must_use]
+    pub fn reason_id(&self) -> String {
+        self.shared.reason_id()
+    }
+
+    /// The one place. `reason`: the id that the client was told.
+    pub fn record(&self, event: &Event, reason: Option<String>) {
+        self.series(event).add(event);
+        if !event.audit.is_empty() {
+            self.shared.metrics.audited(&event.audit);
+        }
+        if let Some(log) = &self.shared.log {
+            log.write(event, reason.as_deref());
+        }
+        if event.failure.is_some() {
+            let id = reason.unwrap_or_else(|| self.shared.reason_id());
+            self.shared.remember(id, event);
+        }
+    }
+
+    fn series(&self, event: &Event) -> Rc<Series> {
+        let key = SeriesKey::of(event);
+        let mut series = self.series.borrow_mut();
+        if let Some(found) = series.get(&key) {
+            return Rc::clone(found);
+        }
+        if series.len() >= SERIES_MAX {
+            series.clear();
+        }
+        let found = Rc::new(self.shared.metrics.series(&key));
+        series.insert(key, Rc::clone(&found));
+        found
+    }
+}

@@ -1,0 +1,113 @@
+//! How does an event read as a line?
+
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use isthmus_proxy_core::failure::Blame;
+use serde_json::{Value, json};
+
+use super::Event;
+
+/// Lines that wait for the writer, at most; beyond, they are dropped and counted.
+const WAITING_LINES_MAX: usize = 8 * 1024;
+
+/// A thread that writes lines, so that a slow disk holds no worker up.
+#[derive(Debug)]
+pub struct AccessLog {
+    lines: SyncSender<String>,
+    /// Lines that were dropped.
+    pub dropped: Arc<AtomicU64>,
+}
+
+impl AccessLog {
+    /// Opens `-` (standard output) or a file, appending.
+    ///
+    /// # Errors
+    /// The file can't be opened, or the thread can't be started.
+    pub fn open(target: &str) -> io::Result<Self> {
+        let (lines, queue) = sync_channel(WAITING_LINES_MAX);
+        let out: Box<dyn Write + Send> = if target == "-" {
+            Box::new(io::stdout())
+        } else {
+            Box::new(OpenOptions::new().create(true).append(true).open(target)?)
+        };
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write_lines(&queue, out))?;
+        Ok(Self { lines, dropped: Arc::default() })
+    }
+
+    pub(super) fn write(&self, event: &Event, reason: Option<&str>) {
+        // serde_json escapes control characters and quotes: traffic can't forge a line.
+        match self.lines.try_send(value(event, reason).to_string()) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn write_lines(queue: &Receiver<String>, out: Box<dyn Write + Send>) {
+    let mut out = BufWriter::new(out);
+    while let Ok(line) = queue.recv() {
+        // A full disk loses lines, not traffic.
+        let _ = writeln!(out, "{line}");
+        while let Ok(line) = queue.try_recv() {
+            let _ = writeln!(out, "{line}");
+        }
+        let _ = out.flush();
+    }
+}
+
+/// The event as JSON.
+#[must_use]
+pub fn value(event: &Event, reason: Option<&str>) -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut value = json!({
+        "ts": now.as_secs_f64(),
+        "direction": event.direction.as_str(),
+        "protocol": event.protocol,
+        "source": event.peer.as_ref().map(ToString::to_string),
+        "source_cluster": event.source_cluster,
+        "service": event.service,
+        "destination_cluster": event.destination_cluster,
+        "endpoint": event.endpoint,
+        "hop": event.hop,
+        "route": event.route,
+        "policy": event.policy,
+        "status": event.status,
+        "bytes_sent": event.bytes_sent,
+        "bytes_received": event.bytes_received,
+        "retries": event.retries,
+        "duration_ms": event.duration.as_secs_f64() * 1e3,
+        "generation": event.generation.0,
+    });
+    let Some(fields) = value.as_object_mut() else { return value };
+    if let Some((method, path)) = &event.request {
+        fields.insert("method".to_owned(), json!(method));
+        fields.insert("path".to_owned(), json!(path));
+    }
+    if let Some(failure) = event.failure {
+        let blame = match failure.blame() {
+            Blame::Downstream => "downstream",
+            Blame::Upstream => "upstream",
+            Blame::Mesh => "mesh",
+        };
+        fields.insert("flag".to_owned(), json!(failure.flag()));
+        fields.insert("failure".to_owned(), json!(failure.name()));
+        fields.insert("blame".to_owned(), json!(blame));
+        fields.insert("detail".to_owned(), json!(event.detail));
+    }
+    if !event.audit.is_empty() {
+        fields.insert("audit".to_owned(), json!(event.audit));
+    }
+    if let Some(reason) = reason {
+        fields.insert("reason".to_owned(), json!(reason));
+    }
+    value
+}

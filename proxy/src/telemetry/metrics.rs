@@ -1,0 +1,268 @@
+//! Which counters does a proxy keep?
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use isthmus_proxy_core::failure::Failure;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::{Direction, Event};
+
+/// Upper bounds in seconds: 0.25 ms to 30 s.
+const BUCKETS: [f64; 16] = [
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0,
+];
+
+/// Both ends of a call, by configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ends {
+    direction: &'static str,
+    source_cluster: String,
+    destination_cluster: String,
+    service: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Result {
+    direction: &'static str,
+    source_cluster: String,
+    destination_cluster: String,
+    service: String,
+    protocol: &'static str,
+    status: &'static str,
+    flag: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    name: String,
+}
+
+/// What tells one series from another, before it becomes labels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SeriesKey {
+    direction: Direction,
+    is_request: bool,
+    protocol: &'static str,
+    source_cluster: String,
+    destination_cluster: String,
+    service: String,
+    status_class: u16,
+    failure: Option<&'static str>,
+}
+
+impl SeriesKey {
+    pub(super) fn of(event: &Event) -> Self {
+        Self {
+            direction: event.direction,
+            is_request: event.request.is_some(),
+            protocol: event.protocol,
+            source_cluster: event.source_cluster.clone(),
+            destination_cluster: event.destination_cluster.clone(),
+            service: event.service.clone(),
+            status_class: event.status / 100,
+            failure: event.failure.map(Failure::flag),
+        }
+    }
+}
+
+/// The counters that an event adds to.
+#[derive(Debug)]
+pub struct Series {
+    total: Counter,
+    duration: Histogram,
+    sent: Counter,
+    received: Counter,
+    retries: Counter,
+}
+
+impl Series {
+    pub(super) fn add(&self, event: &Event) {
+        self.total.inc();
+        self.duration.observe(event.duration.as_secs_f64());
+        self.sent.inc_by(event.bytes_sent);
+        self.received.inc_by(event.bytes_received);
+        if event.retries > 0 {
+            self.retries.inc_by(u64::from(event.retries));
+        }
+    }
+}
+
+/// Every counter of a proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Result, Counter>,
+    connections: Family<Result, Counter>,
+    request_seconds: Family<Ends, Histogram, fn() -> Histogram>,
+    connection_seconds: Family<Ends, Histogram, fn() -> Histogram>,
+    sent: Family<Ends, Counter>,
+    received: Family<Ends, Counter>,
+    retries: Family<Ends, Counter>,
+    audited: Family<Named, Counter>,
+    /// Handshakes that failed.
+    pub handshakes_failed: Counter,
+    /// Connections closed because their permission ended.
+    pub revoked: Counter,
+    /// Resources refused.
+    pub rejected: Counter,
+    /// Snapshots published.
+    pub generations: Counter,
+    /// Panics caught in connections.
+    pub panics: Counter,
+    /// Connections that are open now.
+    pub open: Gauge,
+    /// Plaintext connections that a permissive workload took.
+    pub plaintext: Counter,
+    /// Access log lines dropped because the log was slow.
+    pub log_dropped: Counter,
+    /// 1: the discovery stream is up.
+    pub discovery_up: Gauge,
+    /// When our certificate ends, in seconds since 1970.
+    pub certificate_expires: Gauge<i64>,
+    ejected: Gauge<u64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("isthmus");
+        let seconds: fn() -> Histogram = || Histogram::new(BUCKETS);
+        let metrics = Self {
+            requests: Family::default(),
+            connections: Family::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            connection_seconds: Family::new_with_constructor(seconds),
+            sent: Family::default(),
+            received: Family::default(),
+            retries: Family::default(),
+            audited: Family::default(),
+            handshakes_failed: Counter::default(),
+            revoked: Counter::default(),
+            rejected: Counter::default(),
+            generations: Counter::default(),
+            panics: Counter::default(),
+            open: Gauge::default(),
+            plaintext: Counter::default(),
+            log_dropped: Counter::default(),
+            discovery_up: Gauge::default(),
+            certificate_expires: Gauge::default(),
+            ejected: Gauge::default(),
+            registry: Registry::default(),
+        };
+        register_calls(&mut registry, &metrics);
+        register_states(&mut registry, &metrics);
+        Self { registry, ..metrics }
+    }
+}
+
+fn register_calls(registry: &mut Registry, metrics: &Metrics) {
+    registry.register("requests", "HTTP requests that ended", metrics.requests.clone());
+    registry.register("connections", "Connections that ended", metrics.connections.clone());
+    registry.register(
+        "request_duration_seconds",
+        "From a request's head to the end of its answer",
+        metrics.request_seconds.clone(),
+    );
+    registry.register(
+        "connection_duration_seconds",
+        "From accept to close",
+        metrics.connection_seconds.clone(),
+    );
+    registry.register("sent_bytes", "Content from who asks", metrics.sent.clone());
+    registry.register("received_bytes", "Content to who asks", metrics.received.clone());
+    registry.register("retries", "Tries after the first", metrics.retries.clone());
+    registry.register("audit_matches", "Matches of audit policies", metrics.audited.clone());
+}
+
+fn register_states(registry: &mut Registry, metrics: &Metrics) {
+    registry.register("handshakes_failed", "TLS handshakes that failed", metrics.handshakes_failed.clone());
+    registry.register("revoked_connections", "Closed: permission ended", metrics.revoked.clone());
+    registry.register("rejected_resources", "Resources refused", metrics.rejected.clone());
+    registry.register("generations", "Snapshots published", metrics.generations.clone());
+    registry.register("panics", "Panics caught in connections", metrics.panics.clone());
+    registry.register("open_connections", "Connections open now", metrics.open.clone());
+    registry.register(
+        "plaintext_connections",
+        "Plaintext taken by a permissive workload",
+        metrics.plaintext.clone(),
+    );
+    registry.register("access_log_dropped", "Lines dropped: the log is slow", metrics.log_dropped.clone());
+    registry.register("discovery_up", "1: the discovery stream is up", metrics.discovery_up.clone());
+    registry.register(
+        "certificate_expires_seconds",
+        "When our certificate ends, since 1970",
+        metrics.certificate_expires.clone(),
+    );
+    registry.register("ejected_endpoints", "Endpoints ejected now", metrics.ejected.clone());
+}
+
+impl Metrics {
+    /// The counters of one kind of event.
+    #[must_use]
+    pub fn series(&self, key: &SeriesKey) -> Series {
+        let ends = Ends {
+            direction: key.direction.as_str(),
+            source_cluster: key.source_cluster.clone(),
+            destination_cluster: key.destination_cluster.clone(),
+            service: key.service.clone(),
+        };
+        let result = Result {
+            direction: ends.direction,
+            source_cluster: ends.source_cluster.clone(),
+            destination_cluster: ends.destination_cluster.clone(),
+            service: ends.service.clone(),
+            protocol: key.protocol,
+            status: class(key.status_class),
+            flag: key.failure.unwrap_or("-"),
+        };
+        let (totals, seconds) = if key.is_request {
+            (&self.requests, &self.request_seconds)
+        } else {
+            (&self.connections, &self.connection_seconds)
+        };
+        Series {
+            total: totals.get_or_create_owned(&result),
+            duration: seconds.get_or_create_owned(&ends),
+            sent: self.sent.get_or_create_owned(&ends),
+            received: self.received.get_or_create_owned(&ends),
+            retries: self.retries.get_or_create_owned(&ends),
+        }
+    }
+
+    pub(super) fn audited(&self, policies: &[Arc<str>]) {
+        for policy in policies {
+            self.audited.get_or_create(&Named { name: policy.to_string() }).inc();
+        }
+    }
+
+    /// How many endpoints are ejected now.
+    pub fn set_ejected(&self, count: u64) {
+        self.ejected.set(count);
+    }
+
+    /// Prometheus text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn class(hundreds: u16) -> &'static str {
+    match hundreds {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "-",
+    }
+}

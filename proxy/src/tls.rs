@@ -1,0 +1,332 @@
+//! Whose certificate do we show, and whose do we believe?
+//!
+//! One verifier for every handshake: the trust domain in the peer's URI SAN picks the roots, which
+//! are never merged, and then the whole SPIFFE ID counts. TLS 1.3 only, no resumption: a ticket
+//! must not outlive a root.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use isthmus_proto::spiffe::SpiffeId;
+use isthmus_proxy_core::identify::{TrustBundles, identity_of};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, ResolvesClientCert};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme, version,
+};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Longest chain that is looked at: a leaf and what stands between it and a root.
+const CHAIN_MAX: usize = 5;
+
+/// Our certificate of the moment.
+#[derive(Clone)]
+pub struct Held {
+    /// Chain and key.
+    pub key: Arc<CertifiedKey>,
+    /// When it ends.
+    pub not_after: SystemTime,
+    /// When we got it.
+    pub since: SystemTime,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Held(until {:?})", self.not_after)
+    }
+}
+
+/// What handshakes need, replaced while they go on.
+#[derive(Debug, Default)]
+pub struct TlsStore {
+    held: Mutex<Option<Arc<Held>>>,
+    trust: Mutex<Arc<TrustBundles>>,
+}
+
+impl TlsStore {
+    /// Our certificate, if we have one.
+    #[must_use]
+    pub fn held(&self) -> Option<Arc<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on this one is shown.
+    pub fn hold(&self, held: Held) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(held));
+    }
+
+    /// Whom we believe.
+    #[must_use]
+    pub fn trust(&self) -> Arc<TrustBundles> {
+        Arc::clone(&self.trust.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on these are believed.
+    pub fn believe(&self, trust: Arc<TrustBundles>) {
+        *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;
+    }
+
+    fn shown(&self) -> Option<Arc<CertifiedKey>> {
+        self.held().filter(|held| held.not_after > SystemTime::now()).map(|held| Arc::clone(&held.key))
+    }
+}
+
+/// The TLS of a mesh listener: clients must show a certificate.
+///
+/// # Errors
+/// Never in practice: the provider has TLS 1.3.
+pub fn server_config(store: &Arc<TlsStore>) -> Result<Arc<ServerConfig>, Error> {
+    let verifier = Arc::new(Verifier::new(Arc::clone(store), None));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(Shown(Arc::clone(store))));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// The TLS of a tunnel: exactly `expected` must answer.
+///
+/// # Errors
+/// Never in practice: the provider has TLS 1.3.
+pub fn client_config(store: &Arc<TlsStore>, expected: &SpiffeId) -> Result<Arc<ClientConfig>, Error> {
+    client_config_of(store, store, expected)
+}
+
+/// As [`client_config`], believing whom one store believes and showing what another one holds.
+///
+/// # Errors
+/// Never in practice: the provider has TLS 1.3.
+pub fn client_config_of(
+    believing: &Arc<TlsStore>,
+    showing: &Arc<TlsStore>,
+    expected: &SpiffeId,
+) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = Arc::new(Verifier::new(Arc::clone(believing), Some(expected.clone())));
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(Arc::new(Shown(Arc::clone(showing))));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// aws-lc-rs, X25519MLKEM768 first.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// The identity in a certificate that the verifier has passed.
+#[must_use]
+pub fn identity(certificates: Option<&[CertificateDer<'_>]>) -> Option<SpiffeId> {
+    spiffe_id(certificates?.first()?).ok()
+}
+
+/// Shows what the store holds at the moment of the handshake.
+#[derive(Debug)]
+struct Shown(Arc<TlsStore>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.shown()
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.shown()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.shown().is_some()
+    }
+}
+
+/// The one verifier, for both sides of a handshake.
+#[derive(Debug)]
+pub struct Verifier {
+    store: Arc<TlsStore>,
+    expected: Option<SpiffeId>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    /// Believes whom the store believes; if `expected` is given, only that identity.
+    #[must_use]
+    pub fn new(store: Arc<TlsStore>, expected: Option<SpiffeId>) -> Self {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        Self { store, expected, algorithms }
+    }
+
+    /// Would the peer with this chain still be believed?
+    #[must_use]
+    pub fn believes(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        chain.split_first().is_some_and(|(leaf, rest)| {
+            [KeyUsage::client_auth(), KeyUsage::server_auth()]
+                .into_iter()
+                .any(|usage| self.verify(leaf, rest, now, usage).is_ok())
+        })
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), Error> {
+        if chain.len() > CHAIN_MAX {
+            return Err(Error::General("the peer's chain is too long".to_owned()));
+        }
+        let id = spiffe_id(leaf)?;
+        if let Some(expected) = &self.expected
+            && id != *expected
+        {
+            return Err(Error::General(format!("{IDENTITY_MISMATCH} {expected}, met {id}")));
+        }
+        let trust = self.store.trust();
+        let roots = trust.roots(id.trust_domain()).ok_or_else(|| {
+            Error::General(format!("trust domain {} is not believed", id.trust_domain()))
+        })?;
+        let roots: Vec<CertificateDer<'_>> =
+            roots.roots().iter().map(|der| CertificateDer::from(&**der)).collect();
+        let anchors = roots
+            .iter()
+            .map(webpki::anchor_from_trusted_cert)
+            .collect::<Result<Vec<TrustAnchor<'_>>, _>>()
+            .map_err(|e| Error::General(format!("a root of {}: {e}", id.trust_domain())))?;
+        let leaf = EndEntityCert::try_from(leaf).map_err(|_| bad_encoding())?;
+        leaf.verify_for_usage(self.algorithms.all, &anchors, chain, now, usage, None, None)
+            .map_err(|e| match e {
+                webpki::Error::CertExpired { .. } => CertificateError::Expired.into(),
+                webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet.into(),
+                other => Error::General(format!("the certificate of {id}: {other}")),
+            })?;
+        Ok(())
+    }
+}
+
+/// Begins the error of a handshake in which somebody else answered than was expected.
+pub const IDENTITY_MISMATCH: &str = "expected";
+
+fn bad_encoding() -> Error {
+    CertificateError::BadEncoding.into()
+}
+
+/// The identity in a leaf, read strictly (X509-SVID §3 and §4).
+fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
+    let (rest, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad_encoding())?;
+    if !rest.is_empty() {
+        return Err(bad_encoding());
+    }
+    let mut uris = Vec::new();
+    let mut others = false;
+    for extension in parsed.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                for name in &names.general_names {
+                    match name {
+                        GeneralName::URI(uri) => uris.push(*uri),
+                        _ => others = true,
+                    }
+                }
+            }
+            ParsedExtension::BasicConstraints(basic) if basic.ca => {
+                return Err(Error::General("the peer's leaf is a CA".to_owned()));
+            }
+            ParsedExtension::KeyUsage(usage) if usage.key_cert_sign() || usage.crl_sign() => {
+                return Err(Error::General("the peer's leaf may sign certificates".to_owned()));
+            }
+            _ => {}
+        }
+    }
+    identity_of(&uris, others).map_err(|e| Error::General(format!("the peer's identity: {e}")))
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(leaf, chain, now, KeyUsage::client_auth())?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(leaf, chain, now, KeyUsage::server_auth())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,200 @@
+//! What does one worker thread have?
+//!
+//! A worker is one thread with one single-threaded runtime. What it owns is `Rc` and `Cell`; what
+//! all of them share is in `Shared`.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_proxy_core::balance::{Rng, Ticks};
+use isthmus_proxy_core::snapshot::{Lookup, Service, Snapshot};
+use rustls::ServerConfig;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout_at;
+
+use crate::config::Config;
+use crate::connections::Connections;
+use crate::outbound::Hints;
+use crate::pool::AppPool;
+use crate::telemetry::{Recorder, Telemetry};
+use crate::tls::TlsStore;
+use crate::tunnel::Tunnels;
+
+/// How long the first call to a service waits until discovery has answered.
+pub const FIRST_USE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What all workers and the control thread share.
+#[derive(Debug)]
+pub struct Shared {
+    /// What the proxy was told at its start.
+    pub config: Config,
+    /// Certificates and roots.
+    pub tls: Arc<TlsStore>,
+    /// The TLS of the mesh listener.
+    pub server: Arc<ServerConfig>,
+    /// Counters, log, reasons.
+    pub telemetry: Arc<Telemetry>,
+    /// The tables, newest first.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Services that somebody wants to call: keys for discovery.
+    pub wants: mpsc::Sender<String>,
+    /// True: no new work, end what is open.
+    pub draining: watch::Receiver<bool>,
+    /// True: the time for that is over.
+    pub cut: watch::Receiver<bool>,
+    /// Ticks count from here.
+    pub origin: Instant,
+}
+
+/// One worker thread's own.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all share.
+    pub shared: Arc<Shared>,
+    snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
+    current: RefCell<Arc<Snapshot>>,
+    rng: RefCell<Rng>,
+    /// Tunnels to other proxies.
+    pub tunnels: Tunnels,
+    /// Connections to applications.
+    pub apps: AppPool,
+    /// What is open, for judging it again.
+    pub connections: Connections,
+    /// The counters, without a lock.
+    pub recorder: Recorder,
+    /// What was spoken last on ports that declare nothing.
+    pub hints: Hints,
+    /// Open connections and requests: a drain waits for none.
+    pub active: Cell<usize>,
+}
+
+impl Worker {
+    /// A worker; `seed` tells its random choices from others'.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, seed: u64) -> Rc<Self> {
+        let snapshots = shared.snapshots.clone();
+        let current = Arc::clone(&snapshots.borrow());
+        Rc::new(Self {
+            snapshots: RefCell::new(snapshots),
+            current: RefCell::new(current),
+            rng: RefCell::new(Rng::new(seed)),
+            tunnels: Tunnels::new(shared.config.tunnels_per_peer),
+            apps: AppPool::default(),
+            connections: Connections::default(),
+            recorder: Recorder::new(Arc::clone(&shared.telemetry)),
+            hints: Hints::default(),
+            active: Cell::new(0),
+            shared,
+        })
+    }
+
+    /// The newest tables: one atomic load, and a clone only after a change.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        let mut snapshots = self.snapshots.borrow_mut();
+        // Err: the publisher is gone; what we have stays.
+        if snapshots.has_changed().unwrap_or(false) {
+            *self.current.borrow_mut() = Arc::clone(&snapshots.borrow_and_update());
+        }
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Time for the balancer.
+    #[must_use]
+    pub fn now(&self) -> Ticks {
+        Ticks(u64::try_from(self.shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Chance for the balancer.
+    pub fn rng<R>(&self, f: impl FnOnce(&mut Rng) -> R) -> R {
+        f(&mut self.rng.borrow_mut())
+    }
+
+    /// Is the proxy going away?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.shared.draining.borrow()
+    }
+
+    /// Counts as active until dropped.
+    #[must_use]
+    pub fn activity(self: &Rc<Self>) -> Activity {
+        self.active.set(self.active.get() + 1);
+        self.shared.telemetry.metrics.open.inc();
+        Activity(Rc::clone(self))
+    }
+
+    /// The service that `find` finds; the first use asks discovery under `key`, and waits.
+    /// `Err(true)`: there is none. `Err(false)`: nobody could say.
+    ///
+    /// # Errors
+    /// See above.
+    pub async fn service(
+        &self,
+        key: impl Fn() -> String,
+        find: impl Fn(&Snapshot) -> Lookup<'_>,
+    ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
+        let mut changes = None;
+        let deadline = tokio::time::Instant::now() + FIRST_USE_TIMEOUT;
+        loop {
+            let snapshot = self.snapshot();
+            let found = match find(&snapshot) {
+                Lookup::Found(service) if service.endpoints_known() || changes.is_some() => {
+                    Some(Arc::clone(service))
+                }
+                Lookup::Absent => return Err(true),
+                Lookup::Found(_) | Lookup::Unknown => None,
+            };
+            if let Some(service) = found.filter(|s| s.endpoints_known()) {
+                return Ok((snapshot, service));
+            }
+            let changes = changes.get_or_insert_with(|| {
+                // Full: so many first uses at once that discovery is far behind; ask again later.
+                let _ = self.shared.wants.try_send(key());
+                let mut changes = self.shared.snapshots.clone();
+                changes.mark_unchanged();
+                changes
+            });
+            // A change between the look and here is not missed: `snapshot()` looks first.
+            if self.snapshots.borrow().has_changed().unwrap_or(false) {
+                continue;
+            }
+            match timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => {
+                    let snapshot = self.snapshot();
+                    return match find(&snapshot) {
+                        Lookup::Found(service) => Ok((Arc::clone(&snapshot), Arc::clone(service))),
+                        Lookup::Absent => Err(true),
+                        Lookup::Unknown => Err(false),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Something that is open.
+#[derive(Debug)]
+pub struct Activity(Rc<Worker>);
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+        self.0.shared.telemetry.metrics.open.dec();
+    }
+}
+
+/// A connection that was just accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub io: tokio::net::TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// When.
+    pub since: Instant,
+}

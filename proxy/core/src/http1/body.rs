@@ -165,7 +165,7 @@ impl BodyReader {
         let end = match section {
             [b'\r', b'\n', ..] => Some(2),
             [] | [b'\r'] => None,
-            [b'\r' | b'\n', ..] => return Err("trailers, RFC 9112 §7.1.2"),
+            [b'\r' | b'\n', ..] => return Err("bare CR or LF as the end of chunks, RFC 9112 §7.1"),
             _ => head_end(section, self.scanned),
         };
         if end.unwrap_or(section.len()) > TRAILER_BYTES_MAX {

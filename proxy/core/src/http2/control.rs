@@ -236,13 +236,10 @@ impl Connection {
             [_, _, _, _, _] => (ErrorCode::ProtocolError, "a stream depends on itself"),
             _ => (ErrorCode::FrameSizeError, "PRIORITY not of 5 bytes"),
         };
-        if self.streams.get(id).is_some() {
-            return Err(Fault::Stream { id, code });
-        }
-        match self.streams.missing(id) {
+        if self.streams.get(id).is_none() && self.streams.missing(id).is_none() {
             // RST_STREAM must not be sent for an idle stream (RFC 9113 §6.4).
-            None => Err(Fault::Connection(ConnectionError { code, why })),
-            Some(_) => Ok(Next::Handled),
+            return Err(Fault::Connection(ConnectionError { code, why }));
         }
+        Err(Fault::Stream { id, code })
     }
 }

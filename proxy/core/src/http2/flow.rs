@@ -1,0 +1,121 @@
+//! How many bytes may still be sent, by us and by the peer (RFC 9113 §5.2 and §6.9)?
+
+use super::frame::{size, wire};
+
+/// Fixed by the protocol: no window is larger, bytes.
+pub(super) const WINDOW_MAX: u32 = 0x7fff_ffff;
+/// Fixed by the protocol: every window before anything is said, bytes.
+pub(super) const WINDOW_DEFAULT: u32 = 65_535;
+
+/// The peer counted wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overflow;
+
+/// What we may still send. Below zero after the peer shrank its initial window.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SendWindow(i32);
+
+impl SendWindow {
+    pub(super) fn new(bytes: u32) -> Self {
+        Self(i32::try_from(bytes).unwrap_or(i32::MAX))
+    }
+
+    pub(super) fn available(self) -> usize {
+        usize::try_from(self.0).unwrap_or(0)
+    }
+
+    /// Counts bytes that were sent; the caller took no more than were available.
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.0 = self.0.saturating_sub(i32::try_from(bytes).unwrap_or(i32::MAX));
+    }
+
+    /// WINDOW_UPDATE arrived.
+    pub(super) fn grow(&mut self, bytes: u32) -> Result<(), Overflow> {
+        self.shift(i64::from(bytes))
+    }
+
+    /// The peer's initial window changed by so much (RFC 9113 §6.9.2).
+    pub(super) fn shift(&mut self, bytes: i64) -> Result<(), Overflow> {
+        // Two 32-bit numbers never overflow 64.
+        self.0 = i32::try_from(i64::from(self.0) + bytes).map_err(|_| Overflow)?;
+        Ok(())
+    }
+}
+
+/// What the peer may still send, and what it will be granted again.
+///
+/// Invariant: `left + credit` + what the driver has not consumed = the full window.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReceiveWindow {
+    left: i32,
+    credit: u32,
+}
+
+impl ReceiveWindow {
+    pub(super) fn new(bytes: u32) -> Self {
+        Self { left: i32::try_from(bytes).unwrap_or(i32::MAX), credit: 0 }
+    }
+
+    /// A frame of so many bytes arrived.
+    pub(super) fn accept(&mut self, bytes: u32) -> Result<(), Overflow> {
+        let bytes = i32::try_from(bytes).map_err(|_| Overflow)?;
+        if bytes > self.left {
+            return Err(Overflow);
+        }
+        self.left -= bytes;
+        Ok(())
+    }
+
+    /// The driver is done with so many bytes. Returns what to grant, once it is half of `full`.
+    pub(super) fn release(&mut self, bytes: usize, full: u32) -> Option<u32> {
+        // A driver that gives back more than it got must not inflate the window.
+        let most = i64::from(full) - i64::from(self.left);
+        let most = u32::try_from(most.max(0)).unwrap_or(u32::MAX);
+        self.credit = self.credit.saturating_add(wire(bytes)).min(most);
+        if self.credit == 0 || self.credit < full / 2 {
+            return None;
+        }
+        let grant = std::mem::take(&mut self.credit);
+        self.left = self.left.saturating_add(i32::try_from(grant).unwrap_or(i32::MAX));
+        Some(grant)
+    }
+
+    /// Our own initial window changed by so much.
+    pub(super) fn shift(&mut self, bytes: i32) {
+        self.left = self.left.saturating_add(bytes);
+    }
+}
+
+/// How many bytes both windows allow.
+pub(super) fn both(stream: SendWindow, connection: SendWindow) -> usize {
+    stream.available().min(connection.available()).min(size(WINDOW_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_may_go_below_zero_and_come_back() {
+        let mut window = SendWindow::new(10);
+        window.take(8);
+        window.shift(-5).unwrap();
+        assert_eq!(window.available(), 0);
+        window.grow(4).unwrap();
+        assert_eq!(window.available(), 1);
+        assert_eq!(window.grow(WINDOW_MAX), Err(Overflow));
+    }
+
+    #[test]
+    fn credit_returns_at_half_and_never_more_than_was_taken() {
+        let mut window = ReceiveWindow::new(100);
+        assert_eq!(window.accept(101), Err(Overflow));
+        window.accept(100).unwrap();
+        assert_eq!(window.accept(1), Err(Overflow));
+        assert_eq!(window.release(49, 100), None);
+        assert_eq!(window.release(1, 100), Some(50));
+        assert_eq!(window.release(usize::MAX, 100), Some(50));
+        assert_eq!(window.release(usize::MAX, 100), None);
+        window.accept(100).unwrap();
+    }
+}

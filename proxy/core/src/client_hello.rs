@@ -93,7 +93,9 @@ fn message(input: &[u8]) -> Result<Option<Cow<'_, [u8]>>, InvalidHello> {
     // Bytes of fragments before this record: a second walk is only needed when there are several.
     let mut gathered = 0usize;
     loop {
-        let Some(record) = fragment(&mut rest)? else { return Ok(None) };
+        let Some(record) = fragment(&mut rest)? else {
+            return Ok(None);
+        };
         let missing = MESSAGE_HEADER_BYTES.saturating_sub(header.len());
         header.extend(record.bytes.iter().take(missing).copied());
         if header.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
@@ -108,7 +110,9 @@ fn message(input: &[u8]) -> Result<Option<Cow<'_, [u8]>>, InvalidHello> {
             let known = gathered.saturating_add(record.length);
             if known > whole {
                 // RFC 8446 §5.1: nothing may follow a ClientHello before the server's answer.
-                return Err(InvalidHello::Malformed("a record goes on after the ClientHello"));
+                return Err(InvalidHello::Malformed(
+                    "a record goes on after the ClientHello",
+                ));
             }
             if known == whole {
                 if !record.is_whole() {
@@ -149,11 +153,15 @@ fn fragment<'a>(rest: &mut &'a [u8]) -> Result<Option<Fragment<'a>>, InvalidHell
     if rest.get(1).is_some_and(|major| *major != 3) || rest.get(2).is_some_and(|minor| *minor > 4) {
         return Err(InvalidHello::NotTls);
     }
-    let Some(([_, _, _, high, low], after)) = rest.split_first_chunk::<5>() else { return Ok(None) };
+    let Some(([_, _, _, high, low], after)) = rest.split_first_chunk::<5>() else {
+        return Ok(None);
+    };
     let length = usize::from(u16::from_be_bytes([*high, *low]));
     if length == 0 || length > FRAGMENT_BYTES_MAX {
         // RFC 8446 §5.1: no empty fragments of handshake messages.
-        return Err(InvalidHello::Malformed("a record's length is 0 or above 16,384"));
+        return Err(InvalidHello::Malformed(
+            "a record's length is 0 or above 16,384",
+        ));
     }
     let (bytes, after) = after.split_at_checked(length).unwrap_or((after, &[]));
     *rest = after;
@@ -169,7 +177,9 @@ fn body_of<'a>(input: &'a [u8], gathered: usize, last: &'a [u8], whole: usize) -
     let mut rest = input;
     while joined.len() < whole {
         // The caller has walked these records: they are there and in order.
-        let Ok(Some(record)) = fragment(&mut rest) else { break };
+        let Ok(Some(record)) = fragment(&mut rest) else {
+            break;
+        };
         joined.extend_from_slice(record.bytes);
     }
     joined.drain(..MESSAGE_HEADER_BYTES.min(joined.len()));
@@ -181,22 +191,32 @@ fn hello(body: &[u8]) -> Result<ClientHello, InvalidHello> {
     let mut body = Reader(body);
     let version = body.u16("no version")?;
     if !(0x0300..=0x0303).contains(&version) {
-        return Err(InvalidHello::Malformed("legacy_version is above TLS 1.2 or below SSL 3"));
+        return Err(InvalidHello::Malformed(
+            "legacy_version is above TLS 1.2 or below SSL 3",
+        ));
     }
     body.take(32, "no random")?;
     if body.vector8("session id")?.0.len() > 32 {
-        return Err(InvalidHello::Malformed("the session id is longer than 32 bytes"));
+        return Err(InvalidHello::Malformed(
+            "the session id is longer than 32 bytes",
+        ));
     }
     let suites = body.vector16("cipher suites")?;
     if suites.0.is_empty() || !suites.0.len().is_multiple_of(2) {
-        return Err(InvalidHello::Malformed("the cipher suites' length is odd or 0"));
+        return Err(InvalidHello::Malformed(
+            "the cipher suites' length is odd or 0",
+        ));
     }
     let compressions = body.vector8("compression methods")?;
     if !compressions.0.contains(&0) {
         return Err(InvalidHello::Malformed("compression can't be left out"));
     }
-    let mut found =
-        ClientHello { server_name: None, alpn: Vec::new(), tls13: false, encrypted: false };
+    let mut found = ClientHello {
+        server_name: None,
+        alpn: Vec::new(),
+        tls13: false,
+        encrypted: false,
+    };
     if body.0.is_empty() {
         // Older than TLS 1.3, without extensions.
         return Ok(found);
@@ -206,7 +226,9 @@ fn hello(body: &[u8]) -> Result<ClientHello, InvalidHello> {
     read_extensions(extensions, &mut found)?;
     if found.tls13 && compressions.0 != [0] {
         // RFC 8446 §4.1.2: exactly the null method.
-        return Err(InvalidHello::Malformed("compression is offered with TLS 1.3"));
+        return Err(InvalidHello::Malformed(
+            "compression is offered with TLS 1.3",
+        ));
     }
     Ok(found)
 }
@@ -303,7 +325,9 @@ fn offers_tls13(mut body: Reader<'_>) -> Result<bool, InvalidHello> {
     if versions.is_empty() || !odd.is_empty() {
         return Err(InvalidHello::Malformed("the versions' length is odd or 0"));
     }
-    Ok(versions.iter().any(|version| u16::from_be_bytes(*version) == TLS13))
+    Ok(versions
+        .iter()
+        .any(|version| u16::from_be_bytes(*version) == TLS13))
 }
 
 /// What is left to read.
@@ -312,7 +336,10 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, bytes: usize, cut: &'static str) -> Result<&'a [u8], InvalidHello> {
-        let (taken, rest) = self.0.split_at_checked(bytes).ok_or(InvalidHello::Malformed(cut))?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(bytes)
+            .ok_or(InvalidHello::Malformed(cut))?;
         self.0 = rest;
         Ok(taken)
     }
@@ -324,7 +351,10 @@ impl<'a> Reader<'a> {
     }
 
     fn u16(&mut self, cut: &'static str) -> Result<u16, InvalidHello> {
-        let (two, rest) = self.0.split_first_chunk().ok_or(InvalidHello::Malformed(cut))?;
+        let (two, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(InvalidHello::Malformed(cut))?;
         self.0 = rest;
         Ok(u16::from_be_bytes(*two))
     }
@@ -342,7 +372,11 @@ impl<'a> Reader<'a> {
     }
 
     fn finish(self, extra: &'static str) -> Result<(), InvalidHello> {
-        if self.0.is_empty() { Ok(()) } else { Err(InvalidHello::Malformed(extra)) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(InvalidHello::Malformed(extra))
+        }
     }
 }
 

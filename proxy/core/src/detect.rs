@@ -46,8 +46,14 @@ pub fn detect(first: &[u8]) -> Option<Detected> {
 
 /// A plaintext record with the beginning of a ClientHello (RFC 8446 §5.1, §4.1.2).
 fn tls(first: &[u8]) -> Option<Detected> {
-    let shape: [fn(u8) -> bool; 6] =
-        [|b| b == 0x16, |b| b == 3, |b| b <= 4, |b| b <= 0x40, |_| true, |b| b == 1];
+    let shape: [fn(u8) -> bool; 6] = [
+        |b| b == 0x16,
+        |b| b == 3,
+        |b| b <= 4,
+        |b| b <= 0x40,
+        |_| true,
+        |b| b == 1,
+    ];
     if !first.iter().zip(shape).all(|(byte, fits)| fits(*byte)) {
         return Some(Detected::Opaque);
     }
@@ -93,12 +99,14 @@ fn http1(first: &[u8]) -> Option<Detected> {
 fn is_target_start(method: &[u8], rest: &[u8]) -> bool {
     let begins = |form: &[u8]| {
         let seen = rest.len().min(form.len());
-        rest.get(..seen).is_some_and(|r| form.get(..seen).is_some_and(|f| r.eq_ignore_ascii_case(f)))
+        rest.get(..seen)
+            .is_some_and(|r| form.get(..seen).is_some_and(|f| r.eq_ignore_ascii_case(f)))
     };
     match method {
-        b"CONNECT" => rest.iter().take_while(|b| **b != b' ').all(|b| {
-            b.is_ascii_alphanumeric() || b".-_:[]".contains(b)
-        }),
+        b"CONNECT" => rest
+            .iter()
+            .take_while(|b| **b != b' ')
+            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(b)),
         b"OPTIONS" if begins(b"* ") => true,
         _ => begins(b"/") || begins(b"http://") || begins(b"https://"),
     }
@@ -114,17 +122,29 @@ mod tests {
         (Detected::Http1, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         (Detected::Http1, b"GET / HTTP/1.0\r\n\r\n"),
         (Detected::Http1, b"get / HTTP/1.1\r\n\r\n"),
-        (Detected::Http1, b"POST /a/very/long/path/to/somewhere HTTP/1.1\r\n"),
+        (
+            Detected::Http1,
+            b"POST /a/very/long/path/to/somewhere HTTP/1.1\r\n",
+        ),
         (Detected::Http1, b"OPTIONS * HTTP/1.1\r\nHost: a\r\n"),
         (Detected::Http1, b"OPTIONS /x HTTP/1.1\r\nHost: a\r\n"),
         (Detected::Http1, b"CONNECT a.b:443 HTTP/1.1\r\n"),
-        (Detected::Http1, b"CONNECT a.very.long.name.internal:443 HTTP/1.1\r\n"),
+        (
+            Detected::Http1,
+            b"CONNECT a.very.long.name.internal:443 HTTP/1.1\r\n",
+        ),
         (Detected::Http1, b"GET http://a/ HTTP/1.1\r\n\r\n"),
-        (Detected::Http1, b"GET HTTPS://a.very.long.name/ HTTP/1.1\r\n\r\n"),
+        (
+            Detected::Http1,
+            b"GET HTTPS://a.very.long.name/ HTTP/1.1\r\n\r\n",
+        ),
         (Detected::Http1, b"VERSION-CONTROL /somewhere HTTP/1.1\r\n"),
         (Detected::Http1, b"PRIORITIZE / HTTP/1.1\r\n\r\n"),
         (Detected::Http1, b"M-SEARCH /x HTTP/1.1\r\nHost: a\r\n\r\n"),
-        (Detected::Http2, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
+        (
+            Detected::Http2,
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        ),
         (Detected::Tls, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"),
         (Detected::Tls, b"\x16\x03\x03\0\x01\x01"),
         (Detected::Opaque, b"\x16\x03\x03\0\x7a\x02\0\0"),
@@ -139,9 +159,15 @@ mod tests {
         (Detected::Opaque, b"SET /key value\r\n"),
         (Detected::Opaque, b"get /a/long/key/of/memcached/kind\r\n"),
         // PostgreSQL: startup, SSLRequest, CancelRequest
-        (Detected::Opaque, b"\0\0\0\x29\0\x03\0\0user\0app\0database\0shop\0\0"),
+        (
+            Detected::Opaque,
+            b"\0\0\0\x29\0\x03\0\0user\0app\0database\0shop\0\0",
+        ),
         (Detected::Opaque, b"\0\0\0\x08\x04\xd2\x16\x2f"),
-        (Detected::Opaque, b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02"),
+        (
+            Detected::Opaque,
+            b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\0\0\0\x02",
+        ),
         // MySQL: a client's login; a server's greeting
         (Detected::Opaque, b"U\0\0\x01\x85\xa6\xff\x19\0\0\0\x01\x21"),
         (Detected::Opaque, b"J\0\0\0\x0a8.0.36\0"),
@@ -158,9 +184,15 @@ mod tests {
         (Detected::Opaque, b"SSH-2.0-OpenSSH_9.6\r\n"),
         (Detected::Opaque, b"SSH-2.0-Go\r\n"),
         // MQTT CONNECT, Kafka ApiVersions, MongoDB, AMQP, Cassandra, LDAP, DNS over TCP
-        (Detected::Opaque, b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02id"),
+        (
+            Detected::Opaque,
+            b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02id",
+        ),
         (Detected::Opaque, b"\0\0\0\x23\0\x12\0\x03\0\0\0\x01\0\x07"),
-        (Detected::Opaque, b"\x3a\0\0\0\x01\0\0\0\0\0\0\0\xd4\x07\0\0"),
+        (
+            Detected::Opaque,
+            b"\x3a\0\0\0\x01\0\0\0\0\0\0\0\xd4\x07\0\0",
+        ),
         (Detected::Opaque, b"AMQP\0\0\x09\x01"),
         (Detected::Opaque, b"\x04\0\0\0\x05\0\0\0\0"),
         (Detected::Opaque, b"\x30\x0c\x02\x01\x01\x60\x07"),
@@ -181,7 +213,10 @@ mod tests {
         (Detected::Opaque, b" GET / HTTP/1.1\r\n"),
         (Detected::Opaque, b"\r\nGET / HTTP/1.1\r\n"),
         (Detected::Opaque, b"GET / \r\n"),
-        (Detected::Opaque, b"A-METHOD-THAT-IS-TOO-LONG / HTTP/1.1\r\n"),
+        (
+            Detected::Opaque,
+            b"A-METHOD-THAT-IS-TOO-LONG / HTTP/1.1\r\n",
+        ),
         (Detected::Opaque, b"\xff\xfe\0\x01"),
     ];
 
@@ -197,7 +232,11 @@ mod tests {
         for (want, bytes) in EXAMPLES {
             for end in 0..bytes.len() {
                 let early = detect(&bytes[..end]);
-                assert!(early.is_none_or(|e| e == *want), "{} {end}", bytes.escape_ascii());
+                assert!(
+                    early.is_none_or(|e| e == *want),
+                    "{} {end}",
+                    bytes.escape_ascii()
+                );
             }
         }
         assert_eq!(detect(b""), None);

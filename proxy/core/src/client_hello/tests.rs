@@ -33,13 +33,19 @@ fn sni(name: &[u8]) -> (u16, Vec<u8>) {
 }
 
 fn alpn(names: &[&[u8]]) -> (u16, Vec<u8>) {
-    (EXTENSION_ALPN, v16(&names.iter().flat_map(|n| v8(n)).collect::<Vec<_>>()))
+    (
+        EXTENSION_ALPN,
+        v16(&names.iter().flat_map(|n| v8(n)).collect::<Vec<_>>()),
+    )
 }
 
 fn versions(list: &[u16]) -> (u16, Vec<u8>) {
     (
         EXTENSION_SUPPORTED_VERSIONS,
-        v8(&list.iter().flat_map(|v| v.to_be_bytes()).collect::<Vec<_>>()),
+        v8(&list
+            .iter()
+            .flat_map(|v| v.to_be_bytes())
+            .collect::<Vec<_>>()),
     )
 }
 
@@ -133,7 +139,11 @@ fn one_byte_at_a_time_and_one_byte_a_record_are_the_same_hello() {
     for (size, step) in [(1, 23), (3, 11), (5, 7), (100, 1), (517, 1), (16_384, 1)] {
         let bytes = records(&build.message(), size);
         for end in (0..bytes.len()).step_by(step) {
-            assert_eq!(read(&bytes[..end]), Ok(None), "{end} bytes in records of {size}");
+            assert_eq!(
+                read(&bytes[..end]),
+                Ok(None),
+                "{end} bytes in records of {size}"
+            );
         }
         assert_eq!(read(&bytes), Ok(whole.clone()), "records of {size}");
     }
@@ -147,12 +157,17 @@ fn bytes_after_the_hello_are_not_looked_at() {
     assert_eq!(read(&bytes), hello);
     // ... but the record that ends it may hold nothing else.
     let longer = [Build::mesh(NAME).message(), vec![0]].concat();
-    assert!(matches!(read(&records(&longer, 9_000)), Err(InvalidHello::Malformed(_))));
+    assert!(matches!(
+        read(&records(&longer, 9_000)),
+        Err(InvalidHello::Malformed(_))
+    ));
 }
 
 #[test]
 fn without_a_name_is_said_not_refused() {
-    let hello = read(&Build::mesh(NAME).without(EXTENSION_SERVER_NAME).bytes()).unwrap().unwrap();
+    let hello = read(&Build::mesh(NAME).without(EXTENSION_SERVER_NAME).bytes())
+        .unwrap()
+        .unwrap();
     assert_eq!(hello.server_name, None);
 }
 
@@ -161,7 +176,11 @@ fn older_versions_are_said() {
     for build in [
         Build::mesh(NAME).without(EXTENSION_SUPPORTED_VERSIONS),
         Build::mesh(NAME).with(versions(&[0x0303, 0x0302])),
-        Build { version: 0x0301, extensions: vec![], ..Build::mesh(NAME) },
+        Build {
+            version: 0x0301,
+            extensions: vec![],
+            ..Build::mesh(NAME)
+        },
     ] {
         assert!(!read(&build.bytes()).unwrap().unwrap().tls13);
     }
@@ -195,7 +214,11 @@ fn names_that_could_be_read_twice_are_refused() {
     ];
     for name in bad {
         let got = read(&Build::mesh("x").with(sni(name)).bytes());
-        assert!(matches!(got, Err(InvalidHello::Name(_))), "{}: {got:?}", name.escape_ascii());
+        assert!(
+            matches!(got, Err(InvalidHello::Name(_))),
+            "{}: {got:?}",
+            name.escape_ascii()
+        );
     }
     let full = format!("{}.b", [&"a".repeat(62)[..]; 4].join("."));
     assert_eq!(full.len(), 253);
@@ -209,7 +232,10 @@ fn two_names_are_refused() {
     assert_eq!(read(&build.bytes()), Err(InvalidHello::SeveralNames));
     let mut build = Build::mesh("a.b");
     build.extensions.push(sni(b"c.d"));
-    assert!(matches!(read(&build.bytes()), Err(InvalidHello::Malformed(_))));
+    assert!(matches!(
+        read(&build.bytes()),
+        Err(InvalidHello::Malformed(_))
+    ));
     let other = [vec![1], v16(b"a.b")].concat();
     let build = Build::mesh("x").with((EXTENSION_SERVER_NAME, v16(&other)));
     assert!(matches!(read(&build.bytes()), Err(InvalidHello::Name(_))));
@@ -224,7 +250,10 @@ fn what_is_not_a_client_hello_is_refused_at_its_first_byte() {
         (b"\x16\x02", InvalidHello::NotTls),
         (b"\x16\x03\x05", InvalidHello::NotTls),
         (b"\x16\x03\x01\x00\x05\x02", InvalidHello::NotClientHello),
-        (b"\x16\x03\x01\x00\x05\x01\x01\x00\x00", InvalidHello::TooLong),
+        (
+            b"\x16\x03\x01\x00\x05\x01\x01\x00\x00",
+            InvalidHello::TooLong,
+        ),
     ] {
         assert_eq!(read(bytes), Err(why), "{}", bytes.escape_ascii());
     }
@@ -240,14 +269,38 @@ fn what_is_not_a_client_hello_is_refused_at_its_first_byte() {
 #[test]
 fn wrong_lengths_are_refused() {
     let builds = [
-        Build { session: vec![0; 33], ..Build::mesh(NAME) },
-        Build { suites: vec![], ..Build::mesh(NAME) },
-        Build { suites: vec![1; 3], ..Build::mesh(NAME) },
-        Build { compressions: vec![], ..Build::mesh(NAME) },
-        Build { compressions: vec![1], ..Build::mesh(NAME) },
-        Build { compressions: vec![1, 0], ..Build::mesh(NAME) },
-        Build { version: 0x0304, ..Build::mesh(NAME) },
-        Build { version: 0x0200, ..Build::mesh(NAME) },
+        Build {
+            session: vec![0; 33],
+            ..Build::mesh(NAME)
+        },
+        Build {
+            suites: vec![],
+            ..Build::mesh(NAME)
+        },
+        Build {
+            suites: vec![1; 3],
+            ..Build::mesh(NAME)
+        },
+        Build {
+            compressions: vec![],
+            ..Build::mesh(NAME)
+        },
+        Build {
+            compressions: vec![1],
+            ..Build::mesh(NAME)
+        },
+        Build {
+            compressions: vec![1, 0],
+            ..Build::mesh(NAME)
+        },
+        Build {
+            version: 0x0304,
+            ..Build::mesh(NAME)
+        },
+        Build {
+            version: 0x0200,
+            ..Build::mesh(NAME)
+        },
         Build::mesh(NAME).with((EXTENSION_SERVER_NAME, vec![])),
         Build::mesh(NAME).with((EXTENSION_SERVER_NAME, v16(&[]))),
         Build::mesh(NAME).with((EXTENSION_SERVER_NAME, vec![0, 9, 0, 0, 1, b'a'])),
@@ -262,11 +315,18 @@ fn wrong_lengths_are_refused() {
     ];
     for (at, build) in builds.iter().enumerate() {
         let got = read(&build.bytes());
-        assert!(matches!(got, Err(InvalidHello::Malformed(_))), "{at}: {got:?}");
+        assert!(
+            matches!(got, Err(InvalidHello::Malformed(_))),
+            "{at}: {got:?}"
+        );
     }
     let mut many = Build::mesh(NAME);
-    many.extensions.extend((1_000..1_200).map(|kind| (kind, vec![])));
-    assert!(matches!(read(&many.bytes()), Err(InvalidHello::Malformed(_))));
+    many.extensions
+        .extend((1_000..1_200).map(|kind| (kind, vec![])));
+    assert!(matches!(
+        read(&many.bytes()),
+        Err(InvalidHello::Malformed(_))
+    ));
 }
 
 #[test]

@@ -1,1 +1,18 @@
-//! Not written yet.
+//! Stand-in until the merge.
+use isthmus_proto::resource;
+use crate::snapshot::{Generation, Rejected};
+use std::sync::Arc;
+#[derive(Debug)]
+pub struct Policy { name: Arc<str>, pub invalid: String }
+impl Policy {
+    pub fn compile(p: &resource::AccessPolicy) -> Result<Self, Rejected> {
+        if p.invalid.is_empty() && p.action == 0 { return Err(Rejected { name: p.name.clone(), why: "action is not set".into() }) }
+        Ok(Self { name: p.name.as_str().into(), invalid: p.invalid.clone() })
+    }
+    pub fn name(&self) -> &str { &self.name }
+}
+#[derive(Debug)]
+pub struct PolicyTable { pub policies: Vec<Arc<Policy>>, pub generation: Generation }
+impl PolicyTable { pub fn new(policies: Vec<Arc<Policy>>, generation: Generation) -> Self { Self { policies, generation } } }
+#[derive(Debug)]
+pub enum PolicySet { Unknown, Known(PolicyTable) }

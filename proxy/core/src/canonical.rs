@@ -1,14 +1,15 @@
-//! Stand-in until the merge.
-use crate::failure::Failure;
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CanonicalPath { full: String, query: Option<usize> }
-impl CanonicalPath {
-    pub fn as_str(&self) -> &str { let end = self.query.unwrap_or(self.full.len()); self.full.get(..end).unwrap_or("") }
-    pub fn query(&self) -> Option<&str> { self.query.and_then(|at| self.full.get(at + 1..)) }
-    pub fn full(&self) -> &str { &self.full }
-}
-pub fn path(raw: &[u8]) -> Result<CanonicalPath, Failure> {
-    let full = String::from_utf8(raw.to_vec()).map_err(|_| Failure::BadRequest("path"))?;
-    let query = full.find('?');
-    Ok(CanonicalPath { full, query })
-}
+//! Which one path and which one authority does a request mean?
+//!
+//! Routing, policy, metrics and forwarding all use what this module returns, so that nobody can
+//! write a path which the policy reads in one way and the application in another. What cannot be
+//! brought into one form is refused.
+
+mod authority;
+mod path;
+
+pub use self::authority::{Authority, authority};
+pub(crate) use self::authority::{check_authority, same_authority};
+pub use self::path::{CanonicalPath, path};
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 
 use smallvec::SmallVec;
 use std::fmt;
+use std::ops::Range;
 
 /// A piece of a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,7 +32,10 @@ impl Fields {
     /// No fields, with room for `bytes` of names and values.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { block: Vec::with_capacity(bytes), index: SmallVec::new() }
+        Self {
+            block: Vec::with_capacity(bytes),
+            index: SmallVec::new(),
+        }
     }
 
     /// Adds a field. The caller vouches that the name is a token in lower case and that the value
@@ -52,6 +56,34 @@ impl Fields {
         self.index.push(Field { name, value });
     }
 
+    /// No fields yet, but all their bytes, copied at once; `push_cut` picks fields out of them.
+    pub(crate) fn of_block(block: &[u8]) -> Self {
+        Self {
+            block: block.to_vec(),
+            index: SmallVec::new(),
+        }
+    }
+
+    /// Lowers the case of a stretch of the block, and shows it.
+    pub(crate) fn lower(&mut self, name: Range<usize>) -> &[u8] {
+        match self.block.get_mut(name) {
+            Some(name) => {
+                name.make_ascii_lowercase();
+                name
+            }
+            None => &[],
+        }
+    }
+
+    /// Adds a field that is in the block already, its name in lower case. A stretch that is not
+    /// in the block reads as empty.
+    pub(crate) fn push_cut(&mut self, name: Range<usize>, value: Range<usize>) {
+        self.index.push(Field {
+            name: span(&name),
+            value: span(&value),
+        });
+    }
+
     /// Takes all fields of this name away, and adds one.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         self.remove(name);
@@ -62,30 +94,38 @@ impl Fields {
     pub fn remove(&mut self, name: &[u8]) -> bool {
         let before = self.index.len();
         let block = &self.block;
-        self.index.retain(|field| block.get(range(field.name)) != Some(name));
+        self.index
+            .retain(|field| block.get(range(field.name)) != Some(name));
         before != self.index.len()
     }
 
     /// Keeps the fields for which `keep(name, value)` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
         let block = &self.block;
-        self.index.retain(|field| keep(cut(block, field.name), cut(block, field.value)));
+        self.index
+            .retain(|field| keep(cut(block, field.name), cut(block, field.value)));
     }
 
     /// The first value of this name.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+        self.iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| value)
     }
 
     /// Every value of this name, in order.
     pub fn get_all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(n, _)| *n == name).map(|(_, value)| value)
+        self.iter()
+            .filter(move |(n, _)| *n == name)
+            .map(|(_, value)| value)
     }
 
     /// Names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.index.iter().map(|field| (cut(&self.block, field.name), cut(&self.block, field.value)))
+        self.index
+            .iter()
+            .map(|field| (cut(&self.block, field.name), cut(&self.block, field.value)))
     }
 
     /// How many fields.
@@ -103,14 +143,15 @@ impl Fields {
     /// Bytes of all names and values.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+        self.iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
     }
 
     fn store(&mut self, bytes: &[u8]) -> Span {
-        // Blocks are bounded far below 4 GiB by every parser's limits.
-        let start = u32::try_from(self.block.len()).unwrap_or(u32::MAX);
+        let start = self.block.len();
         self.block.extend_from_slice(bytes);
-        Span { start, end: u32::try_from(self.block.len()).unwrap_or(u32::MAX) }
+        span(&(start..self.block.len()))
     }
 }
 
@@ -125,11 +166,22 @@ impl Eq for Fields {}
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        f.debug_map().entries(self.iter().map(|(n, v)| (text(n), text(v)))).finish()
+        f.debug_map()
+            .entries(self.iter().map(|(n, v)| (text(n), text(v))))
+            .finish()
     }
 }
 
-fn range(span: Span) -> std::ops::Range<usize> {
+// Blocks are bounded far below 4 GiB by every parser's limits.
+fn span(range: &Range<usize>) -> Span {
+    let at = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Span {
+        start: at(range.start),
+        end: at(range.end),
+    }
+}
+
+fn range(span: Span) -> Range<usize> {
     let at = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     at(span.start)..at(span.end)
 }
@@ -218,7 +270,10 @@ impl Method {
     /// May it be sent twice without asking (RFC 9110 §9.2.2)?
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
-        matches!(self, Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace)
+        matches!(
+            self,
+            Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace
+        )
     }
 }
 
@@ -226,7 +281,9 @@ impl Method {
 #[must_use]
 pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty()
-        && text.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+        && text
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
 /// The head of a request.

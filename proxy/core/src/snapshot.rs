@@ -48,18 +48,13 @@ impl fmt::Display for Generation {
 }
 
 /// A resource that was refused, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: {why}")]
 pub struct Rejected {
     /// Its name in discovery.
     pub name: String,
     /// The rule that it breaks.
     pub why: String,
-}
-
-impl fmt::Display for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.why)
-    }
 }
 
 /// Everything that a proxy decides by, at one moment.
@@ -106,5 +101,3 @@ impl Snapshot {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -7,12 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_proto::handle::HandleKey;
 use isthmus_proto::ids::{ClusterId, ServiceName};
 use isthmus_proto::resource;
 
 use super::cluster::ClusterFreshness;
-use super::compile::{decode, deny_instead, handle_keys, policy, same_name};
+use super::compile::{decode, policy, same_name};
 use super::own::OwnWorkload;
 use super::service::Service;
 use super::shelf::{Change, Item, Shelf};
@@ -22,7 +21,7 @@ use super::update::{Key, Kind, Update};
 use super::{Generation, Rejected, Snapshot};
 use crate::authorize::{Policy, PolicySet, PolicyTable};
 use crate::balance::Me;
-use crate::handle::{Export, ExportTable};
+use crate::handle::{Export, ExportTable, HandleKeys};
 use crate::hop::{Gateway, GatewayTable};
 use crate::identify::{TrustBundles, TrustRoots};
 
@@ -36,11 +35,11 @@ pub struct SnapshotBuilder {
     generation: u64,
     pub(super) workloads: Shelf<Arc<OwnWorkload>>,
     pub(super) policies: Shelf<Arc<Policy>>,
-    pub(super) trust: Shelf<resource::TrustBundle>,
+    pub(super) trust: Shelf<Arc<TrustRoots>>,
     pub(super) gateways: Shelf<Arc<Gateway>>,
     pub(super) clusters: Shelf<(ClusterId, ClusterFreshness)>,
     pub(super) exports: Shelf<Arc<Export>>,
-    pub(super) handle_keys: Shelf<Vec<HandleKey>>,
+    pub(super) handle_keys: Shelf<HandleKeys>,
     pub(super) slots: BTreeMap<ServiceName, Slot>,
     pub(super) empty: Empty,
     /// Services to build anew.
@@ -75,6 +74,12 @@ impl SnapshotBuilder {
     /// Continues the count of an earlier life: the next generation is larger than `generation`.
     pub fn continue_after(&mut self, generation: Generation) {
         self.generation = self.generation.max(generation.0);
+    }
+
+    /// Of the last snapshot that was built, here or in an earlier life.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        Generation(self.generation)
     }
 
     /// Takes one piece of news. What it refuses, it names; the list goes into the NACK.
@@ -122,11 +127,14 @@ impl SnapshotBuilder {
                 OwnWorkload::compile(&workload).map(Arc::new)
             }),
             Kind::AccessPolicy => self.upsert_policy(item),
-            Kind::TrustBundle => self.trust.upsert(item, |item, _| {
+            Kind::TrustBundle => self.trust.upsert(item, |item, old| {
                 let bundle: resource::TrustBundle = decode(&item.body)?;
                 same_name(&item.name, &bundle.trust_domain)?;
-                TrustRoots::compile(&bundle).map_err(|rejected| rejected.why)?;
-                Ok(bundle)
+                let roots = TrustRoots::compile(&bundle).map_err(|rejected| rejected.why)?;
+                if let Some(old) = old {
+                    roots.check_replaces(old).map_err(|rejected| rejected.why)?;
+                }
+                Ok(Arc::new(roots))
             }),
             Kind::Gateway => self.gateways.upsert(item, |item, old| {
                 let gateway: resource::Gateway = decode(&item.body)?;
@@ -145,9 +153,11 @@ impl SnapshotBuilder {
                 same_name(&item.name, &format!("{:016x}", export.id))?;
                 Export::compile(&export).map(Arc::new).map_err(|rejected| rejected.why)
             }),
-            Kind::HandleKeys => {
-                self.handle_keys.upsert(item, |item, _| handle_keys(&item.name, &item.body))
-            }
+            Kind::HandleKeys => self.handle_keys.upsert(item, |item, _| {
+                let keys: resource::HandleKeys = decode(&item.body)?;
+                same_name(&item.name, &keys.cluster)?;
+                HandleKeys::compile(&keys).map_err(|rejected| rejected.why)
+            }),
             Kind::Service => self.upsert_service(item),
             Kind::Route | Kind::Endpoint => self.upsert_child(kind, item),
         }
@@ -160,7 +170,7 @@ impl SnapshotBuilder {
             .policies
             .upsert(item, |item, _| policy(&item.name, &item.body).map(Arc::new));
         if let Err(rejected) = &result {
-            self.policies.stand_in(&name, Arc::new(deny_instead(&name, &rejected.why)?));
+            self.policies.stand_in(&name, Arc::new(Policy::refusing(&name, &rejected.why)));
         }
         result
     }
@@ -340,19 +350,22 @@ impl SnapshotBuilder {
             generation,
             own,
             policies,
-            trust: changed(&mut self.trust, &last.trust, |trust| build_trust(trust)),
+            trust: changed(&mut self.trust, &last.trust, |trust| {
+                TrustBundles::new(trust.values().cloned())
+            }),
             gateways: changed(&mut self.gateways, &last.gateways, |gateways| {
-                GatewayTable::new(gateways.values().cloned().collect())
+                GatewayTable::new(gateways.values().cloned())
             }),
             clusters: changed(&mut self.clusters, &last.clusters, |clusters| {
                 clusters.values().cloned().collect()
             }),
             services,
             exports: changed(&mut self.exports, &last.exports, |exports| {
-                ExportTable::new(exports.values().cloned().collect())
+                ExportTable::new(exports.values().cloned())
             }),
             handle_keys: changed(&mut self.handle_keys, &last.handle_keys, |keys| {
-                keys.values().flatten().cloned().collect()
+                let own = keys.values().filter(|keys| keys.cluster == me.cluster);
+                own.flat_map(|keys| keys.keys.iter().cloned()).collect()
             }),
             me,
         });
@@ -400,12 +413,6 @@ impl SnapshotBuilder {
 /// The table anew if its resources changed, else the last one.
 fn changed<T, U>(shelf: &mut Shelf<T>, last: &Arc<U>, make: impl FnOnce(&Shelf<T>) -> U) -> Arc<U> {
     if shelf.take_dirty() { Arc::new(make(shelf)) } else { last.clone() }
-}
-
-/// Each bundle compiled alone when it was accepted, so none is refused here.
-fn build_trust(trust: &Shelf<resource::TrustBundle>) -> TrustBundles {
-    let (bundles, _) = TrustBundles::compile(trust.values());
-    bundles
 }
 
 /// Notes that a key leads nowhere, or that this is not known. True if that is news.

@@ -3,12 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
-use isthmus_proto::handle::HandleKey;
-use isthmus_proto::resource::{self, Protocol};
+use isthmus_proto::resource::Protocol;
 use prost::Message;
 
 use crate::authorize::Policy;
-use crate::snapshot::Rejected;
 
 /// 4 or 16 bytes.
 pub(super) fn address(bytes: &[u8]) -> Result<IpAddr, String> {
@@ -38,39 +36,11 @@ pub(super) fn decode<M: Message + Default>(body: &Bytes) -> Result<M, String> {
     M::decode(&**body).map_err(|e| format!("does not decode: {e}"))
 }
 
-/// Compiles a policy. Fields that this proxy does not know could narrow what it allows, so a
-/// policy that has them is not understood.
-pub(super) fn policy(name: &str, body: &Bytes) -> Result<Policy, String> {
-    let policy: resource::AccessPolicy = decode(body)?;
-    if policy.encoded_len() != body.len() {
-        return Err("has fields that this version does not know".to_owned());
-    }
-    same_name(name, &policy.name)?;
-    Policy::compile(&policy).map_err(|rejected| rejected.why)
-}
-
-/// Stands in for a policy that was never understood: denies everything and says why.
-pub(super) fn deny_instead(name: &str, why: &str) -> Result<Policy, Rejected> {
-    Policy::compile(&resource::AccessPolicy {
-        name: name.to_owned(),
-        action: resource::Action::Deny.into(),
-        scope: "not understood by this proxy".to_owned(),
-        invalid: why.to_owned(),
-        ..Default::default()
-    })
-}
-
-/// The keys of a cluster.
-pub(super) fn handle_keys(name: &str, body: &Bytes) -> Result<Vec<HandleKey>, String> {
-    let keys: resource::HandleKeys = decode(body)?;
-    same_name(name, &keys.cluster)?;
-    let one = |key: &resource::HandleKey| {
-        let epoch = u8::try_from(key.epoch).map_err(|_| format!("epoch {} > 255", key.epoch))?;
-        let secret = <[u8; 32]>::try_from(&*key.secret)
-            .map_err(|_| format!("the secret of epoch {epoch} has not 32 bytes"))?;
-        Ok(HandleKey::new(epoch, secret))
-    };
-    keys.keys.iter().map(one).collect()
+/// A policy with every field understood: one that is not could narrow what it allows.
+pub(super) fn policy(name: &str, body: &[u8]) -> Result<Policy, String> {
+    let policy = Policy::decode(body).map_err(|rejected| rejected.why)?;
+    same_name(name, policy.name())?;
+    Ok(policy)
 }
 
 /// The name on the envelope must be the one inside.

@@ -9,4 +9,4 @@ impl Gateway { pub fn compile(g: &resource::Gateway, stats: Arc<EndpointStats>) 
     Ok(Self { name: g.name.clone(), cluster: g.cluster.parse().map_err(bad)?, network: g.network.parse().map_err(bad)?, stats }) } }
 #[derive(Debug, Default)]
 pub struct GatewayTable { pub gateways: Vec<Arc<Gateway>> }
-impl GatewayTable { pub fn new(gateways: Vec<Arc<Gateway>>) -> Self { Self { gateways } } }
+impl GatewayTable { pub fn new(gateways: impl IntoIterator<Item = Arc<Gateway>>) -> Self { Self { gateways: gateways.into_iter().collect() } } pub fn all(&self) -> &[Arc<Gateway>] { &self.gateways } }

@@ -10,6 +10,7 @@ pub mod l4;
 pub mod filter;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -192,6 +193,13 @@ impl RouteTable {
             tls: l4::entries(&routes, RouteKind::Tls),
             tcp: l4::entries(&routes, RouteKind::Tcp),
         }
+    }
+
+    /// The routes' names, sorted, each once.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let http = self.http.iter().map(|entry| &*entry.route.name);
+        let l4 = self.tls.iter().chain(&self.tcp).map(L4Entry::name);
+        http.chain(l4).collect::<BTreeSet<_>>().into_iter()
     }
 
     /// Is no route attached?

@@ -101,3 +101,6 @@ impl Snapshot {
     }
 }
 
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -68,8 +68,11 @@ impl Evidence {
             };
         }
         // A failure may come fast; it must not look fast.
-        let latency =
-            if sample.failed { sample.latency_us.max(self.mean) } else { sample.latency_us };
+        let latency = if sample.failed {
+            sample.latency_us.max(self.mean)
+        } else {
+            sample.latency_us
+        };
         let latency = latency.max(1.0);
         let age = now.ms_since(self.stamp);
         let gain = (age / (RENEW_MS + age)).clamp(GAIN_MIN, GAIN_MAX);
@@ -132,7 +135,11 @@ impl Stamp {
     pub(super) fn ms_since(self, earlier: Self) -> f32 {
         let steps = self.0.wrapping_sub(earlier.0);
         // Another thread's sample may be newer than our `now`: that is no age, not 52 days.
-        if steps > u32::MAX / 2 { 0.0 } else { float(steps) * Self::MS_PER_STEP }
+        if steps > u32::MAX / 2 {
+            0.0
+        } else {
+            float(steps) * Self::MS_PER_STEP
+        }
     }
 }
 
@@ -179,7 +186,11 @@ mod tests {
     }
 
     fn ok(ms: f32) -> Sample {
-        Sample { latency_us: ms * 1_000.0, in_flight: 1, failed: false }
+        Sample {
+            latency_us: ms * 1_000.0,
+            in_flight: 1,
+            failed: false,
+        }
     }
 
     fn steady(ms: f32) -> Evidence {
@@ -197,18 +208,28 @@ mod tests {
     #[test]
     fn a_pod_that_turned_slow_is_seen_after_a_few_answers() {
         let slow = (0..4).fold(steady(5.0), |e, i| e.observe(ok(50.0), at(2_000 + i * 50)));
-        assert!(slow.peak_cost(5_000.0, at(2_200)) > 4.0 * 5_000.0, "{slow:?}");
+        assert!(
+            slow.peak_cost(5_000.0, at(2_200)) > 4.0 * 5_000.0,
+            "{slow:?}"
+        );
     }
 
     #[test]
     fn fast_errors_do_not_look_fast() {
         let failing = (0..20).fold(steady(5.0), |e, i| {
-            let fast = Sample { latency_us: 100.0, in_flight: 1, failed: true };
+            let fast = Sample {
+                latency_us: 100.0,
+                in_flight: 1,
+                failed: true,
+            };
             e.observe(fast, at(2_000 + i))
         });
         assert!(failing.mean >= 4_900.0);
         assert!(failing.peak_cost(5_000.0, at(2_020)) > 200_000.0);
-        assert!(failing.peak_cost(5_000.0, at(200_000)) < 10_000.0, "evidence must age");
+        assert!(
+            failing.peak_cost(5_000.0, at(200_000)) < 10_000.0,
+            "evidence must age"
+        );
     }
 
     proptest! {

@@ -161,7 +161,11 @@ fn costs(views: &[View; PLACES]) -> [f32; PLACES] {
 /// settle at little more than the far one's cost, and is still gentle enough not to swing.
 fn kept_at_cost(cost: f32, best: f32) -> f32 {
     let bearable = TOLERANCE * best;
-    if cost <= bearable { 1.0 } else { (bearable / cost) * (bearable / cost) }
+    if cost <= bearable {
+        1.0
+    } else {
+        (bearable / cost) * (bearable / cost)
+    }
 }
 
 /// Without any calls a place can't be measured; a few go where they might gain.
@@ -184,7 +188,11 @@ fn look_around(views: &[View; PLACES], costs: &[f32; PLACES], shares: &mut [f32;
         // Taken from the others in proportion: the sum stays 1.
         let rest = (1.0 - CURIOSITY) / (1.0 - share).max(CURIOSITY);
         for (other, share) in shares.iter_mut().enumerate() {
-            *share = if other == at { CURIOSITY } else { *share * rest };
+            *share = if other == at {
+                CURIOSITY
+            } else {
+                *share * rest
+            };
         }
     }
 }
@@ -195,11 +203,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn near(available: f32, cost_ms: f32) -> View {
-        View { available, cost_us: cost_ms * 1e3, belief: 1.0, penalty_us: 0.0 }
+        View {
+            available,
+            cost_us: cost_ms * 1e3,
+            belief: 1.0,
+            penalty_us: 0.0,
+        }
     }
 
     fn far(available: f32, cost_ms: f32) -> View {
-        View { available, cost_us: cost_ms * 1e3, belief: 1.0, penalty_us: 20_000.0 }
+        View {
+            available,
+            cost_us: cost_ms * 1e3,
+            belief: 1.0,
+            penalty_us: 20_000.0,
+        }
     }
 
     fn leaving(near: View, far: View) -> f32 {
@@ -212,7 +230,10 @@ mod tests {
     fn healthy_traffic_stays() {
         assert!(leaving(near(1.0, 5.0), far(1.0, 25.0)) <= 0.0);
         assert!(leaving(near(0.75, 5.0), far(1.0, 25.0)) <= 0.0, "headroom");
-        assert!(leaving(near(1.0, 45.0), far(1.0, 30.0)) <= 0.0, "within the penalty");
+        assert!(
+            leaving(near(1.0, 45.0), far(1.0, 30.0)) <= 0.0,
+            "within the penalty"
+        );
     }
 
     #[test]
@@ -220,7 +241,10 @@ mod tests {
         assert!((0.29..0.31).contains(&leaving(near(0.5, 5.0), far(1.0, 25.0))));
         assert!((0.64..0.66).contains(&leaving(near(0.25, 5.0), far(1.0, 25.0))));
         assert!(leaving(near(0.0, 5.0), far(1.0, 25.0)) >= 1.0);
-        assert!(leaving(near(0.01, 5.0), far(0.0, 25.0)) <= 0.0, "nobody else is there");
+        assert!(
+            leaving(near(0.01, 5.0), far(0.0, 25.0)) <= 0.0,
+            "nobody else is there"
+        );
     }
 
     #[test]
@@ -231,7 +255,10 @@ mod tests {
 
     #[test]
     fn an_unknown_place_is_asked_only_if_it_could_be_cheaper() {
-        let unknown = View { cost_us: 0.0, ..far(1.0, 0.0) };
+        let unknown = View {
+            cost_us: 0.0,
+            ..far(1.0, 0.0)
+        };
         assert!(leaving(near(1.0, 5.0), unknown) <= 0.0);
         let share = leaving(near(1.0, 300.0), unknown);
         assert!((share - CURIOSITY).abs() < 1e-6, "{share}");
@@ -244,7 +271,12 @@ mod tests {
 
     fn any_view() -> impl Strategy<Value = View> {
         (0.0f32..1.0, 0.0f32..1e6, 0.0f32..1.0, 0.0f32..1e5).prop_map(|(a, cost_us, belief, p)| {
-            View { available: (a - 0.1).max(0.0), cost_us, belief, penalty_us: p }
+            View {
+                available: (a - 0.1).max(0.0),
+                cost_us,
+                belief,
+                penalty_us: p,
+            }
         })
     }
 

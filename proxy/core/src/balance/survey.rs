@@ -87,14 +87,19 @@ impl EndpointSet {
 
     fn step(&self, by: &Surveyor<'_>, endpoints: usize) {
         // Taken: another thread surveys, and its result will do. Poisoned: a survey only sums up.
-        let Ok(mut survey) = self.survey.try_lock() else { return };
+        let Ok(mut survey) = self.survey.try_lock() else {
+            return;
+        };
         self.due.store(by.now.after(STEP_INTERVAL).0, Relaxed);
         if endpoints == usize::MAX {
             *survey = Survey::default();
         }
         if survey.advance(self, by, endpoints) {
             survey.publish(self, by);
-            *survey = Survey { ejected: std::mem::take(&mut survey.ejected), ..Survey::default() };
+            *survey = Survey {
+                ejected: std::mem::take(&mut survey.ejected),
+                ..Survey::default()
+            };
             survey.ejected.clear();
             self.surveyed.store(by.now.0.max(1), Relaxed);
         }
@@ -136,8 +141,14 @@ impl Survey {
         let stats: &EndpointStats = &slot.stats;
         let until = stats.ejected_until();
         if until > by.now {
-            self.ejected.push(Ejected { until, place: self.place, weight: slot.weight });
-            self.add(|sums| (sums.known, sums.all) = (sums.known + slot.weight, sums.all + slot.weight));
+            self.ejected.push(Ejected {
+                until,
+                place: self.place,
+                weight: slot.weight,
+            });
+            self.add(|sums| {
+                (sums.known, sums.all) = (sums.known + slot.weight, sums.all + slot.weight)
+            });
             return;
         }
         let standing = stats.seen_healthy(self.first, by.now);
@@ -150,11 +161,19 @@ impl Survey {
             sums.usable += slot.weight * standing.capacity;
             // Waiting without an answer is evidence of at least as much latency.
             let (belief, cost, peak) = if evidence.is_empty() {
-                if silence <= 0.0 { return } else { (1.0, silence, silence) }
+                if silence <= 0.0 {
+                    return;
+                } else {
+                    (1.0, silence, silence)
+                }
             } else {
                 let cost = evidence.mean_cost(stats.in_flight(), now).max(silence);
                 let belief = forget(now.ms_since(evidence.stamp), FORGET_PLACE_MS);
-                (if silence > evidence.mean { 1.0 } else { belief }, cost, evidence.peak)
+                (
+                    if silence > evidence.mean { 1.0 } else { belief },
+                    cost,
+                    evidence.peak,
+                )
             };
             let weight = slot.weight * belief;
             sums.believed += weight;
@@ -192,15 +211,18 @@ impl Survey {
     /// who is ejected for less long is in.
     fn readmit(&mut self, by: &Surveyor<'_>) -> Ticks {
         let max = ejected_max(self.usable, by.policy.max_ejected_percent);
-        self.ejected.sort_unstable_by_key(|ejected| std::cmp::Reverse(ejected.until));
-        let Some(first_in) = self.ejected.get(max) else { return Ticks(0) };
+        self.ejected
+            .sort_unstable_by_key(|ejected| std::cmp::Reverse(ejected.until));
+        let Some(first_in) = self.ejected.get(max) else {
+            return Ticks(0);
+        };
         // Whoever returns at the same instant is in too: at most, not exactly, `max` stay out.
         let horizon = Ticks(first_in.until.0.saturating_add(1));
         for ejected in &self.ejected {
-            if !is_out(ejected.until, horizon, by.now) {
-                if let Some(sums) = self.sums.get_mut(ejected.place) {
-                    sums.usable += ejected.weight;
-                }
+            if !is_out(ejected.until, horizon, by.now)
+                && let Some(sums) = self.sums.get_mut(ejected.place)
+            {
+                sums.usable += ejected.weight;
             }
         }
         horizon
@@ -210,10 +232,22 @@ impl Survey {
 impl Sums {
     fn view(&self, penalty_us: f32) -> View {
         // What was there before is the measure; newcomers only add to what is left of it.
-        let whole = if self.known > 0.0 { self.known } else { self.all };
+        let whole = if self.known > 0.0 {
+            self.known
+        } else {
+            self.all
+        };
         View {
-            available: if whole > 0.0 { (self.usable / whole).min(1.0) } else { 0.0 },
-            cost_us: if self.believed > 0.0 { self.cost / self.believed } else { 0.0 },
+            available: if whole > 0.0 {
+                (self.usable / whole).min(1.0)
+            } else {
+                0.0
+            },
+            cost_us: if self.believed > 0.0 {
+                self.cost / self.believed
+            } else {
+                0.0
+            },
             belief: self.belief_max,
             penalty_us,
         }
@@ -222,7 +256,11 @@ impl Sums {
 
 fn tell(place: &Place, sums: &Sums, share_up_to: f32) {
     let view = sums.view(0.0);
-    let peers = if sums.believed > 0.0 { sums.peak / sums.believed } else { UNKNOWN_LATENCY_US };
+    let peers = if sums.believed > 0.0 {
+        sums.peak / sums.believed
+    } else {
+        UNKNOWN_LATENCY_US
+    };
     write(&place.digest.share_up_to, share_up_to);
     write(&place.digest.available, view.available);
     write(&place.digest.cost_us, view.cost_us);

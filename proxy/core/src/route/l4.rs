@@ -57,6 +57,10 @@ impl L4Entry {
         self.route.is_on(port)
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.route.name
+    }
+
     pub(super) fn choose(&self, random: u64) -> Result<L4Choice, Failure> {
         let rule = self.route.rules.first().ok_or(Failure::InvalidBackend)?;
         let backend = rule.pick(random).and_then(|b| b.target.clone());

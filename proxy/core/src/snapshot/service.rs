@@ -123,8 +123,8 @@ impl Spec {
         if service.hostnames.is_empty() || service.ports.is_empty() {
             return Err("has no hostname or no port".to_owned());
         }
-        let traffic = TrafficPolicy::compile(service.traffic.as_ref())
-            .map_err(|rejected| format!("traffic: {}", rejected.why))?;
+        let traffic = TrafficPolicy::compile(service.traffic.as_ref(), &service.name)
+            .map_err(|rejected| rejected.why)?;
         Ok(Self {
             name: service.name.parse().map_err(|e| format!("{e}"))?,
             hostnames: service.hostnames.iter().map(|h| hostname(h)).collect::<Result<_, _>>()?,

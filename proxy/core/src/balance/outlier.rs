@@ -1,0 +1,169 @@
+//! Is an endpoint so bad that it gets nothing for a while?
+
+use std::time::Duration;
+
+use super::ticks::Ticks;
+use crate::failure::{Blame, Failure};
+
+/// Healthy time that takes one ejection off an endpoint's record (ours to tune).
+pub const FORGIVE_EJECTION: Duration = Duration::from_secs(60);
+
+/// How a call ended, as far as it says something of the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// An answer that is not a server error, or a connection that was established.
+    Success,
+    /// An answer with a 5xx status.
+    ServerError,
+    /// No answer: connecting failed or took too long, the answer was broken off, malformed or late.
+    NoAnswer,
+    /// Refused unprocessed: overload, not illness. Makes the endpoint dearer, ejects it never.
+    Refused,
+    /// Nothing follows: the caller went away, or the mesh itself said no.
+    Void,
+}
+
+impl Outcome {
+    /// What an HTTP status says of the endpoint.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        if (500..=599).contains(&status) {
+            Self::ServerError
+        } else {
+            Self::Success
+        }
+    }
+
+    /// What a failure says of the endpoint.
+    #[must_use]
+    pub fn of_failure(failure: Failure) -> Self {
+        match (failure, failure.blame()) {
+            (Failure::UpstreamRefused, _) => Self::Refused,
+            // An idle connection is nobody's illness.
+            (Failure::IdleTimeout, _) | (_, Blame::Downstream | Blame::Mesh) => Self::Void,
+            (_, Blame::Upstream) => Self::NoAnswer,
+        }
+    }
+
+    /// Does it count towards ejection?
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::ServerError | Self::NoAnswer => true,
+            Self::Success | Self::Refused | Self::Void => false,
+        }
+    }
+}
+
+/// What follows from an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Keep,
+    /// This outcome ejected the endpoint; told once. Whether picks honour it is bounded by
+    /// [`BalancePolicy::max_ejected_percent`](super::BalancePolicy).
+    Eject {
+        /// Until then.
+        until: Ticks,
+    },
+}
+
+/// When to eject, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutlierPolicy {
+    /// Failures in a row that eject. 0: never.
+    pub consecutive_failures: u32,
+    /// The first ejection; the nth is n times as long.
+    pub base_ejection: Duration,
+    /// The longest.
+    pub max_ejection: Duration,
+}
+
+impl Default for OutlierPolicy {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            base_ejection: Duration::from_secs(10),
+            max_ejection: Duration::from_secs(300),
+        }
+    }
+}
+
+impl OutlierPolicy {
+    /// Which ejection in a row this is, and when it ends, if the last one was the `past`th and ended
+    /// at `ended`. Healthy time since then is forgiven for.
+    #[must_use]
+    pub fn sentence(&self, past: u32, ended: Ticks, now: Ticks) -> (u32, Ticks) {
+        let healthy = now.since(ended).as_nanos() / FORGIVE_EJECTION.as_nanos();
+        let past = past.saturating_sub(u32::try_from(healthy).unwrap_or(u32::MAX));
+        let count = past.saturating_add(1);
+        let length = self
+            .base_ejection
+            .saturating_mul(count)
+            .min(self.max_ejection);
+        (count, now.after(length))
+    }
+}
+
+/// How many of `usable` endpoints may be ejected at once: the percentage, rounded down, but one of
+/// two or more (if any), and never the only one.
+#[must_use]
+pub fn ejected_max(usable: usize, percent: u32) -> usize {
+    if percent == 0 || (usable < 2 && percent < 100) {
+        return 0;
+    }
+    let percent = usize::try_from(percent.min(100)).unwrap_or(100);
+    (usable.saturating_mul(percent) / 100).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sentences_grow_end_and_are_forgiven() {
+        let policy = OutlierPolicy::default();
+        let second = |s: u64| Ticks(s * 1_000_000_000);
+        assert_eq!(policy.sentence(0, Ticks(0), second(5)), (1, second(15)));
+        assert_eq!(policy.sentence(1, second(15), second(16)), (2, second(36)));
+        assert_eq!(
+            policy.sentence(40, second(15), second(16)),
+            (41, second(316))
+        );
+        assert_eq!(policy.sentence(2, second(10), second(75)), (2, second(95)));
+        assert_eq!(
+            policy.sentence(2, second(10), second(1_000)),
+            (1, second(1_010))
+        );
+    }
+
+    #[test]
+    fn only_what_the_endpoint_did_counts() {
+        assert_eq!(Outcome::of_status(503), Outcome::ServerError);
+        assert_eq!(Outcome::of_status(404), Outcome::Success);
+        for (failure, outcome) in [
+            (Failure::ConnectFailed, Outcome::NoAnswer),
+            (Failure::ConnectTimeout, Outcome::NoAnswer),
+            (Failure::IdentityMismatch, Outcome::NoAnswer),
+            (Failure::UpstreamReset, Outcome::NoAnswer),
+            (Failure::RequestDeadline, Outcome::NoAnswer),
+            (Failure::UpstreamRefused, Outcome::Refused),
+            (Failure::DownstreamReset, Outcome::Void),
+            (Failure::IdleTimeout, Outcome::Void),
+            (Failure::Overflow, Outcome::Void),
+            (Failure::Denied, Outcome::Void),
+        ] {
+            assert_eq!(Outcome::of_failure(failure), outcome, "{failure}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn something_is_always_left(usable in 0usize..10_000, percent in 0u32..100) {
+            let max = ejected_max(usable, percent);
+            prop_assert!(usable == 0 || max < usable);
+            prop_assert!(percent == 0 || usable < 2 || max >= 1);
+        }
+    }
+}

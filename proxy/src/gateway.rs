@@ -68,7 +68,7 @@ async fn forward(
     let snapshot = worker.snapshot();
     let config = &worker.shared.config;
     let domain = format!("{}.{}", config.cluster, config.mesh_domain);
-    let export = admit(name.as_deref(), &domain, snapshot.handle_keys(), &snapshot.exports)
+    let export = admit(name.as_deref(), &domain, &snapshot.handle_keys, &snapshot.exports)
         .map_err(|why| refused(format!("{}: {why}", why.name())))?;
     event.endpoint = export.workload.to_string();
     let hop = Hop::Through(export.address);

@@ -12,7 +12,7 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::{ErrorCode, Role, Settings};
 use isthmus_proxy_core::identify::PeerIdentity;
 use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
-use isthmus_proxy_core::snapshot::Snapshot;
+use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
 
 use crate::accept;
 use crate::connect::{self, Hop, Upstream};
@@ -63,7 +63,7 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         return serve_mesh(worker, conn).await;
     }
     let snapshot = worker.snapshot();
-    let permissive = snapshot.own.as_ref().is_some_and(|own| own.is_permissive());
+    let permissive = snapshot.own.as_ref().is_some_and(|own| own.inbound_mode == InboundMode::Permissive);
     let source = conn.peer;
     let side = Inbound { worker, peer: None, source, port: Some(original.port()) };
     if !permissive {
@@ -93,7 +93,7 @@ impl Inbound {
         self.worker.recorder.record(&event, None);
     }
 
-    fn event(&self, protocol: &'static str, generation: isthmus_proxy_core::snapshot::Generation) -> Event {
+    fn event(&self, protocol: &'static str, generation: Generation) -> Event {
         let mut event = Event::new(Direction::Inbound, protocol, generation);
         let config = &self.worker.shared.config;
         if let Some(peer) = &self.peer {
@@ -357,7 +357,8 @@ fn note(event: &mut Event, permit: &Permit) {
 /// The service that leads to a port of ours: for the metrics, from configuration.
 fn service_of(snapshot: &Snapshot, port: u16) -> String {
     let own = snapshot.own.as_ref();
-    own.and_then(|own| own.service_of(port)).map(ToString::to_string).unwrap_or_default()
+    let first = own.and_then(|own| own.ports.get(&port)).and_then(|p| p.services.first());
+    first.map(|(name, _)| name.to_string()).unwrap_or_default()
 }
 
 /// Ends a stream that was not accepted: a status where it has heads, a reset where not.

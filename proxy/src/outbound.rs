@@ -139,7 +139,7 @@ fn event(worker: &Worker, protocol: &'static str) -> Event {
 impl Outbound {
     /// By what the service's port declares, else by who speaks first and how.
     async fn serve(self: Rc<Self>, conn: Accepted) {
-        let declared = self.service.protocol_of(self.port);
+        let declared = self.service.port(self.port).map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
             Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
             Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
@@ -202,7 +202,7 @@ impl Outbound {
                 event.route = route;
                 let (rx, tx) = crate::tcp::split_with(conn.io, first);
                 let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
-                let idle = self.service.traffic.tcp_idle();
+                let idle = self.service.traffic.timeouts.idle_tcp;
                 let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), idle);
                 let ended = relaying.await;
                 drop(attempt);
@@ -263,9 +263,8 @@ impl Outbound {
             Filtered::Forward(mirrors) => mirror::send(&self.worker, &mirrors, &request, version),
         }
         let (snapshot, service) = self.resolve(&chosen.backend).await?;
-        let _ticket = service.guard.enter(&service.traffic).ok_or_else(|| {
-            Failed::new(Failure::Overflow, format!("{}: too many requests in flight", service.name))
-        })?;
+        let begun = service.guard.begin(&service.traffic, self.worker.now());
+        let _ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
         event.service = service.name.to_string();
         let mut plan = ToService::new(&self.worker, (&snapshot, &service), &chosen, &request, version);
         let result = forward(&self.worker, down, &request, &mut plan, meters).await;
@@ -292,7 +291,7 @@ impl Side for Outbound {
         let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
         let result = match result {
             Ok(Some(upstream)) => {
-                let ended = upgrade::relay(down, upstream, &meters, self.service.traffic.tcp_idle()).await;
+                let ended = upgrade::relay(down, upstream, &meters, self.service.traffic.timeouts.idle_tcp).await;
                 event.status = 101;
                 finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
                 return None;

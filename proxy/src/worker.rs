@@ -142,13 +142,13 @@ impl Worker {
         loop {
             let snapshot = self.snapshot();
             let found = match find(&snapshot) {
-                Lookup::Found(service) if service.endpoints_known() || changes.is_some() => {
+                Lookup::Found(service) if service.is_complete() || changes.is_some() => {
                     Some(Arc::clone(service))
                 }
                 Lookup::Absent => return Err(true),
                 Lookup::Found(_) | Lookup::Unknown => None,
             };
-            if let Some(service) = found.filter(|s| s.endpoints_known()) {
+            if let Some(service) = found.filter(|s| s.is_complete()) {
                 return Ok((snapshot, service));
             }
             let changes = changes.get_or_insert_with(|| {

@@ -59,7 +59,7 @@ async fn copy(
     }
     let permit = Permit::outbound(snapshot.generation);
     let hop = Hop::Next { hop, http2: version == Version::Http2 };
-    let upstream = connect::request(worker, &permit, &hop, (&head, true), service.traffic.connect).await?;
+    let upstream = connect::request(worker, &permit, &hop, (&head, true), service.traffic.timeouts.connect).await?;
     let meter = Meter::default();
     let mut rx = upstream.rx;
     if let Rx::H1(rx) = &mut rx {

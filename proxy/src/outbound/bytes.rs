@@ -38,9 +38,8 @@ pub struct Opened {
 pub(super) async fn open(side: &Outbound) -> Result<Opened, Failed> {
     let worker = &side.worker;
     let (snapshot, service, port, route) = side.backend().await?;
-    let ticket = service.guard.enter(&service.traffic).ok_or_else(|| {
-        Failed::new(Failure::Overflow, format!("{}: too many connections", service.name))
-    })?;
+    let begun = service.guard.begin(&service.traffic, worker.now());
+    let ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
     let permit = Permit::outbound(snapshot.generation);
     let mut tried: SmallVec<[EndpointId; 4]> = SmallVec::new();
     let mut failed = Failed::new(Failure::EndpointsUnknown, format!("endpoints of {}", service.name));
@@ -65,7 +64,7 @@ pub(super) async fn open(side: &Outbound) -> Result<Opened, Failed> {
         let address = SocketAddr::new(*address, target);
         let begun = Instant::now();
         let mut attempt = endpoint.stats.begin(now);
-        let opened = connect::bytes(worker, &permit, &hop, address, service.traffic.connect).await;
+        let opened = connect::bytes(worker, &permit, &hop, address, service.traffic.timeouts.connect).await;
         let outcome = opened.as_ref().map_or_else(|f| Outcome::of_failure(*f), |_| Outcome::Success);
         attempt.record(outcome, begun.elapsed(), worker.now(), &service.traffic.outlier);
         match opened {

@@ -105,7 +105,8 @@ impl<'a> ToService<'a> {
         if self.retries >= attempts {
             return false;
         }
-        let Some(ticket) = self.service.guard.retry(&self.service.traffic, self.worker.now()) else {
+        let (guard, now) = (&self.service.guard, self.worker.now());
+        let Some(ticket) = guard.retry(&self.service.traffic, self.retries + 1, now) else {
             return false;
         };
         self.retry = Some(ticket);
@@ -153,16 +154,13 @@ impl<'a> ToService<'a> {
 impl Plan for ToService<'_> {
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
         let endpoint = self.choose()?;
-        if self.retries == 0 {
-            self.service.guard.first_try(self.worker.now());
-        }
         self.tried.push(endpoint.id);
         let target = endpoint.target_port(self.chosen.backend.port).ok_or(Failure::NoDestination)?;
         let domain = &self.worker.shared.config.mesh_domain;
         let hop = next_hop(&endpoint, target, &self.snapshot.me, &self.snapshot.gateways, domain)?;
         self.prepare(&hop, target);
-        let declared = self.service.protocol_of(self.chosen.backend.port);
-        let http2 = match declared {
+        let port = self.service.port(self.chosen.backend.port);
+        let http2 = match port.map_or(Protocol::Unspecified, |p| p.protocol) {
             Protocol::Http2 | Protocol::Grpc => true,
             Protocol::Unspecified => !self.was_http1,
             Protocol::Http1 | Protocol::Tcp | Protocol::Tls => false,
@@ -170,7 +168,7 @@ impl Plan for ToService<'_> {
         let hop = Hop::Next { hop, http2 };
         let attempt = endpoint.stats.begin(self.worker.now());
         self.current = Some(Current { endpoint, attempt, begun: Instant::now(), hop: hop.name() });
-        let limit = self.service.traffic.connect;
+        let limit = self.service.traffic.timeouts.connect;
         connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await
     }
 
@@ -194,15 +192,15 @@ impl Plan for ToService<'_> {
     }
 
     fn try_timeout(&self) -> Option<Duration> {
-        limit(self.chosen.try_timeout, self.service.traffic.per_try)
+        limit(self.chosen.try_timeout, self.service.traffic.timeouts.per_try)
     }
 
     fn request_timeout(&self) -> Option<Duration> {
-        limit(self.chosen.request_timeout, self.service.traffic.request)
+        limit(self.chosen.request_timeout, self.service.traffic.timeouts.request)
     }
 
     fn idle_timeout(&self) -> Duration {
-        self.service.traffic.http_idle()
+        self.service.traffic.timeouts.idle_http
     }
 }
 

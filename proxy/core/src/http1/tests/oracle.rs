@@ -397,7 +397,7 @@ fn samples<T>(strategy: impl Strategy<Value = T>, count: usize) -> impl Iterator
 fn what_we_read_in_a_pipeline_hyper_reads_too() {
     on_runtime(async {
         let (mut read, mut refused) = (0, 0);
-        for requests in samples(vec(one_request(), 1..4), 1500) {
+        for requests in samples(vec(one_request(), 1..4), 600) {
             let input = requests.concat();
             let theirs = hypers(&input).await;
             refused += usize::from(compare(&input, &theirs).is_some());
@@ -405,14 +405,17 @@ fn what_we_read_in_a_pipeline_hyper_reads_too() {
         }
         // The generator would prove nothing if nearly all were refused, or none.
         assert!(
-            read > 300 && refused > 100,
+            read > 200 && refused > 50,
             "{read} read, {refused} refused by the table"
         );
     });
 }
 
-/// Status, sorted fields and body of a response to GET, as a hyper client reads it.
-async fn hypers_response(input: &[u8]) -> Option<(u16, Vec<(String, Vec<u8>)>, Vec<u8>)> {
+/// Status, sorted fields and body.
+type Answer = (u16, Vec<(String, Vec<u8>)>, Vec<u8>);
+
+/// A response to GET as a hyper client reads it.
+async fn hypers_response(input: &[u8]) -> Option<Answer> {
     let (mut server, client) = tokio::io::duplex(1 << 16);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(client))
@@ -449,7 +452,7 @@ async fn hypers_response(input: &[u8]) -> Option<(u16, Vec<(String, Vec<u8>)>, V
     .2
 }
 
-fn our_response(mut input: &[u8]) -> Option<(u16, Vec<(String, Vec<u8>)>, Vec<u8>)> {
+fn our_response(mut input: &[u8]) -> Option<Answer> {
     let head = loop {
         let (head, used) = parse_response(input, &Method::Get, &Limits::default()).ok()??;
         input = &input[used..];
@@ -510,7 +513,7 @@ fn a_response_that_we_read_hyper_reads_too() {
     on_runtime(async {
         let refused = responses::REFUSED.iter().map(|(_, bytes)| bytes.to_vec());
         let mut read = 0;
-        for input in samples(one_response(), 700).chain(refused) {
+        for input in samples(one_response(), 500).chain(refused) {
             if let Some(ours) = our_response(&input) {
                 let theirs = hypers_response(&input).await;
                 // hyper leaves the length of a 204 in; RFC 9110 §8.6 forbids to send it on.

@@ -178,7 +178,7 @@ pub async fn forward(
             None => return Err(Failure::RequestDeadline),
         };
         let asked = Asked { request, kept: &kept, deadline };
-        let idle = until_idle(&[&meters.sent, &meters.received], plan.idle_timeout());
+        let idle = until_idle([&meters.sent, &meters.received], plan.idle_timeout());
         let tried = unless(attempt(down, &mut upstream, plan, &asked, meters), idle).await;
         match tried.unwrap_or(Err(Failure::IdleTimeout)) {
             Ok(Attempt::Answered { keep }) => {
@@ -225,11 +225,11 @@ async fn attempt(
     let holding = !asked.request.head.protocol.is_empty();
     // The request's half of the exchange; it ends only when the client breaks.
     let mut feeding = pin!(async {
-        if !holding {
-            feed(rx, &mut upstream.tx, asked.kept, &meters.sent).await?;
+        if !holding && let Err(broken) = feed(rx, &mut upstream.tx, asked.kept, &meters.sent).await {
+            return broken.downstream();
         }
         fed.set(true);
-        Err(gone(rx).await.downstream())
+        gone(rx).await.downstream()
     });
     let mut head = {
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
@@ -237,7 +237,7 @@ async fn attempt(
         let heads = final_head(&mut upstream.rx, &asked.request.head.method, answer);
         match within(first, unless(heads, feeding.as_mut())).await {
             Some(Ok(head)) => head?,
-            Some(Err(broken)) => return broken,
+            Some(Err(failure)) => return Err(failure),
             None if asked.deadline.is_some_and(|d| Instant::now() >= d) => {
                 return Err(Failure::RequestDeadline);
             }
@@ -266,7 +266,7 @@ async fn attempt(
             Some(Ok(Ok(_))) => {}
             Some(Ok(Err(Side::Source(broken)))) => return Err(broken.upstream()),
             Some(Ok(Err(Side::Sink(broken)))) => return Err(broken.downstream()),
-            Some(Err(broken)) => return broken,
+            Some(Err(failure)) => return Err(failure),
             None => return Err(Failure::RequestDeadline),
         }
     }
@@ -341,7 +341,7 @@ async fn feed(
     tx: &mut Tx,
     kept: &RefCell<Kept>,
     meter: &Meter,
-) -> Result<(), Result<Attempt, Failure>> {
+) -> Result<(), Broken> {
     while kept.borrow().replayed < kept.borrow().bytes.len() {
         let Ok(room) = tx.ready().await else { return pending().await };
         let mut kept = kept.borrow_mut();
@@ -361,11 +361,11 @@ async fn feed(
             kept.borrow_mut().keep(data);
             tx.push(data);
         });
-        match pulled.map_err(|broken| Err(broken.downstream()))? {
+        match pulled? {
             Pull::Data => meter.touch(),
             Pull::Empty => {
                 tx.flush();
-                rx.wait().await.map_err(|broken| Err(broken.downstream()))?;
+                rx.wait().await?;
             }
             Pull::End(trailers) => {
                 {

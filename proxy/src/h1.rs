@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{
-    BodyReader, Limits, Piece, ResponseContext, parse_request, parse_response, write_chunk,
-    write_last_chunk, write_request, write_response,
+    BodyReader, Framing, Limits, Piece, ResponseContext, parse_request, parse_response,
+    request_framing, response_framing, write_chunk, write_last_chunk, write_request, write_response,
 };
 use isthmus_proxy_core::message::{
-    BodyLength, Fields, Method, RequestHead, ResponseHead, Version,
+    BodyLength, Fields, Method, RequestHead, ResponseHead,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -38,7 +38,7 @@ pub fn split(io: TcpStream, unread: Vec<u8>) -> (H1Rx, H1Tx) {
         ended: false,
         closed: false,
     };
-    (rx, H1Tx { tcp: TcpTx::new(io), framing: Framing::Length })
+    (rx, H1Tx { tcp: TcpTx::new(io), framing: Delimited::Plainly })
 }
 
 /// The half that is read.
@@ -70,7 +70,7 @@ impl H1Rx {
             .await
             .map_err(|_| Broken::Timeout)??;
         if let Some(head) = &head {
-            self.begin(head.body);
+            self.begin(BodyReader::new(head.body));
         }
         Ok(head)
     }
@@ -82,13 +82,13 @@ impl H1Rx {
     pub async fn response(&mut self, method: &Method, limits: &Limits) -> Result<Option<ResponseHead>, Broken> {
         let head = self.head(|bytes| parse_response(bytes, method, limits)).await?;
         if let Some(head) = &head {
-            self.begin(head.body);
+            self.begin(BodyReader::of_response(head.body));
         }
         Ok(head)
     }
 
-    fn begin(&mut self, body: BodyLength) {
-        self.body = BodyReader::new(body);
+    fn begin(&mut self, body: BodyReader) {
+        self.body = body;
         self.ended = false;
     }
 
@@ -187,7 +187,7 @@ impl H1Rx {
 
     /// The peer has ended: right for a body until close, a break for every other.
     fn end_of_input(&mut self) -> Result<Pull, Broken> {
-        if self.body.ends_with_connection() {
+        if self.body.end_of_input().is_ok() {
             self.ended = true;
             return Ok(Pull::End(Fields::default()));
         }
@@ -286,9 +286,7 @@ fn pieces(
     let mut given = 0;
     while given < room {
         let rest = input.get(used..).unwrap_or_default();
-        // No more is shown than may be given: the reader counts what it hands out.
-        let visible = rest.get(..(room - given).saturating_add(FRAMING_BYTES)).unwrap_or(rest);
-        match body.next(visible).map_err(Broken::Malformed)? {
+        match body.next_within(rest, room - given).map_err(Broken::Malformed)? {
             Piece::NeedMore => break,
             Piece::Data { skip, data } => {
                 let start = used + skip;
@@ -305,33 +303,41 @@ fn pieces(
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
+enum Delimited {
     /// As many bytes as the head said, or until close: bytes as they are.
-    Length,
-    Chunked,
+    Plainly,
+    ByChunks,
+    /// By nothing: there is no content, whatever is pushed.
+    Away,
+}
+
+impl Delimited {
+    fn of(framing: Framing) -> Self {
+        match framing {
+            Framing::Exact(_) | Framing::Close => Self::Plainly,
+            Framing::Chunked => Self::ByChunks,
+            Framing::None => Self::Away,
+        }
+    }
 }
 
 /// The half that is written.
 #[derive(Debug)]
 pub struct H1Tx {
     tcp: TcpTx,
-    framing: Framing,
+    framing: Delimited,
 }
 
 impl H1Tx {
     /// Adds a request's head; it goes out with the first bytes of the body or the next flush.
     pub fn request(&mut self, head: &RequestHead) {
-        self.framing = match head.body {
-            BodyLength::Marked => Framing::Chunked,
-            BodyLength::Empty | BodyLength::Exact(_) | BodyLength::UntilClose => Framing::Length,
-        };
+        self.framing = Delimited::of(request_framing(head));
         write_request(head, self.tcp.pending());
     }
 
     /// Adds a response's head; it goes out with the first bytes of the body or the next flush.
     pub fn response(&mut self, head: &ResponseHead, to: &ResponseContext) {
-        let chunked = head.body == BodyLength::Marked && to.version == Version::Http11;
-        self.framing = if chunked { Framing::Chunked } else { Framing::Length };
+        self.framing = Delimited::of(response_framing(head, to));
         write_response(head, to, self.tcp.pending());
     }
 
@@ -341,15 +347,16 @@ impl H1Tx {
 
     pub(crate) fn push(&mut self, data: &[u8]) {
         match self.framing {
-            Framing::Length => self.tcp.push(data),
-            Framing::Chunked => write_chunk(data, self.tcp.pending()),
+            Delimited::Plainly => self.tcp.push(data),
+            Delimited::ByChunks => write_chunk(data, self.tcp.pending()),
+            Delimited::Away => {}
         }
     }
 
     pub(crate) fn finish(&mut self, trailers: &Fields) {
-        if self.framing == Framing::Chunked {
+        if self.framing == Delimited::ByChunks {
             write_last_chunk(trailers, self.tcp.pending());
-            self.framing = Framing::Length;
+            self.framing = Delimited::Plainly;
         }
         self.tcp.flush();
     }

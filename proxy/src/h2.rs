@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::{Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId};
 use isthmus_proxy_core::message::RequestHead;
 use tokio::time::sleep;
@@ -171,6 +172,14 @@ impl Session {
                 Err(OpenError::TooManyStreams) => {
                     state.openers.push(cx);
                     Poll::Pending
+                }
+                Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => {
+                    // The peer's settings will tell.
+                    state.openers.push(cx);
+                    Poll::Pending
+                }
+                Err(OpenError::NoConnectProtocol) => {
+                    Poll::Ready(Err(Broken::Malformed(Failure::UpstreamProtocol)))
                 }
                 Err(OpenError::GoingAway | OpenError::Exhausted) => {
                     state.going_away = true;
@@ -369,6 +378,9 @@ impl Session {
             Event::GoAway { .. } => {
                 state.going_away = true;
                 state.openers.wake_all();
+            }
+            Event::Refused { id, failure } => {
+                tracing::debug!(?id, %failure, "refused a request");
             }
             Event::Pong(_) => state.unanswered_ping = false,
         }

@@ -18,7 +18,7 @@ use crate::accept;
 use crate::config::Destination;
 use crate::connect::{self, Hop, Upstream};
 use crate::detect::detect;
-use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
+use crate::exchange::{Done, Downstream, Meters, forward, mirror, reply, upgrade};
 use crate::finish::{Failed, finish, finish_bytes};
 use crate::http::{Side, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, duplex};

@@ -120,7 +120,7 @@ pub async fn duplex(
         let mut there = pin!(pump(&mut left.rx, &mut right.tx, sent));
         let mut back = pin!(pump(&mut right.rx, &mut left.tx, received));
         let (mut there_done, mut back_done) = (false, false);
-        let mut idled = pin!(until_idle(&[sent, received], idle));
+        let mut idled = pin!(until_idle([sent, received], idle));
         poll_fn(|cx| {
             if !there_done {
                 match there.as_mut().poll(cx) {
@@ -158,7 +158,7 @@ fn ended(side: Side, from_left: bool) -> Ended {
 }
 
 /// Ends when none of the meters has moved for `idle`.
-pub async fn until_idle(meters: &[&Meter], idle: Duration) {
+pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
     loop {
         let last = meters.iter().map(|m| m.last.get()).max().unwrap_or_else(Instant::now);
         let deadline = last + idle;

@@ -104,7 +104,7 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         fields.insert("detail".to_owned(), json!(event.detail));
     }
     if !event.audit.is_empty() {
-        fields.insert("audit".to_owned(), json!(event.audit));
+        fields.insert("audit".to_owned(), json!(event.audit.iter().map(|p| &**p).collect::<Vec<_>>()));
     }
     if let Some(reason) = reason {
         fields.insert("reason".to_owned(), json!(reason));

@@ -93,6 +93,16 @@ impl BodyReader {
     /// # Errors
     /// Broken chunks or trailers; the connection can carry nothing more.
     pub fn next(&mut self, input: &[u8]) -> Result<Piece, Failure> {
+        self.next_within(input, usize::MAX)
+    }
+
+    /// As [`Self::next`], with at most `max` (> 0) bytes of content in the piece: for a sink that
+    /// has no more room.
+    ///
+    /// # Errors
+    /// As for [`Self::next`].
+    pub fn next_within(&mut self, input: &[u8], max: usize) -> Result<Piece, Failure> {
+        let content_of = |input: &[u8]| input.len().min(max);
         match self.state {
             State::Exact(0) | State::Done => {
                 self.state = State::Done;
@@ -102,17 +112,17 @@ impl BodyReader {
                 })
             }
             State::Exact(left) => {
-                let (data, left) = take(left, input);
+                let (data, left) = take(left, content_of(input));
                 self.state = State::Exact(left);
                 Ok(content(0, data))
             }
-            State::UntilClose => Ok(content(0, input.len())),
+            State::UntilClose => Ok(content(0, content_of(input))),
             State::ChunkData(left) => {
-                let (data, left) = take(left, input);
+                let (data, left) = take(left, content_of(input));
                 self.state = State::in_chunk(left);
                 Ok(content(0, data))
             }
-            State::ChunkSize { first } => self.chunk(input, first).map_err(self.failure),
+            State::ChunkSize { first } => self.chunk(input, first, max).map_err(self.failure),
         }
     }
 
@@ -141,7 +151,7 @@ impl BodyReader {
         }
     }
 
-    fn chunk(&mut self, input: &[u8], first: bool) -> Result<Piece, Why> {
+    fn chunk(&mut self, input: &[u8], first: bool, max: usize) -> Result<Piece, Why> {
         let (before, rest) = match input {
             _ if first => (0, input),
             [b'\r', b'\n', rest @ ..] => (2, rest),
@@ -157,7 +167,7 @@ impl BodyReader {
         if line.size == 0 {
             return self.trailers(rest, skip);
         }
-        let (data, left) = take(line.size, rest);
+        let (data, left) = take(line.size, rest.len().min(max));
         if data > 0 {
             self.extensions += line.extension;
             self.state = State::in_chunk(left);
@@ -208,8 +218,8 @@ impl State {
 }
 
 /// Of `left` bytes of content, how many are here, and how many will be left then?
-fn take(left: u64, input: &[u8]) -> (usize, u64) {
-    let data = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+fn take(left: u64, here: usize) -> (usize, u64) {
+    let data = usize::try_from(left).unwrap_or(usize::MAX).min(here);
     (
         data,
         left.saturating_sub(u64::try_from(data).unwrap_or(u64::MAX)),

@@ -48,7 +48,11 @@ pub fn pick(
     if set.is_empty() {
         return Err(Failure::NoEndpoint);
     }
-    let surveyor = Surveyor { policy, reachable, now };
+    let surveyor = Surveyor {
+        policy,
+        reachable,
+        now,
+    };
     set.survey(&surveyor);
     let looking = |exclude| Looking {
         reachable,
@@ -77,7 +81,11 @@ fn healthy<'s>(
     rng: &mut Rng,
 ) -> Option<&'s Arc<Endpoint>> {
     let turn = rng.unit();
-    if let Some(place) = set.places.iter().find(|p| turn < read(&p.digest.share_up_to)) {
+    if let Some(place) = set
+        .places
+        .iter()
+        .find(|p| turn < read(&p.digest.share_up_to))
+    {
         looking.peers_us = read(&place.digest.peers_us);
         if let Some(endpoint) = place.healthy.choose(&looking, rng) {
             return Some(endpoint);

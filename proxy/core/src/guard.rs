@@ -1,1 +1,107 @@
-//! Not written yet.
+//! How much may one service be asked, how long, and how often again?
+
+mod breaker;
+mod budget;
+mod policy;
+
+pub use breaker::{Breaker, Ticket};
+pub use budget::{FLOOR_PER_SECOND, RetryBudget, WINDOW_SECONDS};
+pub use policy::{
+    ATTEMPTS_MAX, DURATION_MAX, Limits, PENALTY_MS_MAX, Retries, Timeouts, TrafficPolicy,
+};
+
+use crate::balance::Ticks;
+use crate::failure::Failure;
+
+/// What bounds the calls of this proxy to one service. Shared by all workers; outlives generations.
+#[derive(Debug, Default)]
+pub struct ServiceGuard {
+    /// Retries, as a share of the first tries.
+    pub budget: RetryBudget,
+    /// Requests or connections in flight.
+    pub in_flight: Breaker,
+    /// Waiting for a connection.
+    pub pending: Breaker,
+    /// Retries in flight.
+    pub retries: Breaker,
+}
+
+impl ServiceGuard {
+    /// Nothing under way.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A request or connection begins: counts as a first try. Hold the ticket until it is over.
+    ///
+    /// # Errors
+    /// `Overflow`: as many as may be are in flight.
+    pub fn begin(&self, policy: &TrafficPolicy, now: Ticks) -> Result<Ticket, Failure> {
+        let ticket = self.in_flight.try_enter(policy.limits.max_in_flight);
+        let ticket = ticket.ok_or(Failure::Overflow)?;
+        self.budget.first_try(now);
+        Ok(ticket)
+    }
+
+    /// A call has to wait for a connection. Hold the ticket while it waits.
+    ///
+    /// # Errors
+    /// `Overflow`: as many as may be are waiting.
+    pub fn wait(&self, policy: &TrafficPolicy) -> Result<Ticket, Failure> {
+        self.pending
+            .try_enter(policy.limits.max_pending)
+            .ok_or(Failure::Overflow)
+    }
+
+    /// Try number `retry` + 1 of a request, from 1. Hold the ticket until that try is over.
+    /// None: the request fails as it did.
+    pub fn retry(&self, policy: &TrafficPolicy, retry: u32, now: Ticks) -> Option<Ticket> {
+        if retry > policy.retries.attempts {
+            return None;
+        }
+        let ticket = self.retries.try_enter(policy.limits.max_retries)?;
+        self.budget
+            .try_retry(policy.retries.budget_percent, now)
+            .then_some(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_needs_a_try_left_room_and_budget() {
+        let guard = ServiceGuard::new();
+        let mut policy = TrafficPolicy::default();
+        policy.limits.max_retries = 1;
+        let held = guard.retry(&policy, 1, Ticks(0));
+        assert!(held.is_some());
+        assert!(guard.retry(&policy, 1, Ticks(0)).is_none(), "no room");
+        drop(held);
+        assert!(guard.retry(&policy, 3, Ticks(0)).is_none(), "no try left");
+        let granted = (0..200)
+            .filter(|_| guard.retry(&policy, 2, Ticks(0)).is_some())
+            .count();
+        assert_eq!(granted, 99, "the floor's 100, one is gone");
+        assert_eq!(guard.retries.inside(), 0);
+    }
+
+    #[test]
+    fn limits_overflow() {
+        let guard = ServiceGuard::new();
+        let mut policy = TrafficPolicy::default();
+        policy.limits.max_in_flight = 1;
+        policy.limits.max_pending = 0;
+        let held = guard.begin(&policy, Ticks(0)).unwrap();
+        assert_eq!(
+            guard.begin(&policy, Ticks(0)).unwrap_err(),
+            Failure::Overflow
+        );
+        assert_eq!(guard.wait(&policy).unwrap_err(), Failure::Overflow);
+        drop(held);
+        assert!(guard.begin(&policy, Ticks(0)).is_ok());
+        assert_eq!(guard.budget.sums(Ticks(0)).0, 2);
+    }
+}

@@ -28,7 +28,11 @@ impl EndpointId {
     /// The id of a pod as an endpoint of a service: FNV-1a over both names.
     #[must_use]
     pub fn of(service: &ServiceName, name: &WorkloadName) -> Self {
-        let bytes = service.as_str().bytes().chain([b'#']).chain(name.as_str().bytes());
+        let bytes = service
+            .as_str()
+            .bytes()
+            .chain([b'#'])
+            .chain(name.as_str().bytes());
         Self(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         }))
@@ -93,18 +97,20 @@ impl Endpoint {
     /// # Errors
     /// A field breaks its rule: the name is the resource's (`service#endpoint`), the reason names
     /// the field.
-    pub fn compile(
-        from: &resource::Endpoint,
-        stats: Arc<EndpointStats>,
-    ) -> Result<Self, Rejected> {
-        check(from, stats)
-            .map_err(|why| Rejected { name: format!("{}#{}", from.service, from.name), why })
+    pub fn compile(from: &resource::Endpoint, stats: Arc<EndpointStats>) -> Result<Self, Rejected> {
+        check(from, stats).map_err(|why| Rejected {
+            name: format!("{}#{}", from.service, from.name),
+            why,
+        })
     }
 
     /// Which port of the pod answers for this port of the service.
     #[must_use]
     pub fn target_port(&self, service_port: u16) -> Option<u16> {
-        self.ports.iter().find(|(from, _)| *from == service_port).map(|(_, to)| *to)
+        self.ports
+            .iter()
+            .find(|(from, _)| *from == service_port)
+            .map(|(_, to)| *to)
     }
 
     /// `<handle>.<cluster>.<mesh domain>`; None if it has no handle. Made once.
@@ -114,7 +120,11 @@ impl Endpoint {
         let make = || Arc::<str>::from(format!("{handle}.{}.{mesh_domain}", self.cluster));
         let (domain, sni) = self.sni.get_or_init(|| (Box::from(mesh_domain), make()));
         // A process has one mesh domain; another one is served all the same.
-        Some(if **domain == *mesh_domain { Arc::clone(sni) } else { make() })
+        Some(if **domain == *mesh_domain {
+            Arc::clone(sni)
+        } else {
+            make()
+        })
     }
 }
 
@@ -123,7 +133,10 @@ fn check(from: &resource::Endpoint, stats: Arc<EndpointStats>) -> Result<Endpoin
     let service: ServiceName = parse("service", &from.service)?;
     let cluster: ClusterId = parse("origin.cluster", origin_cluster(from)?)?;
     if name.cluster() != cluster.as_str() {
-        return Err(format!("origin.cluster: {cluster} declares a pod of {}", name.cluster()));
+        return Err(format!(
+            "origin.cluster: {cluster} declares a pod of {}",
+            name.cluster()
+        ));
     }
     let tunnel_port = match from.tunnel_port {
         0 => None,
@@ -143,7 +156,11 @@ fn check(from: &resource::Endpoint, stats: Arc<EndpointStats>) -> Result<Endpoin
         identity,
         weight: from.weight.unwrap_or(1),
         health: health(from.health)?,
-        locality: from.locality.as_ref().map(Locality::from).unwrap_or_default(),
+        locality: from
+            .locality
+            .as_ref()
+            .map(Locality::from)
+            .unwrap_or_default(),
         ports: ports(from)?,
         tunnel_port,
         handle: handle(&from.handle)?,
@@ -156,12 +173,18 @@ fn check(from: &resource::Endpoint, stats: Arc<EndpointStats>) -> Result<Endpoin
 }
 
 fn origin_cluster(from: &resource::Endpoint) -> Result<&str, String> {
-    from.origin.as_ref().map(|o| o.cluster.as_str()).ok_or_else(|| "origin: required".to_owned())
+    from.origin
+        .as_ref()
+        .map(|o| o.cluster.as_str())
+        .ok_or_else(|| "origin: required".to_owned())
 }
 
 fn addresses(from: &resource::Endpoint) -> Result<SmallVec<[IpAddr; 2]>, String> {
     if from.addresses.is_empty() || from.addresses.len() > ADDRESSES_MAX {
-        return Err(format!("addresses: {} of 1 to {ADDRESSES_MAX}", from.addresses.len()));
+        return Err(format!(
+            "addresses: {} of 1 to {ADDRESSES_MAX}",
+            from.addresses.len()
+        ));
     }
     from.addresses
         .iter()
@@ -200,7 +223,9 @@ fn handle(text: &str) -> Result<Option<Arc<str>>, String> {
         return Ok(None);
     }
     if text.len() > HANDLE_CHARS || !is_label(text) {
-        return Err(format!("handle: not a DNS label of at most {HANDLE_CHARS} characters"));
+        return Err(format!(
+            "handle: not a DNS label of at most {HANDLE_CHARS} characters"
+        ));
     }
     Ok(Some(Arc::from(text)))
 }

@@ -20,7 +20,8 @@ const PEAK_GAIN: f32 = 1.0 / 4.0;
 const PEAK_SAMPLE_RATIO_MAX: f32 = 4.0;
 /// Weight of a new result in the error rate (ours to tune).
 const ERROR_GAIN: f32 = 1.0 / 8.0;
-/// What a failure costs the caller, as latency in µs, beside four times the usual one (ours to tune).
+/// What it costs to call one that always fails, as latency in µs, beside four times its usual one
+/// (ours to tune).
 const FAILURE_COST_US: f32 = 500_000.0;
 const FAILURE_COST_RATIO: f32 = 4.0;
 
@@ -68,8 +69,11 @@ impl Evidence {
             };
         }
         // A failure may come fast; it must not look fast.
-        let latency =
-            if sample.failed { sample.latency_us.max(self.mean) } else { sample.latency_us };
+        let latency = if sample.failed {
+            sample.latency_us.max(self.mean)
+        } else {
+            sample.latency_us
+        };
         let latency = latency.max(1.0);
         let age = now.ms_since(self.stamp);
         let gain = (age / (RENEW_MS + age)).clamp(GAIN_MIN, GAIN_MAX);
@@ -104,8 +108,9 @@ impl Evidence {
     }
 }
 
+/// By the square: a single failure is noise, a streak is not.
 fn failure_cost(errors: f32, latency: f32) -> f32 {
-    errors * (FAILURE_COST_US + FAILURE_COST_RATIO * latency)
+    errors * errors * (FAILURE_COST_US + FAILURE_COST_RATIO * latency)
 }
 
 /// Evidence about one endpoint fades within this time (ours to tune; LOAD-BALANCING's 5 s).
@@ -113,8 +118,9 @@ const FORGET_MS: f32 = 5_000.0;
 
 /// How much of evidence of this age is still believed: about e^(-age/time), without the exponential.
 pub(super) fn forget(age_ms: f32, time_ms: f32) -> f32 {
-    let x = age_ms / time_ms;
-    1.0 / (1.0 + x + x * x / 2.0)
+    let quarter = age_ms / (4.0 * time_ms);
+    let grown = 1.0 + quarter + quarter * quarter / 2.0;
+    1.0 / (grown * grown * grown * grown)
 }
 
 /// A time in steps of 2^20 ns, about a millisecond, in 32 bits. It wraps after 52 days: an endpoint
@@ -132,7 +138,11 @@ impl Stamp {
     pub(super) fn ms_since(self, earlier: Self) -> f32 {
         let steps = self.0.wrapping_sub(earlier.0);
         // Another thread's sample may be newer than our `now`: that is no age, not 52 days.
-        if steps > u32::MAX / 2 { 0.0 } else { float(steps) * Self::MS_PER_STEP }
+        if steps > u32::MAX / 2 {
+            0.0
+        } else {
+            float(steps) * Self::MS_PER_STEP
+        }
     }
 }
 
@@ -179,7 +189,11 @@ mod tests {
     }
 
     fn ok(ms: f32) -> Sample {
-        Sample { latency_us: ms * 1_000.0, in_flight: 1, failed: false }
+        Sample {
+            latency_us: ms * 1_000.0,
+            in_flight: 1,
+            failed: false,
+        }
     }
 
     fn steady(ms: f32) -> Evidence {
@@ -197,18 +211,40 @@ mod tests {
     #[test]
     fn a_pod_that_turned_slow_is_seen_after_a_few_answers() {
         let slow = (0..4).fold(steady(5.0), |e, i| e.observe(ok(50.0), at(2_000 + i * 50)));
-        assert!(slow.peak_cost(5_000.0, at(2_200)) > 4.0 * 5_000.0, "{slow:?}");
+        assert!(
+            slow.peak_cost(5_000.0, at(2_200)) > 4.0 * 5_000.0,
+            "{slow:?}"
+        );
+    }
+
+    #[test]
+    fn one_failure_does_not_exile() {
+        let failed = Sample {
+            latency_us: 1_000.0,
+            in_flight: 1,
+            failed: true,
+        };
+        let once = steady(5.0).observe(failed, at(2_000));
+        assert!(once.peak_cost(5_000.0, at(2_010)) < 3.0 * 5_000.0);
+        assert!(once.peak_cost(5_000.0, at(7_000)) < 1.3 * 5_000.0);
     }
 
     #[test]
     fn fast_errors_do_not_look_fast() {
         let failing = (0..20).fold(steady(5.0), |e, i| {
-            let fast = Sample { latency_us: 100.0, in_flight: 1, failed: true };
+            let fast = Sample {
+                latency_us: 100.0,
+                in_flight: 1,
+                failed: true,
+            };
             e.observe(fast, at(2_000 + i))
         });
         assert!(failing.mean >= 4_900.0);
         assert!(failing.peak_cost(5_000.0, at(2_020)) > 200_000.0);
-        assert!(failing.peak_cost(5_000.0, at(200_000)) < 10_000.0, "evidence must age");
+        assert!(
+            failing.peak_cost(5_000.0, at(200_000)) < 10_000.0,
+            "evidence must age"
+        );
     }
 
     proptest! {

@@ -101,6 +101,8 @@ pub(super) struct View {
     pub(super) available: f32,
     /// What a call costs there now, in µs. 0: never measured.
     pub(super) cost_us: f32,
+    /// What a call there has cost on average, whatever waits or fails now. 0: never measured.
+    pub(super) usual_us: f32,
     /// How much of `cost_us` is believed, 0 to 1.
     pub(super) belief: f32,
     pub(super) penalty_us: f32,
@@ -149,8 +151,8 @@ pub(super) fn shares(views: &[View; PLACES]) -> [f32; PLACES] {
 /// Penalties included. Where nothing is known, a place is thought to be as fast as the nearest one
 /// that was measured.
 fn costs(views: &[View; PLACES]) -> [f32; PLACES] {
-    let known = |v: &&View| v.available > 0.0 && v.cost_us > 0.0;
-    let typical = views.iter().find(known).map_or(0.0, |v| v.cost_us);
+    let known = |v: &&View| v.available > 0.0 && v.usual_us > 0.0;
+    let typical = views.iter().find(known).map_or(0.0, |v| v.usual_us);
     views.map(|v| {
         let belief = if v.cost_us > 0.0 { v.belief } else { 0.0 };
         typical + (v.cost_us - typical) * belief + v.penalty_us
@@ -161,7 +163,11 @@ fn costs(views: &[View; PLACES]) -> [f32; PLACES] {
 /// settle at little more than the far one's cost, and is still gentle enough not to swing.
 fn kept_at_cost(cost: f32, best: f32) -> f32 {
     let bearable = TOLERANCE * best;
-    if cost <= bearable { 1.0 } else { (bearable / cost) * (bearable / cost) }
+    if cost <= bearable {
+        1.0
+    } else {
+        (bearable / cost) * (bearable / cost)
+    }
 }
 
 /// Without any calls a place can't be measured; a few go where they might gain.
@@ -184,7 +190,11 @@ fn look_around(views: &[View; PLACES], costs: &[f32; PLACES], shares: &mut [f32;
         // Taken from the others in proportion: the sum stays 1.
         let rest = (1.0 - CURIOSITY) / (1.0 - share).max(CURIOSITY);
         for (other, share) in shares.iter_mut().enumerate() {
-            *share = if other == at { CURIOSITY } else { *share * rest };
+            *share = if other == at {
+                CURIOSITY
+            } else {
+                *share * rest
+            };
         }
     }
 }
@@ -194,12 +204,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn place(available: f32, cost_ms: f32, penalty_us: f32) -> View {
+        let cost_us = cost_ms * 1e3;
+        View {
+            available,
+            cost_us,
+            usual_us: cost_us,
+            belief: 1.0,
+            penalty_us,
+        }
+    }
+
     fn near(available: f32, cost_ms: f32) -> View {
-        View { available, cost_us: cost_ms * 1e3, belief: 1.0, penalty_us: 0.0 }
+        place(available, cost_ms, 0.0)
     }
 
     fn far(available: f32, cost_ms: f32) -> View {
-        View { available, cost_us: cost_ms * 1e3, belief: 1.0, penalty_us: 20_000.0 }
+        place(available, cost_ms, 20_000.0)
     }
 
     fn leaving(near: View, far: View) -> f32 {
@@ -212,7 +233,10 @@ mod tests {
     fn healthy_traffic_stays() {
         assert!(leaving(near(1.0, 5.0), far(1.0, 25.0)) <= 0.0);
         assert!(leaving(near(0.75, 5.0), far(1.0, 25.0)) <= 0.0, "headroom");
-        assert!(leaving(near(1.0, 45.0), far(1.0, 30.0)) <= 0.0, "within the penalty");
+        assert!(
+            leaving(near(1.0, 45.0), far(1.0, 30.0)) <= 0.0,
+            "within the penalty"
+        );
     }
 
     #[test]
@@ -220,7 +244,10 @@ mod tests {
         assert!((0.29..0.31).contains(&leaving(near(0.5, 5.0), far(1.0, 25.0))));
         assert!((0.64..0.66).contains(&leaving(near(0.25, 5.0), far(1.0, 25.0))));
         assert!(leaving(near(0.0, 5.0), far(1.0, 25.0)) >= 1.0);
-        assert!(leaving(near(0.01, 5.0), far(0.0, 25.0)) <= 0.0, "nobody else is there");
+        assert!(
+            leaving(near(0.01, 5.0), far(0.0, 25.0)) <= 0.0,
+            "nobody else is there"
+        );
     }
 
     #[test]
@@ -231,10 +258,19 @@ mod tests {
 
     #[test]
     fn an_unknown_place_is_asked_only_if_it_could_be_cheaper() {
-        let unknown = View { cost_us: 0.0, ..far(1.0, 0.0) };
+        let unknown = far(1.0, 0.0);
         assert!(leaving(near(1.0, 5.0), unknown) <= 0.0);
         let share = leaving(near(1.0, 300.0), unknown);
         assert!((share - CURIOSITY).abs() < 1e-6, "{share}");
+    }
+
+    #[test]
+    fn a_place_that_hangs_is_left_for_an_unknown_one() {
+        let hangs = View {
+            usual_us: 5_000.0,
+            ..near(1.0, 300.0)
+        };
+        assert!(leaving(hangs, far(1.0, 0.0)) > 0.9);
     }
 
     #[test]
@@ -244,7 +280,13 @@ mod tests {
 
     fn any_view() -> impl Strategy<Value = View> {
         (0.0f32..1.0, 0.0f32..1e6, 0.0f32..1.0, 0.0f32..1e5).prop_map(|(a, cost_us, belief, p)| {
-            View { available: (a - 0.1).max(0.0), cost_us, belief, penalty_us: p }
+            View {
+                available: (a - 0.1).max(0.0),
+                cost_us,
+                usual_us: cost_us,
+                belief,
+                penalty_us: p,
+            }
         })
     }
 

@@ -27,7 +27,11 @@ impl Outcome {
     /// What an HTTP status says of the endpoint.
     #[must_use]
     pub fn of_status(status: u16) -> Self {
-        if (500..=599).contains(&status) { Self::ServerError } else { Self::Success }
+        if (500..=599).contains(&status) {
+            Self::ServerError
+        } else {
+            Self::Success
+        }
     }
 
     /// What a failure says of the endpoint.
@@ -93,7 +97,10 @@ impl OutlierPolicy {
         let healthy = now.since(ended).as_nanos() / FORGIVE_EJECTION.as_nanos();
         let past = past.saturating_sub(u32::try_from(healthy).unwrap_or(u32::MAX));
         let count = past.saturating_add(1);
-        let length = self.base_ejection.saturating_mul(count).min(self.max_ejection);
+        let length = self
+            .base_ejection
+            .saturating_mul(count)
+            .min(self.max_ejection);
         (count, now.after(length))
     }
 }
@@ -120,9 +127,15 @@ mod tests {
         let second = |s: u64| Ticks(s * 1_000_000_000);
         assert_eq!(policy.sentence(0, Ticks(0), second(5)), (1, second(15)));
         assert_eq!(policy.sentence(1, second(15), second(16)), (2, second(36)));
-        assert_eq!(policy.sentence(40, second(15), second(16)), (41, second(316)));
+        assert_eq!(
+            policy.sentence(40, second(15), second(16)),
+            (41, second(316))
+        );
         assert_eq!(policy.sentence(2, second(10), second(75)), (2, second(95)));
-        assert_eq!(policy.sentence(2, second(10), second(1_000)), (1, second(1_010)));
+        assert_eq!(
+            policy.sentence(2, second(10), second(1_000)),
+            (1, second(1_010))
+        );
     }
 
     #[test]

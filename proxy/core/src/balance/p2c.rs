@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use super::endpoint::{Endpoint, EndpointId};
-use super::ewma::Stamp;
-use super::stats::{EndpointStats, load};
-use super::ticks::{Rng, Ticks, scale, unit};
+use super::ewma::{Evidence, Stamp};
+use super::stats::EndpointStats;
+use super::ticks::{Rng, Ticks, float, scale, unit};
 
 /// Pairs that are drawn before every peer is looked at (ours to tune).
 const PAIRS_MAX: u32 = 4;
@@ -56,27 +56,74 @@ impl Looking<'_> {
     }
 
     fn latency(&self, slot: &Slot) -> f32 {
-        let cost = slot.stats.evidence().peak_cost(self.peers_us, Stamp::of(self.now));
+        let cost = slot
+            .stats
+            .evidence()
+            .peak_cost(self.peers_us, Stamp::of(self.now));
         cost * slot.stats.surcharge(self.now)
     }
 
     /// The cheaper one first.
     fn rank<'t>(&self, a: &'t Slot, b: &'t Slot, bits: u64) -> (&'t Slot, &'t Slot) {
-        let allowance = 1.0 + unit(bits);
-        let (a_us, b_us) = (self.latency(a), self.latency(b));
-        let (a_us, b_us) = if a_us > b_us * allowance {
-            (a_us / allowance, b_us)
-        } else if b_us > a_us * allowance {
-            (a_us, b_us / allowance)
-        } else {
-            (1.0, 1.0)
+        let side = |slot: &Slot| Side {
+            latency: self.latency(slot),
+            in_flight: slot.stats.in_flight(),
+            inverse_weight: slot.inverse_weight,
         };
-        let a_load = load(a_us, a.stats.in_flight(), a.inverse_weight);
-        let b_load = load(b_us, b.stats.in_flight(), b.inverse_weight);
-        // Bit 63: not among those that `unit` takes.
-        let a_first = if a_load < b_load || b_load < a_load { a_load < b_load } else { bits >> 63 == 0 };
-        if a_first { (a, b) } else { (b, a) }
+        if a_is_cheaper(&side(a), &side(b), bits) {
+            (a, b)
+        } else {
+            (b, a)
+        }
     }
+}
+
+struct Side {
+    latency: f32,
+    in_flight: u32,
+    inverse_weight: f32,
+}
+
+fn a_is_cheaper(a: &Side, b: &Side, bits: u64) -> bool {
+    let allowance = 1.0 + unit(bits);
+    let (a_us, b_us) = if a.latency > b.latency * allowance {
+        (a.latency / allowance, b.latency)
+    } else if b.latency > a.latency * allowance {
+        (a.latency, b.latency / allowance)
+    } else {
+        (1.0, 1.0)
+    };
+    let a_load = load(a_us, a.in_flight, a.inverse_weight);
+    let b_load = load(b_us, b.in_flight, b.inverse_weight);
+    // A tie is a coin's toss, by bit 63: not one of those that `unit` takes.
+    if a_load < b_load || b_load < a_load {
+        a_load < b_load
+    } else {
+        bits >> 63 == 0
+    }
+}
+
+impl EndpointStats {
+    /// Is `a` the cheaper of two peers of equal weight?
+    pub(crate) fn cheaper(a: &Self, b: &Self, rng: &mut Rng, now: Ticks) -> bool {
+        let (a_seen, b_seen) = (a.evidence(), b.evidence());
+        // Whoever was never used is as the other one.
+        let peers = match (a_seen.is_empty(), b_seen.is_empty()) {
+            (false, false) => f32::midpoint(a_seen.peak, b_seen.peak),
+            _ => a_seen.peak.max(b_seen.peak),
+        };
+        let side = |stats: &Self, seen: &Evidence| Side {
+            latency: seen.peak_cost(peers, Stamp::of(now)) * stats.surcharge(now),
+            in_flight: stats.in_flight(),
+            inverse_weight: 1.0,
+        };
+        a_is_cheaper(&side(a, &a_seen), &side(b, &b_seen), rng.bits())
+    }
+}
+
+/// A measure of load: the cost of one more call on top of those in flight, for a weight.
+fn load(latency: f32, in_flight: u32, inverse_weight: f32) -> f32 {
+    latency * (1.0 + float(in_flight) * inverse_weight)
 }
 
 /// Is an ejection in force?
@@ -107,7 +154,11 @@ impl Table {
                 endpoint,
             }
         });
-        let mut table = Self { slots: slots.collect(), even, mean };
+        let mut table = Self {
+            slots: slots.collect(),
+            even,
+            mean,
+        };
         if !even {
             table.alias();
         }
@@ -168,7 +219,11 @@ impl Table {
 
     fn draw_one(&self, bits: u64) -> Option<&Slot> {
         let slot = self.slots.get(scale(bits, self.slots.len()))?;
-        if unit(bits) < slot.keep { Some(slot) } else { self.slots.get(slot.alias) }
+        if unit(bits) < slot.keep {
+            Some(slot)
+        } else {
+            self.slots.get(slot.alias)
+        }
     }
 
     /// Looks at all, for when few are allowed: draws two of them by weight in one walk.
@@ -193,7 +248,11 @@ impl Table {
         let (mut light, mut heavy) = (Vec::new(), Vec::new());
         let mut left: Vec<f32> = self.slots.iter().map(|s| s.weight).collect();
         for (at, weight) in left.iter().enumerate() {
-            if *weight < 1.0 { light.push(at) } else { heavy.push(at) }
+            if *weight < 1.0 {
+                light.push(at)
+            } else {
+                heavy.push(at)
+            }
         }
         while let (Some(poor), Some(rich)) = (light.pop(), heavy.pop()) {
             let has = left.get(poor).copied().unwrap_or(1.0);
@@ -202,7 +261,11 @@ impl Table {
             }
             if let Some(rest) = left.get_mut(rich) {
                 *rest -= 1.0 - has;
-                if *rest < 1.0 { light.push(rich) } else { heavy.push(rich) }
+                if *rest < 1.0 {
+                    light.push(rich)
+                } else {
+                    heavy.push(rich)
+                }
             }
         }
         // What remains differs from 1 by rounding only: it keeps all, as it was made.
@@ -210,7 +273,10 @@ impl Table {
 }
 
 /// At least a trace, so that no division is by zero however the weights are spread.
-#[expect(clippy::cast_possible_truncation, reason = "rounding a ratio of weights is meant")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding a ratio of weights is meant"
+)]
 fn relative(weight: u32, mean: f64) -> f32 {
     (f64::from(weight) / mean).max(1e-9) as f32
 }

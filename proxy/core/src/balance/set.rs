@@ -152,12 +152,18 @@ impl EndpointSet {
 
 impl Place {
     fn new(distance: Distance, here: &[&Arc<Endpoint>]) -> Self {
-        let of = |health| here.iter().filter(move |e| e.health == health).map(|e| Arc::clone(e));
+        let of = |health| {
+            here.iter()
+                .filter(move |e| e.health == health)
+                .map(|e| Arc::clone(e))
+        };
         let healthy = Table::new(of(Health::Healthy));
-        let missing = of(Health::Draining).chain(of(Health::Unhealthy)).map(|e| Missing {
-            weight: healthy.relative(e.weight),
-            stats: Arc::clone(&e.stats),
-        });
+        let missing = of(Health::Draining)
+            .chain(of(Health::Unhealthy))
+            .map(|e| Missing {
+                weight: healthy.relative(e.weight),
+                stats: Arc::clone(&e.stats),
+            });
         Self {
             distance,
             missing: missing.collect(),

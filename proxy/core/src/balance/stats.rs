@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::ewma::{Evidence, Sample, Stamp};
 use super::outlier::{Outcome, OutlierPolicy, Verdict};
-use super::ticks::{Ticks, float};
+use super::ticks::Ticks;
 
 /// A new or returning endpoint takes this long to get its full share (ours to tune).
 pub const WARM_UP: Duration = Duration::from_secs(10);
@@ -102,7 +102,11 @@ impl EndpointStats {
             self.waiting_since.store(now.0, Relaxed);
         }
         self.attempts_total.fetch_add(1, Relaxed);
-        Attempt { stats: Arc::clone(self), in_flight, answered: false }
+        Attempt {
+            stats: Arc::clone(self),
+            in_flight,
+            answered: false,
+        }
     }
 
     /// Calls or connections in flight.
@@ -136,7 +140,7 @@ impl EndpointStats {
         }
     }
 
-    pub(super) fn ejected_until(&self) -> Ticks {
+    pub(crate) fn ejected_until(&self) -> Ticks {
         Ticks(self.ejected_until.load(Relaxed))
     }
 
@@ -153,7 +157,10 @@ impl EndpointStats {
         if self.waiting.load(Relaxed) == 0 {
             return 0.0;
         }
-        let waited = now.since(Ticks(self.waiting_since.load(Relaxed))).as_secs_f32() * 1e6;
+        let waited = now
+            .since(Ticks(self.waiting_since.load(Relaxed)))
+            .as_secs_f32()
+            * 1e6;
         if evidence.is_empty() {
             return waited;
         }
@@ -191,7 +198,10 @@ impl EndpointStats {
             phase => phase,
         };
         let capacity = COLD_CAPACITY + (1.0 - COLD_CAPACITY) * self.warmth(now);
-        Standing { capacity, fresh: phase == FRESH }
+        Standing {
+            capacity,
+            fresh: phase == FRESH,
+        }
     }
 
     /// A survey saw it among those that are not healthy. False: it never was (a pod that starts), so
@@ -227,15 +237,21 @@ impl EndpointStats {
         if before > now.0 {
             return Verdict::Keep;
         }
-        let failures = self.consecutive_failures.fetch_add(1, Relaxed).saturating_add(1);
+        let failures = self
+            .consecutive_failures
+            .fetch_add(1, Relaxed)
+            .saturating_add(1);
         let limit = policy.consecutive_failures;
         if limit == 0 || failures < limit {
             return Verdict::Keep;
         }
-        let (count, until) =
-            policy.sentence(self.ejections.load(Relaxed), Ticks(before), now);
+        let (count, until) = policy.sentence(self.ejections.load(Relaxed), Ticks(before), now);
         // Of several threads one ejects.
-        if self.ejected_until.compare_exchange(before, until.0, Relaxed, Relaxed).is_err() {
+        if self
+            .ejected_until
+            .compare_exchange(before, until.0, Relaxed, Relaxed)
+            .is_err()
+        {
             return Verdict::Keep;
         }
         self.ejections.store(count, Relaxed);
@@ -268,7 +284,11 @@ impl Attempt {
     ) -> Verdict {
         self.answer();
         let latency_us = latency.as_secs_f32() * 1e6;
-        let sample = |failed| Sample { latency_us, in_flight: self.in_flight, failed };
+        let sample = |failed| Sample {
+            latency_us,
+            in_flight: self.in_flight,
+            failed,
+        };
         match outcome {
             Outcome::Void => Verdict::Keep,
             Outcome::Success => {
@@ -312,11 +332,6 @@ impl Drop for Attempt {
         self.answer();
         self.stats.in_flight.fetch_sub(1, Relaxed);
     }
-}
-
-/// A measure of an endpoint's load: its cost with one more call, for weight `1 / inverse_weight`.
-pub(super) fn load(latency: f32, in_flight: u32, inverse_weight: f32) -> f32 {
-    latency * (1.0 + float(in_flight) * inverse_weight)
 }
 
 #[cfg(test)]

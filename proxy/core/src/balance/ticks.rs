@@ -12,7 +12,10 @@ impl Ticks {
     /// The time `after` an instant; stays at the end of time.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long since `earlier`; zero if that is still to come.
@@ -54,7 +57,9 @@ impl Rng {
 
 /// Spreads 32 even bits (the upper ones) over `0..below` (Lemire's multiply-shift).
 pub(super) fn scale(bits: u64, below: usize) -> usize {
-    let below = u64::try_from(below).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
+    let below = u64::try_from(below)
+        .unwrap_or(u64::MAX)
+        .min(u64::from(u32::MAX));
     usize::try_from(((bits >> 32) * below) >> 32).unwrap_or(0)
 }
 
@@ -89,7 +94,10 @@ mod tests {
             assert_eq!(n, b.below(7));
             counts[n] += 1;
         }
-        assert!(counts.iter().all(|c| (9_600..10_400).contains(c)), "{counts:?}");
+        assert!(
+            counts.iter().all(|c| (9_600..10_400).contains(c)),
+            "{counts:?}"
+        );
         assert_eq!(a.below(0), 0);
         let mean = (0..10_000).map(|_| a.unit()).sum::<f32>() / 10_000.0;
         assert!((0.48..0.52).contains(&mean));

@@ -12,9 +12,15 @@ fn sound() -> resource::Endpoint {
         identity: "spiffe://east.mesh.internal/ns/shop/sa/cart".into(),
         weight: None,
         health: resource::Health::Healthy.into(),
-        origin: Some(resource::Origin { cluster: "east".into(), ..Default::default() }),
+        origin: Some(resource::Origin {
+            cluster: "east".into(),
+            ..Default::default()
+        }),
         locality: None,
-        ports: vec![resource::PortMapping { service_port: 80, target_port: 8080 }],
+        ports: vec![resource::PortMapping {
+            service_port: 80,
+            target_port: 8080,
+        }],
         tunnel_port: 15008,
         handle: "abc".into(),
     }
@@ -30,16 +36,20 @@ fn a_sound_endpoint_is_taken_whole() {
     assert_eq!(endpoint.weight, 1);
     assert_eq!(endpoint.target_port(80), Some(8080));
     assert_eq!(endpoint.target_port(81), None);
-    assert_eq!(endpoint.sni("mesh.internal").unwrap().as_ref(), "abc.east.mesh.internal");
+    assert_eq!(
+        endpoint.sni("mesh.internal").unwrap().as_ref(),
+        "abc.east.mesh.internal"
+    );
     assert_eq!(endpoint.sni("other").unwrap().as_ref(), "abc.east.other");
     assert_eq!(endpoint.id, compile(&sound()).unwrap().id);
     let mapped = resource::Endpoint {
-        addresses: vec![
-            vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1].into(),
-        ],
+        addresses: vec![vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1].into()],
         ..sound()
     };
-    assert_eq!(compile(&mapped).unwrap().addresses[0], IpAddr::from([10, 0, 0, 1]));
+    assert_eq!(
+        compile(&mapped).unwrap().addresses[0],
+        IpAddr::from([10, 0, 0, 1])
+    );
 }
 
 #[test]
@@ -50,16 +60,23 @@ fn every_rule_is_kept_and_named() {
         ("addresses", |e| e.addresses.clear()),
         ("addresses", |e| e.addresses = vec![vec![1, 2, 3].into()]),
         ("addresses", |e| e.addresses = vec![vec![0, 0, 0, 0].into()]),
-        ("addresses", |e| e.addresses = vec![vec![10, 0, 0, 1].into(); ADDRESSES_MAX + 1]),
+        ("addresses", |e| {
+            e.addresses = vec![vec![10, 0, 0, 1].into(); ADDRESSES_MAX + 1]
+        }),
         ("network", |e| e.network.clear()),
         ("identity", |e| e.identity.clear()),
         ("identity", |e| e.identity = "spiffe://east/x".into()),
         ("health", |e| e.health = 0),
         ("health", |e| e.health = 9),
         ("origin", |e| e.origin = None),
-        ("origin.cluster", |e| e.origin = Some(resource::Origin::default())),
         ("origin.cluster", |e| {
-            e.origin = Some(resource::Origin { cluster: "west".into(), ..Default::default() });
+            e.origin = Some(resource::Origin::default())
+        }),
+        ("origin.cluster", |e| {
+            e.origin = Some(resource::Origin {
+                cluster: "west".into(),
+                ..Default::default()
+            });
         }),
         ("ports", |e| e.ports.clear()),
         ("ports.service_port", |e| e.ports[0].service_port = 0),
@@ -73,8 +90,14 @@ fn every_rule_is_kept_and_named() {
         let mut endpoint = sound();
         break_it(&mut endpoint);
         let rejected = compile(&endpoint).unwrap_err();
-        assert!(rejected.why.starts_with(&format!("{field}:")), "{field}: {rejected}");
-        assert_eq!(rejected.name, format!("{}#{}", endpoint.service, endpoint.name));
+        assert!(
+            rejected.why.starts_with(&format!("{field}:")),
+            "{field}: {rejected}"
+        );
+        assert_eq!(
+            rejected.name,
+            format!("{}#{}", endpoint.service, endpoint.name)
+        );
     }
 }
 
@@ -88,7 +111,10 @@ fn a_pod_without_a_proxy_needs_no_identity() {
         ..sound()
     };
     let plain = compile(&plain).unwrap();
-    assert_eq!((plain.identity, plain.tunnel_port, plain.weight), (None, None, 0));
+    assert_eq!(
+        (plain.identity, plain.tunnel_port, plain.weight),
+        (None, None, 0)
+    );
 }
 
 proptest! {

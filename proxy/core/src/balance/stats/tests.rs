@@ -4,7 +4,9 @@ const MS: u64 = 1_000_000;
 
 fn fail(stats: &Arc<EndpointStats>, now: Ticks) -> Verdict {
     let policy = OutlierPolicy::default();
-    stats.begin(now).finish(Outcome::NoAnswer, Duration::from_millis(1), now, &policy)
+    stats
+        .begin(now)
+        .finish(Outcome::NoAnswer, Duration::from_millis(1), now, &policy)
 }
 
 #[test]
@@ -16,7 +18,10 @@ fn the_fifth_failure_in_a_row_ejects_and_success_starts_over() {
     }
     let ok = stats.begin(now);
     let policy = OutlierPolicy::default();
-    assert_eq!(ok.finish(Outcome::Success, Duration::from_millis(1), now, &policy), Verdict::Keep);
+    assert_eq!(
+        ok.finish(Outcome::Success, Duration::from_millis(1), now, &policy),
+        Verdict::Keep
+    );
     for _ in 0..4 {
         assert_eq!(fail(&stats, now), Verdict::Keep);
     }
@@ -33,7 +38,9 @@ fn the_fifth_failure_in_a_row_ejects_and_success_starts_over() {
     }
     assert_eq!(
         fail(&stats, until),
-        Verdict::Eject { until: until.after(Duration::from_secs(20)) }
+        Verdict::Eject {
+            until: until.after(Duration::from_secs(20))
+        }
     );
     assert_eq!(stats.view(until).ejections_total, 2);
 }
@@ -58,7 +65,10 @@ fn cancelled_and_refused_calls_never_eject() {
 #[test]
 fn zero_turns_ejection_off() {
     let stats = Arc::new(EndpointStats::new());
-    let policy = OutlierPolicy { consecutive_failures: 0, ..OutlierPolicy::default() };
+    let policy = OutlierPolicy {
+        consecutive_failures: 0,
+        ..OutlierPolicy::default()
+    };
     for _ in 0..100 {
         let call = stats.begin(Ticks(5));
         let verdict = call.finish(Outcome::ServerError, Duration::ZERO, Ticks(5), &policy);
@@ -73,7 +83,12 @@ fn an_open_connection_is_in_flight_but_not_waiting() {
     let mut open = stats.begin(Ticks(0));
     let later = Ticks(500 * MS);
     assert!(stats.silence_us(&stats.evidence(), later) > 400_000.0);
-    open.record(Outcome::Success, Duration::from_millis(3), Ticks(3 * MS), &policy);
+    open.record(
+        Outcome::Success,
+        Duration::from_millis(3),
+        Ticks(3 * MS),
+        &policy,
+    );
     assert_eq!(stats.in_flight(), 1);
     assert!(stats.silence_us(&stats.evidence(), later) <= 0.0);
     drop(open);
@@ -87,7 +102,9 @@ fn of_many_threads_one_ejects() {
         let workers: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
-                    (0..100).filter(|_| fail(&stats, Ticks(9)) != Verdict::Keep).count()
+                    (0..100)
+                        .filter(|_| fail(&stats, Ticks(9)) != Verdict::Keep)
+                        .count()
                 })
             })
             .collect();
@@ -110,7 +127,13 @@ fn a_newcomer_warms_up_and_a_first_one_does_not() {
     assert!(new.seen_healthy(false, half).fresh);
     let done = now.after(WARM_UP);
     assert!(!new.seen_healthy(false, done).fresh && new.surcharge(done) <= 1.0);
-    assert!(!EndpointStats::new().seen_unusable(false), "a pod that starts is not missing");
+    assert!(
+        !EndpointStats::new().seen_unusable(false),
+        "a pod that starts is not missing"
+    );
     assert!(new.seen_unusable(false));
-    assert!(new.seen_healthy(false, done).capacity <= 0.11, "coming back is a warm-up too");
+    assert!(
+        new.seen_healthy(false, done).capacity <= 0.11,
+        "coming back is a warm-up too"
+    );
 }

@@ -362,6 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_cut_out_of_a_block() {
+        let mut fields = Fields::of_block(b"NaMe: Value");
+        assert_eq!(fields.lower(0..4), b"name");
+        fields.push_cut(0..4, 6..11);
+        fields.push(b"b", b"2");
+        fields.push_cut(0..4, 90..99);
+        let all: Vec<_> = fields.iter().collect();
+        assert_eq!(
+            all,
+            [(&b"name"[..], &b"Value"[..]), (b"b", b"2"), (b"name", b"")]
+        );
+        assert!(fields.lower(9..99).is_empty());
+    }
+
+    #[test]
     fn methods_are_told_apart_by_case() {
         assert_eq!(Method::parse(b"GET"), Some(Method::Get));
         assert_eq!(Method::parse(b"get"), Some(Method::Other("get".into())));

@@ -108,9 +108,7 @@ fn read(raw: &[u8]) -> Result<CanonicalPath, &'static str> {
 fn is_plain(path: &[u8]) -> bool {
     let mut before = 0;
     path.iter().all(|byte| {
-        let plain = is_literal(*byte)
-            || (*byte == b'.' && before != b'/')
-            || (*byte == b'/' && before != b'/');
+        let plain = is_literal(*byte) || (matches!(byte, b'.' | b'/') && before != b'/');
         before = *byte;
         plain
     })
@@ -118,13 +116,27 @@ fn is_plain(path: &[u8]) -> bool {
 
 /// Characters that may follow anything and mean themselves; `.`, `/` and `;` look around.
 fn is_literal(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')'
-        )
-        || matches!(byte, b'*' | b'+' | b',' | b'=' | b':' | b'@')
+    LITERALS
+        .get(usize::from(byte))
+        .is_some_and(|literal| *literal)
 }
+
+const LITERALS: [bool; 256] = {
+    let mut literals = [false; 256];
+    let mut rest: &[u8] =
+        b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~!$&'()*+,=:@";
+    while let [byte, after @ ..] = rest {
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a byte is below 256; evaluated by the compiler"
+        )]
+        {
+            literals[*byte as usize] = true;
+        }
+        rest = after;
+    }
+    literals
+};
 
 /// RFC 3986 §3.4, and the few others that clients send and readers agree on.
 fn check_query(query: &[u8]) -> Result<(), &'static str> {

@@ -19,6 +19,10 @@ pub const TRAILER_FIELDS_MAX: usize = 64;
 const CHUNK_DIGITS_MAX: usize = 16;
 
 /// What comes next in the input.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is made once, at the end of a body"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// Nothing can be said yet: offer the same bytes again, and more. It is never necessary to
@@ -165,7 +169,7 @@ impl BodyReader {
         let end = match section {
             [b'\r', b'\n', ..] => Some(2),
             [] | [b'\r'] => None,
-            [b'\r' | b'\n', ..] => return Err("trailers, RFC 9112 §7.1.2"),
+            [b'\r' | b'\n', ..] => return Err("bare CR or LF as the end of chunks, RFC 9112 §7.1"),
             _ => head_end(section, self.scanned),
         };
         if end.unwrap_or(section.len()) > TRAILER_BYTES_MAX {

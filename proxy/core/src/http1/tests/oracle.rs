@@ -52,6 +52,7 @@ const STRICTER: &[(&str, &str)] = &[
     ("too many connection options, RFC 9110 §7.6.1", "hyper does not forward, so it need not look"),
     ("chunk size is too large, RFC 9112 §7.1", "hyper takes any number of zeros in front"),
     ("chunk size is not a number, RFC 9112 §7.1", "hyper takes white space after it"),
+    ("bare CR or LF as the end of chunks, RFC 9112 §7.1", "hyper takes a bare LF, and swallows what follows up to an empty line"),
     ("bare LF in the trailers, RFC 9112 §7.1.2", "hyper takes a bare LF, and swallows what follows up to an empty line"),
     ("control character in a chunk extension, RFC 9112 §7.1.1", "hyper skips extensions unread"),
 ];
@@ -170,19 +171,17 @@ async fn their_view(request: Request<Incoming>) -> Option<Seen> {
         .headers
         .iter()
         .map(|(n, v)| (n.as_str(), v.as_bytes()));
+    // Of `te`, only the lines that speak of trailers are left, and only that of them.
     let fields: Vec<_> = fields
         .filter(|(name, _)| !dropped(name))
+        .filter(|(name, value)| *name != "te" || value.ends_with(b"trailers"))
         .map(|(name, value)| {
-            // Only this is left of `te`.
-            let value = if name == "te" { b"trailers" } else { value };
-            (name.as_bytes(), value)
+            (
+                name.as_bytes(),
+                if name == "te" { b"trailers" } else { value },
+            )
         })
         .collect();
-    let te = parts.headers.get_all("te").iter().any(|value| {
-        String::from_utf8_lossy(value.as_bytes())
-            .to_ascii_lowercase()
-            .contains("trailers")
-    });
     let collected = body.collect().await.ok()?;
     let trailers = collected.trailers().cloned().unwrap_or_default();
     let trailers = trailers
@@ -197,7 +196,7 @@ async fn their_view(request: Request<Incoming>) -> Option<Seen> {
         method: parts.method.to_string(),
         target,
         old,
-        fields: sorted(fields.into_iter().filter(|(name, _)| *name != b"te" || te)),
+        fields: sorted(fields.into_iter()),
         trailers: sorted(trailers.filter(|(name, _)| !is_forbidden_trailer(name))),
         body: collected.to_bytes().to_vec(),
     })
@@ -293,7 +292,9 @@ fn each_refused_request_is_refused_by_hyper_or_by_a_rule_of_the_table() {
     on_runtime(async {
         let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
         let heads = requests::REFUSED.iter().map(|refused| refused.1.to_vec());
-        let bodies = bodies::REFUSED.iter().map(|(_, body, _)| [head, *body].concat());
+        let bodies = bodies::REFUSED
+            .iter()
+            .map(|(_, body, _)| [head, *body].concat());
         let mut used = Vec::new();
         for input in heads.chain(bodies) {
             used.extend(compare(&input, &hypers(&input).await));
@@ -396,7 +397,7 @@ fn samples<T>(strategy: impl Strategy<Value = T>, count: usize) -> impl Iterator
 fn what_we_read_in_a_pipeline_hyper_reads_too() {
     on_runtime(async {
         let (mut read, mut refused) = (0, 0);
-        for requests in samples(vec(one_request(), 1..4), 1500) {
+        for requests in samples(vec(one_request(), 1..4), 600) {
             let input = requests.concat();
             let theirs = hypers(&input).await;
             refused += usize::from(compare(&input, &theirs).is_some());
@@ -404,14 +405,17 @@ fn what_we_read_in_a_pipeline_hyper_reads_too() {
         }
         // The generator would prove nothing if nearly all were refused, or none.
         assert!(
-            read > 300 && refused > 100,
+            read > 200 && refused > 50,
             "{read} read, {refused} refused by the table"
         );
     });
 }
 
-/// Status, sorted fields and body of a response to GET, as a hyper client reads it.
-async fn hypers_response(input: &[u8]) -> Option<(u16, Vec<(String, Vec<u8>)>, Vec<u8>)> {
+/// Status, sorted fields and body.
+type Answer = (u16, Vec<(String, Vec<u8>)>, Vec<u8>);
+
+/// A response to GET as a hyper client reads it.
+async fn hypers_response(input: &[u8]) -> Option<Answer> {
     let (mut server, client) = tokio::io::duplex(1 << 16);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(client))
@@ -448,7 +452,7 @@ async fn hypers_response(input: &[u8]) -> Option<(u16, Vec<(String, Vec<u8>)>, V
     .2
 }
 
-fn our_response(mut input: &[u8]) -> Option<(u16, Vec<(String, Vec<u8>)>, Vec<u8>)> {
+fn our_response(mut input: &[u8]) -> Option<Answer> {
     let head = loop {
         let (head, used) = parse_response(input, &Method::Get, &Limits::default()).ok()??;
         input = &input[used..];
@@ -509,7 +513,7 @@ fn a_response_that_we_read_hyper_reads_too() {
     on_runtime(async {
         let refused = responses::REFUSED.iter().map(|(_, bytes)| bytes.to_vec());
         let mut read = 0;
-        for input in samples(one_response(), 700).chain(refused) {
+        for input in samples(one_response(), 500).chain(refused) {
             if let Some(ours) = our_response(&input) {
                 let theirs = hypers_response(&input).await;
                 // hyper leaves the length of a 204 in; RFC 9110 §8.6 forbids to send it on.

@@ -4,7 +4,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::*;
-use super::bodies;
 use crate::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 
 fn name() -> impl Strategy<Value = String> {

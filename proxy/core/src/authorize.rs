@@ -28,20 +28,17 @@ mod index;
 mod pattern;
 mod policy;
 mod rule;
+mod table;
 mod wire;
 
 pub use self::explain::{STEPS_MAX, Step, explain};
 pub use self::pattern::{LITERAL_BYTES_MAX, REGEX_BYTES_MAX, REGEX_CHARS_MAX, VALUES_MAX};
 pub use self::policy::{Action, NAME_BYTES_MAX, Policy, REGEXES_MAX, RULES_MAX};
 pub use self::rule::{ALTERNATIVES_MAX, EXCEPT_DEPTH_MAX};
-
-use self::index::Index;
-use self::rule::Rule;
+pub use self::table::PolicyTable;
 
 /// Longest text of a refusal, in bytes.
 const REASON_BYTES_MAX: usize = 512;
-/// Most ALLOW rules that are looked at to say which came nearest.
-const NEAREST_RULES_MAX: usize = 64;
 
 /// Names of policies that noted a decision.
 pub type Audit = SmallVec<[Arc<str>; 1]>;
@@ -82,6 +79,10 @@ pub struct RequestFacts<'a> {
 
 /// Proof that policy was asked and said yes. Only [`authorize`] and [`Permit::outbound`] make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "sealed for the rest of this crate too"
+)]
 pub struct Permit {
     /// The ALLOW policy that matched. `None`: no ALLOW policy selects the workload.
     pub rule: Option<Arc<str>>,
@@ -137,7 +138,7 @@ pub fn authorize(
     };
     let facts = Facts::new(conn, request);
     let audit = table.audit(&facts);
-    let generation = table.generation;
+    let generation = table.generation();
     let denied = |policy, reason| {
         let reason = cut(reason);
         Err(Denied {
@@ -148,14 +149,14 @@ pub fn authorize(
             audit: audit.clone(),
         })
     };
-    if let Some((policy, why)) = &table.invalid {
+    if let Some((policy, why)) = table.invalid() {
         return denied(Some(Arc::clone(policy)), invalid_reason(policy, why));
     }
-    if let Some((policy, rule)) = table.deny.find(table, &facts, Unseen::Matches) {
+    if let Some((policy, rule)) = table.denying(&facts) {
         let reason = format!("DENY policy {} rule {rule} matched", policy.name());
         return denied(Some(Arc::clone(policy.shared_name())), reason);
     }
-    if !table.restricts {
+    if !table.restricts() {
         return Ok(Permit {
             rule: None,
             generation,
@@ -163,7 +164,7 @@ pub fn authorize(
             _sealed: (),
         });
     }
-    match table.allow.find(table, &facts, Unseen::Misses) {
+    match table.allowing(&facts) {
         Some((policy, _)) => {
             let rule = Some(Arc::clone(policy.shared_name()));
             Ok(Permit {
@@ -273,131 +274,6 @@ impl<'a> PeerNames<'a> {
             namespace,
             account,
             qualified: id.as_str().get(start..).unwrap_or_default(),
-        }
-    }
-}
-
-/// Policies, arranged so that a decision looks at few of their rules. Immutable.
-#[derive(Debug, Clone, Default)]
-pub struct PolicyTable {
-    policies: Vec<Arc<Policy>>,
-    allow: Index,
-    deny: Index,
-    audit: Index,
-    /// Is there an ALLOW policy? Then what none allows is denied.
-    restricts: bool,
-    /// The first policy that could not be understood, and why.
-    invalid: Option<(Arc<str>, Arc<str>)>,
-    generation: Generation,
-}
-
-impl PolicyTable {
-    /// A table of these policies; their order does not matter.
-    #[must_use]
-    pub fn new(mut policies: Vec<Arc<Policy>>, generation: Generation) -> Self {
-        policies.sort_by(|a, b| a.name().cmp(b.name()));
-        let restricts = policies
-            .iter()
-            .any(|policy| policy.action() == Action::Allow);
-        let invalid = policies.iter().find_map(|policy| {
-            policy
-                .invalid()
-                .map(|why| (Arc::clone(policy.shared_name()), Arc::from(why)))
-        });
-        let index = |action| Index::new(&policies, action);
-        let (allow, deny, audit) = (
-            index(Action::Allow),
-            index(Action::Deny),
-            index(Action::Audit),
-        );
-        Self {
-            policies,
-            allow,
-            deny,
-            audit,
-            restricts,
-            invalid,
-            generation,
-        }
-    }
-
-    /// The policies, by name.
-    #[must_use]
-    pub fn policies(&self) -> &[Arc<Policy>] {
-        &self.policies
-    }
-
-    /// Of the configuration that they come from.
-    #[must_use]
-    pub fn generation(&self) -> Generation {
-        self.generation
-    }
-
-    fn rule(&self, at: index::At) -> Option<(&Arc<Policy>, &Rule)> {
-        let policy = self.policies.get(usize::try_from(at.policy).ok()?)?;
-        Some((policy, policy.rules().get(usize::try_from(at.rule).ok()?)?))
-    }
-
-    /// The AUDIT policies that match, each once.
-    fn audit(&self, facts: &Facts<'_>) -> Audit {
-        let mut names = Audit::new();
-        if self.audit.is_empty() {
-            return names;
-        }
-        self.audit.visit(facts, Unseen::Matches, |at| {
-            if let Some((policy, rule)) = self.rule(at)
-                && !names.contains(policy.shared_name())
-                && rule.check(facts, Unseen::Matches).is_ok()
-            {
-                names.push(Arc::clone(policy.shared_name()));
-            }
-            false
-        });
-        names
-    }
-
-    /// Says which ALLOW rule came nearest, and what it missed.
-    fn nearest_reason(&self, facts: &Facts<'_>) -> String {
-        let rules = self
-            .policies
-            .iter()
-            .filter(|policy| policy.action() == Action::Allow)
-            .flat_map(|policy| {
-                policy
-                    .rules()
-                    .iter()
-                    .enumerate()
-                    .map(move |rule| (policy, rule))
-            });
-        let nearest = rules
-            .take(NEAREST_RULES_MAX)
-            .filter_map(|(policy, (at, rule))| {
-                rule.check(facts, Unseen::Misses)
-                    .err()
-                    .map(|miss| (policy, at, miss))
-            })
-            // Of equally near ones the first: `max_by_key` would take the last.
-            .reduce(|best, next| {
-                if next.2.term > best.2.term {
-                    next
-                } else {
-                    best
-                }
-            });
-        let caller = facts.peer.map_or("unauthenticated", |peer| peer.identity);
-        let head = format!(
-            "no ALLOW policy matched: caller {caller}, port {}",
-            facts.port
-        );
-        match nearest {
-            None => format!("{head}; the ALLOW policies have no rules"),
-            Some((policy, at, miss)) => {
-                format!(
-                    "{head}; nearest: {} rule {at}: {}",
-                    policy.name(),
-                    miss.describe(facts)
-                )
-            }
         }
     }
 }

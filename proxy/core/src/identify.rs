@@ -57,9 +57,9 @@ pub enum NotIdentified {
     #[error("expected {expected}, but {seen} answered")]
     Unexpected {
         /// Whom the endpoint names.
-        expected: SpiffeId,
+        expected: Box<SpiffeId>,
         /// Who it was.
-        seen: SpiffeId,
+        seen: Box<SpiffeId>,
     },
     /// A valid peer of another trust domain.
     #[error("expected a peer of trust domain {expected}, but {seen} answered")]
@@ -67,7 +67,7 @@ pub enum NotIdentified {
         /// Whose peer was expected.
         expected: TrustDomain,
         /// Who it was.
-        seen: SpiffeId,
+        seen: Box<SpiffeId>,
     },
 }
 
@@ -138,15 +138,16 @@ pub enum Expected<'a> {
 /// # Errors
 /// It is somebody else.
 pub fn accept_peer(id: &SpiffeId, expected: Expected<'_>) -> Result<PeerIdentity, NotIdentified> {
+    let seen = || Box::new(id.clone());
     match expected {
         Expected::Exactly(whom) if whom != id => Err(NotIdentified::Unexpected {
-            expected: whom.clone(),
-            seen: id.clone(),
+            expected: Box::new(whom.clone()),
+            seen: seen(),
         }),
         Expected::Of(domain) if domain != id.trust_domain() => {
             Err(NotIdentified::ForeignTrustDomain {
                 expected: domain.clone(),
-                seen: id.clone(),
+                seen: seen(),
             })
         }
         Expected::Anyone | Expected::Exactly(_) | Expected::Of(_) => {

@@ -293,7 +293,7 @@ impl HeaderTerm {
         ) {
             return "another value".into();
         }
-        Seen(seen().map(|(name, value)| (name, value)).collect()).to_string()
+        Seen(seen().collect()).to_string()
     }
 }
 

@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::policy::{Action, Policy};
-use super::{Facts, PolicyTable, Unseen};
+use super::{Facts, Unseen};
 
 /// What a rule can be filed under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,27 +92,6 @@ impl Index {
         self.filed.is_empty() && self.unfiled.is_empty()
     }
 
-    /// The first rule that matches, of those that can, and its policy.
-    pub(super) fn find<'t>(
-        &self,
-        table: &'t PolicyTable,
-        facts: &Facts<'_>,
-        unseen: Unseen,
-    ) -> Option<(&'t Arc<Policy>, u32)> {
-        let mut found = None;
-        if self.is_empty() {
-            return found;
-        }
-        self.visit(facts, unseen, |at| {
-            found = table
-                .rule(at)
-                .filter(|(_, rule)| rule.check(facts, unseen).is_ok())
-                .map(|(policy, _)| (policy, at.rule));
-            found.is_some()
-        });
-        found
-    }
-
     /// Shows the rules that can match to `look`, until it says true. One may come twice.
     pub(super) fn visit(
         &self,
@@ -120,6 +99,9 @@ impl Index {
         unseen: Unseen,
         mut look: impl FnMut(At) -> bool,
     ) {
+        if self.is_empty() {
+            return;
+        }
         let path = facts.path();
         let keys = [
             facts.peer.map(|peer| Key::Identity(peer.identity)),

@@ -20,7 +20,8 @@ const PEAK_GAIN: f32 = 1.0 / 4.0;
 const PEAK_SAMPLE_RATIO_MAX: f32 = 4.0;
 /// Weight of a new result in the error rate (ours to tune).
 const ERROR_GAIN: f32 = 1.0 / 8.0;
-/// What a failure costs the caller, as latency in µs, beside four times the usual one (ours to tune).
+/// What it costs to call one that always fails, as latency in µs, beside four times its usual one
+/// (ours to tune).
 const FAILURE_COST_US: f32 = 500_000.0;
 const FAILURE_COST_RATIO: f32 = 4.0;
 
@@ -107,8 +108,9 @@ impl Evidence {
     }
 }
 
+/// By the square: a single failure is noise, a streak is not.
 fn failure_cost(errors: f32, latency: f32) -> f32 {
-    errors * (FAILURE_COST_US + FAILURE_COST_RATIO * latency)
+    errors * errors * (FAILURE_COST_US + FAILURE_COST_RATIO * latency)
 }
 
 /// Evidence about one endpoint fades within this time (ours to tune; LOAD-BALANCING's 5 s).
@@ -116,8 +118,9 @@ const FORGET_MS: f32 = 5_000.0;
 
 /// How much of evidence of this age is still believed: about e^(-age/time), without the exponential.
 pub(super) fn forget(age_ms: f32, time_ms: f32) -> f32 {
-    let x = age_ms / time_ms;
-    1.0 / (1.0 + x + x * x / 2.0)
+    let quarter = age_ms / (4.0 * time_ms);
+    let grown = 1.0 + quarter + quarter * quarter / 2.0;
+    1.0 / (grown * grown * grown * grown)
 }
 
 /// A time in steps of 2^20 ns, about a millisecond, in 32 bits. It wraps after 52 days: an endpoint
@@ -212,6 +215,18 @@ mod tests {
             slow.peak_cost(5_000.0, at(2_200)) > 4.0 * 5_000.0,
             "{slow:?}"
         );
+    }
+
+    #[test]
+    fn one_failure_does_not_exile() {
+        let failed = Sample {
+            latency_us: 1_000.0,
+            in_flight: 1,
+            failed: true,
+        };
+        let once = steady(5.0).observe(failed, at(2_000));
+        assert!(once.peak_cost(5_000.0, at(2_010)) < 3.0 * 5_000.0);
+        assert!(once.peak_cost(5_000.0, at(7_000)) < 1.3 * 5_000.0);
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub(super) struct View {
     pub(super) available: f32,
     /// What a call costs there now, in µs. 0: never measured.
     pub(super) cost_us: f32,
+    /// What a call there has cost on average, whatever waits or fails now. 0: never measured.
+    pub(super) usual_us: f32,
     /// How much of `cost_us` is believed, 0 to 1.
     pub(super) belief: f32,
     pub(super) penalty_us: f32,
@@ -149,8 +151,8 @@ pub(super) fn shares(views: &[View; PLACES]) -> [f32; PLACES] {
 /// Penalties included. Where nothing is known, a place is thought to be as fast as the nearest one
 /// that was measured.
 fn costs(views: &[View; PLACES]) -> [f32; PLACES] {
-    let known = |v: &&View| v.available > 0.0 && v.cost_us > 0.0;
-    let typical = views.iter().find(known).map_or(0.0, |v| v.cost_us);
+    let known = |v: &&View| v.available > 0.0 && v.usual_us > 0.0;
+    let typical = views.iter().find(known).map_or(0.0, |v| v.usual_us);
     views.map(|v| {
         let belief = if v.cost_us > 0.0 { v.belief } else { 0.0 };
         typical + (v.cost_us - typical) * belief + v.penalty_us
@@ -202,22 +204,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn near(available: f32, cost_ms: f32) -> View {
+    fn place(available: f32, cost_ms: f32, penalty_us: f32) -> View {
+        let cost_us = cost_ms * 1e3;
         View {
             available,
-            cost_us: cost_ms * 1e3,
+            cost_us,
+            usual_us: cost_us,
             belief: 1.0,
-            penalty_us: 0.0,
+            penalty_us,
         }
     }
 
+    fn near(available: f32, cost_ms: f32) -> View {
+        place(available, cost_ms, 0.0)
+    }
+
     fn far(available: f32, cost_ms: f32) -> View {
-        View {
-            available,
-            cost_us: cost_ms * 1e3,
-            belief: 1.0,
-            penalty_us: 20_000.0,
-        }
+        place(available, cost_ms, 20_000.0)
     }
 
     fn leaving(near: View, far: View) -> f32 {
@@ -255,13 +258,19 @@ mod tests {
 
     #[test]
     fn an_unknown_place_is_asked_only_if_it_could_be_cheaper() {
-        let unknown = View {
-            cost_us: 0.0,
-            ..far(1.0, 0.0)
-        };
+        let unknown = far(1.0, 0.0);
         assert!(leaving(near(1.0, 5.0), unknown) <= 0.0);
         let share = leaving(near(1.0, 300.0), unknown);
         assert!((share - CURIOSITY).abs() < 1e-6, "{share}");
+    }
+
+    #[test]
+    fn a_place_that_hangs_is_left_for_an_unknown_one() {
+        let hangs = View {
+            usual_us: 5_000.0,
+            ..near(1.0, 300.0)
+        };
+        assert!(leaving(hangs, far(1.0, 0.0)) > 0.9);
     }
 
     #[test]
@@ -274,6 +283,7 @@ mod tests {
             View {
                 available: (a - 0.1).max(0.0),
                 cost_us,
+                usual_us: cost_us,
                 belief,
                 penalty_us: p,
             }

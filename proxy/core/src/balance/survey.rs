@@ -25,6 +25,8 @@ const STEP_INTERVAL: Duration = Duration::from_millis(1);
 const FRESH_ENOUGH: Duration = Duration::from_millis(5);
 /// Evidence about a place fades within this time (ours to tune).
 const FORGET_PLACE_MS: f32 = 30_000.0;
+/// What a call is thought to cost where none was ever answered (ours to tune).
+const UNKNOWN_LATENCY_US: f32 = 10_000.0;
 
 /// What a survey is told.
 pub(super) struct Surveyor<'a> {
@@ -55,10 +57,12 @@ struct Sums {
     known: f32,
     /// Weight that can be reached.
     all: f32,
-    /// Weight times belief; and with these, the costs.
+    /// Weight times belief; and this by the costs: their harmonic mean is what a call meets, because
+    /// picks avoid the dear ones. One pod that hangs makes no place dear.
     believed: f32,
-    cost: f32,
-    peak: f32,
+    by_cost: f32,
+    by_usual: f32,
+    by_peak: f32,
     belief_max: f32,
 }
 
@@ -152,34 +156,14 @@ impl Survey {
             return;
         }
         let standing = stats.seen_healthy(self.first, by.now);
-        let evidence = stats.evidence();
-        let now = Stamp::of(by.now);
-        let silence = stats.silence_us(&evidence, by.now);
+        let measured = Measured::of(stats, by.now);
         self.add(|sums| {
             sums.all += slot.weight;
             sums.known += if standing.fresh { 0.0 } else { slot.weight };
             sums.usable += slot.weight * standing.capacity;
-            // Waiting without an answer is evidence of at least as much latency.
-            let (belief, cost, peak) = if evidence.is_empty() {
-                if silence <= 0.0 {
-                    return;
-                } else {
-                    (1.0, silence, silence)
-                }
-            } else {
-                let cost = evidence.mean_cost(stats.in_flight(), now).max(silence);
-                let belief = forget(now.ms_since(evidence.stamp), FORGET_PLACE_MS);
-                (
-                    if silence > evidence.mean { 1.0 } else { belief },
-                    cost,
-                    evidence.peak,
-                )
-            };
-            let weight = slot.weight * belief;
-            sums.believed += weight;
-            sums.cost += weight * cost;
-            sums.peak += weight * peak;
-            sums.belief_max = sums.belief_max.max(belief);
+            if let Some(measured) = measured {
+                sums.add(slot.weight, &measured);
+            }
         });
     }
 
@@ -229,7 +213,54 @@ impl Survey {
     }
 }
 
+/// What one endpoint says of its place, in µs.
+struct Measured {
+    cost: f32,
+    usual: f32,
+    peak: f32,
+    belief: f32,
+}
+
+impl Measured {
+    fn of(stats: &EndpointStats, now: Ticks) -> Option<Self> {
+        let evidence = stats.evidence();
+        // Waiting without an answer is evidence of at least as much latency.
+        let silence = stats.silence_us(&evidence, now);
+        if evidence.is_empty() {
+            let (cost, peak, usual) = (silence, silence, UNKNOWN_LATENCY_US);
+            return (silence > usual).then_some(Self {
+                cost,
+                usual,
+                peak,
+                belief: 1.0,
+            });
+        }
+        let stamp = Stamp::of(now);
+        let fading = forget(stamp.ms_since(evidence.stamp), FORGET_PLACE_MS);
+        Some(Self {
+            cost: evidence.mean_cost(stats.in_flight(), stamp).max(silence),
+            usual: evidence.mean,
+            peak: evidence.peak,
+            belief: if silence > evidence.mean { 1.0 } else { fading },
+        })
+    }
+}
+
 impl Sums {
+    fn add(&mut self, weight: f32, measured: &Measured) {
+        let weight = weight * measured.belief;
+        self.believed += weight;
+        self.by_cost += weight / measured.cost.max(1.0);
+        self.by_usual += weight / measured.usual.max(1.0);
+        self.by_peak += weight / measured.peak.max(1.0);
+        self.belief_max = self.belief_max.max(measured.belief);
+    }
+
+    /// A harmonic mean; 0 if nothing was measured.
+    fn mean(&self, by: f32) -> f32 {
+        if by > 0.0 { self.believed / by } else { 0.0 }
+    }
+
     fn view(&self, penalty_us: f32) -> View {
         // What was there before is the measure; newcomers only add to what is left of it.
         let whole = if self.known > 0.0 {
@@ -243,11 +274,8 @@ impl Sums {
             } else {
                 0.0
             },
-            cost_us: if self.believed > 0.0 {
-                self.cost / self.believed
-            } else {
-                0.0
-            },
+            cost_us: self.mean(self.by_cost),
+            usual_us: self.mean(self.by_usual),
             belief: self.belief_max,
             penalty_us,
         }
@@ -256,8 +284,9 @@ impl Sums {
 
 fn tell(place: &Place, sums: &Sums, share_up_to: f32) {
     let view = sums.view(0.0);
-    let peers = if sums.believed > 0.0 {
-        sums.peak / sums.believed
+    let peers = sums.mean(sums.by_peak);
+    let peers = if peers > 0.0 {
+        peers
     } else {
         UNKNOWN_LATENCY_US
     };
@@ -266,9 +295,6 @@ fn tell(place: &Place, sums: &Sums, share_up_to: f32) {
     write(&place.digest.cost_us, view.cost_us);
     write(&place.digest.peers_us, peers);
 }
-
-/// What a call costs where nobody was ever called; only a measure for failures.
-const UNKNOWN_LATENCY_US: f32 = 10_000.0;
 
 fn index(distance: Distance) -> usize {
     match distance {

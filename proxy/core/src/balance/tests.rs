@@ -2,8 +2,8 @@
 
 mod simulation;
 
-use super::*;
 use super::Rng;
+use super::*;
 use isthmus_proto::resource;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -14,7 +14,10 @@ pub(super) fn me() -> Me {
     Me {
         cluster: "east".parse().unwrap(),
         network: "net".parse().unwrap(),
-        locality: isthmus_proto::locality::Locality { region: "r1".into(), zone: "a".into() },
+        locality: isthmus_proto::locality::Locality {
+            region: "r1".into(),
+            zone: "a".into(),
+        },
     }
 }
 
@@ -30,24 +33,28 @@ pub(super) fn endpoint_with(
         addresses: vec![vec![10, 0, 0, 1].into()],
         network: "net".into(),
         health: resource::Health::Healthy.into(),
-        origin: Some(resource::Origin { cluster: cluster.into(), ..Default::default() }),
-        ports: vec![resource::PortMapping { service_port: 80, target_port: 8080 }],
+        origin: Some(resource::Origin {
+            cluster: cluster.into(),
+            ..Default::default()
+        }),
+        ports: vec![resource::PortMapping {
+            service_port: 80,
+            target_port: 8080,
+        }],
         ..Default::default()
     };
     change(&mut from);
     Arc::new(Endpoint::compile(&from, stats).unwrap())
 }
 
-fn endpoint(
-    cluster: &str,
-    pod: usize,
-    change: impl Fn(&mut resource::Endpoint),
-) -> Arc<Endpoint> {
+fn endpoint(cluster: &str, pod: usize, change: impl Fn(&mut resource::Endpoint)) -> Arc<Endpoint> {
     endpoint_with(cluster, pod, Arc::default(), change)
 }
 
 fn healthy(cluster: &str, pods: usize) -> Vec<Arc<Endpoint>> {
-    (0..pods).map(|pod| endpoint(cluster, pod, |_| ())).collect()
+    (0..pods)
+        .map(|pod| endpoint(cluster, pod, |_| ()))
+        .collect()
 }
 
 fn set(endpoints: Vec<Arc<Endpoint>>) -> EndpointSet {
@@ -60,7 +67,11 @@ fn counts(set: &EndpointSet, picks: usize, now: Ticks) -> Vec<usize> {
     let mut counts = vec![0; set.len()];
     for _ in 0..picks {
         let chosen = choose(set, &[], &mut rng, now).unwrap();
-        let at = set.endpoints().iter().position(|e| e.id == chosen.id).unwrap();
+        let at = set
+            .endpoints()
+            .iter()
+            .position(|e| e.id == chosen.id)
+            .unwrap();
         counts[at] += 1;
     }
     counts
@@ -91,7 +102,10 @@ fn eject(endpoint: &Endpoint, now: Ticks) -> Ticks {
 #[test]
 fn an_empty_set_and_an_unusable_one_differ() {
     let mut rng = Rng::new(1);
-    assert_eq!(choose(&set(vec![]), &[], &mut rng, NOW).unwrap_err(), Failure::NoEndpoint);
+    assert_eq!(
+        choose(&set(vec![]), &[], &mut rng, NOW).unwrap_err(),
+        Failure::NoEndpoint
+    );
     for change in [
         |e: &mut resource::Endpoint| e.health = resource::Health::Unhealthy.into(),
         |e: &mut resource::Endpoint| e.weight = Some(0),
@@ -101,14 +115,24 @@ fn an_empty_set_and_an_unusable_one_differ() {
         assert_eq!(failure, Failure::NoHealthyEndpoint);
     }
     let set = set(healthy("east", 3));
-    let unreachable = pick(&set, &BalancePolicy::default(), &|_| false, &[], &mut rng, NOW);
+    let unreachable = pick(
+        &set,
+        &BalancePolicy::default(),
+        &|_| false,
+        &[],
+        &mut rng,
+        NOW,
+    );
     assert_eq!(unreachable.unwrap_err(), Failure::NoHealthyEndpoint);
 }
 
 #[test]
 fn places_are_sorted_by_distance() {
     let locality = |region: &str, zone: &str| {
-        let locality = resource::Locality { region: region.into(), zone: zone.into() };
+        let locality = resource::Locality {
+            region: region.into(),
+            zone: zone.into(),
+        };
         move |e: &mut resource::Endpoint| e.locality = Some(locality.clone())
     };
     let set = set(vec![
@@ -121,7 +145,11 @@ fn places_are_sorted_by_distance() {
     let distances: Vec<_> = set.endpoints().iter().map(|e| me().distance(e)).collect();
     use Distance::{Cluster, Region, World, Zone};
     assert_eq!(distances, [World, Region, Cluster, Zone, Cluster]);
-    assert_eq!(counts(&set, 1_000, NOW), [0, 0, 0, 1_000, 0], "the nearest place keeps all");
+    assert_eq!(
+        counts(&set, 1_000, NOW),
+        [0, 0, 0, 1_000, 0],
+        "the nearest place keeps all"
+    );
     let shown: Vec<_> = set.view().iter().map(|p| (p.distance, p.healthy)).collect();
     assert_eq!(shown, [(Zone, 1), (Cluster, 2), (Region, 1), (World, 1)]);
 }
@@ -132,7 +160,9 @@ fn equal_endpoints_share_evenly_and_weights_are_kept() {
     assert!(even.iter().all(|c| (2_350..2_650).contains(c)), "{even:?}");
     let weights = [1u32, 2, 5, 0, 12];
     let pods = weights.iter().enumerate();
-    let set = set(pods.map(|(i, w)| endpoint("west", i, |e| e.weight = Some(*w))).collect());
+    let set = set(pods
+        .map(|(i, w)| endpoint("west", i, |e| e.weight = Some(*w)))
+        .collect());
     let shares = counts(&set, 20_000, NOW);
     for (count, weight) in shares.iter().zip(weights) {
         let due = 1_000.0 * f64::from(weight);
@@ -143,7 +173,9 @@ fn equal_endpoints_share_evenly_and_weights_are_kept() {
 #[test]
 fn the_busy_one_gets_less() {
     let set = set(healthy("east", 2));
-    let held: Vec<_> = (0..3).map(|_| set.endpoints()[0].stats.begin(NOW)).collect();
+    let held: Vec<_> = (0..3)
+        .map(|_| set.endpoints()[0].stats.begin(NOW))
+        .collect();
     assert_eq!(counts(&set, 100, NOW), [0, 100]);
     drop(held);
     assert!(counts(&set, 100, NOW).iter().all(|c| *c > 20));
@@ -161,7 +193,10 @@ fn what_was_tried_is_avoided_while_others_are_left() {
         assert_eq!(second.id, ids[2]);
         let other_cluster = choose(&set, &ids[..3], &mut rng, NOW).unwrap();
         assert_eq!(other_cluster.id, ids[3]);
-        assert!(choose(&set, &ids, &mut rng, NOW).is_ok(), "nobody else is left");
+        assert!(
+            choose(&set, &ids, &mut rng, NOW).is_ok(),
+            "nobody else is left"
+        );
     }
 }
 
@@ -169,7 +204,10 @@ fn what_was_tried_is_avoided_while_others_are_left() {
 fn draining_ones_are_the_last_resort_and_unhealthy_ones_none() {
     let draining = |e: &mut resource::Endpoint| e.health = resource::Health::Draining.into();
     let unhealthy = |e: &mut resource::Endpoint| e.health = resource::Health::Unhealthy.into();
-    let mut endpoints = vec![endpoint("east", 0, draining), endpoint("east", 1, unhealthy)];
+    let mut endpoints = vec![
+        endpoint("east", 0, draining),
+        endpoint("east", 1, unhealthy),
+    ];
     assert_eq!(counts(&set(endpoints.clone()), 100, NOW), [100, 0]);
     endpoints.push(endpoint("west", 2, |_| ()));
     assert_eq!(counts(&set(endpoints), 100, NOW), [0, 0, 100]);
@@ -201,7 +239,10 @@ fn ejections_stop_at_the_limit_in_stages() {
     let counts = counts(&set, 2_000, now);
     let used = counts.iter().filter(|c| **c > 0).count();
     assert_eq!(used, 5, "half stay out: {counts:?}");
-    assert!(counts[..5].iter().all(|c| *c > 0), "those that return first: {counts:?}");
+    assert!(
+        counts[..5].iter().all(|c| *c > 0),
+        "those that return first: {counts:?}"
+    );
 }
 
 #[test]
@@ -209,9 +250,23 @@ fn a_single_endpoint_is_never_ejected_into_nothing() {
     let set = set(healthy("west", 1));
     eject(&set.endpoints()[0], NOW);
     assert_eq!(counts(&set, 10, NOW), [10]);
-    let all = BalancePolicy { max_ejected_percent: 100, ..BalancePolicy::default() };
-    let picked = pick(&set, &all, &|_| true, &[], &mut Rng::new(1), NOW.after(WARM_UP / 2));
-    assert_eq!(picked.unwrap_err(), Failure::NoHealthyEndpoint, "who says 100 means it");
+    let all = BalancePolicy {
+        max_ejected_percent: 100,
+        ..BalancePolicy::default()
+    };
+    let picked = pick(
+        &set,
+        &all,
+        &|_| true,
+        &[],
+        &mut Rng::new(1),
+        NOW.after(WARM_UP / 2),
+    );
+    assert_eq!(
+        picked.unwrap_err(),
+        Failure::NoHealthyEndpoint,
+        "who says 100 means it"
+    );
 }
 
 #[test]
@@ -225,7 +280,12 @@ fn a_large_set_is_surveyed_in_steps() {
     }
     let mut rng = Rng::new(2);
     for step in 0..20 {
-        let _ = choose(&set, &[], &mut rng, NOW.after(Duration::from_millis(step * 2)));
+        let _ = choose(
+            &set,
+            &[],
+            &mut rng,
+            NOW.after(Duration::from_millis(step * 2)),
+        );
     }
     let share = set.view()[1].share;
     assert!((0.25..0.35).contains(&share), "{share}");
@@ -236,7 +296,9 @@ fn stats_outlive_generations() {
     let stats: Vec<Arc<EndpointStats>> = (0..3).map(|_| Arc::default()).collect();
     let generation = || {
         let pods = stats.iter().enumerate();
-        set(pods.map(|(i, s)| endpoint_with("west", i, Arc::clone(s), |_| ())).collect())
+        set(pods
+            .map(|(i, s)| endpoint_with("west", i, Arc::clone(s), |_| ()))
+            .collect())
     };
     let (first, second) = (generation(), generation());
     counts(&first, 10, NOW);

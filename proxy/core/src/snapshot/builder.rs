@@ -207,9 +207,10 @@ impl SnapshotBuilder {
             slot.upsert_endpoint(item)
         };
         match &result {
-            Ok(_) => {
+            Ok(Change::Content) => {
                 self.touched.insert(name);
             }
+            Ok(Change::Aliases | Change::Nothing) => {}
             Err(_) => self.drop_left_over(&name),
         }
         result
@@ -287,27 +288,31 @@ impl SnapshotBuilder {
         }
     }
 
-    /// `absent`: it is known that there is none; otherwise it becomes unknown.
+    /// A service by its name, or what is known about a key. `absent`: it is known that there is
+    /// none; otherwise it becomes unknown. A key alone takes no service away: another may lead
+    /// to it, and the subscription knows which are wanted.
     fn remove_service(&mut self, name: &str, absent: bool) {
         let Ok(key) = name.parse::<Key>() else { return };
         self.index_dirty |= note(&mut self.empty.services, name, absent);
-        let found = self.slots.iter_mut().find(|(_, slot)| slot.answers_to(name, &key));
-        let Some((service, slot)) = found else { return };
-        let service = service.clone();
-        let by_name = matches!(key, Key::Name(_));
-        // Another key may still lead to it.
-        if by_name || slot.lose_key(name) {
+        if let Key::Name(service) = key {
+            let Some(slot) = self.slots.get_mut(&service) else { return };
             let aliases = slot.spec().map(|held| held.aliases.clone()).unwrap_or_default();
-            for alias in aliases.iter().filter(|_| by_name && absent) {
-                note(&mut self.empty.services, alias, true);
+            if slot.remove_service() {
+                for alias in aliases.iter().filter(|_| absent) {
+                    note(&mut self.empty.services, alias, true);
+                }
+                self.index_dirty = true;
+                self.touched.insert(service);
             }
-            slot.remove_service();
+            return;
         }
-        self.index_dirty = true;
-        self.touched.insert(service);
+        for slot in self.slots.values_mut() {
+            self.index_dirty |= slot.lose_key(name);
+        }
     }
 
-    /// A child by its name, or all children of a kind by the service's key.
+    /// A child by its name; or all children of a kind by the service's key, of which it becomes
+    /// known or unknown whether there are any.
     fn remove_child(&mut self, kind: Kind, name: &str, known: bool) {
         if let Some(parent) = kind.parent(name) {
             let Ok(parent) = parent.parse::<ServiceName>() else { return };
@@ -322,7 +327,7 @@ impl SnapshotBuilder {
         note(keys, name, known);
         for (service, slot) in &mut self.slots {
             if slot.answers_to(name, &key) {
-                slot.clear_children(kind, known);
+                slot.answer_children(kind, known);
                 self.touched.insert(service.clone());
             }
         }

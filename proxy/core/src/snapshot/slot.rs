@@ -89,13 +89,14 @@ impl Slot {
         self.spec.take().is_some()
     }
 
-    /// Takes a key off the service. True if nothing leads to it any more.
+    /// Takes a key off the service. True if it led here.
     pub(super) fn lose_key(&mut self, key: &str) -> bool {
         let Some(held) = &mut self.spec else { return false };
-        let left: Arc<[_]> = held.aliases.iter().filter(|a| ***a != *key).cloned().collect();
-        let lost = left.len() < held.aliases.len();
-        held.aliases = left;
-        !lost || held.aliases.is_empty()
+        if !held.aliases.iter().any(|alias| **alias == *key) {
+            return false;
+        }
+        held.aliases = held.aliases.iter().filter(|alias| ***alias != *key).cloned().collect();
+        true
     }
 
     /// Stores a route.
@@ -148,14 +149,12 @@ impl Slot {
         }
     }
 
-    /// Takes all children of a kind away.
-    pub(super) fn clear_children(&mut self, kind: Kind, known: bool) {
+    /// Notes whether it is known that there are no more children than those that are here.
+    pub(super) fn answer_children(&mut self, kind: Kind, known: bool) {
         if kind == Kind::Route {
-            self.routes.clear();
-            self.routes.answered = known;
+            self.routes.answered = known || !self.routes.is_empty();
         } else {
-            self.endpoints.clear();
-            self.endpoints.answered = known;
+            self.endpoints.answered = known || !self.endpoints.is_empty();
         }
     }
 

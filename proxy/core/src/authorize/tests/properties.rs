@@ -226,7 +226,7 @@ mod oracle {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
 
     #[test]
     fn the_verdict_is_the_oracles(policies in policies(), calls in proptest::collection::vec(a_call(), 8)) {

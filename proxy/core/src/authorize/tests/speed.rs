@@ -80,16 +80,13 @@ fn a_decision_looks_at_few_of_a_thousand_rules() {
         let policies = PolicySet::Known(table.clone());
         assert!(call.asks(&policies).is_ok(), "{name}");
         let looked = call.judged(|conn, request| {
-            let mut looked = 0;
-            for (index, unseen) in [
-                (&table.allow, Unseen::Misses),
-                (&table.deny, Unseen::Matches),
-            ] {
-                index.visit(&Facts::new(conn, request), unseen, |_| {
-                    looked += 1;
-                    false
-                });
-            }
+            let (facts, mut looked) = (Facts::new(conn, request), 0);
+            let mut count = |_| {
+                looked += 1;
+                false
+            };
+            table.tables.allow.visit(&facts, Unseen::Misses, &mut count);
+            table.tables.deny.visit(&facts, Unseen::Matches, &mut count);
             looked
         });
         assert!(looked <= 2, "{name}: {looked} rules");

@@ -29,9 +29,17 @@ enum State {
     Unready,
 }
 
-const LOCAL: Pod =
-    Pod { cluster: "east", workers: 4, service_ms: 20.0, spread: 1.0, state: State::Up };
-const REMOTE: Pod = Pod { cluster: "west", ..LOCAL };
+const LOCAL: Pod = Pod {
+    cluster: "east",
+    workers: 4,
+    service_ms: 20.0,
+    spread: 1.0,
+    state: State::Up,
+};
+const REMOTE: Pod = Pod {
+    cluster: "west",
+    ..LOCAL
+};
 const RTT: u64 = 20 * MS;
 
 struct Proxy {
@@ -81,7 +89,11 @@ impl World {
         for at in 0..proxies {
             let stats: Vec<_> = pods.iter().map(|_| Arc::default()).collect();
             let rng = Rng::new(seed.wrapping_mul(31).wrapping_add(at as u64));
-            world.proxies.push(Proxy { set: set(vec![]), stats, rng });
+            world.proxies.push(Proxy {
+                set: set(vec![]),
+                stats,
+                rng,
+            });
         }
         world.discover();
         world
@@ -133,9 +145,16 @@ impl World {
             let latency = Duration::from_nanos(at - call.began);
             let ok = call.outcome == Outcome::Success;
             let policy = OutlierPolicy::default();
-            let _ = call.attempt.finish(call.outcome, latency, Ticks(at), &policy);
+            let _ = call
+                .attempt
+                .finish(call.outcome, latency, Ticks(at), &policy);
             let latency_ms = latency.as_secs_f64() * 1e3;
-            self.done.push(Done { began: call.began, pod: call.pod, latency_ms, ok });
+            self.done.push(Done {
+                began: call.began,
+                pod: call.pod,
+                latency_ms,
+                ok,
+            });
         }
     }
 
@@ -146,7 +165,12 @@ impl World {
         let now = Ticks(self.now);
         let policy = BalancePolicy::default();
         let chosen = pick(&proxy.set, &policy, &|_| true, &[], &mut proxy.rng, now).unwrap();
-        let at = proxy.set.endpoints().iter().position(|e| e.id == chosen.id).unwrap();
+        let at = proxy
+            .set
+            .endpoints()
+            .iter()
+            .position(|e| e.id == chosen.id)
+            .unwrap();
         let pod = self.pods[at];
         let way = if pod.cluster == "east" { MS / 2 } else { RTT };
         let (end, outcome) = match pod.state {
@@ -161,7 +185,12 @@ impl World {
             }
         };
         let attempt = chosen.stats.begin(now);
-        self.open.push(Some(Call { attempt, pod: at, began: self.now, outcome }));
+        self.open.push(Some(Call {
+            attempt,
+            pod: at,
+            began: self.now,
+            outcome,
+        }));
         let call = self.open.len() - 1;
         self.events.push(Reverse((end, call as u64, call)));
     }
@@ -183,7 +212,10 @@ impl World {
 
     fn away_between(&self, from: u64, to: u64) -> f64 {
         let done: Vec<_> = self.since(from).filter(|d| d.began < to).collect();
-        let away = done.iter().filter(|d| self.pods[d.pod].cluster != "east").count();
+        let away = done
+            .iter()
+            .filter(|d| self.pods[d.pod].cluster != "east")
+            .count();
         away as f64 / (done.len() as f64).max(1.0)
     }
 
@@ -207,35 +239,219 @@ fn pods(local: usize, remote: usize) -> Vec<Pod> {
     pods
 }
 
+/// A second's worth of load for `local` pods at this utilisation.
+fn rate(local: f64, utilisation: f64) -> f64 {
+    local * 4.0 * 50.0 * utilisation
+}
+
+fn failures(world: &World, from: u64) -> usize {
+    world.since(from).filter(|d| !d.ok).count()
+}
+
+/// The share that left in each second since `from`.
+fn seconds_away(world: &World, from: u64) -> Vec<f64> {
+    let seconds = (world.now - from) / SECOND;
+    let second = |i| world.away_between(from + i * SECOND, from + (i + 1) * SECOND);
+    (0..seconds).map(second).collect()
+}
+
 #[test]
-fn explore() {
-    for seed in 1..4 {
-        for (rate, n) in [(50.0, 1), (500.0, 1), (200.0, 4)] {
-            let mut w = World::new(&pods(0, 4), n, seed);
-            w.run(rate, 10_000.0 / rate);
-            eprintln!("even {seed} rate {rate}: cv {:.3} {:?}", variation(&w.counts(0)), w.counts(0));
-        }
+fn a_service_elsewhere_is_spread_evenly_over_its_pods() {
+    for (seed, per_second, proxies) in [(1, 50.0, 1), (2, 500.0, 1), (3, 200.0, 4)] {
+        let mut world = World::new(&pods(0, 4), proxies, seed);
+        world.run(per_second, 10_000.0 / per_second);
+        let counts = world.counts(0);
+        assert!(variation(&counts) < 0.05, "seed {seed}: {counts:?}");
     }
-    for rho in [0.3, 0.6, 0.8, 0.9, 1.0, 1.15, 1.3, 2.0] {
-        for n in [1, 6] {
-            let mut w = World::new(&pods(4, 12), n, 5);
-            w.run(800.0 * rho, 10.0);
-            let t = w.now;
-            w.run(800.0 * rho, 20.0);
-            let win: Vec<_> = (0..40).map(|i| w.away_between(t + i * SECOND/2, t + (i + 1) * SECOND/2)).collect();
-            let m = win.iter().sum::<f64>() / 40.0;
-            let sd = (win.iter().map(|x| (x - m) * (x - m)).sum::<f64>() / 40.0).sqrt();
-            eprintln!("rho {rho} n {n}: away {:.3} sd {:.3} mean {:.1} p50 {:.1} p99 {:.1}", w.away(t), sd,
-              w.since(t).map(|d| d.latency_ms).sum::<f64>() / w.since(t).count() as f64, w.latency(t, 0.5), w.latency(t, 0.99));
-        }
+}
+
+#[test]
+fn while_there_is_room_traffic_stays() {
+    for (seed, utilisation) in [(1, 0.1), (2, 0.5), (3, 0.8)] {
+        let mut world = World::new(&pods(4, 12), 3, seed);
+        world.run(rate(4.0, utilisation), 10.0);
+        assert!(world.away(0) < 0.01, "at {utilisation}: {}", world.away(0));
     }
-    for rate in [50.0, 200.0, 400.0, 600.0] {
-        let mut p = pods(0, 4);
-        p[0].service_ms = 200.0;
-        let mut w = World::new(&p, 1, 5);
-        w.run(rate, 60.0);
-        let t = 20*SECOND;
-        let c = w.counts(t);
-        eprintln!("slow rate {rate}: {:.4} {c:?} p50 {:.1} p99 {:.1}", c[0] / c.iter().sum::<f64>(), w.latency(t, 0.5), w.latency(t, 0.99));
+}
+
+#[test]
+fn what_is_too_much_leaves_and_no_more() {
+    for (utilisation, proxies) in [(1.3, 1), (1.3, 6), (2.0, 3)] {
+        let mut world = World::new(&pods(4, 12), proxies, 5);
+        world.run(rate(4.0, utilisation), 5.0);
+        let settled = world.now;
+        world.run(rate(4.0, utilisation), 10.0);
+        let due = 1.0 - 1.0 / utilisation;
+        let away = world.away(settled);
+        assert!(
+            (due - 0.03..due + 0.06).contains(&away),
+            "at {utilisation}: {away}"
+        );
+        // Steady: no second is far from the others.
+        let seconds = seconds_away(&world, settled);
+        assert!(
+            seconds.iter().all(|s| (s - away).abs() < 0.15),
+            "{seconds:?}"
+        );
+        assert!(
+            world.latency(settled, 0.5) < 80.0,
+            "{}",
+            world.latency(settled, 0.5)
+        );
     }
+}
+
+#[test]
+fn lost_pods_send_their_share_away_and_take_it_back_smoothly() {
+    for (lost, due) in [
+        (1, 0.0..0.02),
+        (2, 0.25..0.35),
+        (3, 0.6..0.7),
+        (4, 1.0..1.1),
+    ] {
+        let mut world = World::new(&pods(4, 12), 2, 7);
+        world.run(rate(4.0, 0.2), 3.0);
+        (0..lost).for_each(|pod| world.pods[pod].state = State::Unready);
+        world.discover();
+        let broken = world.now;
+        world.run(rate(4.0, 0.2), 6.0);
+        let away = world.away(broken);
+        assert!(due.contains(&away), "{lost} lost: {away}");
+        (0..lost).for_each(|pod| world.pods[pod].state = State::Up);
+        world.discover();
+        let mended = world.now;
+        world.run(rate(4.0, 0.2), 12.0);
+        let back = seconds_away(&world, mended);
+        let jump = back
+            .windows(2)
+            .map(|w| (w[0] - w[1]).abs())
+            .fold(away - back[0], f64::max);
+        assert!(jump < 0.3, "{lost} lost: {back:?}");
+        assert!(back[10] < 0.02, "{lost} lost: {back:?}");
+    }
+}
+
+#[test]
+fn a_full_place_that_loses_a_pod_sheds_just_that() {
+    let mut world = World::new(&pods(4, 12), 2, 8);
+    world.run(rate(4.0, 0.9), 5.0);
+    world.pods[0].state = State::Unready;
+    world.discover();
+    world.run(rate(4.0, 0.9), 3.0);
+    let settled = world.now;
+    world.run(rate(4.0, 0.9), 8.0);
+    // 0.9 of four pods on three: a sixth is too much.
+    assert!(
+        (0.13..0.24).contains(&world.away(settled)),
+        "{}",
+        world.away(settled)
+    );
+}
+
+#[test]
+fn a_failing_pod_is_ejected_within_five_failures_of_each_proxy() {
+    let mut world = World::new(&pods(0, 4), 2, 9);
+    world.run(100.0, 2.0);
+    world.pods[0].state = State::Failing;
+    let broken = world.now;
+    world.run(100.0, 9.0);
+    // Five each, and the few that were in flight by then.
+    assert!(
+        failures(&world, broken) <= 14,
+        "{}",
+        failures(&world, broken)
+    );
+    for proxy in &world.proxies {
+        assert_eq!(proxy.stats[0].view(Ticks(world.now)).ejections_total, 1);
+    }
+    world.pods[0].state = State::Up;
+    world.run(100.0, 25.0);
+    let mended = world.now;
+    world.run(100.0, 10.0);
+    assert!(
+        variation(&world.counts(mended)) < 0.12,
+        "{:?}",
+        world.counts(mended)
+    );
+}
+
+#[test]
+fn a_local_cluster_that_fails_or_hangs_is_left_and_found_again() {
+    for state in [State::Failing, State::Hanging] {
+        let mut world = World::new(&pods(4, 8), 2, 10);
+        world.run(rate(4.0, 0.4), 3.0);
+        (0..4).for_each(|pod| world.pods[pod].state = state);
+        let broken = world.now;
+        world.run(rate(4.0, 0.4), 10.0);
+        let failed = failures(&world, broken) as f64 / world.since(broken).count() as f64;
+        assert!(failed < 0.03, "{failed}");
+        assert!(world.away(broken + SECOND) > 0.95);
+        (0..4).for_each(|pod| world.pods[pod].state = State::Up);
+        world.run(rate(4.0, 0.4), 30.0);
+        let mended = world.now;
+        world.run(rate(4.0, 0.4), 5.0);
+        assert!(world.away(mended) < 0.03, "{}", world.away(mended));
+    }
+}
+
+#[test]
+fn a_hanging_pod_takes_no_others_traffic_along() {
+    let mut world = World::new(&pods(4, 8), 2, 11);
+    world.run(rate(4.0, 0.4), 3.0);
+    world.pods[1].state = State::Hanging;
+    let broken = world.now;
+    world.run(rate(4.0, 0.4), 10.0);
+    assert!(world.away(broken) < 0.05, "{}", world.away(broken));
+    assert!(
+        failures(&world, broken) < 40,
+        "{}",
+        failures(&world, broken)
+    );
+}
+
+#[test]
+fn a_slow_pod_gets_its_small_share() {
+    for per_second in [50.0, 400.0] {
+        let mut pods = pods(0, 4);
+        pods[0].service_ms = 200.0;
+        let mut world = World::new(&pods, 1, 12);
+        world.run(per_second, 5.0);
+        let settled = world.now;
+        world.run(per_second, 20.0);
+        let counts = world.counts(settled);
+        let share = counts[0] / counts.iter().sum::<f64>();
+        // By speed it is due 1 of 31.
+        assert!((0.005..0.05).contains(&share), "{per_second}: {counts:?}");
+        assert!(variation(&counts[1..]) < 0.08, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_recovers_its_speed_recovers_its_share() {
+    let mut world = World::new(&pods(0, 4), 1, 13);
+    world.pods[0].service_ms = 400.0;
+    world.run(100.0, 10.0);
+    world.pods[0].service_ms = 20.0;
+    world.run(100.0, 20.0);
+    let mended = world.now;
+    world.run(100.0, 20.0);
+    assert!(
+        variation(&world.counts(mended)) < 0.08,
+        "{:?}",
+        world.counts(mended)
+    );
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let run = || {
+        let mut world = World::new(&pods(2, 2), 2, 99);
+        world.run(300.0, 3.0);
+        world
+            .done
+            .iter()
+            .map(|d| (d.began, d.pod))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
 }

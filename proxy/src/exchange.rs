@@ -10,7 +10,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use isthmus_proxy_core::authorize::RequestFacts;
+use isthmus_proxy_core::authorize::{
+    ConnFacts, Denied, Permit, PolicySet, RequestFacts, authorize,
+};
 use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{Limits, ResponseContext};
@@ -52,6 +54,21 @@ impl Request {
             path: self.path.as_str(),
             fields: &self.head.fields,
         }
+    }
+
+    /// Judges it by both readings of its path: as it stands, and as a server that decodes
+    /// everything and drops `;parameters` would read it.
+    ///
+    /// # Errors
+    /// One of the readings is not allowed.
+    pub fn judge(&self, policies: &PolicySet, conn: &ConnFacts<'_>) -> Result<Permit, Denied> {
+        let facts = self.facts();
+        let permit = authorize(policies, conn, Some(&facts))?;
+        let lax = self.path.lax();
+        if *lax != *facts.path {
+            authorize(policies, conn, Some(&RequestFacts { path: &lax, ..facts }))?;
+        }
+        Ok(permit)
     }
 }
 

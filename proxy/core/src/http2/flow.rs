@@ -26,7 +26,9 @@ impl SendWindow {
 
     /// Counts bytes that were sent; the caller took no more than were available.
     pub(super) fn take(&mut self, bytes: usize) {
-        self.0 = self.0.saturating_sub(i32::try_from(bytes).unwrap_or(i32::MAX));
+        self.0 = self
+            .0
+            .saturating_sub(i32::try_from(bytes).unwrap_or(i32::MAX));
     }
 
     /// WINDOW_UPDATE arrived.
@@ -53,7 +55,10 @@ pub(super) struct ReceiveWindow {
 
 impl ReceiveWindow {
     pub(super) fn new(bytes: u32) -> Self {
-        Self { left: i32::try_from(bytes).unwrap_or(i32::MAX), credit: 0 }
+        Self {
+            left: i32::try_from(bytes).unwrap_or(i32::MAX),
+            credit: 0,
+        }
     }
 
     /// A frame of so many bytes arrived.
@@ -76,7 +81,9 @@ impl ReceiveWindow {
             return None;
         }
         let grant = std::mem::take(&mut self.credit);
-        self.left = self.left.saturating_add(i32::try_from(grant).unwrap_or(i32::MAX));
+        self.left = self
+            .left
+            .saturating_add(i32::try_from(grant).unwrap_or(i32::MAX));
         Some(grant)
     }
 
@@ -88,7 +95,10 @@ impl ReceiveWindow {
 
 /// How many bytes both windows allow.
 pub(super) fn both(stream: SendWindow, connection: SendWindow) -> usize {
-    stream.available().min(connection.available()).min(size(WINDOW_MAX))
+    stream
+        .available()
+        .min(connection.available())
+        .min(size(WINDOW_MAX))
 }
 
 #[cfg(test)]

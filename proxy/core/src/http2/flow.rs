@@ -64,7 +64,8 @@ impl ReceiveWindow {
     /// A frame of so many bytes arrived.
     pub(super) fn accept(&mut self, bytes: u32) -> Result<(), Overflow> {
         let bytes = i32::try_from(bytes).map_err(|_| Overflow)?;
-        if bytes > self.left {
+        // Frames without content are free, even when the window is below zero (RFC 9113 §6.9.1).
+        if bytes > self.left.max(0) {
             return Err(Overflow);
         }
         self.left -= bytes;
@@ -122,10 +123,13 @@ mod tests {
         assert_eq!(window.accept(101), Err(Overflow));
         window.accept(100).unwrap();
         assert_eq!(window.accept(1), Err(Overflow));
+        window.accept(0).unwrap();
         assert_eq!(window.release(49, 100), None);
         assert_eq!(window.release(1, 100), Some(50));
         assert_eq!(window.release(usize::MAX, 100), Some(50));
         assert_eq!(window.release(usize::MAX, 100), None);
         window.accept(100).unwrap();
+        window.shift(-5);
+        window.accept(0).unwrap();
     }
 }

@@ -178,8 +178,7 @@ fn next(bits: u64, have: u32) -> Result<Option<(u8, u32)>, Invalid> {
     if length > 0 {
         return Ok((u32::from(length) <= have).then_some((symbol, u32::from(length))));
     }
-    let mut length = SHORT_BITS + 1;
-    for row in ROWS.iter().skip(9) {
+    for (length, row) in (0..).zip(&ROWS).skip(9) {
         if length > have {
             break;
         }
@@ -194,7 +193,6 @@ fn next(bits: u64, have: u32) -> Result<Option<(u8, u32)>, Invalid> {
                 .map(|symbol| Some((symbol, length)))
                 .map_err(|_| Invalid);
         }
-        length += 1;
     }
     Ok(None)
 }

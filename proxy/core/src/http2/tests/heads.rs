@@ -39,6 +39,7 @@ fn replaced(name: &str, value: Option<&'static str>) -> Vec<(&'static str, &'sta
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn malformed_requests_are_refused() {
     let mut cases: Vec<Vec<(&str, &str)>> = vec![
         with(&[("X-Upper", "1")]),

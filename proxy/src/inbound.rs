@@ -340,7 +340,7 @@ impl Plan for ToApplication<'_> {
         connect::request(self.worker, &self.permit, &self.hop, (self.head, end), CONNECT_TIMEOUT).await
     }
 
-    fn answered(&mut self, _: &ResponseHead) -> bool {
+    fn answered(&mut self, _: &ResponseHead, _: bool) -> bool {
         false
     }
 

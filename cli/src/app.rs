@@ -11,7 +11,7 @@ use crate::args::{App, AppListen, AppOptions};
 use crate::shutdown;
 
 mod http;
-mod grpc;
+pub(crate) mod grpc;
 mod tcp;
 mod guard;
 
@@ -44,11 +44,17 @@ pub(crate) fn run(options: AppOptions) -> anyhow::Result<()> {
             }
             App::Grpc(listen) => {
                 let name = name(&listen);
-                serve(&listen, move |stream, _| grpc::connection(stream, name.clone())).await
+                serve(&listen, move |stream, _| {
+                    grpc::connection(stream, name.clone())
+                })
+                .await
             }
             App::Tcp { listen, greet } => {
                 let greeting = greet.then(|| name(&listen));
-                serve(&listen, move |stream, _| tcp::connection(stream, greeting.clone())).await
+                serve(&listen, move |stream, _| {
+                    tcp::connection(stream, greeting.clone())
+                })
+                .await
             }
             App::Guard { command } => guard::run(&command).await,
         }
@@ -56,7 +62,10 @@ pub(crate) fn run(options: AppOptions) -> anyhow::Result<()> {
 }
 
 fn name(listen: &AppListen) -> Name {
-    Name { pod: listen.name.clone(), cluster: listen.cluster.clone() }
+    Name {
+        pod: listen.name.clone(),
+        cluster: listen.cluster.clone(),
+    }
 }
 
 /// Accepts until it must stop; a connection's end is nobody else's business.

@@ -85,15 +85,13 @@ pub(crate) enum Shell {
 
 /// Options of `isthmus demo`.
 #[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         isthmus demo                      show every scene\n  \
         isthmus demo --scene ejection     one scene only\n  \
         isthmus demo --hold --no-scenes   just the mesh, with addresses and curl lines\n  \
         isthmus demo --check              for CI: one JSON line a scene, exit 0 only if all held\n\n\
         Everything runs as separate processes on loopback addresses, without root. Ctrl-C, a failed\n\
-        scene or a panic leaves none behind."
-)]
+        scene or a panic leaves none behind.")]
 pub(crate) struct DemoOptions {
     /// Leave the mesh running after the scenes, until Ctrl-C.
     #[arg(long, conflicts_with = "check")]
@@ -179,12 +177,10 @@ pub(crate) struct MeshAddresses {
 
 /// Options of `isthmus status`.
 #[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         isthmus status                                   of the demo that is held on this machine\n  \
         isthmus status --control-plane 127.0.0.1:15014 --proxy 10.0.0.7:15000\n  \
-        isthmus status --output json"
-)]
+        isthmus status --output json")]
 pub(crate) struct StatusOptions {
     /// Where to ask.
     #[command(flatten)]
@@ -193,12 +189,10 @@ pub(crate) struct StatusOptions {
 
 /// Options of `isthmus why`.
 #[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         isthmus why web reviews                    as web's sidecar would decide, and the server's\n  \
         isthmus why east/shop/web-1 cart.shop:80 --path /admin --method POST\n  \
-        isthmus why west/shop/reviews-1:2a         the id in x-mesh-reason of a refusal"
-)]
+        isthmus why west/shop/reviews-1:2a         the id in x-mesh-reason of a refusal")]
 pub(crate) struct WhyOptions {
     /// The calling pod ([cluster/][namespace/]pod), or a reason id (cluster/namespace/pod:hex).
     pub(crate) client_or_reason: String,
@@ -228,7 +222,12 @@ pub(crate) struct RoleOptions {
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,
     /// What to log: a level, or `target=level` pairs.
-    #[arg(long, default_value = "info", env = "ISTHMUS_LOG", value_name = "FILTER")]
+    #[arg(
+        long,
+        default_value = "info",
+        env = "ISTHMUS_LOG",
+        value_name = "FILTER"
+    )]
     pub(crate) log: String,
 }
 
@@ -345,17 +344,31 @@ mod tests {
     #[test]
     fn every_shown_command_has_help_and_most_an_example() {
         for command in Arguments::command().get_subcommands() {
-            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            assert!(
+                command.get_about().is_some(),
+                "{} has no help",
+                command.get_name()
+            );
             if !command.is_hide_set() {
-                assert!(command.get_after_help().is_some(), "{} has no example", command.get_name());
+                assert!(
+                    command.get_after_help().is_some(),
+                    "{} has no example",
+                    command.get_name()
+                );
             }
         }
     }
 
     #[test]
     fn output_is_understood_on_either_side_of_the_command() {
-        assert_eq!(parse("isthmus --output json status").unwrap().output, Format::Json);
-        assert_eq!(parse("isthmus status --output json").unwrap().output, Format::Json);
+        assert_eq!(
+            parse("isthmus --output json status").unwrap().output,
+            Format::Json
+        );
+        assert_eq!(
+            parse("isthmus status --output json").unwrap().output,
+            Format::Json
+        );
         assert_eq!(parse("isthmus status").unwrap().output, Format::Text);
     }
 
@@ -364,8 +377,9 @@ mod tests {
         assert!(parse("isthmus demo --hold --check").is_err());
         assert!(parse("isthmus demo --no-scenes --check").is_err());
         assert!(parse("isthmus demo --rps 3").is_err());
-        let Command::Demo(options) =
-            parse("isthmus demo --check --scene spread --scene policy").unwrap().command
+        let Command::Demo(options) = parse("isthmus demo --check --scene spread --scene policy")
+            .unwrap()
+            .command
         else {
             panic!("not a demo");
         };
@@ -397,7 +411,9 @@ mod tests {
     #[test]
     fn a_guarded_command_keeps_its_own_flags() {
         let line = "isthmus app guard -- redis-server --port 0";
-        let Command::App(AppOptions { app: App::Guard { command } }) = parse(line).unwrap().command
+        let Command::App(AppOptions {
+            app: App::Guard { command },
+        }) = parse(line).unwrap().command
         else {
             panic!("not a guard");
         };

@@ -62,7 +62,10 @@ async fn exchange(method: Method, to: SocketAddr, path: &str) -> anyhow::Result<
             .collect()
             .await
             .map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?;
-        Ok(Answer { status: head.status, body: body.to_bytes() })
+        Ok(Answer {
+            status: head.status,
+            body: body.to_bytes(),
+        })
     };
     tokio::pin!(connection);
     tokio::pin!(exchange);
@@ -81,7 +84,11 @@ async fn exchange(method: Method, to: SocketAddr, path: &str) -> anyhow::Result<
 pub(crate) async fn json(to: SocketAddr, path: &str) -> anyhow::Result<Value> {
     let answer = ask(Method::GET, to, path).await?;
     if answer.status != StatusCode::OK {
-        bail!("http://{to}{path} answered {}: {}", answer.status, answer.text().trim());
+        bail!(
+            "http://{to}{path} answered {}: {}",
+            answer.status,
+            answer.text().trim()
+        );
     }
     serde_json::from_slice(&answer.body)
         .with_context(|| format!("http://{to}{path} answered something else than JSON"))
@@ -113,8 +120,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_absent_page_is_named() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let error = ask(Method::GET, free, "/ready").await.unwrap_err();
-        assert!(format!("{error:#}").starts_with(&format!("asking http://{free}/ready: connecting")));
+        assert!(
+            format!("{error:#}").starts_with(&format!("asking http://{free}/ready: connecting"))
+        );
     }
 }

@@ -14,7 +14,7 @@ mod generator;
 mod ledger;
 
 pub(crate) use generator::{Caller, Load, Target};
-pub(crate) use ledger::{Ledger, Outcome, Sample, Window};
+pub(crate) use ledger::{Ledger, Outcome, Window};
 
 /// `isthmus load`: sends requests for a while and prints what came back.
 ///
@@ -25,11 +25,14 @@ pub(crate) fn run(options: &LoadOptions, format: Format) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let host = options.host.clone().unwrap_or_else(|| options.to.to_string());
+    let host = options
+        .host
+        .clone()
+        .unwrap_or_else(|| options.to.to_string());
     let target = Target::new(options.to, &host, &options.path);
     let started = Instant::now();
     let window = runtime.block_on(async {
-        let load = Load::start(target, options.rps, options.connections);
+        let load = Load::start(&target, options.rps, options.connections);
         // Both branches are cancel-safe; only one result is used.
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(options.seconds)) => {}

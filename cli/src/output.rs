@@ -28,15 +28,21 @@ pub(crate) fn table(title: &str, head: &[&str], rows: &[Vec<String>]) -> String 
         .iter()
         .enumerate()
         .map(|(column, name)| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count());
+            let cells = rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|c| c.chars().count());
             cells.chain([name.chars().count()]).max().unwrap_or(0)
         })
         .collect();
     let mut text = format!("{title}\n");
     let head: Vec<String> = head.iter().map(|name| name.to_uppercase()).collect();
     for row in std::iter::once(&head).chain(rows) {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         text.push_str("  ");
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
@@ -113,7 +119,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = vec![vec!["east".into(), "1".into()], vec!["w".into(), "22".into()]];
+        let rows = vec![
+            vec!["east".into(), "1".into()],
+            vec!["w".into(), "22".into()],
+        ];
         let text = table("Clusters", &["name", "n"], &rows);
         assert_eq!(text, "Clusters\n  NAME  N\n  east  1\n  w     22\n");
     }
@@ -126,6 +135,9 @@ mod tests {
     #[test]
     fn a_tree_reads_like_a_list() {
         let text = tree(&json!({ "ok": true, "steps": [{ "what": "a", "why": null }, "b"] }));
-        assert_eq!(text, "  ok: yes\n  steps:\n    - what: a\n      why: -\n    - b\n");
+        assert_eq!(
+            text,
+            "  ok: yes\n  steps:\n    - what: a\n      why: -\n    - b\n"
+        );
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! The only file that calls their crates, so that a change of an entry point is a change here.
 
-use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
-use serde::de::DeserializeOwned;
+use isthmus_control_plane::token;
+use isthmus_proto::ids::WorkloadName;
 
 use crate::args::RoleOptions;
 use crate::{logging, shutdown};
@@ -17,7 +18,7 @@ use crate::{logging, shutdown};
 /// The configuration can't be read, or the proxy says why it stopped.
 pub(crate) fn proxy(options: &RoleOptions) -> anyhow::Result<()> {
     logging::start(&options.log)?;
-    let config: isthmus_proxy::Config = read(&options.config)?;
+    let config = isthmus_proxy::config::Config::load(&options.config)?;
     isthmus_proxy::run(config, shutdown::requested(options.exit_with_stdin))
 }
 
@@ -27,13 +28,16 @@ pub(crate) fn proxy(options: &RoleOptions) -> anyhow::Result<()> {
 /// The configuration can't be read, or the control plane says why it stopped.
 pub(crate) fn control_plane(options: &RoleOptions) -> anyhow::Result<()> {
     logging::start(&options.log)?;
-    let config: isthmus_control_plane::Config = read(&options.config)?;
+    let config = isthmus_control_plane::config::Config::read(&options.config)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("control-plane")
         .build()
         .context("starting the runtime")?
-        .block_on(isthmus_control_plane::run(config, shutdown::requested(options.exit_with_stdin)))
+        .block_on(isthmus_control_plane::run(
+            config,
+            shutdown::requested(options.exit_with_stdin),
+        ))
 }
 
 /// Whom a token is for.
@@ -54,17 +58,11 @@ pub(crate) struct TokenFor<'a> {
 /// # Errors
 /// There is no such key: the control plane has not started with this cluster yet.
 pub(crate) fn token(state_dir: &Path, whom: TokenFor<'_>) -> anyhow::Result<String> {
-    let claims = isthmus_control_plane::token::Claims {
-        cluster: whom.cluster.to_owned(),
-        namespace: whom.namespace.to_owned(),
-        service_account: whom.service_account.to_owned(),
-        pod: whom.pod.to_owned(),
-    };
-    isthmus_control_plane::token::mint(state_dir, &claims)
+    let workload: WorkloadName = format!("{}/{}/{}", whom.cluster, whom.namespace, whom.pod)
+        .parse()
+        .context("the workload's name")?;
+    let expires = SystemTime::now() + token::TOKEN_LIFETIME;
+    let claims = token::Claims::new(&workload, whom.service_account, expires)?;
+    token::mint(state_dir, &claims)
         .with_context(|| format!("minting a token with the keys in {}", state_dir.display()))
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
-    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))
 }

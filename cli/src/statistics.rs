@@ -12,7 +12,11 @@ pub(crate) fn coefficient_of_variation(counts: &[u64]) -> Option<f64> {
     }
     let number = float(u64::try_from(counts.len()).ok()?);
     let mean = total / number;
-    let variance = counts.iter().map(|&n| (float(n) - mean).powi(2)).sum::<f64>() / number;
+    let variance = counts
+        .iter()
+        .map(|&n| (float(n) - mean).powi(2))
+        .sum::<f64>()
+        / number;
     Some(variance.sqrt() / mean)
 }
 
@@ -26,7 +30,11 @@ pub(crate) fn percentile(values: &mut [Duration], percent: u32) -> Option<Durati
 
 /// Share of a count in a total, in percent; 0 of nothing is 0.
 pub(crate) fn percent(part: u64, total: u64) -> f64 {
-    if total == 0 { 0.0 } else { 100.0 * float(part) / float(total) }
+    if total == 0 {
+        0.0
+    } else {
+        100.0 * float(part) / float(total)
+    }
 }
 
 /// `cart-1 51%, cart-2 49%`, largest first, names decide ties. At most `most` are named.
@@ -42,7 +50,11 @@ pub(crate) fn shares(counts: &BTreeMap<String, u64>, most: usize) -> String {
     if let Some(more) = ordered.len().checked_sub(most).filter(|&more| more > 0) {
         text.push(format!("and {more} more"));
     }
-    if text.is_empty() { "-".to_owned() } else { text.join(", ") }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text.join(", ")
+    }
 }
 
 /// A time as people write it: `0.84 ms`, `12 ms`, `1.42 s`.
@@ -63,7 +75,11 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     let mut value = float(bytes);
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < STEP {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+            return if unit == "B" {
+                format!("{bytes} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
         }
         value /= STEP;
     }
@@ -110,8 +126,14 @@ mod tests {
         let mut values = ms(&(1..=100).rev().collect::<Vec<_>>());
         assert_eq!(percentile(&mut values, 50), Some(Duration::from_millis(50)));
         assert_eq!(percentile(&mut values, 99), Some(Duration::from_millis(99)));
-        assert_eq!(percentile(&mut values, 100), Some(Duration::from_millis(100)));
-        assert_eq!(percentile(&mut ms(&[7]), 99), Some(Duration::from_millis(7)));
+        assert_eq!(
+            percentile(&mut values, 100),
+            Some(Duration::from_millis(100))
+        );
+        assert_eq!(
+            percentile(&mut ms(&[7]), 99),
+            Some(Duration::from_millis(7))
+        );
         assert_eq!(percentile(&mut [], 50), None);
     }
 

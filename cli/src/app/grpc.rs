@@ -51,14 +51,31 @@ pub(super) async fn connection(stream: TcpStream, name: Name) {
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new());
-    let _closed = builder.serve_connection(TokioIo::new(stream), service).await;
+    let _closed = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 fn answer(request: Request<Incoming>, name: &Name) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
-    let known = matches!(request.uri().path(), "/isthmus.demo.Echo/Unary" | "/isthmus.demo.Echo/Stream");
-    let echo = Echo { body: request.into_body(), unread: BytesMut::new(), state: State::Open };
-    let echo = if known { echo } else { Echo { state: State::Ending(Status::Unimplemented), ..echo } };
-    let mut response = Response::new(StreamBody::new(stream::unfold(echo, Echo::next)).boxed_unsync());
+    let known = matches!(
+        request.uri().path(),
+        "/isthmus.demo.Echo/Unary" | "/isthmus.demo.Echo/Stream"
+    );
+    let echo = Echo {
+        body: request.into_body(),
+        unread: BytesMut::new(),
+        state: State::Open,
+    };
+    let echo = if known {
+        echo
+    } else {
+        Echo {
+            state: State::Ending(Status::Unimplemented),
+            ..echo
+        }
+    };
+    let mut response =
+        Response::new(StreamBody::new(stream::unfold(echo, Echo::next)).boxed_unsync());
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
     for (header, value) in [("x-pod", &name.pod), ("x-cluster", &name.cluster)] {
@@ -127,7 +144,9 @@ pub(crate) struct TooLarge;
 /// # Errors
 /// It would be larger than `MESSAGE_BYTES_MAX`.
 pub(crate) fn take_message(unread: &mut BytesMut) -> Result<Option<Bytes>, TooLarge> {
-    let Some(&[_, a, b, c, d]) = unread.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+    let Some(&[_, a, b, c, d]) = unread.first_chunk::<PREFIX_BYTES>() else {
+        return Ok(None);
+    };
     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| TooLarge)?;
     if length > MESSAGE_BYTES_MAX {
         return Err(TooLarge);

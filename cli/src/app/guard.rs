@@ -12,7 +12,9 @@ use crate::shutdown;
 /// # Errors
 /// It can't be started, or exits by itself with a failure.
 pub(super) async fn run(command: &[String]) -> anyhow::Result<()> {
-    let Some((program, arguments)) = command.split_first() else { bail!("no program was given") };
+    let Some((program, arguments)) = command.split_first() else {
+        bail!("no program was given")
+    };
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

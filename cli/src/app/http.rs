@@ -60,7 +60,10 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(name: Name) -> Self {
-        Self { name: Arc::new(name), mode: Arc::new(AtomicU8::new(0)) }
+        Self {
+            name: Arc::new(name),
+            mode: Arc::new(AtomicU8::new(0)),
+        }
     }
 
     /// Serves one connection: HTTP/2 if it begins so, HTTP/1.1 otherwise.
@@ -73,10 +76,16 @@ impl Server {
         let io = TokioIo::new(stream);
         if is_http2 {
             let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let _closed = builder.timer(TokioTimer::new()).serve_connection(io, service).await;
+            let _closed = builder
+                .timer(TokioTimer::new())
+                .serve_connection(io, service)
+                .await;
         } else {
             let mut builder = hyper::server::conn::http1::Builder::new();
-            let _closed = builder.timer(TokioTimer::new()).serve_connection(io, service).await;
+            let _closed = builder
+                .timer(TokioTimer::new())
+                .serve_connection(io, service)
+                .await;
         }
     }
 
@@ -132,7 +141,9 @@ impl Server {
         let (head, body) = request.into_parts();
         let received = count(body).await;
         let host = head.uri.authority().map(ToString::to_string).or_else(|| {
-            head.headers.get("host").map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
+            head.headers
+                .get("host")
+                .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
         });
         let seen = json!({
             "pod": self.name.pod,
@@ -147,7 +158,10 @@ impl Server {
             "body_bytes": received,
         });
         let mut response = self.respond(StatusCode::OK, whole(&format!("{seen}\n")));
-        response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(
+            "content-type",
+            http::HeaderValue::from_static("application/json"),
+        );
         response
     }
 
@@ -198,7 +212,9 @@ fn headers(fields: &HeaderMap) -> BTreeMap<String, Vec<String>> {
 }
 
 fn first(fields: &HeaderMap, name: &str) -> Option<String> {
-    fields.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    fields
+        .get(name)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 fn value<'r>(request: &'r Request<Incoming>, name: &str) -> Option<&'r str> {
@@ -206,7 +222,11 @@ fn value<'r>(request: &'r Request<Incoming>, name: &str) -> Option<&'r str> {
 }
 
 fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(n, _)| *n == name).map(|(_, v)| v)
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(n, _)| *n == name)
+        .map(|(_, v)| v)
 }
 
 fn number(request: &Request<Incoming>, name: &str) -> Option<u64> {
@@ -240,7 +260,10 @@ mod tests {
     async fn started() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Server::new(Name { pod: "p-1".into(), cluster: "east".into() });
+        let server = Server::new(Name {
+            pod: "p-1".into(),
+            cluster: "east".into(),
+        });
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(server.clone().connection(stream));
@@ -250,21 +273,34 @@ mod tests {
     }
 
     fn request(method: Method, uri: &str) -> Request<Empty<Bytes>> {
-        let builder = Request::builder().method(method).uri(uri).header("host", "x.test");
-        builder.header("x-mesh-peer", "spiffe://a.b/ns/c/sa/d").body(Empty::new()).unwrap()
+        let builder = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("host", "x.test");
+        builder
+            .header("x-mesh-peer", "spiffe://a.b/ns/c/sa/d")
+            .body(Empty::new())
+            .unwrap()
     }
 
     #[tokio::test]
     async fn it_says_who_answered_and_whom_it_saw() {
-        let (mut send, connection) =
-            http1::handshake(TokioIo::new(started().await)).await.unwrap();
+        let (mut send, connection) = http1::handshake(TokioIo::new(started().await))
+            .await
+            .unwrap();
         tokio::spawn(connection);
-        let response = send.send_request(request(Method::GET, "/a?b=c")).await.unwrap();
+        let response = send
+            .send_request(request(Method::GET, "/a?b=c"))
+            .await
+            .unwrap();
         assert_eq!(response.headers()["x-pod"], "p-1");
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let seen: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(seen["peer"], "spiffe://a.b/ns/c/sa/d");
-        assert_eq!((&seen["path"], &seen["query"]), (&"/a".into(), &"b=c".into()));
+        assert_eq!(
+            (&seen["path"], &seen["query"]),
+            (&"/a".into(), &"b=c".into())
+        );
         assert_eq!(seen["version"], "HTTP/1.1");
     }
 
@@ -273,19 +309,34 @@ mod tests {
         let io = TokioIo::new(started().await);
         let (mut send, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
-        let response =
-            send.send_request(request(Method::GET, "http://x.test/bytes?n=40000")).await.unwrap();
-        assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 40_000);
+        let response = send
+            .send_request(request(Method::GET, "http://x.test/bytes?n=40000"))
+            .await
+            .unwrap();
+        assert_eq!(
+            response
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .len(),
+            40_000
+        );
     }
 
     #[tokio::test]
     async fn it_turns_bad_and_heals() {
-        let (mut send, connection) =
-            http1::handshake(TokioIo::new(started().await)).await.unwrap();
+        let (mut send, connection) = http1::handshake(TokioIo::new(started().await))
+            .await
+            .unwrap();
         tokio::spawn(connection);
         for (mode, then) in [("500", 500), ("off", 200), ("bad", 200)] {
             let uri = format!("/control/fail?mode={mode}");
-            let answer = send.send_request(request(Method::POST, &uri)).await.unwrap();
+            let answer = send
+                .send_request(request(Method::POST, &uri))
+                .await
+                .unwrap();
             answer.into_body().collect().await.unwrap();
             send.ready().await.unwrap();
             let answer = send.send_request(request(Method::GET, "/")).await.unwrap();

@@ -28,9 +28,14 @@ mod tests {
     #[tokio::test]
     async fn it_greets_first_and_echoes_to_the_end() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let name = Name { pod: "echo-1".into(), cluster: "west".into() };
+        let name = Name {
+            pod: "echo-1".into(),
+            cluster: "west".into(),
+        };
         tokio::spawn(connection(stream, Some(name)));
         let mut greeting = [0_u8; 25];
         client.read_exact(&mut greeting).await.unwrap();

@@ -24,10 +24,14 @@ pub(crate) fn control_plane(plan: &Plan, folder: &Folder) -> String {
 pub(crate) fn proxy(plan: &Plan, folder: &Folder, pod: &Pod) -> String {
     let place = folder.pod(pod);
     let address = plan.address(pod);
-    // One network is a range of loopback addresses: from another range only the gateway is open.
     let (mesh, gateway, virtual_listeners) = match pod.role {
         Role::Sidecar => (Some(plan.mesh(pod)), None, virtual_listeners(plan, pod)),
         Role::Gateway => (None, Some(plan.gateway(pod)), Vec::new()),
+    };
+    // One network is a range of loopback addresses: from another range only the gateway is open.
+    let accept_from = match pod.role {
+        Role::Sidecar => vec![plan.network(pod.cluster)],
+        Role::Gateway => Vec::new(),
     };
     let config = json!({
         "role": pod.role.name(),
@@ -53,7 +57,9 @@ pub(crate) fn proxy(plan: &Plan, folder: &Folder, pod: &Pod) -> String {
             "admin": plan.admin(pod),
             "ready": plan.ready(pod),
         },
-        "mesh_accept_from": [plan.network(pod.cluster)],
+        "mesh_accept_from": accept_from,
+        // Calls leave from the pod's own address: the other side judges the network by it.
+        "source": address,
         "application": address,
         "workers": 1,
         "access_log": null,
@@ -83,11 +89,17 @@ mod tests {
         let folder = Folder::make(false).unwrap();
         let sidecar: Value = serde_json::from_str(&proxy(&plan, &folder, &WEB)).unwrap();
         assert_eq!(sidecar["mesh_accept_from"][0], plan.network(Cluster::East));
-        assert_eq!(sidecar["listen"]["virtual"].as_array().unwrap().len(), Callee::ALL.len());
+        assert_eq!(
+            sidecar["listen"]["virtual"].as_array().unwrap().len(),
+            Callee::ALL.len()
+        );
         assert!(sidecar["listen"]["gateway"].is_null());
         let gateway: Value = serde_json::from_str(&proxy(&plan, &folder, &GATEWAY_WEST)).unwrap();
         assert!(gateway["listen"]["mesh"].is_null());
-        assert_eq!(gateway["listen"]["gateway"], plan.gateway(&GATEWAY_WEST).to_string());
+        assert_eq!(
+            gateway["listen"]["gateway"],
+            plan.gateway(&GATEWAY_WEST).to_string()
+        );
         let control: Value = serde_json::from_str(&control_plane(&plan, &folder)).unwrap();
         assert_eq!(control["clusters"].as_array().unwrap().len(), 2);
     }

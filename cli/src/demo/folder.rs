@@ -23,7 +23,9 @@ impl Folder {
     /// # Errors
     /// The folder for temporary files can't be written to.
     pub(crate) fn make(keeps: bool) -> anyhow::Result<Self> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis());
         let root = std::env::temp_dir().join(format!("isthmus-demo-{}-{now}", process::id()));
         DirBuilder::new()
             .mode(0o700)
@@ -119,7 +121,10 @@ mod tests {
         let folder = Folder::make(false).unwrap();
         let root = folder.root().to_owned();
         folder.put(Cluster::West, "a.yaml", "a: 1\n").unwrap();
-        assert_eq!(fs::read_to_string(root.join("clusters/west/a.yaml")).unwrap(), "a: 1\n");
+        assert_eq!(
+            fs::read_to_string(root.join("clusters/west/a.yaml")).unwrap(),
+            "a: 1\n"
+        );
         folder.remove(Cluster::West, "a.yaml").unwrap();
         assert!(folder.remove(Cluster::West, "a.yaml").is_err());
         drop(folder);

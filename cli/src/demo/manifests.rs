@@ -49,6 +49,11 @@ const READY: &str = "- type: Ready\n      status: \"True\"";
 const UNREADY: &str = "- type: Ready\n      status: \"False\"";
 
 impl Manifest {
+    /// What it says, with the first demo's addresses.
+    pub(crate) fn text(&self) -> &'static str {
+        self.text
+    }
+
     /// Writes it into its cluster's folder.
     ///
     /// # Errors
@@ -62,7 +67,11 @@ impl Manifest {
     /// # Errors
     /// The folder can't be written to.
     pub(crate) fn put_unready(&self, folder: &Folder, plan: &Plan) -> anyhow::Result<()> {
-        folder.put(self.cluster, self.file, &plan.readdress(&self.text.replace(READY, UNREADY)))
+        folder.put(
+            self.cluster,
+            self.file,
+            &plan.readdress(&self.text.replace(READY, UNREADY)),
+        )
     }
 }
 
@@ -110,7 +119,12 @@ mod tests {
         let plan = Plan::claim().unwrap();
         let documents = all();
         for pod in plan.pods() {
-            let Pod { name, namespace, account, .. } = pod;
+            let Pod {
+                name,
+                namespace,
+                account,
+                ..
+            } = pod;
             let found = documents
                 .iter()
                 .find(|d| d["kind"] == "Pod" && d["metadata"]["name"] == name)

@@ -54,10 +54,18 @@ impl Mesh {
     /// A part is not ready in time; the text has the end of its log.
     pub(crate) async fn start(plan: Plan, folder: Folder) -> anyhow::Result<Self> {
         manifests::put_all(&folder, &plan)?;
-        fs::write(folder.control_config(), configs::control_plane(&plan, &folder))
-            .context("writing the control plane's configuration")?;
+        fs::write(
+            folder.control_config(),
+            configs::control_plane(&plan, &folder),
+        )
+        .context("writing the control plane's configuration")?;
         let control_plane = Process::start(control_plane_program(&folder)?)?;
-        let mut mesh = Self { control_plane, pods: BTreeMap::new(), plan, folder };
+        let mut mesh = Self {
+            control_plane,
+            pods: BTreeMap::new(),
+            plan,
+            folder,
+        };
         mesh.control_plane_ready().await?;
         for pod in mesh.plan.pods() {
             let processes = mesh.start_pod(&pod)?;
@@ -90,7 +98,11 @@ impl Mesh {
             .map(|app| Process::start(self.app_program(pod, *app)?))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let proxy = Process::start(proxy_program(&self.folder, pod)?)?;
-        Ok(PodProcesses { pod: *pod, proxy, apps })
+        Ok(PodProcesses {
+            pod: *pod,
+            proxy,
+            apps,
+        })
     }
 
     fn app_program(&self, pod: &Pod, app: AppKind) -> anyhow::Result<Program> {
@@ -99,10 +111,20 @@ impl Mesh {
         let log = self.folder.log(&format!("{}-{}", pod.name, app.name()));
         let mut arguments: Vec<OsString> = vec!["app".into()];
         if app == AppKind::Redis {
-            let redis = self.plan.redis.clone().context("redis-server is not installed")?;
+            let redis = self
+                .plan
+                .redis
+                .clone()
+                .context("redis-server is not installed")?;
             arguments.extend(["guard".into(), "--".into(), redis.into()]);
             arguments.extend(redis_arguments(listen, self.folder.pod(pod)));
-            return Ok(Program { name, file: own_file()?, arguments, log, is_guard: true });
+            return Ok(Program {
+                name,
+                file: own_file()?,
+                arguments,
+                log,
+                is_guard: true,
+            });
         }
         let kind = match app {
             AppKind::Http => "http",
@@ -115,7 +137,13 @@ impl Mesh {
         if app == AppKind::Greeter {
             arguments.push("--greet".into());
         }
-        Ok(Program { name, file: own_file()?, arguments, log, is_guard: false })
+        Ok(Program {
+            name,
+            file: own_file()?,
+            arguments,
+            log,
+            is_guard: false,
+        })
     }
 
     /// Waits until the control plane is ready.
@@ -134,8 +162,11 @@ impl Mesh {
     /// They aren't in time, or one ended.
     pub(crate) async fn ready(&mut self, pod: &Pod) -> anyhow::Result<()> {
         let admin = self.plan.ready(pod);
-        let listens: Vec<SocketAddr> =
-            pod.apps.iter().map(|app| self.plan.app(pod, *app)).collect();
+        let listens: Vec<SocketAddr> = pod
+            .apps
+            .iter()
+            .map(|app| self.plan.app(pod, *app))
+            .collect();
         let processes = self.processes(pod)?;
         until_ready(&mut processes.proxy, admin, POD_TIMEOUT).await?;
         for (process, listen) in processes.apps.iter_mut().zip(listens) {
@@ -145,7 +176,9 @@ impl Mesh {
     }
 
     fn processes(&mut self, pod: &Pod) -> anyhow::Result<&mut PodProcesses> {
-        self.pods.get_mut(pod.name).with_context(|| format!("{} does not run here", pod.name))
+        self.pods
+            .get_mut(pod.name)
+            .with_context(|| format!("{} does not run here", pod.name))
     }
 
     /// Kills a pod's proxy, without warning.
@@ -206,23 +239,69 @@ impl Mesh {
         self.control_plane.restart()
     }
 
+    /// Starts what is not running, and waits until all is ready.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub(crate) async fn revive(&mut self) -> anyhow::Result<()> {
+        if self.control_plane.ended().is_some() {
+            self.control_plane.restart()?;
+        }
+        self.control_plane_ready().await?;
+        for processes in self.pods.values_mut() {
+            for process in processes.apps.iter_mut().chain([&mut processes.proxy]) {
+                if process.ended().is_some() {
+                    process.restart()?;
+                }
+            }
+        }
+        for pod in self.plan.pods() {
+            self.ready(&pod).await?;
+        }
+        Ok(())
+    }
+
+    /// Admin address of the proxy that gave a reason id (`cluster/namespace/pod:number`).
+    ///
+    /// # Errors
+    /// No proxy of the demo has that name.
+    pub(crate) fn admin_of(&self, reason: &str) -> anyhow::Result<SocketAddr> {
+        let pods = self.plan.pods();
+        let workload = reason
+            .split_once(':')
+            .map_or(reason, |(workload, _)| workload);
+        let pod = pods.iter().find(|pod| pod.id() == workload);
+        let pod = pod.with_context(|| format!("the reason {reason} is of no proxy here"))?;
+        Ok(self.plan.admin(pod))
+    }
+
     /// Ends everything in order, so that children of children end too.
     pub(crate) async fn stop(&mut self) {
-        let all = self.pods.values_mut().flat_map(|p| p.apps.iter_mut().chain([&mut p.proxy]));
+        let all = self
+            .pods
+            .values_mut()
+            .flat_map(|p| p.apps.iter_mut().chain([&mut p.proxy]));
         futures_util::future::join_all(all.map(Process::stop)).await;
         self.control_plane.stop().await;
     }
 
     /// How many processes there are, this one not counted.
     pub(crate) fn size(&self) -> usize {
-        1 + self.pods.values().map(|pod| 1 + pod.apps.len()).sum::<usize>()
+        1 + self
+            .pods
+            .values()
+            .map(|pod| 1 + pod.apps.len())
+            .sum::<usize>()
     }
 
     /// Which processes ended without being asked to, and the ends of their logs; if none did, the
     /// ends of the logs of `suspects`.
     pub(crate) fn post_mortem(&mut self, suspects: &[Pod]) -> String {
         let mut text = String::new();
-        let all = self.pods.values_mut().flat_map(|p| p.apps.iter_mut().chain([&mut p.proxy]));
+        let all = self
+            .pods
+            .values_mut()
+            .flat_map(|p| p.apps.iter_mut().chain([&mut p.proxy]));
         for process in all.chain([&mut self.control_plane]) {
             if let Some(status) = process.ended() {
                 text.push_str(&format!("{} has ended ({status}):\n", process.name()));
@@ -230,7 +309,10 @@ impl Mesh {
             }
         }
         if text.is_empty() {
-            let named = self.pods.values().filter(|p| suspects.iter().any(|s| s.name == p.pod.name));
+            let named = self
+                .pods
+                .values()
+                .filter(|p| suspects.iter().any(|s| s.name == p.pod.name));
             for process in named.map(|pod| &pod.proxy) {
                 text.push_str(&format!("the end of {}:\n", process.log().display()));
                 text.push_str(&indent(&process.tail(TAIL_LINES)));
@@ -240,11 +322,19 @@ impl Mesh {
     }
 }
 
-async fn until_ready(process: &mut Process, at: SocketAddr, within: Duration) -> anyhow::Result<()> {
+async fn until_ready(
+    process: &mut Process,
+    at: SocketAddr,
+    within: Duration,
+) -> anyhow::Result<()> {
     let mut last = String::from("no answer");
     let ready = wait::until(within, async || {
         if let Some(status) = process.ended() {
-            bail!("{} ended: {status}\n{}", process.name(), indent(&process.tail(TAIL_LINES)));
+            bail!(
+                "{} ended: {status}\n{}",
+                process.name(),
+                indent(&process.tail(TAIL_LINES))
+            );
         }
         match client::ask(Method::GET, at, "/ready").await {
             Ok(answer) if answer.status == StatusCode::OK => return Ok(Some(())),
@@ -256,7 +346,10 @@ async fn until_ready(process: &mut Process, at: SocketAddr, within: Duration) ->
     .await?;
     if ready.is_none() {
         let (name, tail) = (process.name(), indent(&process.tail(TAIL_LINES)));
-        bail!("{name} is not ready within {} s ({last})\n{tail}", within.as_secs());
+        bail!(
+            "{name} is not ready within {} s ({last})\n{tail}",
+            within.as_secs()
+        );
     }
     Ok(())
 }
@@ -264,7 +357,11 @@ async fn until_ready(process: &mut Process, at: SocketAddr, within: Duration) ->
 async fn until_accepting(process: &mut Process, at: SocketAddr) -> anyhow::Result<()> {
     let accepting = wait::until(POD_TIMEOUT, async || {
         if let Some(status) = process.ended() {
-            bail!("{} ended: {status}\n{}", process.name(), indent(&process.tail(TAIL_LINES)));
+            bail!(
+                "{} ended: {status}\n{}",
+                process.name(),
+                indent(&process.tail(TAIL_LINES))
+            );
         }
         Ok(TcpStream::connect(at).await.ok().map(drop))
     })
@@ -275,24 +372,43 @@ async fn until_accepting(process: &mut Process, at: SocketAddr) -> anyhow::Resul
 fn control_plane_program(folder: &Folder) -> anyhow::Result<Program> {
     let arguments = role_arguments("control-plane", folder.control_config());
     let log = folder.log("control-plane");
-    Ok(Program { name: "control plane".into(), file: own_file()?, arguments, log, is_guard: false })
+    Ok(Program {
+        name: "control plane".into(),
+        file: own_file()?,
+        arguments,
+        log,
+        is_guard: false,
+    })
 }
 
 fn proxy_program(folder: &Folder, pod: &Pod) -> anyhow::Result<Program> {
     let arguments = role_arguments("proxy", folder.pod(pod).join("config.json"));
     let name = format!("{} {}", pod.id(), pod.role.name());
     let log = folder.log(&format!("{}-{}", pod.name, pod.role.name()));
-    Ok(Program { name, file: own_file()?, arguments, log, is_guard: false })
+    Ok(Program {
+        name,
+        file: own_file()?,
+        arguments,
+        log,
+        is_guard: false,
+    })
 }
 
 fn role_arguments(role: &str, config: PathBuf) -> Vec<OsString> {
-    vec![role.into(), "--config".into(), config.into(), "--exit-with-stdin".into()]
+    vec![
+        role.into(),
+        "--config".into(),
+        config.into(),
+        "--exit-with-stdin".into(),
+    ]
 }
 
 /// Nothing on disk, nobody but this machine.
 fn redis_arguments(listen: SocketAddr, place: PathBuf) -> Vec<OsString> {
     let (address, port) = (listen.ip().to_string(), listen.port().to_string());
-    let mut arguments: Vec<OsString> = ["--bind", &address, "--port", &port].map(OsString::from).into();
+    let mut arguments: Vec<OsString> = ["--bind", &address, "--port", &port]
+        .map(OsString::from)
+        .into();
     // Bound to a loopback address of this machine; the sidecar decides who may call.
     arguments.extend(["--protected-mode", "no"].map(OsString::from));
     arguments.extend(["--save", "", "--appendonly", "no", "--dir"].map(OsString::from));

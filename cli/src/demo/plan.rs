@@ -6,7 +6,7 @@
 use std::env;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
@@ -135,7 +135,15 @@ const fn sidecar(
     host: u8,
     apps: &'static [AppKind],
 ) -> Pod {
-    Pod { cluster, namespace: "shop", name, account, host, role: Role::Sidecar, apps }
+    Pod {
+        cluster,
+        namespace: "shop",
+        name,
+        account,
+        host,
+        role: Role::Sidecar,
+        apps,
+    }
 }
 
 const fn gateway(cluster: Cluster, name: &'static str) -> Pod {
@@ -169,8 +177,13 @@ pub(crate) const REVIEWS: [Pod; 3] = [
     sidecar(Cluster::West, "reviews", "reviews-3", 33, &[AppKind::Http]),
 ];
 /// Other protocols, in the other cluster only.
-pub(crate) const ECHO: Pod =
-    sidecar(Cluster::West, "echo", "echo-1", 41, &[AppKind::Grpc, AppKind::Tcp, AppKind::Greeter]);
+pub(crate) const ECHO: Pod = sidecar(
+    Cluster::West,
+    "echo",
+    "echo-1",
+    41,
+    &[AppKind::Grpc, AppKind::Tcp, AppKind::Greeter],
+);
 /// Only where redis-server is installed.
 pub(crate) const REDIS: Pod = sidecar(Cluster::West, "redis", "redis-1", 51, &[AppKind::Redis]);
 /// The gateways.
@@ -195,7 +208,12 @@ pub(crate) struct Callee {
 }
 
 const fn callee(service: &'static str, port: u16, last: u8, local_port: u16) -> Callee {
-    Callee { service, port, virtual_address: Ipv4Addr::new(10, 97, 0, last), local_port }
+    Callee {
+        service,
+        port,
+        virtual_address: Ipv4Addr::new(10, 97, 0, last),
+        local_port,
+    }
 }
 
 impl Callee {
@@ -206,8 +224,14 @@ impl Callee {
     pub(crate) const GREETER: Self = callee("echo", 9_002, 40, 18_092);
     pub(crate) const REDIS: Self = callee("redis", 6_379, 50, 18_093);
     /// Every one.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::REVIEWS, Self::CART, Self::GRPC, Self::TCP, Self::GREETER, Self::REDIS];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::REVIEWS,
+        Self::CART,
+        Self::GRPC,
+        Self::TCP,
+        Self::GREETER,
+        Self::REDIS,
+    ];
 
     /// The name that covers every cluster (MCS API).
     pub(crate) fn host(&self) -> String {
@@ -241,7 +265,11 @@ impl Plan {
             let address = SocketAddr::new(loopback(10 + offset, 1), CLAIM_PORT);
             match TcpListener::bind(address) {
                 Ok(claim) => {
-                    let plan = Self { offset, redis: redis.clone(), _claim: claim };
+                    let plan = Self {
+                        offset,
+                        redis: redis.clone(),
+                        _claim: claim,
+                    };
                     if plan.is_free()? {
                         return Ok(plan);
                     }
@@ -250,7 +278,9 @@ impl Plan {
                 Err(error) => return Err(error).with_context(|| unusable(address)),
             }
         }
-        bail!("the ports of the demo are in use on all of its loopback addresses (127.20 to 127.29)")
+        bail!(
+            "the ports of the demo are in use on all of its loopback addresses (127.20 to 127.29)"
+        )
     }
 
     /// Every pod that runs here.
@@ -321,7 +351,10 @@ impl Plan {
         let mut text = manifest.to_owned();
         for cluster in Cluster::ALL {
             let octet = cluster.octet();
-            text = text.replace(&format!("127.{octet}."), &format!("127.{}.", octet + self.offset));
+            text = text.replace(
+                &format!("127.{octet}."),
+                &format!("127.{}.", octet + self.offset),
+            );
         }
         text
     }
@@ -362,10 +395,12 @@ fn unusable(address: SocketAddr) -> String {
 /// The program's file, as a shell would find it.
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_file(file).unwrap_or(false))
+    env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| is_file(file).unwrap_or(false))
 }
 
-fn is_file(path: &PathBuf) -> io::Result<bool> {
+fn is_file(path: &Path) -> io::Result<bool> {
     Ok(path.metadata()?.is_file())
 }
 
@@ -392,6 +427,9 @@ mod tests {
         assert_ne!(first.address(&WEB), second.address(&WEB));
         let text = second.readdress("podIP: 127.20.0.11 # and 127.30.0.2");
         assert!(text.contains(&second.address(&WEB).to_string()), "{text}");
-        assert!(text.contains(&second.address(&GATEWAY_WEST).to_string()), "{text}");
+        assert!(
+            text.contains(&second.address(&GATEWAY_WEST).to_string()),
+            "{text}"
+        );
     }
 }

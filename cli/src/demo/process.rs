@@ -72,11 +72,6 @@ impl Process {
         &self.program.name
     }
 
-    /// Process id, while it runs.
-    pub(crate) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// How it ended, if it did.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
@@ -91,7 +86,10 @@ impl Process {
             self.stop().await;
             return Ok(());
         }
-        self.child.kill().await.with_context(|| format!("killing {}", self.program.name))
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("killing {}", self.program.name))
     }
 
     /// Ends its standard input and waits until it is gone; kills it if it takes too long.
@@ -143,7 +141,13 @@ mod tests {
         let log = std::env::temp_dir().join(format!("isthmus-test-{}-{name}", std::process::id()));
         let arguments = vec!["-c".into(), script.into()];
         let file = PathBuf::from("/bin/sh");
-        Program { name: name.into(), file, arguments, log, is_guard: false }
+        Program {
+            name: name.into(),
+            file,
+            arguments,
+            log,
+            is_guard: false,
+        }
     }
 
     #[tokio::test]

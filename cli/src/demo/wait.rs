@@ -41,7 +41,9 @@ mod tests {
         assert_eq!(found.await.unwrap(), Some("there"));
         let never = until(Duration::ZERO, async || Ok(None::<()>));
         assert_eq!(never.await.unwrap(), None);
-        let broken = until(Duration::from_secs(5), async || anyhow::bail!("gone") as anyhow::Result<Option<()>>);
+        let broken = until(Duration::from_secs(5), async || {
+            anyhow::bail!("gone") as anyhow::Result<Option<()>>
+        });
         assert!(broken.await.is_err());
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
-use super::ledger::{Ledger, Outcome, Sample};
+use super::ledger::{Ledger, Outcome, PodAndCluster, Sample};
 
 /// A request that takes longer has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +37,11 @@ pub(crate) struct Target {
 impl Target {
     /// GETs of `path` at `address`.
     pub(crate) fn new(address: SocketAddr, host: &str, path: &str) -> Self {
-        Self { address, host: Arc::from(host), path: Arc::from(path) }
+        Self {
+            address,
+            host: Arc::from(host),
+            path: Arc::from(path),
+        }
     }
 }
 
@@ -57,12 +61,13 @@ pub(crate) struct Load {
     pace: watch::Sender<Pace>,
     /// Connections that are open, or still have a request in flight.
     busy: watch::Receiver<usize>,
-    tasks: JoinSet<()>,
+    /// Dropped with us: then nothing is sent any more.
+    _tasks: JoinSet<()>,
 }
 
 impl Load {
     /// Starts `rps` requests per second over `connections`.
-    pub(crate) fn start(target: Target, rps: u32, connections: u32) -> Self {
+    pub(crate) fn start(target: &Target, rps: u32, connections: u32) -> Self {
         let ledger = Arc::new(Ledger::default());
         let (pace, _) = watch::channel(Pace::Run);
         let (counter, busy) = watch::channel(0_usize);
@@ -75,9 +80,23 @@ impl Load {
             let counter = counter.clone();
             // Evenly apart, so that the total is steady as well.
             let first = every * number / connections;
-            tasks.spawn(run(caller, ledger, pace, Beat { first, every, counter }));
+            tasks.spawn(run(
+                caller,
+                ledger,
+                pace,
+                Beat {
+                    first,
+                    every,
+                    counter,
+                },
+            ));
         }
-        Self { ledger, pace, busy, tasks }
+        Self {
+            ledger,
+            pace,
+            busy,
+            _tasks: tasks,
+        }
     }
 
     /// What came back.
@@ -108,11 +127,6 @@ impl Load {
         // Closed: every task ended, which is idle as well.
         let _ended = busy.wait_for(|&number| number == 0).await.map(|_| ());
     }
-
-    /// How many connections there are.
-    pub(crate) fn connections(&self) -> usize {
-        self.tasks.len()
-    }
 }
 
 struct Beat {
@@ -134,7 +148,8 @@ async fn run(mut caller: Caller, ledger: Arc<Ledger>, mut pace: watch::Receiver<
         } else {
             caller.close();
         }
-        beat.counter.send_modify(|busy| *busy = busy.saturating_sub(1));
+        beat.counter
+            .send_modify(|busy| *busy = busy.saturating_sub(1));
         match now {
             Pace::Run => {}
             Pace::Stop => return,
@@ -170,7 +185,11 @@ pub(crate) struct Answered {
 impl Caller {
     /// Nothing is opened yet.
     pub(crate) fn new(target: Target) -> Self {
-        Self { target, open: None, opened: 0 }
+        Self {
+            target,
+            open: None,
+            opened: 0,
+        }
     }
 
     /// Connections opened so far.
@@ -189,10 +208,20 @@ impl Caller {
         let answered = self.get().await;
         let (by, outcome) = match answered {
             Ok(answered) => read(&answered),
-            Err(error) => (None, Outcome::Failed { why: Arc::from(format!("{error:#}")) }),
+            Err(error) => (
+                None,
+                Outcome::Failed {
+                    why: Arc::from(format!("{error:#}")),
+                },
+            ),
         };
         let at = Instant::now();
-        Sample { at, latency: at.saturating_duration_since(began), by, outcome }
+        Sample {
+            at,
+            latency: at.saturating_duration_since(began),
+            by,
+            outcome,
+        }
     }
 
     /// One GET, in whole.
@@ -203,7 +232,10 @@ impl Caller {
         let exchange = timeout(REQUEST_TIMEOUT, self.exchange()).await;
         let answered = match exchange {
             Ok(answered) => answered,
-            Err(_) => Err(anyhow::anyhow!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
+            Err(_) => Err(anyhow::anyhow!(
+                "no answer within {} s",
+                REQUEST_TIMEOUT.as_secs()
+            )),
         };
         if answered.is_err() {
             self.close();
@@ -214,7 +246,9 @@ impl Caller {
     async fn exchange(&mut self) -> anyhow::Result<Answered> {
         loop {
             let is_fresh = self.ready().await?;
-            let Some(send) = self.open.as_mut() else { continue };
+            let Some(send) = self.open.as_mut() else {
+                continue;
+            };
             let request = Request::get(&*self.target.path)
                 .header("host", &*self.target.host)
                 .body(Empty::new())
@@ -222,8 +256,16 @@ impl Caller {
             match send.send_request(request).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
-                    let body = body.collect().await.context("reading the answer")?.to_bytes();
-                    return Ok(Answered { status: head.status, headers: head.headers, body });
+                    let body = body
+                        .collect()
+                        .await
+                        .context("reading the answer")?
+                        .to_bytes();
+                    return Ok(Answered {
+                        status: head.status,
+                        headers: head.headers,
+                        body,
+                    });
                 }
                 // The server closed the idle connection before a byte was sent: not an answer.
                 Err(error) if error.is_canceled() && !is_fresh => self.close(),
@@ -257,19 +299,31 @@ impl Caller {
     }
 }
 
-fn read(answered: &Answered) -> (Option<(Arc<str>, Arc<str>)>, Outcome) {
+fn read(answered: &Answered) -> (Option<PodAndCluster>, Outcome) {
     let pod = header(&answered.headers, &HeaderName::from_static("x-pod"));
     let cluster = header(&answered.headers, &HeaderName::from_static("x-cluster"));
     let reason = header(&answered.headers, &HeaderName::from_static("x-mesh-reason"));
-    let by = pod.zip(cluster).map(|(pod, cluster)| (Arc::from(pod), Arc::from(cluster)));
+    let by = pod
+        .zip(cluster)
+        .map(|(pod, cluster)| (Arc::from(pod), Arc::from(cluster)));
     let outcome = match (answered.status, reason) {
         (status, _) if status.is_success() => Outcome::Served,
-        (StatusCode::FORBIDDEN, Some(reason)) => Outcome::Denied { reason: reason.to_owned() },
+        (StatusCode::FORBIDDEN, Some(reason)) => Outcome::Denied {
+            reason: reason.to_owned(),
+        },
         (status, reason) => {
             let text = String::from_utf8_lossy(&answered.body);
-            let first = text.lines().next().unwrap_or("").chars().take(200).collect::<String>();
+            let first = text
+                .lines()
+                .next()
+                .unwrap_or("")
+                .chars()
+                .take(200)
+                .collect::<String>();
             let reason = reason.map(|id| format!(" ({id})")).unwrap_or_default();
-            Outcome::Failed { why: Arc::from(format!("status {}: {first}{reason}", status.as_u16())) }
+            Outcome::Failed {
+                why: Arc::from(format!("status {}: {first}{reason}", status.as_u16())),
+            }
         }
     };
     (by, outcome)
@@ -289,34 +343,62 @@ mod tests {
             map.insert(*name, value.parse().unwrap());
         }
         let body = Bytes::from_static(b"UF connect_failed: refused\nmore");
-        Answered { status: StatusCode::from_u16(status).unwrap(), headers: map, body }
+        Answered {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: map,
+            body,
+        }
     }
 
     #[test]
     fn an_answer_is_served_denied_or_failed() {
-        let served = read(&answered(200, &[("x-pod", "cart-1"), ("x-cluster", "east")]));
+        let served = read(&answered(
+            200,
+            &[("x-pod", "cart-1"), ("x-cluster", "east")],
+        ));
         assert_eq!(served.1, Outcome::Served);
         assert_eq!(served.0.unwrap().0.as_ref(), "cart-1");
         let denied = read(&answered(403, &[("x-mesh-reason", "west/shop/a:1")]));
-        assert_eq!(denied.1, Outcome::Denied { reason: "west/shop/a:1".into() });
+        assert_eq!(
+            denied.1,
+            Outcome::Denied {
+                reason: "west/shop/a:1".into()
+            }
+        );
         // A 403 of the application itself is no refusal of the mesh.
-        assert!(matches!(read(&answered(403, &[])).1, Outcome::Failed { .. }));
+        assert!(matches!(
+            read(&answered(403, &[])).1,
+            Outcome::Failed { .. }
+        ));
         let failed = read(&answered(503, &[("x-mesh-reason", "east/shop/web-1:2")]));
         let why = "status 503: UF connect_failed: refused (east/shop/web-1:2)";
-        assert_eq!(failed.1, Outcome::Failed { why: Arc::from(why) });
+        assert_eq!(
+            failed.1,
+            Outcome::Failed {
+                why: Arc::from(why)
+            }
+        );
     }
 
     #[tokio::test]
     async fn a_paused_load_sends_nothing() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let load = Load::start(Target::new(free, "x.test", "/"), 200, 4);
-        while load.ledger().samples(Instant::now() - Duration::from_secs(1)).len() < 4 {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let load = Load::start(&Target::new(free, "x.test", "/"), 200, 4);
+        while load
+            .ledger()
+            .samples(Instant::now() - Duration::from_secs(1))
+            .len()
+            < 4
+        {
             tokio::task::yield_now().await;
         }
         load.pause().await;
         let from = Instant::now();
         load.resume();
         load.stop().await;
-        assert!(load.ledger().samples(from).len() <= load.connections());
+        assert!(load.ledger().samples(from).len() <= 4);
     }
 }

@@ -26,6 +26,9 @@ pub(crate) enum Outcome {
     },
 }
 
+/// Who answered.
+pub(crate) type PodAndCluster = (Arc<str>, Arc<str>);
+
 /// One request.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
@@ -34,7 +37,7 @@ pub(crate) struct Sample {
     /// How long it took.
     pub(crate) latency: Duration,
     /// Who answered: pod and cluster. `None`: the mesh, or nobody.
-    pub(crate) by: Option<(Arc<str>, Arc<str>)>,
+    pub(crate) by: Option<PodAndCluster>,
     /// How it ended.
     pub(crate) outcome: Outcome,
 }
@@ -76,8 +79,12 @@ impl Ledger {
     pub(crate) fn samples(&self, from: Instant) -> Vec<Sample> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         // Several connections write: order is that of the lock, a little looser than the times.
-        let mut recent: Vec<Sample> =
-            samples.iter().rev().take_while(|s| is_near(s.at, from)).cloned().collect();
+        let mut recent: Vec<Sample> = samples
+            .iter()
+            .rev()
+            .take_while(|s| is_near(s.at, from))
+            .cloned()
+            .collect();
         recent.reverse();
         recent.retain(|s| s.at >= from);
         recent
@@ -170,7 +177,12 @@ mod tests {
 
     fn sample(at: Instant, pod: &str, outcome: Outcome) -> Sample {
         let by = Some((Arc::from(pod), Arc::from("west")));
-        Sample { at, latency: Duration::from_millis(2), by, outcome }
+        Sample {
+            at,
+            latency: Duration::from_millis(2),
+            by,
+            outcome,
+        }
     }
 
     #[test]
@@ -178,11 +190,17 @@ mod tests {
         let ledger = Ledger::default();
         let start = Instant::now();
         let later = start + Duration::from_secs(2);
-        let failed = Outcome::Failed { why: Arc::from("status 500") };
+        let failed = Outcome::Failed {
+            why: Arc::from("status 500"),
+        };
         ledger.record(sample(start, "a", Outcome::Served));
         ledger.record(sample(later, "b", failed.clone()));
         // Written late by another connection, ended earlier.
-        ledger.record(sample(later - Duration::from_millis(50), "a", Outcome::Served));
+        ledger.record(sample(
+            later - Duration::from_millis(50),
+            "a",
+            Outcome::Served,
+        ));
         let all = ledger.since(start);
         assert_eq!((all.served, all.failed, all.requests()), (2, 1, 3));
         assert_eq!((all.of_pod("a"), all.of_cluster("west")), (2, 3));

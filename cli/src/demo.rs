@@ -181,8 +181,8 @@ async fn hold(stage: &mut Stage) -> anyhow::Result<()> {
          \x20 curl http://{cart_at}/                   web calls cart, which both have\n\
          \x20 nc {tcp_at}                               TCP, echoed in west\n\
          \x20 curl -X POST 'http://{bad}/control/fail?mode=500'   a pod of reviews turns bad (mode=off heals it)\n\
-         \x20 isthmus status                                   clusters, proxies, endpoints\n\
-         \x20 isthmus why web reviews                          why a call goes where it goes\n\
+         \x20 {isthmus} status   clusters, proxies, endpoints\n\
+         \x20 {isthmus} why web reviews   why a call goes where it goes\n\
          \x20 curl http://{admin}/config                  what the sidecar of {pod} knows\n\
          Manifests, read live: {east} and {west}\n\
          Try a policy: cp {forbid} {west}/",
@@ -192,11 +192,19 @@ async fn hold(stage: &mut Stage) -> anyhow::Result<()> {
         bad = plan.app(&reviews, plan::AppKind::Http),
         admin = plan.admin(&reviews),
         pod = reviews.name,
+        isthmus = own_name(),
         east = stage.mesh.folder.cluster(Cluster::East).display(),
         west = stage.mesh.folder.cluster(Cluster::West).display(),
         forbid = example_policy(stage)?,
     ));
     std::future::pending().await
+}
+
+/// As this program can be called again from where it was called.
+fn own_name() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "isthmus".to_owned())
 }
 
 /// A policy to try, beside the folders.

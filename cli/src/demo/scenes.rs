@@ -151,7 +151,8 @@ impl Stage {
         });
         let report = shown.unwrap_or_else(|error| Report::broken(scene, &error));
         self.screen.say(&report.text());
-        self.screen.record(&report.json().to_string());
+        self.screen
+            .record(&serde_json::to_string(&report).unwrap_or_default());
         if !report.held() {
             let suspects = [WEB, GATEWAY_WEST, GATEWAY_EAST];
             self.screen.say(&self.mesh.post_mortem(&suspects));

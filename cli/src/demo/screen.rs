@@ -72,11 +72,13 @@ impl Screen {
             return;
         }
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut text = erase(*drawn);
+        // A line that wraps would spoil the count: the terminal cuts it off (DECAWM off and on).
+        let mut text = format!("{}\x1b[?7l", erase(*drawn));
         for line in lines {
             text.push_str(line);
             text.push('\n');
         }
+        text.push_str("\x1b[?7h");
         let mut out = io::stdout().lock();
         let _gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         *drawn = lines.len();

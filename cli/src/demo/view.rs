@@ -122,7 +122,6 @@ fn lines(showing: &str, loads: &[Row], crossed: &[(&'static str, Option<u64>)]) 
         .map(|(name, bytes)| format!("{name} {}", bytes.map_or("-".to_owned(), human_bytes)))
         .collect();
     lines.push(format!("bytes between the clusters: {}", bytes.join(", ")));
-    // A line that wraps would spoil the count of lines to erase.
     lines
         .into_iter()
         .map(|line| line.chars().take(100).collect())

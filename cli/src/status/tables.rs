@@ -100,15 +100,16 @@ fn endpoints(name: &str, config: &Value) -> String {
     );
     let mut rows = Vec::new();
     for (service, value) in entries(config.get("services").unwrap_or(&Value::Null), "services") {
-        let known = value.get("endpoints").unwrap_or(&Value::Null);
-        for (pod, endpoint) in entries(known, "endpoints") {
-            rows.push(endpoint_row(&service, &pod, endpoint));
-        }
-    }
-    if let Some(listed) = config.get("endpoints") {
-        for (pod, endpoint) in entries(listed, "endpoints") {
-            let service = text(endpoint, &["service"]).unwrap_or_default();
-            rows.push(endpoint_row(&service, &pod, endpoint));
+        // Unknown, empty and listed are three different things.
+        match value.get("endpoints") {
+            None | Some(Value::Null) => rows.push(vec![service, "(not known yet)".to_owned()]),
+            Some(Value::Array(none)) if none.is_empty() => {
+                rows.push(vec![service, "(known to be empty)".to_owned()]);
+            }
+            Some(listed) => {
+                let listed = entries(listed, "endpoints");
+                rows.extend(listed.iter().map(|(pod, e)| endpoint_row(&service, pod, e)));
+            }
         }
     }
     let head = [
@@ -118,6 +119,8 @@ fn endpoints(name: &str, config: &Value) -> String {
         "ejected",
         "latency",
         "in flight",
+        "calls",
+        "failures",
     ];
     if rows.is_empty() {
         format!("{title}\n  calls nobody\n")
@@ -127,22 +130,23 @@ fn endpoints(name: &str, config: &Value) -> String {
 }
 
 fn endpoint_row(service: &str, pod: &str, endpoint: &Value) -> Vec<String> {
-    let ejected = match endpoint
-        .get("ejected")
-        .or_else(|| endpoint.get("ejected_until"))
-    {
-        None | Some(Value::Null | Value::Bool(false)) => "-".to_owned(),
-        Some(Value::Bool(true)) => "yes".to_owned(),
-        Some(Value::Number(number)) if number.as_f64() == Some(0.0) => "-".to_owned(),
-        Some(other) => crate::output::leaf(other),
+    let none = Value::Null;
+    let stats = endpoint.get("stats").unwrap_or(&none);
+    let figure = |key: &str| stats.get(key).and_then(Value::as_f64);
+    let ejected = match figure("ejected_for_seconds") {
+        Some(left) => format!("for {left:.1} s"),
+        None if stats.get("ejected") == Some(&Value::Bool(true)) => "yes".to_owned(),
+        None => "-".to_owned(),
     };
     vec![
         service.to_owned(),
         pod.rsplit('#').next().unwrap_or(pod).to_owned(),
         text(endpoint, &["health"]).unwrap_or_else(unknown),
         ejected,
-        text(endpoint, &["latency_ms", "ewma_ms", "ewma"]).unwrap_or_else(unknown),
-        text(endpoint, &["in_flight"]).unwrap_or_else(unknown),
+        figure("latency_mean_ms").map_or_else(unknown, |ms| format!("{ms:.2} ms")),
+        text(stats, &["in_flight"]).unwrap_or_else(unknown),
+        text(stats, &["attempts"]).unwrap_or_else(unknown),
+        text(stats, &["failures"]).unwrap_or_else(unknown),
     ]
 }
 
@@ -227,19 +231,30 @@ mod tests {
             "configs": { "east/shop/web-1": {
                 "generation": 7, "certificate": { "age_seconds": 7300 },
                 "services": [{ "name": "shop/cart", "endpoints": [
-                    { "name": "shop/cart#west/shop/cart-3", "health": "healthy", "ejected": true },
-                    { "name": "shop/cart#west/shop/cart-4", "health": "healthy", "ejected": false }
-                ] }]
+                    { "name": "shop/cart#west/shop/cart-3", "health": "healthy",
+                      "stats": { "ejected": true, "ejected_for_seconds": 2.25, "attempts": 9 } },
+                    { "name": "shop/cart#west/shop/cart-4", "health": "healthy",
+                      "stats": { "ejected": false, "latency_mean_ms": 1.234, "in_flight": 2 } }
+                ] },
+                { "name": "shop/echo", "endpoints": null }, { "name": "shop/db", "endpoints": [] }]
             } },
         });
         let text = all(&seen);
         assert!(text.contains("east     synced  3 s  4        -"), "{text}");
         assert!(text.contains("Proxies\n  connecting: refused"), "{text}");
         assert!(text.contains("generation 7, certificate 2 h old"), "{text}");
-        assert!(
-            text.contains("shop/cart  west/shop/cart-3  healthy  yes"),
-            "{text}"
-        );
+        let cells = |pod: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.contains(pod));
+            let line = line.unwrap_or_else(|| panic!("{pod} is not in {text}"));
+            line.split("  ")
+                .filter(|c| !c.is_empty())
+                .map(|c| c.trim().to_owned())
+                .collect()
+        };
+        assert_eq!(cells("cart-3")[2..5], ["healthy", "for 2.2 s", "?"]);
+        assert_eq!(cells("cart-4")[2..6], ["healthy", "-", "1.23 ms", "2"]);
+        assert_eq!(cells("not known yet")[0], "shop/echo");
+        assert_eq!(cells("known to be empty")[0], "shop/db");
     }
 
     #[test]

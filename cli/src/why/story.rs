@@ -16,10 +16,11 @@ pub(crate) struct Story {
 impl Story {
     /// Of a refusal that a proxy remembers.
     pub(super) fn of_reason(answer: Value) -> Self {
-        Self {
-            text: tree(&answer),
-            json: answer,
-        }
+        let text = match answer.get("event").filter(|event| event.is_object()) {
+            Some(event) => refusal(&text_of(&answer, "id"), event),
+            None => tree(&answer),
+        };
+        Self { text, json: answer }
     }
 
     /// Of a call, replayed at both ends.
@@ -41,6 +42,120 @@ impl Story {
             json: answers,
         }
     }
+}
+
+/// Who called what, who refused it and by which rule, and what would have to change.
+fn refusal(id: &str, event: &Value) -> String {
+    let field = |key: &str| text_of(event, key);
+    let or = |key: &str, otherwise: &str| {
+        Some(field(key))
+            .filter(|text| !text.is_empty())
+            .unwrap_or_else(|| otherwise.to_owned())
+    };
+    let proxy = id.split_once(':').map_or(id, |(workload, _)| workload);
+    let place = match field("direction").as_str() {
+        "inbound" => "on the server's side, by the sidecar of",
+        "outbound" => "on the client's side, by the sidecar of",
+        "gateway" => "on the way, by the gateway",
+        _ => "by",
+    };
+    let call = match (field("method"), field("path")) {
+        (method, path) if !method.is_empty() => format!("{method} {path}"),
+        _ => format!("a {} connection", or("protocol", "TCP")),
+    };
+    let generation = field("generation");
+    let outcome = format!("{} ({})", or("failure", "failed"), or("flag", "-"));
+    let lines = [
+        (
+            "caller",
+            format!(
+                "{}, cluster {}",
+                or("source", "not known"),
+                or("source_cluster", "?")
+            ),
+        ),
+        (
+            "call",
+            format!("{call} to {}", or("service", "no service of the mesh")),
+        ),
+        (
+            "to",
+            format!(
+                "{}, cluster {}",
+                or("endpoint", "-"),
+                or("destination_cluster", "?")
+            ),
+        ),
+        (
+            "decided",
+            format!("{place} {proxy}, configuration generation {generation}"),
+        ),
+        (
+            "outcome",
+            format!("{outcome}, status {}", or("status", "none")),
+        ),
+        ("blame", field("blame")),
+        ("policy", field("policy")),
+        ("route", field("route")),
+        ("hop", field("hop")),
+        ("detail", field("detail")),
+        ("remedy", remedy(&field("failure"), &field("policy"))),
+    ];
+    let said = lines.iter().filter(|(_, text)| !text.is_empty());
+    said.map(|(key, text)| format!("  {key:<8} {text}\n"))
+        .collect()
+}
+
+/// What would have to change, by the failure's name. Empty: nothing that an operator could.
+fn remedy(failure: &str, policy: &str) -> String {
+    let text = match failure {
+        "denied" if !policy.is_empty() => {
+            return format!("edit or remove the AccessPolicy {policy}: it decided");
+        }
+        "denied" => "allow this caller: AccessPolicies select the workload, none of them allows it",
+        "policy_unknown" => {
+            "connect the sidecar to the control plane: before its first policies it denies"
+        }
+        "unauthenticated" => "call through a sidecar: no certificate that is believed was shown",
+        "identity_mismatch" => "see who answers at the endpoint's address: its identity is another",
+        "no_destination" => "create or export the service, or let unknown destinations pass",
+        "invalid_backend" => {
+            "correct the route: its backend is not there, or may not be referred to"
+        }
+        "no_route" => "add a rule to the service's routes: none of theirs matches",
+        "no_endpoint" => "start a pod that the service selects, or export one from another cluster",
+        "no_healthy_endpoint" => {
+            "see `isthmus status`: endpoints are unready, ejected or beyond a gateway that is missing"
+        }
+        "endpoints_unknown" => {
+            "connect the sidecar to the control plane: it was never told the endpoints"
+        }
+        "overflow" => "raise the limits in the service's TrafficPolicy, or send less",
+        "connect_failed" | "connect_timeout" => {
+            "see whether the pod runs, and whether its network is reachable"
+        }
+        "request_deadline" | "idle_timeout" => {
+            "raise the timeout in the route or TrafficPolicy, or speed the server up"
+        }
+        "upstream_reset" | "upstream_refused" | "upstream_protocol" => {
+            "see the log of the server's application"
+        }
+        "bad_request" | "head_too_large" | "request_timeout" => {
+            "correct the client: its request can't be taken as it is"
+        }
+        "no_handle" => "export the service: a gateway forwards to nothing else",
+        _ => "",
+    };
+    text.to_owned()
+}
+
+/// A field as text; empty if it isn't there.
+fn text_of(value: &Value, key: &str) -> String {
+    value
+        .get(key)
+        .filter(|found| !found.is_null())
+        .map(leaf)
+        .unwrap_or_default()
 }
 
 /// `cluster/namespace/pod` of the endpoint that was chosen.
@@ -97,6 +212,32 @@ mod tests {
             assert_eq!(endpoint(&answer).as_deref(), Some("west/shop/cart-3"));
         }
         assert_eq!(endpoint(&json!({ "endpoint": null })), None);
+    }
+
+    #[test]
+    fn a_refusal_names_the_rule_and_what_would_change_it() {
+        let event = json!({
+            "direction": "inbound", "source": "spiffe://east.mesh.internal/ns/shop/sa/web",
+            "source_cluster": "east", "destination_cluster": "west", "service": "shop/reviews",
+            "endpoint": "", "policy": "west/shop/no-web", "status": 403, "flag": "UAEX",
+            "failure": "denied", "method": "GET", "path": "/", "generation": 17, "detail": "",
+        });
+        let story = Story::of_reason(json!({ "id": "west/shop/reviews-1:2a", "event": event }));
+        for part in [
+            "caller   spiffe://east.mesh.internal/ns/shop/sa/web, cluster east",
+            "call     GET / to shop/reviews",
+            "by the sidecar of west/shop/reviews-1, configuration generation 17",
+            "denied (UAEX), status 403",
+            "policy   west/shop/no-web",
+            "remedy   edit or remove the AccessPolicy west/shop/no-web",
+        ] {
+            assert!(
+                story.text.contains(part),
+                "{part:?} is not in\n{}",
+                story.text
+            );
+        }
+        assert!(!story.text.contains("detail"), "{}", story.text);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What must a shell know to complete our commands?
 
-use std::io;
+use std::io::{self, Write as _};
 
 use clap::CommandFactory as _;
 use clap_complete::aot;
@@ -18,6 +18,9 @@ pub(crate) fn run(shell: Shell) -> anyhow::Result<()> {
         Shell::Zsh => aot::Shell::Zsh,
         Shell::Fish => aot::Shell::Fish,
     };
-    aot::generate(shell, &mut command, "isthmus", &mut io::stdout());
+    // Into memory first: the generator panics where a reader went away.
+    let mut script = Vec::new();
+    aot::generate(shell, &mut command, "isthmus", &mut script);
+    let _gone = io::stdout().lock().write_all(&script);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What does the mesh look like right now, and how old is what everybody knows?
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -54,12 +55,11 @@ fn addresses(mesh: &MeshAddresses) -> anyhow::Result<(Option<SocketAddr>, Vec<Pr
 /// Everybody's answers; what can't be asked says why in `error`.
 async fn ask(control_plane: Option<SocketAddr>, proxies: &[ProxyAt]) -> Value {
     let page = async |at: SocketAddr, path: &str| {
-        client::json(at, path)
-            .await
-            .unwrap_or_else(|error| json!({ "error": format!("{error:#}") }))
+        let answer = client::json(at, path).await;
+        answer.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }))
     };
-    let (clusters, clients) = match control_plane {
-        Some(at) => (page(at, "/clusters").await, page(at, "/proxies").await),
+    let (world, clients) = match control_plane {
+        Some(at) => (page(at, "/world").await, page(at, "/proxies").await),
         None => (Value::Null, Value::Null),
     };
     let configs = join_all(proxies.iter().map(|(_, at)| page(*at, "/config"))).await;
@@ -68,40 +68,20 @@ async fn ask(control_plane: Option<SocketAddr>, proxies: &[ProxyAt]) -> Value {
         .map(|(name, _)| name.clone())
         .zip(configs)
         .collect();
-    json!({ "clusters": clusters, "proxies": clients, "configs": configs })
+    json!({ "world": world, "proxies": clients, "configs": configs })
 }
 
-/// How many proxies are connected, by the control plane's `/proxies`.
-pub(crate) fn connected(proxies: &Value) -> usize {
-    entries(proxies, "proxies").len()
+/// Which proxies are connected, by the control plane's `/proxies`.
+pub(crate) fn connected(proxies: &Value) -> BTreeSet<&str> {
+    items(proxies)
+        .iter()
+        .filter_map(|client| client.get("node")?.as_str())
+        .collect()
 }
 
-/// Named things of an answer, in one of the shapes that they come in: `[{name, ...}]` or
-/// `{name: {...}}`, each also below `key`.
-fn entries<'v>(answer: &'v Value, key: &str) -> Vec<(String, &'v Value)> {
-    let inner = answer.get(key).unwrap_or(answer);
-    match inner {
-        Value::Array(items) => items
-            .iter()
-            .map(|item| (text(item, &NAMES).unwrap_or_default(), item))
-            .collect(),
-        Value::Object(fields) => {
-            let objects = fields.iter().filter(|(_, value)| value.is_object());
-            objects.map(|(name, value)| (name.clone(), value)).collect()
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
-    }
-}
-
-/// What things are called by.
-const NAMES: [&str; 6] = ["name", "cluster", "node", "workload", "pod", "identity"];
-
-/// The first of these fields that is there, as text.
-fn text(value: &Value, keys: &[&str]) -> Option<String> {
-    keys.iter()
-        .find_map(|key| value.get(key))
-        .filter(|found| !found.is_null())
-        .map(output::leaf)
+/// The items of a list; none if it isn't one.
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 #[cfg(test)]
@@ -109,15 +89,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proxies_are_counted_in_either_shape() {
-        let list = json!([{ "node": "east/shop/web-1" }, { "node": "west/shop/cart-3" }]);
-        assert_eq!(connected(&list), 2);
-        assert_eq!(connected(&json!({ "proxies": list })), 2);
-        assert_eq!(
-            connected(&json!({ "a/b/c": { "since": 1 }, "generation": 3 })),
-            1
-        );
-        assert_eq!(connected(&json!({ "error": "down" })), 0);
+    fn a_proxy_with_two_streams_counts_once() {
+        let list =
+            json!([{ "node": "east/shop/web-1" }, { "node": "east/shop/web-1" }, { "node": "b" }]);
+        assert_eq!(connected(&list), BTreeSet::from(["b", "east/shop/web-1"]));
+        assert!(connected(&json!({ "error": "down" })).is_empty());
     }
 
     #[test]

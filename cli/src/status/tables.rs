@@ -1,115 +1,175 @@
 //! How is the mesh's state laid out for people?
 
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::{entries, text};
-use crate::output::table;
+use super::items;
+use crate::output::{leaf, table};
 
 /// Every table.
 pub(super) fn all(seen: &Value) -> String {
-    let none = Value::Null;
-    let part = |key: &str| seen.get(key).unwrap_or(&none);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |now| now.as_secs_f64());
+    let world = get(seen, "world");
     let mut parts = Vec::new();
-    for (title, key, rows) in [
-        ("Clusters", "clusters", clusters as fn(&Value) -> String),
-        ("Proxies", "proxies", proxies),
-    ] {
-        match part(key).get("error").and_then(Value::as_str) {
-            Some(error) => parts.push(format!("{title}\n  {error}\n")),
-            None if part(key).is_null() => {}
-            None => parts.push(rows(part(key))),
-        }
+    if let Some(error) = get(world, "error").as_str() {
+        parts.push(format!("Control plane\n  {error}\n"));
+    } else if !world.is_null() {
+        parts.push(clusters(world));
+        parts.push(problems(world));
     }
-    for (name, config) in entries(part("configs"), "configs") {
-        match config.get("error").and_then(Value::as_str) {
+    let clients = get(seen, "proxies");
+    if clients.is_array() {
+        parts.push(proxies(clients, now));
+    }
+    for (name, config) in get(seen, "configs").as_object().into_iter().flatten() {
+        match get(config, "error").as_str() {
             Some(error) => parts.push(format!("{name}\n  {error}\n")),
-            None => parts.push(endpoints(&name, config)),
+            None => parts.push(endpoints(name, config, now)),
         }
     }
     parts.retain(|part| !part.is_empty());
     parts.join("\n")
 }
 
-fn clusters(answer: &Value) -> String {
-    let rows: Vec<Vec<String>> = entries(answer, "clusters")
-        .into_iter()
-        .map(|(name, cluster)| {
-            let errors = cluster.get("errors").map_or(0, count);
-            vec![
-                name,
-                text(cluster, &["state"]).unwrap_or_else(unknown),
-                age(cluster),
-                cluster
-                    .get("objects")
-                    .or_else(|| cluster.get("counts"))
-                    .map_or_else(unknown, objects),
-                if errors == 0 {
-                    "-".to_owned()
-                } else {
-                    errors.to_string()
-                },
-            ]
-        })
-        .collect();
+fn clusters(world: &Value) -> String {
+    let row = |cluster: &Value| {
+        let objects = get(cluster, "objects").as_object();
+        let objects: u64 = objects
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, n)| n.as_u64())
+            .sum();
+        vec![
+            text(cluster, "cluster"),
+            text(cluster, "state"),
+            number(cluster, "age_seconds").map_or_else(unknown, seconds),
+            objects.to_string(),
+            text(cluster, "reason"),
+        ]
+    };
+    let rows: Vec<Vec<String>> = items(get(world, "clusters")).iter().map(row).collect();
+    let title = format!("Clusters, world generation {}", text(world, "generation"));
     table(
-        "Clusters",
-        &["cluster", "state", "age", "objects", "errors"],
+        &title,
+        &["cluster", "state", "age", "objects", "because"],
         &rows,
     )
 }
 
-fn proxies(answer: &Value) -> String {
-    let rows: Vec<Vec<String>> = entries(answer, "proxies")
-        .into_iter()
-        .map(|(name, proxy)| {
-            let nacks = proxy
-                .get("nacks")
-                .or_else(|| proxy.get("nacked"))
-                .map_or(0, count);
-            vec![
-                text(proxy, &["node", "workload"]).unwrap_or(name),
-                text(proxy, &["identity"]).unwrap_or_else(unknown),
-                acknowledged(proxy),
-                if nacks == 0 {
-                    "-".to_owned()
-                } else {
-                    nacks.to_string()
-                },
-                text(proxy, &["since", "connected_seconds", "age_seconds"]).unwrap_or_else(unknown),
-            ]
-        })
-        .collect();
+/// Files that are not understood, and conditions that an author would not expect.
+fn problems(world: &Value) -> String {
+    let mut lines = Vec::new();
+    for cluster in items(get(world, "clusters")) {
+        let name = text(cluster, "cluster");
+        for key in ["errors", "invalid"] {
+            let files = get(get(cluster, "source"), key).as_object();
+            for (file, problems) in files.into_iter().flatten() {
+                lines.extend(items(problems).iter().map(|problem| {
+                    let at = format!("{}:{}", text(problem, "line"), text(problem, "column"));
+                    let object = text(problem, "object");
+                    vec![
+                        format!("{name}: {file}:{at}"),
+                        object,
+                        text(problem, "message"),
+                    ]
+                }));
+            }
+        }
+    }
+    for condition in items(get(world, "conditions")) {
+        // A conflict is bad if there is one; everything else if it is not so.
+        let is_bad_if = condition.get("kind").and_then(Value::as_str) == Some("Conflict");
+        if get(condition, "holds").as_bool() == Some(is_bad_if) {
+            let what = format!("{} {}", text(condition, "kind"), text(condition, "reason"));
+            lines.push(vec![
+                text(condition, "object"),
+                what,
+                text(condition, "message"),
+            ]);
+        }
+    }
+    if lines.is_empty() {
+        return String::new();
+    }
+    table("Problems", &["where", "what", "why"], &lines)
+}
+
+fn proxies(clients: &Value, now: f64) -> String {
+    let row = |client: &Value| {
+        let types = || {
+            get(client, "types")
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(_, t)| t)
+        };
+        let acknowledged = types()
+            .filter_map(|t| get(t, "acked_generation").as_u64())
+            .max();
+        let refused: u64 = types().filter_map(|t| get(t, "nacked").as_u64()).sum();
+        let last = types()
+            .find_map(|t| get(t, "last_nack").as_str())
+            .unwrap_or_default();
+        vec![
+            text(client, "node"),
+            text(client, "identity"),
+            acknowledged.map_or_else(unknown, |generation| generation.to_string()),
+            if refused == 0 {
+                "-".to_owned()
+            } else {
+                format!("{refused} ({last})")
+            },
+            number(client, "since").map_or_else(unknown, |since| seconds(now - since)),
+        ]
+    };
+    let rows: Vec<Vec<String>> = items(clients).iter().map(row).collect();
     table(
         "Proxies",
-        &["proxy", "identity", "acknowledged", "refused", "since"],
+        &["proxy", "identity", "acknowledged", "refused", "connected"],
         &rows,
     )
 }
 
-/// The endpoints that one proxy knows, and what it thinks of them.
-fn endpoints(name: &str, config: &Value) -> String {
-    let generation = text(config, &["generation"]).unwrap_or_else(unknown);
-    let certificate = config
-        .get("certificate")
-        .and_then(|c| text(c, &["age_seconds"]));
-    let title = format!(
-        "{name}: generation {generation}, certificate {} old",
-        certificate.map_or_else(unknown, |age| seconds(&age))
-    );
+/// The endpoints that one proxy knows, and what it has measured of them.
+fn endpoints(name: &str, config: &Value, now: f64) -> String {
+    let certificate = get(config, "certificate");
+    let held = match (
+        number(certificate, "age_seconds"),
+        number(certificate, "not_after"),
+    ) {
+        (Some(age), Some(until)) => {
+            format!(
+                "certificate {} old, {} left",
+                seconds(age),
+                seconds(until - now)
+            )
+        }
+        _ => "no certificate".to_owned(),
+    };
+    let subscription = get(config, "subscription");
+    let discovery = match (
+        get(subscription, "connected").as_bool(),
+        get(subscription, "error").as_str(),
+    ) {
+        (Some(true), _) => "connected",
+        (_, Some(error)) => error,
+        (_, None) => "not connected",
+    };
+    let generation = text(config, "generation");
+    let title = format!("{name}: generation {generation}, {held}, discovery {discovery}");
     let mut rows = Vec::new();
-    for (service, value) in entries(config.get("services").unwrap_or(&Value::Null), "services") {
+    for service in items(get(config, "services")) {
+        let called = text(service, "name");
         // Unknown, empty and listed are three different things.
-        match value.get("endpoints") {
-            None | Some(Value::Null) => rows.push(vec![service, "(not known yet)".to_owned()]),
-            Some(Value::Array(none)) if none.is_empty() => {
-                rows.push(vec![service, "(known to be empty)".to_owned()]);
+        match get(service, "endpoints").as_array() {
+            None => rows.push(vec![called, "(not known yet)".to_owned()]),
+            Some(none) if none.is_empty() => {
+                rows.push(vec![called, "(known to be empty)".to_owned()])
             }
-            Some(listed) => {
-                let listed = entries(listed, "endpoints");
-                rows.extend(listed.iter().map(|(pod, e)| endpoint_row(&service, pod, e)));
-            }
+            Some(listed) => rows.extend(listed.iter().map(|e| endpoint_row(&called, e))),
         }
     }
     let head = [
@@ -129,87 +189,49 @@ fn endpoints(name: &str, config: &Value) -> String {
     }
 }
 
-fn endpoint_row(service: &str, pod: &str, endpoint: &Value) -> Vec<String> {
-    let none = Value::Null;
-    let stats = endpoint.get("stats").unwrap_or(&none);
-    let figure = |key: &str| stats.get(key).and_then(Value::as_f64);
-    let ejected = match figure("ejected_for_seconds") {
+fn endpoint_row(service: &str, endpoint: &Value) -> Vec<String> {
+    let stats = get(endpoint, "stats");
+    let ejected = match number(stats, "ejected_for_seconds") {
         Some(left) => format!("for {left:.1} s"),
-        None if stats.get("ejected") == Some(&Value::Bool(true)) => "yes".to_owned(),
         None => "-".to_owned(),
     };
+    let name = text(endpoint, "name");
     vec![
         service.to_owned(),
-        pod.rsplit('#').next().unwrap_or(pod).to_owned(),
-        text(endpoint, &["health"]).unwrap_or_else(unknown),
+        name.rsplit('#').next().unwrap_or(&name).to_owned(),
+        text(endpoint, "health"),
         ejected,
-        figure("latency_mean_ms").map_or_else(unknown, |ms| format!("{ms:.2} ms")),
-        text(stats, &["in_flight"]).unwrap_or_else(unknown),
-        text(stats, &["attempts"]).unwrap_or_else(unknown),
-        text(stats, &["failures"]).unwrap_or_else(unknown),
+        number(stats, "latency_mean_ms").map_or_else(unknown, |ms| format!("{ms:.2} ms")),
+        text(stats, "in_flight"),
+        text(stats, "attempts"),
+        text(stats, "failures"),
     ]
 }
 
-/// The highest version or generation that the proxy has acknowledged, over all types.
-fn acknowledged(proxy: &Value) -> String {
-    let acked = proxy
-        .get("acked")
-        .or_else(|| proxy.get("acknowledged"))
-        .or_else(|| proxy.get("types"));
-    match acked {
-        None | Some(Value::Null) => text(proxy, &["generation"]).unwrap_or_else(unknown),
-        Some(Value::Object(types)) => {
-            let numbers = types.values().filter_map(|version| match version {
-                Value::Object(fields) => fields.get("acked").or_else(|| fields.get("generation")),
-                other => Some(other),
-            });
-            let highest = numbers.filter_map(Value::as_u64).max();
-            highest.map_or_else(unknown, |number| number.to_string())
-        }
-        Some(other) => crate::output::leaf(other),
+/// A field; null if it isn't there.
+fn get<'v>(value: &'v Value, key: &str) -> &'v Value {
+    static NONE: Value = Value::Null;
+    value.get(key).unwrap_or(&NONE)
+}
+
+/// A field as text; a question mark if it isn't there.
+fn text(value: &Value, key: &str) -> String {
+    match get(value, key) {
+        Value::Null => unknown(),
+        found => leaf(found),
     }
 }
 
-fn age(cluster: &Value) -> String {
-    text(cluster, &["age_seconds", "age", "confirmed_seconds_ago"])
-        .map_or_else(unknown, |age| seconds(&age))
+fn number(value: &Value, key: &str) -> Option<f64> {
+    get(value, key).as_f64()
 }
 
-/// `12.3` reads `12 s`, `7300` reads `2 h`; what is no number stays.
-fn seconds(age: &str) -> String {
-    let Ok(number) = age.parse::<f64>() else {
-        return age.to_owned();
-    };
-    let time = Duration::try_from_secs_f64(number)
-        .unwrap_or_default()
-        .as_secs();
-    match time {
-        0..120 => format!("{time} s"),
-        120..7_200 => format!("{} min", time / 60),
-        _ => format!("{} h", time / 3_600),
-    }
-}
-
-/// `12 Pod, 3 Service` for an object of counts, a number as it is.
-fn objects(value: &Value) -> String {
-    match value.as_object() {
-        None => crate::output::leaf(value),
-        Some(counts) => {
-            let total: u64 = counts.values().filter_map(Value::as_u64).sum();
-            total.to_string()
-        }
-    }
-}
-
-fn count(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => items.len(),
-        Value::Object(fields) => fields.len(),
-        Value::Number(number) => number
-            .as_u64()
-            .and_then(|n| usize::try_from(n).ok())
-            .unwrap_or(0),
-        Value::Null | Value::Bool(_) | Value::String(_) => 0,
+/// `12.3` reads `12 s`, `7300` reads `2 h`.
+fn seconds(number: f64) -> String {
+    match number {
+        ..120.0 => format!("{:.0} s", number.max(0.0)),
+        120.0..7_200.0 => format!("{:.0} min", number / 60.0),
+        _ => format!("{:.0} h", number / 3_600.0),
     }
 }
 
@@ -222,45 +244,101 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[test]
-    fn everything_is_shown_and_what_is_missing_is_named() {
-        let seen = json!({
-            "clusters": [{ "name": "east", "state": "synced", "age_seconds": 3.2,
-                           "objects": { "Pod": 3, "Service": 1 }, "errors": {} }],
-            "proxies": { "error": "connecting: refused" },
-            "configs": { "east/shop/web-1": {
-                "generation": 7, "certificate": { "age_seconds": 7300 },
-                "services": [{ "name": "shop/cart", "endpoints": [
-                    { "name": "shop/cart#west/shop/cart-3", "health": "healthy",
-                      "stats": { "ejected": true, "ejected_for_seconds": 2.25, "attempts": 9 } },
-                    { "name": "shop/cart#west/shop/cart-4", "health": "healthy",
-                      "stats": { "ejected": false, "latency_mean_ms": 1.234, "in_flight": 2 } }
-                ] },
-                { "name": "shop/echo", "endpoints": null }, { "name": "shop/db", "endpoints": [] }]
-            } },
-        });
-        let text = all(&seen);
-        assert!(text.contains("east     synced  3 s  4        -"), "{text}");
-        assert!(text.contains("Proxies\n  connecting: refused"), "{text}");
-        assert!(text.contains("generation 7, certificate 2 h old"), "{text}");
-        let cells = |pod: &str| -> Vec<String> {
-            let line = text.lines().find(|line| line.contains(pod));
-            let line = line.unwrap_or_else(|| panic!("{pod} is not in {text}"));
-            line.split("  ")
-                .filter(|c| !c.is_empty())
-                .map(|c| c.trim().to_owned())
-                .collect()
-        };
-        assert_eq!(cells("cart-3")[2..5], ["healthy", "for 2.2 s", "?"]);
-        assert_eq!(cells("cart-4")[2..6], ["healthy", "-", "1.23 ms", "2"]);
-        assert_eq!(cells("not known yet")[0], "shop/echo");
-        assert_eq!(cells("known to be empty")[0], "shop/db");
+    /// The cells of the first line that has this text.
+    fn cells(text: &str, wanted: &str) -> Vec<String> {
+        let line = text.lines().find(|line| line.contains(wanted));
+        let line = line.unwrap_or_else(|| panic!("{wanted} is not in {text}"));
+        line.split("  ")
+            .filter(|c| !c.is_empty())
+            .map(|c| c.trim().to_owned())
+            .collect()
+    }
+
+    fn world() -> Value {
+        let problem = json!({ "line": 3, "column": 1, "object": "Pod shop/a", "message": "no" });
+        let report = json!({ "errors": { "a.yaml": [problem] }, "invalid": {} });
+        json!({
+            "generation": 9,
+            "clusters": [
+                { "cluster": "east", "state": "synced", "age_seconds": 3.2, "reason": "",
+                  "objects": { "Pod": 3, "Service": 1 }, "source": report },
+                { "cluster": "west", "state": "unknown", "age_seconds": null, "reason": "hangs",
+                  "objects": {}, "source": null },
+            ],
+            "conditions": [
+                { "object": "east: ServiceExport shop/a", "kind": "Valid", "holds": true },
+                { "object": "east: ServiceExport shop/b", "kind": "Conflict", "holds": true,
+                  "reason": "PortConflict", "message": "ports differ" },
+            ],
+        })
     }
 
     #[test]
-    fn the_highest_acknowledged_version_counts() {
-        let proxy = json!({ "acked": { "Endpoint": 12, "Service": 9 } });
-        assert_eq!(acknowledged(&proxy), "12");
-        assert_eq!(acknowledged(&json!({})), "?");
+    fn clusters_and_what_is_wrong_in_them() {
+        let text = all(&json!({ "world": world(), "proxies": null, "configs": {} }));
+        assert_eq!(cells(&text, "synced"), ["east", "synced", "3 s", "4"]);
+        assert_eq!(
+            cells(&text, "hangs"),
+            ["west", "unknown", "?", "0", "hangs"]
+        );
+        assert_eq!(
+            cells(&text, "a.yaml"),
+            ["east: a.yaml:3:1", "Pod shop/a", "no"]
+        );
+        assert_eq!(cells(&text, "differ")[1], "Conflict PortConflict");
+        assert!(!text.contains("shop/a  Valid"), "{text}");
+    }
+
+    #[test]
+    fn a_control_plane_that_is_gone_is_said_to_be() {
+        let text =
+            all(&json!({ "world": { "error": "refused" }, "proxies": { "error": "refused" } }));
+        assert_eq!(text, "Control plane\n  refused\n");
+    }
+
+    #[test]
+    fn proxies_with_the_latest_that_they_took() {
+        let types = json!({
+            "Endpoint": { "acked_generation": 12, "nacked": 0, "last_nack": null },
+            "Route": { "acked_generation": 9, "nacked": 2, "last_nack": "bad route" },
+        });
+        let client =
+            json!({ "node": "east/shop/web-1", "identity": "id", "since": 40, "types": types });
+        let text = proxies(&json!([client]), 100.0);
+        assert_eq!(
+            cells(&text, "web-1"),
+            ["east/shop/web-1", "id", "12", "2 (bad route)", "60 s"]
+        );
+    }
+
+    #[test]
+    fn unknown_and_empty_are_told_apart() {
+        let config = json!({
+            "generation": 7, "certificate": { "age_seconds": 7300, "not_after": 1300.0 },
+            "subscription": { "connected": false, "error": "refused" },
+            "services": [
+                { "name": "shop/cart", "endpoints": [
+                    { "name": "shop/cart#west/shop/cart-3", "health": "healthy",
+                      "stats": { "ejected": true, "ejected_for_seconds": 2.25, "attempts": 9 } },
+                    { "name": "shop/cart#west/shop/cart-4", "health": "healthy",
+                      "stats": { "ejected": false, "latency_mean_ms": 1.234, "in_flight": 2 } },
+                ] },
+                { "name": "shop/echo", "endpoints": null },
+                { "name": "shop/db", "endpoints": [] },
+            ],
+        });
+        let text = endpoints("east/shop/web-1", &config, 1000.0);
+        let title = "generation 7, certificate 2 h old, 5 min left, discovery refused";
+        assert!(text.contains(title), "{text}");
+        assert_eq!(
+            cells(&text, "cart-3")[1..5],
+            ["west/shop/cart-3", "healthy", "for 2.2 s", "?"]
+        );
+        assert_eq!(
+            cells(&text, "cart-4")[2..6],
+            ["healthy", "-", "1.23 ms", "2"]
+        );
+        assert_eq!(cells(&text, "not known yet")[0], "shop/echo");
+        assert_eq!(cells(&text, "known to be empty")[0], "shop/db");
     }
 }

@@ -122,7 +122,7 @@ async fn everybody_is_back(plan: &Plan) -> anyhow::Result<()> {
     let mut seen = 0;
     let back = wait::until(BACK_TIMEOUT, async || {
         let proxies = client::json(plan.control_admin(), "/proxies").await?;
-        seen = status::connected(&proxies);
+        seen = status::connected(&proxies).len();
         Ok((seen >= wanted).then_some(()))
     });
     back.await?

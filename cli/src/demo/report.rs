@@ -35,13 +35,6 @@ impl Report {
         }
     }
 
-    /// A scene that could not be shown to its end.
-    pub(crate) fn broken(scene: SceneName, why: &anyhow::Error) -> Self {
-        let mut report = Self::new(scene);
-        report.broken.push(format!("{why:#}"));
-        report
-    }
-
     /// Requests that failed, of those that were to succeed.
     pub(crate) fn failed_requests(&mut self, number: u64) {
         self.failed = Some(number);

@@ -142,14 +142,16 @@ impl Stage {
     pub(crate) async fn show(&mut self, scene: SceneName, number: usize) -> Report {
         self.board.showing(scene.name());
         self.screen.say(&format!("\n{number}. {}", heading(scene)));
-        let shown = timeout(SCENE_TIMEOUT, self.play(scene)).await;
-        let shown = shown.unwrap_or_else(|_| {
-            Err(anyhow::anyhow!(
-                "the scene took more than {} s",
-                SCENE_TIMEOUT.as_secs()
-            ))
-        });
-        let report = shown.unwrap_or_else(|error| Report::broken(scene, &error));
+        let mut report = Report::new(scene);
+        // What was seen before it broke off stays in the report.
+        match timeout(SCENE_TIMEOUT, self.play(scene, &mut report)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => report.demand(false, format!("{error:#}")),
+            Err(_) => {
+                let seconds = SCENE_TIMEOUT.as_secs();
+                report.demand(false, format!("the scene took more than {seconds} s"));
+            }
+        }
         self.screen.say(&report.text());
         self.screen
             .record(&serde_json::to_string(&report).unwrap_or_default());
@@ -161,16 +163,16 @@ impl Stage {
         report
     }
 
-    async fn play(&mut self, scene: SceneName) -> anyhow::Result<Report> {
+    async fn play(&mut self, scene: SceneName, report: &mut Report) -> anyhow::Result<()> {
         // Boxed: the scenes are large futures, and one at a time is played.
         match scene {
-            SceneName::RemoteCall => Box::pin(remote_call::play(self)).await,
-            SceneName::Spread => Box::pin(spread::play(self)).await,
-            SceneName::Ejection => Box::pin(ejection::play(self)).await,
-            SceneName::Failover => Box::pin(failover::play(self)).await,
-            SceneName::Policy => Box::pin(policy::play(self)).await,
-            SceneName::ControlPlane => Box::pin(control_plane::play(self)).await,
-            SceneName::Protocols => Box::pin(protocols::play(self)).await,
+            SceneName::RemoteCall => Box::pin(remote_call::play(self, report)).await,
+            SceneName::Spread => Box::pin(spread::play(self, report)).await,
+            SceneName::Ejection => Box::pin(ejection::play(self, report)).await,
+            SceneName::Failover => Box::pin(failover::play(self, report)).await,
+            SceneName::Policy => Box::pin(policy::play(self, report)).await,
+            SceneName::ControlPlane => Box::pin(control_plane::play(self, report)).await,
+            SceneName::Protocols => Box::pin(protocols::play(self, report)).await,
         }
     }
 

@@ -8,7 +8,6 @@ use super::super::plan::{Callee, Plan, WEB};
 use super::super::report::Report;
 use super::super::wait;
 use super::{Stage, Traffic, until_traffic};
-use crate::args::SceneName;
 use crate::client;
 use crate::load::{Caller, Target};
 use crate::statistics::human;
@@ -19,8 +18,7 @@ const RESTART_MAX: Duration = Duration::from_secs(2);
 /// Longest time until something comes back at all.
 const BACK_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
-    let mut report = Report::new(SceneName::ControlPlane);
+pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let traffic = stage.traffic().await?;
     stage.tell("The control plane is killed.");
     let began = Instant::now();
@@ -81,7 +79,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
         human(ready),
         human(effect)
     ));
-    Ok(report)
+    Ok(())
 }
 
 /// Two seconds' worth of requests.

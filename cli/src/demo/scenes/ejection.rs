@@ -9,7 +9,6 @@ use super::super::plan::{AppKind, Plan, Pod, REVIEWS};
 use super::super::report::Report;
 use super::super::wait;
 use super::{Stage, before, until_traffic};
-use crate::args::SceneName;
 use crate::client;
 use crate::load::Window;
 use crate::statistics::human;
@@ -21,8 +20,7 @@ const FAILED_MAX: u64 = 20;
 /// Without a request for so long, it is out: at the lowest rate it would get three.
 const QUIET: Duration = Duration::from_secs(1);
 
-pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
-    let mut report = Report::new(SceneName::Ejection);
+pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let traffic = stage.traffic().await?;
     let bad = stage.chosen(0);
     let plan = &stage.mesh.plan;
@@ -90,7 +88,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
         human(effect),
         window.failed
     ));
-    Ok(report)
+    Ok(())
 }
 
 /// Tells an application to be bad, or good again: directly, as its owner would.

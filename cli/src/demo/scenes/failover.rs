@@ -8,7 +8,6 @@ use super::super::manifests;
 use super::super::plan::CART_EAST;
 use super::super::report::Report;
 use super::{Stage, before, local_pods, until_traffic};
-use crate::args::SceneName;
 use crate::load::Window;
 use crate::statistics::{human, percent};
 
@@ -17,8 +16,7 @@ const LOCAL_PERCENT_MIN: f64 = 95.0;
 /// Longest time for either direction.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
-    let mut report = Report::new(SceneName::Failover);
+pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let traffic = stage.traffic().await?;
     let cart = &traffic.cart;
     let calm = cart.ledger().since(before(Duration::from_secs(1)));
@@ -87,5 +85,5 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
         human(effect),
         human(back)
     ));
-    Ok(report)
+    Ok(())
 }

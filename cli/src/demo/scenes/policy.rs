@@ -9,7 +9,6 @@ use super::super::plan::{Callee, Plan};
 use super::super::report::Report;
 use super::super::{manifests, wait};
 use super::{Stage, until_traffic};
-use crate::args::SceneName;
 use crate::load::{Load, Outcome, Window};
 use crate::statistics::human;
 use crate::why;
@@ -21,11 +20,10 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 /// The policy that a refusal must name.
 const POLICY: &str = "web-of-east-may-not-call";
 
-pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
-    let mut report = Report::new(SceneName::Policy);
+pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let traffic = stage.traffic().await?;
     let began = Instant::now();
-    let forbidden = forbid(stage, &traffic.reviews, &mut report).await?;
+    let forbidden = forbid(stage, &traffic.reviews, report).await?;
     let proxy = stage.mesh.admin_of(&forbidden.reason)?;
     let story = why::reason(proxy, &forbidden.reason).await?;
     stage.tell(&format!("403. `isthmus why {}` says:", forbidden.reason));
@@ -51,7 +49,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
         human(forbidden.cut),
         human(allowed)
     ));
-    Ok(report)
+    Ok(())
 }
 
 /// What the policy did.

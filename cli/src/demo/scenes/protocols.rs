@@ -9,7 +9,6 @@ use super::super::callers::{self, TcpCaller};
 use super::super::plan::{Callee, Plan};
 use super::super::report::Report;
 use super::Stage;
-use crate::args::SceneName;
 use crate::statistics::human;
 
 /// Longest time for one protocol.
@@ -19,23 +18,22 @@ const GREETING_MAX: Duration = Duration::from_secs(1);
 /// Messages on the gRPC stream, each awaited before the next is sent.
 const STREAM_MESSAGES: usize = 20;
 
-pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
-    let mut report = Report::new(SceneName::Protocols);
+pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let plan = &stage.mesh.plan;
     stage.tell("web speaks gRPC, TCP, to a server that speaks first, and to Redis; all in west.");
     let mut failed = 0;
     let (grpc, tcp) = (plan.local(&Callee::GRPC), plan.local(&Callee::TCP));
     let host = Callee::GRPC.host();
     let unary = within(callers::grpc_unary(grpc, &host, b"one")).await;
-    failed += note(&mut report, "grpc_unary", unary);
+    failed += note(report, "grpc_unary", unary);
     let stream = within(callers::grpc_stream(grpc, &host, STREAM_MESSAGES)).await;
-    failed += note(&mut report, "grpc_stream", stream);
+    failed += note(report, "grpc_stream", stream);
     let echo = within(async { TcpCaller::open(tcp).await?.echo("hello, west").await }).await;
-    failed += note(&mut report, "tcp_echo", echo);
-    failed += greeting(&mut report, plan).await;
+    failed += note(report, "tcp_echo", echo);
+    failed += greeting(report, plan).await;
     let redis = if plan.redis.is_some() {
         let set_and_get = within(callers::redis(plan.local(&Callee::REDIS))).await;
-        failed += note(&mut report, "redis", set_and_get);
+        failed += note(report, "redis", set_and_get);
         "Redis"
     } else {
         stage.tell("redis-server is not installed: skipped.");
@@ -47,7 +45,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
         "a gRPC call, {STREAM_MESSAGES} messages there and back on one gRPC stream, TCP, a greeting \
          before a byte was sent, and {redis}"
     ));
-    Ok(report)
+    Ok(())
 }
 
 async fn greeting(report: &mut Report, plan: &Plan) -> u64 {

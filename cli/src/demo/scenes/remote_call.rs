@@ -13,7 +13,6 @@ use super::super::plan::{Callee, GATEWAY_WEST, MESH_DOMAIN, Plan, REVIEWS, WEB};
 use super::super::report::Report;
 use super::super::{metrics, wait};
 use super::Stage;
-use crate::args::SceneName;
 use crate::load::{Caller, Target};
 use crate::statistics::human_bytes;
 
@@ -22,8 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A closed door answers at once; waiting for a client's hello would take longer than this.
 const DOOR_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
-    let mut report = Report::new(SceneName::RemoteCall);
+pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let plan = &stage.mesh.plan;
     stage.tell("reviews runs in west only. web in east calls it for the first time.");
     let gateway = plan.ready(&GATEWAY_WEST);
@@ -69,7 +67,7 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
          either; the direct path is closed",
         human_bytes(crossed)
     ));
-    Ok(report)
+    Ok(())
 }
 
 /// What the server saw, and how many calls failed before.

@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::super::plan::{Callee, REVIEWS};
 use super::super::report::Report;
 use super::Stage;
-use crate::args::SceneName;
 use crate::load::{Caller, Target, Window};
 use crate::statistics::{coefficient_of_variation, shares};
 
@@ -14,8 +13,7 @@ const REQUESTS: usize = 1_200;
 /// Largest coefficient of variation of the pods' counts. Drawing lots would give 0.04 on average.
 const VARIATION_MAX: f64 = 0.05;
 
-pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
-    let mut report = Report::new(SceneName::Spread);
+pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     stage.tell(&format!(
         "web opens one connection and sends {REQUESTS} requests over it, one after another; \
          reviews has {} pods behind west's gateway.",
@@ -59,5 +57,5 @@ pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<Report> {
         shares(&window.by_pod, 3),
         variation * 100.0
     ));
-    Ok(report)
+    Ok(())
 }

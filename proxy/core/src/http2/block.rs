@@ -4,7 +4,7 @@ use super::flow::{ReceiveWindow, SendWindow};
 use super::frame::{self, Head};
 use super::head::{self, List};
 use super::hpack;
-use super::limits::{self, COST_FRAME};
+use super::limits::{self, COST_FRAME, COST_SMALL};
 use super::receive::{Fault, Next, Step, frame_size, protocol};
 use super::stream::{Asked, Closed, Stream};
 use super::{Connection, ConnectionError, ErrorCode, Event, Role, StreamId};
@@ -144,8 +144,9 @@ impl Connection {
                 })
             }
             Closed::ByUs | Closed::Forgotten => {
+                // Trailers or a head that were under way.
                 self.discard(block.bytes)?;
-                self.limits.idle(COST_FRAME)?;
+                self.limits.idle(COST_SMALL)?;
                 Ok(Next::Handled)
             }
         }
@@ -261,6 +262,9 @@ impl Connection {
         } else {
             stream.head_seen = true;
             stream.content = content;
+            if !stream.asked.is_opened_by(head.status) {
+                stream.asked = Asked::Other;
+            }
             self.limits.message();
             if block.end {
                 self.end_remote(id);
@@ -276,8 +280,12 @@ impl Connection {
     fn trailers_came<'b>(&mut self, block: &Block<'_>, list: &mut List) -> Step<'b> {
         let id = block.stream;
         let broken = |code| Fault::Stream { id, code };
-        // RFC 9113 §8.1: a second head on a stream ends it.
-        if !block.end {
+        // RFC 9113 §8.1: a second head on a stream ends it. §8.5: a tunnel has none.
+        let tunnel = self
+            .streams
+            .get(id)
+            .is_some_and(|stream| stream.asked == Asked::Tunnel);
+        if !block.end || tunnel {
             return Err(broken(ErrorCode::ProtocolError));
         }
         let fields = list
@@ -337,8 +345,8 @@ fn code_of(fault: head::Fault) -> ErrorCode {
 /// What decides about the shape of the answer.
 pub(super) fn asked(head: &RequestHead) -> Asked {
     match head.method {
-        Method::Connect => Asked::Connect,
-        _ if !head.protocol.is_empty() => Asked::Connect,
+        _ if !head.protocol.is_empty() => Asked::Protocol,
+        Method::Connect => Asked::Tunnel,
         Method::Head => Asked::Head,
         _ => Asked::Other,
     }

@@ -267,7 +267,7 @@ impl List {
                 "101, or an informational response that ends the stream",
             ));
         }
-        let opened = asked == Asked::Connect && (200..300).contains(&status);
+        let opened = asked.is_opened_by(status);
         // RFC 9110 §8.6: these have no content-length that means anything.
         if status < 200 || status == 204 || opened {
             self.fields.remove(b"content-length");

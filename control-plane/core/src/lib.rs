@@ -12,3 +12,6 @@
 //! ```
 
 pub mod model;
+pub mod world;
+mod import;
+pub mod translate;

@@ -223,12 +223,7 @@ impl Spec {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::ServiceExport => Kind::ServiceExport,
             Self::ServiceImport(_) => Kind::ServiceImport,
-            Self::Route(route) => match route.kind {
-                RouteKind::Http => Kind::HttpRoute,
-                RouteKind::Grpc => Kind::GrpcRoute,
-                RouteKind::Tcp => Kind::TcpRoute,
-                RouteKind::Tls => Kind::TlsRoute,
-            },
+            Self::Route(route) => route.kind.kind(),
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::Gateway(_) => Kind::Gateway,
             Self::MeshCluster(_) => Kind::MeshCluster,
@@ -381,6 +376,19 @@ pub enum RouteKind {
     Tls,
 }
 
+impl RouteKind {
+    /// The kind of object.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Http => Kind::HttpRoute,
+            Self::Grpc => Kind::GrpcRoute,
+            Self::Tcp => Kind::TcpRoute,
+            Self::Tls => Kind::TlsRoute,
+        }
+    }
+}
+
 /// A route. Only parents that are services or imports count; others are left out by the source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
@@ -443,7 +451,11 @@ impl ServiceRef {
     /// The name in discovery: `shop/cart.shop.svc.cluster.local`.
     #[must_use]
     pub fn service_name(&self) -> String {
-        let Self { reach, namespace, name } = self;
+        let Self {
+            reach,
+            namespace,
+            name,
+        } = self;
         format!("{namespace}/{name}.{namespace}.{}", reach.suffix())
     }
 }

@@ -15,3 +15,5 @@ pub mod model;
 pub mod world;
 mod import;
 pub mod translate;
+pub mod session;
+pub mod issue;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
+use isthmus_proto::ids::{ClusterId, Namespace, NetworkId, is_label};
 use isthmus_proto::locality::Locality;
 use isthmus_proto::resource;
 
@@ -457,6 +457,23 @@ impl ServiceRef {
             name,
         } = self;
         format!("{namespace}/{name}.{namespace}.{}", reach.suffix())
+    }
+
+    /// The service of a name as [`Self::service_name`] makes it; `None`: it is no such name.
+    #[must_use]
+    pub fn of_service_name(text: &str) -> Option<Self> {
+        let (namespace, host) = text.split_once('/')?;
+        let (name, rest) = host.split_once('.')?;
+        let suffix = rest.strip_prefix(namespace)?.strip_prefix('.')?;
+        let reach = [Reach::Cluster, Reach::Clusterset]
+            .into_iter()
+            .find(|r| r.suffix() == suffix)?;
+        let namespace = namespace.parse().ok()?;
+        is_label(name).then(|| Self {
+            reach,
+            namespace,
+            name: name.to_owned(),
+        })
     }
 }
 

@@ -172,6 +172,8 @@ pub(crate) type List = Arc<[Encoded]>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Answer {
     pub(crate) lists: Vec<List>,
+    /// Enough is known to answer at all; else: silence.
+    pub(crate) known: bool,
     /// Nothing else can belong to it: what is missing does not exist.
     pub(crate) complete: bool,
 }
@@ -184,6 +186,16 @@ impl Answer {
     fn complete(resources: impl IntoIterator<Item = Encoded>) -> Self {
         Self {
             lists: vec![resources.into_iter().collect()],
+            known: true,
+            complete: true,
+        }
+    }
+
+    /// There is none, for certain.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            lists: Vec::new(),
+            known: true,
             complete: true,
         }
     }

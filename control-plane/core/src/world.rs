@@ -352,6 +352,12 @@ impl World {
         })
     }
 
+    /// What is known of a cluster; `None`: it is not in the mesh.
+    #[must_use]
+    pub fn state(&self, cluster: &str) -> Option<State> {
+        self.clusters.get(cluster).map(|c| c.state)
+    }
+
     /// A pod, whatever its cluster's state.
     #[must_use]
     pub fn pod(&self, name: &WorkloadName) -> Option<&Pod> {
@@ -403,6 +409,11 @@ impl World {
     /// The cluster, if it has been listed.
     pub(crate) fn listed(&self, cluster: &str) -> Option<&Cluster> {
         self.clusters.get(cluster).filter(|c| c.listed())
+    }
+
+    /// Does it belong to the mesh without having been listed yet?
+    pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
+        self.clusters.get(cluster).is_some_and(|c| !c.listed())
     }
 
     /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.

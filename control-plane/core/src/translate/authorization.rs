@@ -62,6 +62,7 @@ pub(crate) fn policies(world: &World, client: &Client) -> Answer {
         .collect();
     Answer {
         lists: vec![list],
+        known: true,
         complete: true,
     }
 }

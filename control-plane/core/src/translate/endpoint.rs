@@ -22,7 +22,7 @@ use crate::world::dirty::ServiceKey;
 use crate::world::table::Entry;
 
 /// The port of a pod's mesh listener.
-pub const MESH_PORT: u16 = 15_008;
+pub(crate) const MESH_PORT: u16 = 15_008;
 /// Addresses of one endpoint (two families, and one to move).
 const ADDRESSES_MAX: usize = 4;
 
@@ -38,6 +38,7 @@ pub(crate) fn endpoints(
     let key = ServiceKey::new(service.namespace.as_str(), &service.name);
     let mut answer = Answer {
         lists: Vec::new(),
+        known: true,
         complete: view.is_complete(world),
     };
     let mut found = Vec::new();

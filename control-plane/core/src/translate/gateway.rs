@@ -34,6 +34,7 @@ pub(crate) fn gateways(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer 
     };
     Answer {
         lists: listed.map(of).collect(),
+        known: true,
         complete: true,
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> An
     });
     Answer {
         lists: vec![list],
+        known: true,
         complete: true,
     }
 }

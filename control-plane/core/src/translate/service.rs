@@ -35,12 +35,7 @@ pub(crate) fn resolve(world: &World, client: &Client, key: &str) -> Resolved {
     } else if let Some(vip) = key.strip_prefix("vip:") {
         return by_address(world, client, vip);
     } else {
-        let name: Option<ServiceName> = key.parse().ok();
-        name.and_then(|name| {
-            let found = by_host(client, name.hostname())?;
-            // shop/cart.bank.svc.cluster.local is nobody's name, nor is a short one.
-            (found.service_name() == key).then_some(found)
-        })
+        ServiceRef::of_service_name(key)
     };
     named.map_or(Resolved::Nothing, Resolved::Service)
 }
@@ -240,6 +235,7 @@ pub(crate) fn definition(world: &World, client: &Client, service: &ServiceRef) -
     });
     Answer {
         lists: vec![list],
+        known: true,
         complete: view.is_complete(world),
     }
 }

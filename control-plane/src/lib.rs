@@ -6,3 +6,5 @@ pub mod keys;
 pub mod authority;
 pub mod trust;
 pub mod token;
+pub mod manifest;
+pub mod source;

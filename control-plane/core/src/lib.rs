@@ -17,3 +17,5 @@ mod import;
 pub mod translate;
 pub mod session;
 pub mod issue;
+#[cfg(test)]
+mod sample;

@@ -164,8 +164,8 @@ fn weak_or_unproven_keys_are_refused() {
 #[test]
 fn nothing_outlives_its_issuer_and_a_cut_off_cluster_gets_nothing() {
     let world = world(true);
-    let issue = |authority: &Authority| {
-        super::issue(
+    let ask = |authority: &Authority| {
+        issue(
             &world,
             (&claims(), "east"),
             &CSR,
@@ -178,17 +178,17 @@ fn nothing_outlives_its_issuer_and_a_cut_off_cluster_gets_nothing() {
         not_after: at(7_210),
         ..authority("east")
     };
-    assert_eq!(issue(&short).unwrap().not_after, at(7_210));
+    assert_eq!(ask(&short).unwrap().not_after, at(7_210));
     let over = Authority {
         not_after: at(20),
         ..authority("east")
     };
-    assert_eq!(issue(&over), Err(Refused::Issuer(cluster("east"))));
+    assert_eq!(ask(&over), Err(Refused::Issuer(cluster("east"))));
     let cut = Authority {
         cut_off: true,
         ..authority("east")
     };
-    assert_eq!(issue(&cut), Err(Refused::CutOff(cluster("east"))));
+    assert_eq!(ask(&cut), Err(Refused::CutOff(cluster("east"))));
 }
 
 #[test]

@@ -196,9 +196,20 @@ impl Cluster {
             })
     }
 
-    /// Whose virtual address is it?
+    /// Whose virtual address is it? The oldest claim counts. An import has its address from a service
+    /// without pods that was made for it (KEP-1645's derived service), and takes it from that one, but
+    /// from no other.
     pub(crate) fn vip(&self, ip: IpAddr) -> Option<&VipClaim> {
-        self.vips.get(&ip)?.first()
+        let claims = self.vips.get(&ip)?;
+        let first = claims.first()?;
+        let service = self.services.get(&first.namespace, &first.name);
+        if first.reach == Reach::Clusterset || service.is_none_or(|s| !s.value.selector.is_empty()) {
+            return Some(first);
+        }
+        let import = claims
+            .iter()
+            .find(|claim| claim.reach == Reach::Clusterset && claim.namespace == first.namespace);
+        Some(import.unwrap_or(first))
     }
 
     /// The endpoint id of a pod. `None`: another pod has the same id, and comes first.

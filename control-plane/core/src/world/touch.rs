@@ -4,6 +4,7 @@
 //! through the old relations and through the new ones.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use isthmus_proto::ids::WorkloadName;
 
@@ -20,10 +21,7 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::Service => service(cluster, namespace, name, &mut dirty),
         Kind::EndpointSlice => slice(cluster, namespace, name, &mut dirty),
         Kind::ServiceExport => export(cluster, namespace, name, &mut dirty),
-        Kind::ServiceImport => {
-            let key = ServiceKey::new(namespace, name);
-            dirty.service(key, &cluster.id, false).definition = true;
-        }
+        Kind::ServiceImport => import(cluster, namespace, name, &mut dirty),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
             route(cluster, (at.kind, namespace, name), &mut dirty);
         }
@@ -62,12 +60,31 @@ fn endpoints(cluster: &Cluster, namespace: &str, service: &str, dirty: &mut Dirt
     }
 }
 
+fn import(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let key = ServiceKey::new(namespace, name);
+    dirty.service(key, &cluster.id, false).definition = true;
+    if let Some(entry) = cluster.imports.get(namespace, name) {
+        claimants(cluster, &entry.value.ips, dirty);
+    }
+}
+
+/// Others that claim the same virtual addresses may win or lose them.
+fn claimants(cluster: &Cluster, ips: &[IpAddr], dirty: &mut Dirty) {
+    for claim in ips.iter().filter_map(|ip| cluster.vips.get(ip)).flatten() {
+        let key = ServiceKey::new(&claim.namespace, &claim.name);
+        dirty.service(key, &cluster.id, false).definition = true;
+    }
+}
+
 fn service(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
     let exported = cluster.exported(namespace, name);
     let key = ServiceKey::new(namespace, name);
     dirty.service(key, &cluster.id, exported).definition = true;
     if exported {
         dirty.exports.insert(cluster.id.clone());
+    }
+    if let Some(entry) = cluster.services.get(namespace, name) {
+        claimants(cluster, &entry.value.cluster_ips, dirty);
     }
     // A policy that targets the service selects other pods now.
     let targeted =

@@ -22,13 +22,14 @@ const SLICE_ENDPOINTS_MAX: usize = 1_000;
 /// Refused objects that are remembered for people, each cluster.
 const REFUSED_MAX: usize = 1_000;
 
-/// A virtual address that an object claims; the oldest claim counts.
+/// A virtual address that an object claims. The first claim counts: a service's before an import's,
+/// then the oldest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct VipClaim {
+    pub(crate) reach: Reach,
     pub(crate) age: Age,
     pub(crate) namespace: String,
     pub(crate) name: String,
-    pub(crate) reach: Reach,
 }
 
 pub(crate) type Names = BTreeSet<String>;

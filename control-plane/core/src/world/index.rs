@@ -196,9 +196,9 @@ impl Cluster {
             })
     }
 
-    /// Whose virtual address is it? The oldest claim counts. An import has its address from a service
+    /// Whose virtual address is it? The first claim counts. An import has its address from a service
     /// without pods that was made for it (KEP-1645's derived service), and takes it from that one, but
-    /// from no other.
+    /// from no other: nobody could catch calls by importing.
     pub(crate) fn vip(&self, ip: IpAddr) -> Option<&VipClaim> {
         let claims = self.vips.get(&ip)?;
         let first = claims.first()?;

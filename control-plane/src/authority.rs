@@ -9,10 +9,12 @@
 
 mod ca;
 pub mod csr;
+pub mod registry;
 pub mod serving;
 
 use std::time::{Duration, SystemTime};
 
+use isthmus_control_plane_core::issue::Grant;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -22,7 +24,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 
 use crate::state::StateDir;
-use ca::{Ca, CaError, dated, not_after, pem};
+use ca::{Ca, CaError, Terms, dated, not_after, pem};
 
 /// A new issuing certificate is made when the newest has less than this left.
 const ISSUER_RENEWAL: Duration = Duration::from_secs(120 * 24 * 3600);
@@ -179,26 +181,35 @@ impl Authority {
         self.issuer.not_after
     }
 
-    /// Signs a certificate for an identity and a public key. It ends no later than what signs it.
+    /// Signs what was granted, for a public key. It ends no later than what signs it.
     ///
     /// # Errors
     /// The identity is foreign, the issuing certificate has ended, or signing failed.
     pub fn issue(
         &self,
-        id: &SpiffeId,
+        grant: &Grant,
         key: &impl PublicKeyData,
-        lifetime: Duration,
         now: SystemTime,
     ) -> Result<Issued, NotIssued> {
-        self.sign(id, None, key, lifetime, now)
+        let Grant {
+            identity,
+            not_before,
+            not_after,
+            serial,
+        } = grant;
+        let terms = Terms {
+            not_before: *not_before,
+            not_after: *not_after,
+            serial: *serial,
+        };
+        self.sign((identity, None), key, terms, now)
     }
 
     fn sign(
         &self,
-        id: &SpiffeId,
-        host: Option<&str>,
+        (id, host): (&SpiffeId, Option<&str>),
         key: &impl PublicKeyData,
-        lifetime: Duration,
+        mut terms: Terms,
         now: SystemTime,
     ) -> Result<Issued, NotIssued> {
         let trust_domain = self.trust_domain.clone();
@@ -211,9 +222,9 @@ impl Authority {
         if self.issuer.not_after <= now {
             return Err(NotIssued::Expired { trust_domain });
         }
-        let end = self.issuer.not_after.min(now + lifetime);
+        terms.not_after = terms.not_after.min(self.issuer.not_after);
         let leaf = || -> Result<_, CaError> {
-            let params = leaf_params(id, host, end, now)?;
+            let params = leaf_params(id, host, &terms)?;
             let leaf = params
                 .signed_by(key, &self.issuer.issuer)
                 .map_err(CaError::Make)?;
@@ -239,10 +250,9 @@ impl Authority {
 fn leaf_params(
     id: &SpiffeId,
     host: Option<&str>,
-    not_after: SystemTime,
-    now: SystemTime,
+    terms: &Terms,
 ) -> Result<CertificateParams, CaError> {
-    let mut params = dated(not_after, now)?;
+    let mut params = dated(terms);
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
@@ -308,7 +318,8 @@ pub(crate) fn forge(
     now: SystemTime,
 ) -> Vec<CertificateDer<'static>> {
     let id = SpiffeId::new(authority.trust_domain(), "shop", "cart").unwrap();
-    let mut params = leaf_params(&id, None, now + Duration::from_secs(3600), now).unwrap();
+    let terms = Terms::until(now + Duration::from_secs(3600), now).unwrap();
+    let mut params = leaf_params(&id, None, &terms).unwrap();
     change(&mut params);
     let leaf = params.signed_by(key, &authority.issuer.issuer).unwrap();
     vec![leaf.der().clone(), authority.issuer.chain[0].clone()]

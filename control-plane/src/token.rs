@@ -7,11 +7,14 @@
 use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
+pub use isthmus_control_plane_core::issue::AUDIENCE;
+use isthmus_control_plane_core::issue::Claims as Reviewed;
 use isthmus_proto::ids::{ClusterId, Namespace, WorkloadName, is_dns_name};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -19,8 +22,6 @@ use sha2::Sha256;
 use crate::keys::TokenKey;
 use crate::state::{StateDir, StateError};
 
-/// Whom tokens are for.
-pub const AUDIENCE: &str = "isthmus";
 /// How long a token of `isthmus token` is valid.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Largest token, in bytes. Tokens of API servers have about 1,200.
@@ -30,7 +31,7 @@ const ALGORITHM: &str = "HS256";
 /// What a service account's subject begins with.
 const SUBJECT: &str = "system:serviceaccount:";
 
-/// What a valid token says.
+/// What a token of a pod says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// The cluster that gave it.
@@ -74,13 +75,19 @@ impl Claims {
             expires,
         })
     }
+}
 
-    /// The pod's name in the mesh.
-    ///
-    /// # Errors
-    /// Never for claims that were parsed or made by `new`.
-    pub fn workload(&self) -> Result<WorkloadName, isthmus_proto::ids::InvalidName> {
-        format!("{}/{}/{}", self.cluster, self.namespace, self.pod).parse()
+impl From<Claims> for Reviewed {
+    fn from(claims: Claims) -> Self {
+        Self {
+            cluster: claims.cluster,
+            namespace: claims.namespace.to_string(),
+            service_account: claims.service_account,
+            pod: Some(claims.pod),
+            audiences: vec![AUDIENCE.to_owned()],
+            not_before: None,
+            expires: claims.expires,
+        }
     }
 }
 
@@ -131,7 +138,7 @@ pub trait TokenReviewer: Send + Sync + 'static {
         &self,
         cluster: &str,
         token: &str,
-    ) -> impl Future<Output = Result<Claims, Refused>> + Send;
+    ) -> impl Future<Output = Result<Reviewed, Refused>> + Send;
 }
 
 /// The reviewer of clusters that are folders: by their token keys.
@@ -164,11 +171,23 @@ impl TokenReviewer for KeyReviewer {
         &self,
         cluster: &str,
         token: &str,
-    ) -> impl Future<Output = Result<Claims, Refused>> + Send {
+    ) -> impl Future<Output = Result<Reviewed, Refused>> + Send {
         ready(match self.keys.get_key_value(cluster) {
-            Some((cluster, key)) => verify(key, cluster, token, SystemTime::now()),
+            Some((cluster, key)) => {
+                verify(key, cluster, token, SystemTime::now()).map(Reviewed::from)
+            }
             None => Err(Refused::UnknownCluster(cluster.chars().take(64).collect())),
         })
+    }
+}
+
+impl<R: TokenReviewer> TokenReviewer for Arc<R> {
+    fn review(
+        &self,
+        cluster: &str,
+        token: &str,
+    ) -> impl Future<Output = Result<Reviewed, Refused>> + Send {
+        R::review(self, cluster, token)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use isthmus_control_plane_core::issue::{BACKDATED, SERIAL_BYTES};
 use isthmus_proto::spiffe::TrustDomain;
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -17,8 +18,6 @@ use crate::state::{StateError, random};
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long an issuing certificate is valid.
 const ISSUER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How far a clock may be behind ours and still believe a new certificate (SECURITY F15).
-pub(super) const BACKDATE: Duration = Duration::from_secs(10 * 60);
 
 /// Why a certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -142,24 +141,44 @@ pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, 
     Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-/// What every certificate has: times that are set (rcgen's own are 1975 to 4096) and a serial
-/// number that is random (rcgen's own comes from the key).
-pub(super) fn dated(not_after: SystemTime, now: SystemTime) -> Result<CertificateParams, CaError> {
+/// From when to when a certificate is valid, and its number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) not_before: SystemTime,
+    pub(super) not_after: SystemTime,
+    pub(super) serial: [u8; SERIAL_BYTES],
+}
+
+impl Terms {
+    /// From now, with a random number.
+    pub(super) fn until(not_after: SystemTime, now: SystemTime) -> Result<Self, StateError> {
+        let mut serial = random::<SERIAL_BYTES>()?;
+        // RFC 5280 §4.1.2.2: positive. The second bit keeps its length: no leading zero bytes.
+        if let Some(first) = serial.first_mut() {
+            *first = (*first & 0x3f) | 0x40;
+        }
+        let not_before = now.checked_sub(BACKDATED).unwrap_or(UNIX_EPOCH);
+        Ok(Self {
+            not_before,
+            not_after,
+            serial,
+        })
+    }
+}
+
+/// What every certificate has: times that are set (rcgen's own are 1975 to 4096) and a number that
+/// is random (rcgen's own comes from the key).
+pub(super) fn dated(terms: &Terms) -> CertificateParams {
     let at = |time: SystemTime| {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs())
     };
     let mut params = CertificateParams::default();
-    params.not_before = at(now - BACKDATE);
-    params.not_after = at(not_after);
-    let mut serial = random::<16>()?;
-    // RFC 5280 §4.1.2.2: positive. The second bit keeps its length: no leading zero bytes.
-    if let Some(first) = serial.first_mut() {
-        *first = (*first & 0x7f) | 0x40;
-    }
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.not_before = at(terms.not_before);
+    params.not_after = at(terms.not_after);
+    params.serial_number = Some(SerialNumber::from_slice(&terms.serial));
     params.use_authority_key_identifier_extension = true;
-    Ok(params)
+    params
 }
 
 /// What both kinds of signing certificate have.
@@ -169,7 +188,7 @@ fn params(
     not_after: SystemTime,
     now: SystemTime,
 ) -> Result<CertificateParams, CaError> {
-    let mut params = dated(not_after, now)?;
+    let mut params = dated(&Terms::until(not_after, now)?);
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name

@@ -12,7 +12,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::ca::CaError;
+use super::ca::{CaError, Terms};
 use super::{Authority, NotIssued};
 
 /// How long the serving certificate is valid.
@@ -102,7 +102,11 @@ fn certificate(
         cause: CaError::Make(error),
     };
     let key = KeyPair::generate().map_err(failed)?;
-    let issued = authority.sign(id, Some(host), &key, LIFETIME, now)?;
+    let terms = Terms::until(now + LIFETIME, now).map_err(|error| NotIssued::Sign {
+        id: id.clone(),
+        cause: error.into(),
+    })?;
+    let issued = authority.sign((id, Some(host)), &key, terms, now)?;
     let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let unknown = "the new key is of an unknown kind";
     let signer = any_supported_type(&der).map_err(|_| NotIssued::Sign {

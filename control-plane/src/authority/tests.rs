@@ -14,6 +14,21 @@ fn cart() -> SpiffeId {
     SpiffeId::new(&east(), "shop", "cart").unwrap()
 }
 
+fn grant(now: SystemTime) -> Grant {
+    let terms = Terms::until(now + LIFETIME, now).unwrap();
+    let Terms {
+        not_before,
+        not_after,
+        serial,
+    } = terms;
+    Grant {
+        identity: cart(),
+        not_before,
+        not_after,
+        serial,
+    }
+}
+
 fn parse<'a>(certificate: &'a CertificateDer<'static>) -> X509Certificate<'a> {
     x509_parser::parse_x509_certificate(certificate).unwrap().1
 }
@@ -33,7 +48,7 @@ fn a_leaf_is_an_svid() {
     let now = SystemTime::now();
     let authority = Authority::open(&state, &east(), now).unwrap();
     let key = KeyPair::generate().unwrap();
-    let issued = authority.issue(&cart(), &key, LIFETIME, now).unwrap();
+    let issued = authority.issue(&grant(now), &key, now).unwrap();
     assert_eq!(
         issued.chain.len(),
         2,
@@ -63,7 +78,7 @@ fn a_leaf_is_an_svid() {
         seconds(now) + 36 * 3600
     );
     assert_eq!(seconds(issued.not_after), seconds(now) + 36 * 3600);
-    let again = authority.issue(&cart(), &key, LIFETIME, now).unwrap();
+    let again = authority.issue(&grant(now), &key, now).unwrap();
     assert_ne!(
         leaf.raw_serial(),
         parse(&again.chain[0]).raw_serial(),
@@ -110,7 +125,7 @@ fn what_a_request_asks_for_is_not_looked_at() {
     wish.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let request = wish.serialize_request(&key).unwrap();
     let taken = csr::public_key(request.der()).unwrap();
-    let issued = authority.issue(&cart(), &taken, LIFETIME, now).unwrap();
+    let issued = authority.issue(&grant(now), &taken, now).unwrap();
     let peer = crate::trust::identity_of(&issued.chain[0]).unwrap();
     assert_eq!(peer.id, cart());
     let leaf = parse(&issued.chain[0]);
@@ -134,7 +149,7 @@ fn an_identity_of_another_trust_domain_is_refused() {
     let now = SystemTime::now();
     let west = Authority::open(&state, &"west.mesh.internal".parse().unwrap(), now).unwrap();
     let key = KeyPair::generate().unwrap();
-    let refused = west.issue(&cart(), &key, LIFETIME, now).unwrap_err();
+    let refused = west.issue(&grant(now), &key, now).unwrap_err();
     assert!(matches!(refused, NotIssued::Foreign { .. }), "{refused}");
 }
 
@@ -177,10 +192,10 @@ fn nothing_is_signed_past_the_end_of_what_signs() {
     let authority = Authority::open(&state, &east(), now).unwrap();
     let key = KeyPair::generate().unwrap();
     let late = authority.not_after() - Duration::from_secs(60);
-    let short = authority.issue(&cart(), &key, LIFETIME, late).unwrap();
+    let short = authority.issue(&grant(late), &key, late).unwrap();
     assert_eq!(short.not_after, authority.not_after());
     let ended = authority
-        .issue(&cart(), &key, LIFETIME, authority.not_after())
+        .issue(&grant(authority.not_after()), &key, authority.not_after())
         .unwrap_err();
     assert!(matches!(ended, NotIssued::Expired { .. }), "{ended}");
 }

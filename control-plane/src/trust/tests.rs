@@ -66,7 +66,13 @@ fn a_good_chain_is_believed_while_it_lasts() {
     let mesh = mesh();
     let key = KeyPair::generate().unwrap();
     let id = SpiffeId::new(mesh.east.trust_domain(), "shop", "cart").unwrap();
-    let issued = mesh.east.issue(&id, &key, HOUR, mesh.now).unwrap();
+    let grant = isthmus_control_plane_core::issue::Grant {
+        identity: id.clone(),
+        not_before: mesh.now - HOUR / 6,
+        not_after: mesh.now + HOUR,
+        serial: [0x41; 16],
+    };
+    let issued = mesh.east.issue(&grant, &key, mesh.now).unwrap();
     let peer = mesh.verify(&issued.chain).unwrap();
     assert_eq!((peer.id, peer.not_after), (id, issued.not_after));
     let expired = mesh

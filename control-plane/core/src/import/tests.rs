@@ -1,3 +1,5 @@
+//! Are the exports of all clusters merged as KEP-1645 says?
+
 use std::time::{Duration, SystemTime};
 
 use isthmus_proto::resource::Protocol;

@@ -1,3 +1,5 @@
+//! Is a client told what it asked for, once, and nothing else?
+
 use isthmus_proto::resource;
 
 use super::*;
@@ -525,7 +527,7 @@ fn too_many_names_end_the_stream() {
 fn a_response_is_bounded_and_the_rest_follows() {
     let mut objects = shop();
     objects.retain(|object| object.cluster == id("east"));
-    for number in 0..9_000_u32 {
+    for number in 0..4_000_u32 {
         let mut more = pod("east", "cart", 100);
         more.name = format!("cart-{number}-{}", "x".repeat(40));
         objects.push(more);
@@ -540,7 +542,7 @@ fn a_response_is_bounded_and_the_rest_follows() {
         .max()
         .unwrap();
     assert!(largest < 2 * RESPONSE_BYTES_MAX, "{largest}");
-    assert!(responses.len() > 3);
-    assert_eq!(proxy.names(T::Endpoint).len(), 9_001);
-    assert_eq!(proxy.received.len(), 9_001 + 1);
+    assert!(responses.len() > 2);
+    assert_eq!(proxy.names(T::Endpoint).len(), 4_001);
+    assert_eq!(proxy.received.len(), 4_001 + 1);
 }

@@ -1,3 +1,5 @@
+//! Does each resource say what was declared?
+
 use isthmus_proto::resource::{InboundMode, gateway_address};
 
 use crate::model::*;

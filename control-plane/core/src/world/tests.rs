@@ -1,3 +1,5 @@
+//! Does the world remember what it knows, and know what it does not?
+
 use proptest::prelude::*;
 
 use super::*;
@@ -231,7 +233,7 @@ fn a_refused_object_leaves_the_last_good_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// F31, F34: lists that are cut short, repeated and repeated again end with the last list, and
     /// no pod that every list names is ever taken away.

@@ -281,6 +281,9 @@ impl Subscription {
             unacked.offered.remove(&refused.name);
         }
         let Some(ledger) = self.ledger_mut(unacked.kind) else { return };
+        for refused in &unacked.refused {
+            ledger.refused(&refused.name);
+        }
         for (name, entry) in unacked.offered {
             ledger.held.put(&name, entry);
         }

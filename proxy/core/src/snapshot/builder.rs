@@ -165,24 +165,32 @@ impl SnapshotBuilder {
 
     /// A policy that was never understood must not be missing: it denies until it is.
     fn upsert_policy(&mut self, item: Item) -> Result<Change, Rejected> {
-        let name = item.name.clone();
+        let (name, body) = (item.name.clone(), item.body.clone());
         let result = self
             .policies
             .upsert(item, |item, _| policy(&item.name, &item.body).map(Arc::new));
         if let Err(rejected) = &result {
-            self.policies.stand_in(&name, Arc::new(Policy::refusing(&name, &rejected.why)));
+            let refusing = Policy::refusing(&name, &rejected.why);
+            self.policies.stand_in(&name, body, Arc::new(refusing));
         }
         result
     }
 
     fn upsert_service(&mut self, item: Item) -> Result<Change, Rejected> {
         let name = service_name(&item.name, &item.name)?;
+        let keys = item.aliases.clone();
         let slot = self.slots.entry(name.clone()).or_default();
         let result = slot.upsert_service(item);
         match &result {
             Ok(Change::Content | Change::Aliases) => {
                 for key in slot.keys() {
                     self.empty.services.remove(&key);
+                }
+                // A key means one service: the one that answered last.
+                for (_, other) in self.slots.iter_mut().filter(|(other, _)| **other != name) {
+                    for key in &keys {
+                        other.lose_key(key);
+                    }
                 }
                 self.index_dirty = true;
                 self.touched.insert(name);

@@ -41,7 +41,7 @@ pub struct Saved {
     pub keys: BTreeSet<String>,
 }
 
-/// One accepted resource.
+/// One accepted resource; or a policy that never was, and that denies as long as it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its type.
@@ -50,7 +50,7 @@ pub struct Record {
     pub name: String,
     /// Keys under which it was answered.
     pub aliases: Vec<String>,
-    /// The version that was accepted.
+    /// The version that was accepted. Empty: none was.
     pub version: String,
     /// The content, encoded.
     pub body: Bytes,
@@ -167,7 +167,7 @@ fn take_children<T>(saved: &mut Saved, kind: Kind, service: &str, shelf: &Shelf<
 }
 
 fn take_records<T>(saved: &mut Saved, kind: Kind, shelf: &Shelf<T>) {
-    saved.records.extend(shelf.iter().filter(|(_, held)| held.accepted).map(|(name, held)| Record {
+    saved.records.extend(shelf.iter().map(|(name, held)| Record {
         kind,
         name: name.to_owned(),
         aliases: held.aliases.iter().map(ToString::to_string).collect(),

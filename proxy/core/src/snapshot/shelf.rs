@@ -24,7 +24,7 @@ pub(super) struct Held<T> {
     pub(super) version: Box<str>,
     pub(super) body: Bytes,
     pub(super) value: T,
-    /// False for what stands in for a resource that was never accepted: it is not saved.
+    /// False for what stands in for a resource that was never accepted; it has no version.
     pub(super) accepted: bool,
 }
 
@@ -82,13 +82,12 @@ impl<T> Shelf<T> {
     }
 
     /// Stores what stands in for a resource that was never accepted. An accepted one stays.
-    pub(super) fn stand_in(&mut self, name: &str, value: T) {
+    pub(super) fn stand_in(&mut self, name: &str, body: Bytes, value: T) {
         if self.held.get(name).is_some_and(|held| held.accepted) {
             return;
         }
-        let (version, body) = (Box::default(), Bytes::new());
-        let held = Held { aliases: Arc::default(), version, body, value, accepted: false };
-        self.held.insert(name.into(), held);
+        let (aliases, version) = (Arc::default(), Box::default());
+        self.held.insert(name.into(), Held { aliases, version, body, value, accepted: false });
         self.dirty = true;
         self.answered = true;
     }

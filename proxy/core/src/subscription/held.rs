@@ -1,6 +1,6 @@
 //! Which version of which resource was accepted, and under which keys?
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// An accepted version.
@@ -50,6 +50,10 @@ impl Held {
         self.entries.insert(name.into(), entry);
     }
 
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
     pub(super) fn remove(&mut self, name: &str) -> bool {
         self.entries.remove(name).is_some()
     }
@@ -78,6 +82,12 @@ impl Held {
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(|name| &**name)
+    }
+
+    /// Every name and key that something is held under.
+    pub(super) fn keys(&self) -> HashSet<&str> {
+        let aliases = self.entries.values().flat_map(|entry| entry.aliases.iter());
+        self.entries.keys().chain(aliases).map(|key| &**key).collect()
     }
 
     /// Name to version, for the wire.

@@ -192,6 +192,14 @@ impl Ledger {
         Ok(Some((Update::Upsert { kind, name, aliases, version, body }, entry)))
     }
 
+    /// A policy that was never accepted still denies. It is listed as held, in no version, so
+    /// that after a reconnect the server says whether it is gone.
+    pub(super) fn refused(&mut self, name: &str) {
+        if self.kind == Kind::AccessPolicy && !self.held.contains(name) {
+            self.held.put(name, Entry::new("", &[]));
+        }
+    }
+
     pub(super) fn answered(&mut self, now: Instant) {
         self.last_contact = Some(now);
     }
@@ -234,15 +242,37 @@ impl Ledger {
         } else if !self.unsubscribe.is_empty() {
             request.unsubscribe = names(&mut self.unsubscribe);
         } else if !self.subscribe.is_empty() {
-            if !self.subscribed {
-                request.initial = self.held.versions();
-            }
-            request.subscribe = names(&mut self.subscribe);
+            request.subscribe = if self.subscribed {
+                names(&mut self.subscribe)
+            } else {
+                self.resume(&mut request.initial)
+            };
             self.subscribed = true;
         } else {
             return None;
         }
         Some(request)
+    }
+
+    /// The names of a stream's first request. Held versions go along only with the keys under
+    /// which they were answered; keys that are new wait for the next request. Otherwise the
+    /// server would see that we hold what a new key means, be silent, and we would never learn
+    /// that the key means it.
+    fn resume(&mut self, initial: &mut HashMap<String, String>) -> Vec<String> {
+        let all = std::mem::take(&mut self.subscribe);
+        let mut known = self.held.keys();
+        known.extend(self.held.names().filter_map(|name| self.kind.parent(name)));
+        known.insert("*");
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) =
+            all.into_iter().partition(|name| known.contains(&**name));
+        let first = if old.is_empty() {
+            new
+        } else {
+            *initial = self.held.versions();
+            self.subscribe = new;
+            old
+        };
+        first.into_iter().map(String::from).collect()
     }
 
     pub(super) fn status(&self) -> KindStatus {

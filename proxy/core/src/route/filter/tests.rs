@@ -190,7 +190,7 @@ proptest! {
         let rewrite = resource::Rewrite { hostname: String::new(), path: path_modifier(kind) };
         if let Ok(filters) = one(route_filter::Kind::Rewrite(rewrite)) {
             let canonical = canonical::path(path.as_bytes()).unwrap();
-            let prefix = path.rfind('/').and_then(|at| path.get(..at)).unwrap_or("");
+            let prefix = canonical.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
             let mut head = head("a", &path);
             apply_request(&chosen(&filters, Some(prefix)), &mut head, &canonical, 80, 0);
             prop_assert!(head.path.starts_with(b"/"));

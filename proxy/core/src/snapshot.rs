@@ -101,6 +101,5 @@ impl Snapshot {
     }
 }
 
-
 #[cfg(test)]
 pub(crate) mod tests;

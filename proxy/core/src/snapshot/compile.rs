@@ -45,5 +45,9 @@ pub(super) fn policy(name: &str, body: &[u8]) -> Result<Policy, String> {
 
 /// The name on the envelope must be the one inside.
 pub(super) fn same_name(envelope: &str, inside: &str) -> Result<(), String> {
-    if envelope == inside { Ok(()) } else { Err(format!("its content is named {inside:?}")) }
+    if envelope == inside {
+        Ok(())
+    } else {
+        Err(format!("its content is named {inside:?}"))
+    }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Rejected;
 
 /// Most keys that are remembered of one resource.
-pub const ALIASES_MAX: usize = 256;
+pub(super) const ALIASES_MAX: usize = 256;
 
 /// A resource as it came.
 pub(super) struct Item {
@@ -41,7 +41,12 @@ pub(super) struct Shelf<T> {
 
 impl<T> Default for Shelf<T> {
     fn default() -> Self {
-        Self { held: BTreeMap::new(), aliases: Arc::default(), answered: false, dirty: false }
+        Self {
+            held: BTreeMap::new(),
+            aliases: Arc::default(),
+            answered: false,
+            dirty: false,
+        }
     }
 }
 
@@ -87,7 +92,16 @@ impl<T> Shelf<T> {
             return;
         }
         let (aliases, version) = (Arc::default(), Box::default());
-        self.held.insert(name.into(), Held { aliases, version, body, value, accepted: false });
+        self.held.insert(
+            name.into(),
+            Held {
+                aliases,
+                version,
+                body,
+                value,
+                accepted: false,
+            },
+        );
         self.dirty = true;
         self.answered = true;
     }
@@ -144,25 +158,39 @@ pub(super) fn accept<T>(
     compile: impl FnOnce(&Item, Option<&T>) -> Result<T, String>,
 ) -> Result<Change, Rejected> {
     let aliases = merged(place.as_ref().map(|held| &held.aliases), &item.aliases);
-    if let Some(held) = place.as_mut().filter(|held| held.accepted && held.body == item.body) {
-        let change = if held.aliases == aliases { Change::Nothing } else { Change::Aliases };
+    if let Some(held) = place
+        .as_mut()
+        .filter(|held| held.accepted && held.body == item.body)
+    {
+        let change = if held.aliases == aliases {
+            Change::Nothing
+        } else {
+            Change::Aliases
+        };
         held.version = item.version.into();
         held.aliases = aliases;
         return Ok(change);
     }
-    let value = compile(&item, place.as_ref().map(|held| &held.value))
-        .map_err(|why| Rejected { name: item.name.clone(), why })?;
+    let value = compile(&item, place.as_ref().map(|held| &held.value)).map_err(|why| Rejected {
+        name: item.name.clone(),
+        why,
+    })?;
     let Item { version, body, .. } = item;
-    *place = Some(Held { aliases, version: version.into(), body, value, accepted: true });
+    *place = Some(Held {
+        aliases,
+        version: version.into(),
+        body,
+        value,
+        accepted: true,
+    });
     Ok(Change::Content)
 }
 
 /// The old and the new keys: each answer names those that it is for, not all that were asked.
 fn merged(old: Option<&Arc<[Box<str>]>>, new: &[String]) -> Arc<[Box<str>]> {
-    if let Some(old) = old {
-        if new.iter().all(|alias| old.iter().any(|o| **o == **alias)) {
-            return old.clone();
-        }
+    let holds = |old: &[Box<str>], alias: &str| old.iter().any(|o| **o == *alias);
+    if let Some(old) = old.filter(|old| new.iter().all(|alias| holds(old, alias))) {
+        return old.clone();
     }
     let mut all: Vec<Box<str>> = old.map(|old| old.to_vec()).unwrap_or_default();
     all.extend(new.iter().map(|alias| alias.as_str().into()));

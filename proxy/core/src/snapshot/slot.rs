@@ -54,20 +54,27 @@ impl Slot {
         held.aliases.iter().any(|alias| **alias == *text)
             || match key {
                 Key::Host(host) => spec.hostnames.iter().any(|own| **own == **host),
-                Key::Vip(network, ip) => {
-                    spec.addresses.iter().any(|(of, own)| of == network && own == ip)
-                }
+                Key::Vip(network, ip) => spec
+                    .addresses
+                    .iter()
+                    .any(|(of, own)| of == network && own == ip),
                 Key::Name(name) => spec.name == *name,
             }
     }
 
     /// Every key under which the service may have been asked for.
     pub(super) fn keys(&self) -> Vec<Box<str>> {
-        let Some(held) = &self.spec else { return Vec::new() };
+        let Some(held) = &self.spec else {
+            return Vec::new();
+        };
         let spec = &held.value;
         let mut keys = vec![Box::from(spec.name.as_str())];
         keys.extend(held.aliases.iter().cloned());
-        keys.extend(spec.hostnames.iter().map(|host| format!("host:{host}").into()));
+        keys.extend(
+            spec.hostnames
+                .iter()
+                .map(|host| format!("host:{host}").into()),
+        );
         let vip = |(network, ip): &(NetworkId, IpAddr)| format!("vip:{network}/{ip}").into();
         keys.extend(spec.addresses.iter().map(vip));
         keys
@@ -91,11 +98,18 @@ impl Slot {
 
     /// Takes a key off the service. True if it led here.
     pub(super) fn lose_key(&mut self, key: &str) -> bool {
-        let Some(held) = &mut self.spec else { return false };
+        let Some(held) = &mut self.spec else {
+            return false;
+        };
         if !held.aliases.iter().any(|alias| **alias == *key) {
             return false;
         }
-        held.aliases = held.aliases.iter().filter(|alias| ***alias != *key).cloned().collect();
+        held.aliases = held
+            .aliases
+            .iter()
+            .filter(|alias| ***alias != *key)
+            .cloned()
+            .collect();
         true
     }
 
@@ -108,7 +122,9 @@ impl Slot {
                 same_name(&item.name, &route.name)?;
             }
             same_parent(parent, &route.service)?;
-            Route::compile(&route).map(Arc::new).map_err(|rejected| rejected.why)
+            Route::compile(&route)
+                .map(Arc::new)
+                .map_err(|rejected| rejected.why)
         })
     }
 
@@ -231,6 +247,8 @@ fn same_parent(envelope: &str, inside: &str) -> Result<(), String> {
     if envelope == inside {
         Ok(())
     } else {
-        Err(format!("its name says service {envelope:?}, its content {inside:?}"))
+        Err(format!(
+            "its name says service {envelope:?}, its content {inside:?}"
+        ))
     }
 }

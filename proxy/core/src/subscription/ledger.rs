@@ -108,7 +108,10 @@ impl Ledger {
             self.unsubscribe.insert(key.into());
         }
         let kind = self.kind;
-        let forget = |name: &str| Update::Forget { kind, name: name.to_owned() };
+        let forget = |name: &str| Update::Forget {
+            kind,
+            name: name.to_owned(),
+        };
         let mut updates = self.drop_under(key, kin, forget);
         updates.push(forget(key));
         updates
@@ -117,13 +120,19 @@ impl Ledger {
     /// The server says that a resource is gone, or that there is nothing under a key.
     pub(super) fn removed(&mut self, name: &str, kin: &Kin, updates: &mut Vec<Update>) {
         let kind = self.kind;
-        let remove = |name: &str| Update::Remove { kind, name: name.to_owned() };
+        let remove = |name: &str| Update::Remove {
+            kind,
+            name: name.to_owned(),
+        };
         if !self.held.remove(name) {
             if name == "*" {
                 self.held.clear();
             } else if kind == Kind::Service {
                 // It may still exist under other names; nobody wants to know.
-                let forget = |name: &str| Update::Forget { kind, name: name.to_owned() };
+                let forget = |name: &str| Update::Forget {
+                    kind,
+                    name: name.to_owned(),
+                };
                 updates.extend(self.drop_under(name, kin, forget));
             } else if kind.parent(name).is_none() {
                 updates.extend(self.drop_under(name, kin, remove));
@@ -141,7 +150,12 @@ impl Ledger {
                 || self.held.aliases(name).iter().any(|alias| **alias == *key)
                 || self.is_child_of(name, kin)
         };
-        let names: Vec<String> = self.held.names().filter(under).map(ToOwned::to_owned).collect();
+        let names: Vec<String> = self
+            .held
+            .names()
+            .filter(under)
+            .map(ToOwned::to_owned)
+            .collect();
         let mut updates = Vec::new();
         for name in names {
             self.held.lose_alias(&name, key);
@@ -169,18 +183,26 @@ impl Ledger {
     }
 
     /// A resource of a response. `Ok(None)`: nobody wants it any more.
-    pub(super) fn offered(
-        &self,
-        resource: Resource,
-    ) -> Result<Option<(Update, Entry)>, Rejected> {
-        let Resource { version, resource, name, aliases } = resource;
-        let refuse = |why: &str| Rejected { name: name.clone(), why: why.to_owned() };
+    pub(super) fn offered(&self, resource: Resource) -> Result<Option<(Update, Entry)>, Rejected> {
+        let Resource {
+            version,
+            resource,
+            name,
+            aliases,
+        } = resource;
+        let refuse = |why: &str| Rejected {
+            name: name.clone(),
+            why: why.to_owned(),
+        };
         if name.is_empty() {
             return Err(refuse("a resource has no name"));
         }
         let content = resource.ok_or_else(|| refuse("has no content"))?;
         if content.type_url != self.kind.type_url() {
-            return Err(refuse(&format!("its content is of type {:?}", content.type_url)));
+            return Err(refuse(&format!(
+                "its content is of type {:?}",
+                content.type_url
+            )));
         }
         let entry = Entry::new(&version, &aliases);
         // Without aliases there is no telling why it came; with them there is.
@@ -189,7 +211,16 @@ impl Ledger {
         }
         let kind = self.kind;
         let body = content.value.into();
-        Ok(Some((Update::Upsert { kind, name, aliases, version, body }, entry)))
+        Ok(Some((
+            Update::Upsert {
+                kind,
+                name,
+                aliases,
+                version,
+                body,
+            },
+            entry,
+        )))
     }
 
     /// A policy that was never accepted still denies. It is listed as held, in no version, so

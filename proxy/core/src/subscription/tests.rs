@@ -1,5 +1,5 @@
 use super::*;
-use crate::snapshot::tests::{endpoint_of, me, policy, route_of, service_of, upsert};
+use crate::snapshot::tests::{endpoint_of, me, policy, service_of, upsert};
 use crate::snapshot::{SnapshotBuilder, persist};
 use isthmus_proto::discovery::Resource;
 use std::collections::BTreeSet;
@@ -11,7 +11,11 @@ const CART: &str = "shop/cart.shop";
 const KEY: &str = "host:cart";
 
 fn node() -> Node {
-    Node { id: "east/shop/web-1".into(), cluster: "east".into(), metadata: None }
+    Node {
+        id: "east/shop/web-1".into(),
+        cluster: "east".into(),
+        metadata: None,
+    }
 }
 
 fn subscription() -> Subscription {
@@ -26,9 +30,26 @@ fn sent(subscription: &mut Subscription) -> Vec<DeltaDiscoveryRequest> {
 
 /// The resource of an upsert, as it travels.
 pub(super) fn resource(update: Update, version: &str) -> Resource {
-    let Update::Upsert { kind, name, aliases, body, .. } = update else { panic!("{update:?}") };
-    let content = prost_types::Any { type_url: kind.type_url().to_owned(), value: body.to_vec() };
-    Resource { version: version.to_owned(), resource: Some(content), name, aliases }
+    let Update::Upsert {
+        kind,
+        name,
+        aliases,
+        body,
+        ..
+    } = update
+    else {
+        panic!("{update:?}")
+    };
+    let content = prost_types::Any {
+        type_url: kind.type_url().to_owned(),
+        value: body.to_vec(),
+    };
+    Resource {
+        version: version.to_owned(),
+        resource: Some(content),
+        name,
+        aliases,
+    }
 }
 
 fn response(
@@ -58,7 +79,10 @@ fn take(
 }
 
 fn cart(version: &str) -> Resource {
-    resource(upsert(Kind::Service, CART, &[KEY], &service_of(CART)), version)
+    resource(
+        upsert(Kind::Service, CART, &[KEY], &service_of(CART)),
+        version,
+    )
 }
 
 fn pod(pod: &str) -> Resource {
@@ -73,9 +97,19 @@ fn the_first_request_of_a_stream_says_who_asks_and_each_kind_is_asked_for_once()
     assert!(!subscription.want(Kind::AccessPolicy, "*"), "no news");
     assert!(subscription.want_service(KEY));
     let requests = sent(&mut subscription);
-    let kinds: Vec<_> =
-        requests.iter().map(|r| Kind::of_type_url(&r.type_url).unwrap()).collect();
-    assert_eq!(kinds, [Kind::AccessPolicy, Kind::Service, Kind::Route, Kind::Endpoint]);
+    let kinds: Vec<_> = requests
+        .iter()
+        .map(|r| Kind::of_type_url(&r.type_url).unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            Kind::AccessPolicy,
+            Kind::Service,
+            Kind::Route,
+            Kind::Endpoint
+        ]
+    );
     assert_eq!(requests[0].node, Some(node()));
     assert!(requests[1..].iter().all(|r| r.node.is_none()));
     assert_eq!(requests[3].resource_names_subscribe, [KEY]);
@@ -93,21 +127,49 @@ fn a_refused_version_is_named_and_not_held() {
     let mut subscription = subscription();
     subscription.want_service(KEY);
     sent(&mut subscription);
-    take(&mut subscription, response(Kind::Service, "1", vec![cart("v1")], &[]), &[]);
-    let why = |name: &str, why: &str| Rejected { name: name.to_owned(), why: why.to_owned() };
+    take(
+        &mut subscription,
+        response(Kind::Service, "1", vec![cart("v1")], &[]),
+        &[],
+    );
+    let why = |name: &str, why: &str| Rejected {
+        name: name.to_owned(),
+        why: why.to_owned(),
+    };
     let refused = [why(CART, "scope is\nnot set"), why("shop/b.shop", "x")];
-    take(&mut subscription, response(Kind::Service, "2", vec![cart("v2")], &[]), &refused);
+    take(
+        &mut subscription,
+        response(Kind::Service, "2", vec![cart("v2")], &[]),
+        &refused,
+    );
     let requests = sent(&mut subscription);
-    let [ack, nack] = &requests[..] else { panic!("{requests:?}") };
-    assert_eq!((ack.response_nonce.as_str(), &ack.error_detail), ("1", &None));
+    let [ack, nack] = &requests[..] else {
+        panic!("{requests:?}")
+    };
+    assert_eq!(
+        (ack.response_nonce.as_str(), &ack.error_detail),
+        ("1", &None)
+    );
     assert_eq!(nack.response_nonce, "2");
     let detail = nack.error_detail.as_ref().unwrap();
-    assert_eq!((detail.code, detail.message.as_str()), (3, "shop/cart.shop: scope is not set\nshop/b.shop: x"));
+    assert_eq!(
+        (detail.code, detail.message.as_str()),
+        (3, "shop/cart.shop: scope is not set\nshop/b.shop: x")
+    );
     subscription.connected();
     let again = sent(&mut subscription);
-    assert_eq!(again[0].initial_resource_versions, HashMap::from([(CART.into(), "v1".into())]));
-    let status = subscription.status().find(|status| status.kind == Kind::Service).unwrap();
-    assert_eq!((status.nacks, status.acked_version.as_str(), status.held), (1, "world 1", 1));
+    assert_eq!(
+        again[0].initial_resource_versions,
+        HashMap::from([(CART.into(), "v1".into())])
+    );
+    let status = subscription
+        .status()
+        .find(|status| status.kind == Kind::Service)
+        .unwrap();
+    assert_eq!(
+        (status.nacks, status.acked_version.as_str(), status.held),
+        (1, "world 1", 1)
+    );
 }
 
 #[test]
@@ -121,10 +183,21 @@ fn a_resource_without_content_or_of_another_type_is_refused_alone() {
     foreign.resource.as_mut().unwrap().type_url = Kind::Service.type_url().to_owned();
     let good = resource(policy("east/c"), "1");
     let all = vec![empty, foreign, good];
-    let updates = take(&mut subscription, response(Kind::AccessPolicy, "1", all, &[]), &[]);
+    let updates = take(
+        &mut subscription,
+        response(Kind::AccessPolicy, "1", all, &[]),
+        &[],
+    );
     assert_eq!(updates.len(), 2, "{updates:?}");
-    let nack = sent(&mut subscription).remove(0).error_detail.unwrap().message;
-    assert!(nack.starts_with("east/a: has no content\neast/b: its content is of type"), "{nack}");
+    let nack = sent(&mut subscription)
+        .remove(0)
+        .error_detail
+        .unwrap()
+        .message;
+    assert!(
+        nack.starts_with("east/a: has no content\neast/b: its content is of type"),
+        "{nack}"
+    );
 }
 
 #[test]
@@ -132,24 +205,50 @@ fn what_breaks_the_protocol_is_named() {
     let mut subscription = Subscription::new(node(), None);
     let now = Instant::now();
     let policies = |nonce| response(Kind::AccessPolicy, nonce, vec![], &[]);
-    assert_eq!(subscription.handle(policies("1"), now), Err(ProtocolError::NotConnected));
+    assert_eq!(
+        subscription.handle(policies("1"), now),
+        Err(ProtocolError::NotConnected)
+    );
     subscription.connected();
     let error = subscription.handle(policies("1"), now).unwrap_err();
-    assert_eq!(error.to_string(), "a response of type AccessPolicy came before it was asked for");
+    assert_eq!(
+        error.to_string(),
+        "a response of type AccessPolicy came before it was asked for"
+    );
     subscription.want(Kind::AccessPolicy, "*");
-    assert!(subscription.handle(policies("1"), now).is_err(), "wanted, but not asked for yet");
+    assert!(
+        subscription.handle(policies("1"), now).is_err(),
+        "wanted, but not asked for yet"
+    );
     sent(&mut subscription);
-    assert_eq!(subscription.handle(policies(""), now), Err(ProtocolError::NoNonce(Kind::AccessPolicy)));
+    assert_eq!(
+        subscription.handle(policies(""), now),
+        Err(ProtocolError::NoNonce(Kind::AccessPolicy))
+    );
     take(&mut subscription, policies("1"), &[]);
-    let repeated = ProtocolError::RepeatedNonce { kind: Kind::AccessPolicy, nonce: "1".into() };
+    let repeated = ProtocolError::RepeatedNonce {
+        kind: Kind::AccessPolicy,
+        nonce: "1".into(),
+    };
     assert_eq!(subscription.handle(policies("1"), now), Err(repeated));
     let mut unknown = policies("2");
     unknown.type_url = "type.googleapis.com/x".into();
     let error = subscription.handle(unknown, now).unwrap_err().to_string();
-    assert_eq!(error, "a response has the unknown type \"type.googleapis.com/x\"");
-    let twice = vec![resource(policy("east/a"), "1"), resource(policy("east/a"), "2")];
-    let error = subscription.handle(response(Kind::AccessPolicy, "2", twice, &[]), now).unwrap_err();
-    assert_eq!(error.to_string(), "a response of type AccessPolicy names \"east/a\" twice");
+    assert_eq!(
+        error,
+        "a response has the unknown type \"type.googleapis.com/x\""
+    );
+    let twice = vec![
+        resource(policy("east/a"), "1"),
+        resource(policy("east/a"), "2"),
+    ];
+    let error = subscription
+        .handle(response(Kind::AccessPolicy, "2", twice, &[]), now)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a response of type AccessPolicy names \"east/a\" twice"
+    );
     subscription.handle(policies("2"), now).unwrap();
     let missing = ProtocolError::VerdictMissing(Kind::AccessPolicy);
     assert_eq!(subscription.handle(policies("3"), now), Err(missing));
@@ -160,11 +259,22 @@ fn what_is_given_up_is_forgotten_and_asked_for_again_in_order() {
     let mut subscription = subscription();
     subscription.want_service(KEY);
     sent(&mut subscription);
-    take(&mut subscription, response(Kind::Service, "1", vec![cart("1")], &[]), &[]);
-    take(&mut subscription, response(Kind::Endpoint, "2", vec![pod("east/shop/a")], &[]), &[]);
+    take(
+        &mut subscription,
+        response(Kind::Service, "1", vec![cart("1")], &[]),
+        &[],
+    );
+    take(
+        &mut subscription,
+        response(Kind::Endpoint, "2", vec![pod("east/shop/a")], &[]),
+        &[],
+    );
     sent(&mut subscription);
     let forgotten = subscription.unwant_service(KEY);
-    let forget = |kind, name: &str| Update::Forget { kind, name: name.to_owned() };
+    let forget = |kind, name: &str| Update::Forget {
+        kind,
+        name: name.to_owned(),
+    };
     assert_eq!(
         forgotten,
         [
@@ -177,14 +287,25 @@ fn what_is_given_up_is_forgotten_and_asked_for_again_in_order() {
     );
     subscription.want_service(KEY);
     let requests = sent(&mut subscription);
-    let service: Vec<_> =
-        requests.iter().filter(|r| r.type_url == Kind::Service.type_url()).collect();
+    let service: Vec<_> = requests
+        .iter()
+        .filter(|r| r.type_url == Kind::Service.type_url())
+        .collect();
     assert_eq!(service[0].resource_names_unsubscribe, [KEY]);
     assert_eq!(service[1].resource_names_subscribe, [KEY]);
     // What is still on its way for a key that was given up is not taken.
     subscription.unwant_service(KEY);
-    let updates = take(&mut subscription, response(Kind::Service, "3", vec![cart("1")], &[]), &[]);
-    assert_eq!(updates, [Update::Answered { kind: Kind::Service }]);
+    let updates = take(
+        &mut subscription,
+        response(Kind::Service, "3", vec![cart("1")], &[]),
+        &[],
+    );
+    assert_eq!(
+        updates,
+        [Update::Answered {
+            kind: Kind::Service
+        }]
+    );
 }
 
 #[test]
@@ -195,9 +316,18 @@ fn what_was_handed_out_a_moment_ago_is_forgotten_too() {
     let one = response(Kind::Service, "1", vec![cart("1")], &[]);
     subscription.handle(one, Instant::now()).unwrap();
     let forgotten = subscription.unwant_service(KEY);
-    assert!(forgotten.contains(&Update::Forget { kind: Kind::Service, name: CART.to_owned() }));
+    assert!(forgotten.contains(&Update::Forget {
+        kind: Kind::Service,
+        name: CART.to_owned()
+    }));
     subscription.acked("1", &[]);
-    assert_eq!(subscription.status().map(|status| status.held).sum::<usize>(), 0);
+    assert_eq!(
+        subscription
+            .status()
+            .map(|status| status.held)
+            .sum::<usize>(),
+        0
+    );
 }
 
 #[test]
@@ -206,11 +336,23 @@ fn of_two_keys_one_is_enough() {
     subscription.want_service(KEY);
     subscription.want_service("host:c");
     sent(&mut subscription);
-    take(&mut subscription, response(Kind::Service, "1", vec![cart("1")], &[]), &[]);
+    take(
+        &mut subscription,
+        response(Kind::Service, "1", vec![cart("1")], &[]),
+        &[],
+    );
     let mut again = cart("1");
     again.aliases = vec!["host:c".to_owned()];
-    take(&mut subscription, response(Kind::Service, "2", vec![again], &[]), &[]);
-    take(&mut subscription, response(Kind::Endpoint, "3", vec![pod("east/shop/a")], &[]), &[]);
+    take(
+        &mut subscription,
+        response(Kind::Service, "2", vec![again], &[]),
+        &[],
+    );
+    take(
+        &mut subscription,
+        response(Kind::Endpoint, "3", vec![pod("east/shop/a")], &[]),
+        &[],
+    );
     let forgotten = subscription.unwant_service(KEY);
     let kept = |update: &Update| !matches!(update, Update::Forget { name, .. } if name != KEY);
     assert!(forgotten.iter().all(kept), "{forgotten:?}");
@@ -221,22 +363,44 @@ fn a_key_that_leads_nowhere_takes_its_children_along() {
     let mut subscription = subscription();
     subscription.want_service(KEY);
     sent(&mut subscription);
-    take(&mut subscription, response(Kind::Endpoint, "1", vec![pod("east/shop/a")], &[]), &[]);
-    let updates = take(&mut subscription, response(Kind::Endpoint, "2", vec![], &[KEY]), &[]);
-    let remove = |name: &str| Update::Remove { kind: Kind::Endpoint, name: name.to_owned() };
-    let answered = Update::Answered { kind: Kind::Endpoint };
-    assert_eq!(updates, [remove("shop/cart.shop#east/shop/a"), remove(KEY), answered]);
+    take(
+        &mut subscription,
+        response(Kind::Endpoint, "1", vec![pod("east/shop/a")], &[]),
+        &[],
+    );
+    let updates = take(
+        &mut subscription,
+        response(Kind::Endpoint, "2", vec![], &[KEY]),
+        &[],
+    );
+    let remove = |name: &str| Update::Remove {
+        kind: Kind::Endpoint,
+        name: name.to_owned(),
+    };
+    let answered = Update::Answered {
+        kind: Kind::Endpoint,
+    };
+    assert_eq!(
+        updates,
+        [remove("shop/cart.shop#east/shop/a"), remove(KEY), answered]
+    );
 }
 
 #[test]
 fn a_nack_is_cut_where_it_gets_too_long() {
     let refused: Vec<Rejected> = (0..1_000)
-        .map(|n| Rejected { name: format!("east/p{n}"), why: "x".repeat(100) })
+        .map(|n| Rejected {
+            name: format!("east/p{n}"),
+            why: "x".repeat(100),
+        })
         .collect();
     let text = nack_text(&refused);
     assert!(text.len() <= NACK_BYTES_MAX + 40);
     let shown = text.lines().count() - 1;
-    assert!(text.ends_with(&format!("... and {} more", 1_000 - shown)), "{text}");
+    assert!(
+        text.ends_with(&format!("... and {} more", 1_000 - shown)),
+        "{text}"
+    );
 }
 
 #[test]
@@ -245,7 +409,11 @@ fn after_a_restart_the_saved_versions_and_keys_are_offered() {
     let mut builder = SnapshotBuilder::new(me());
     subscription.want_service(KEY);
     sent(&mut subscription);
-    for update in take(&mut subscription, response(Kind::Service, "1", vec![cart("v7")], &[]), &[]) {
+    for update in take(
+        &mut subscription,
+        response(Kind::Service, "1", vec![cart("v7")], &[]),
+        &[],
+    ) {
         builder.apply(update);
     }
     let keys = subscription.service_keys().map(ToOwned::to_owned).collect();
@@ -258,7 +426,10 @@ fn after_a_restart_the_saved_versions_and_keys_are_offered() {
     }
     next.connected();
     let requests = sent(&mut next);
-    assert_eq!(requests[0].initial_resource_versions, HashMap::from([(CART.into(), "v7".into())]));
+    assert_eq!(
+        requests[0].initial_resource_versions,
+        HashMap::from([(CART.into(), "v7".into())])
+    );
     assert_eq!(requests[0].resource_names_subscribe, [KEY]);
 }
 
@@ -268,7 +439,10 @@ fn a_lost_stream_is_opened_again_after_a_while() {
     assert_eq!(subscription.poll_timeout(), None, "at once");
     let now = Instant::now();
     subscription.disconnected(now, 1.0);
-    assert_eq!(subscription.poll_timeout(), Some(now + Duration::from_millis(250)));
+    assert_eq!(
+        subscription.poll_timeout(),
+        Some(now + Duration::from_millis(250))
+    );
     subscription.connected();
     assert_eq!(subscription.poll_timeout(), None);
 }

@@ -118,8 +118,16 @@ impl Policy {
     /// understood and has no last good version.
     #[must_use]
     pub fn refusing(name: &str, why: &str) -> Self {
+        // What could not be understood may have a name that could not either; logs show it.
+        let name = match check_name(name) {
+            Ok(()) => Arc::from(name),
+            Err(_) => {
+                let escaped = name.chars().flat_map(char::escape_default);
+                escaped.take(NAME_BYTES_MAX).collect::<String>().into()
+            }
+        };
         Self {
-            name: name.into(),
+            name,
             action: Action::Deny,
             rules: Box::default(),
             invalid: Some(why.into()),

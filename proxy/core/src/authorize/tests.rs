@@ -299,6 +299,7 @@ fn an_invalid_policy_denies_everything() {
         );
         assert!(Call::by(CART).explained(&set(&[broken]))[0].matched);
     }
+    assert_eq!(Policy::refusing("a\nb", "").name(), "a\\nb");
     let refusing = Arc::new(Policy::refusing("c", "field 9 is not known"));
     let known = PolicySet::Known(PolicyTable::new(vec![refusing], Generation(1)));
     assert!(Call::by(CART).asks(&known).is_err());

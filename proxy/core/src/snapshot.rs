@@ -13,6 +13,7 @@ pub mod builder;
 pub mod persist;
 pub mod describe;
 mod compile;
+mod endpoints;
 mod shelf;
 mod slot;
 

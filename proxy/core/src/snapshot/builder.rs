@@ -231,7 +231,7 @@ impl SnapshotBuilder {
         let result = if kind == Kind::Route {
             slot.upsert_route(item)
         } else {
-            slot.upsert_endpoint(item)
+            slot.endpoints.upsert(&item)
         };
         match &result {
             Ok(Change::Content) => {

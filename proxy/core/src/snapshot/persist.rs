@@ -148,12 +148,19 @@ impl SnapshotBuilder {
                     kind: Kind::Service,
                     name: name.to_string(),
                     aliases: held.aliases.iter().map(ToString::to_string).collect(),
-                    version: held.version.to_string(),
+                    version: String::from_utf8_lossy(&held.version).into_owned(),
                     body: held.body.clone(),
                 });
             }
-            take_children(&mut saved, Kind::Route, name.as_str(), &slot.routes);
-            take_children(&mut saved, Kind::Endpoint, name.as_str(), &slot.endpoints);
+            take_records(&mut saved, Kind::Route, &slot.routes);
+            saved.records.extend(slot.endpoints.records());
+            // Known to be none: saved under the service's name.
+            if slot.routes.answered && slot.routes.is_empty() {
+                saved.empty.insert((Kind::Route, name.to_string()));
+            }
+            if slot.endpoints.answered && slot.endpoints.is_empty() {
+                saved.empty.insert((Kind::Endpoint, name.to_string()));
+            }
         }
         let keys = [
             (Kind::Service, &self.empty.services),
@@ -185,14 +192,6 @@ fn take<T>(saved: &mut Saved, kind: Kind, shelf: &Shelf<T>) {
     take_records(saved, kind, shelf);
 }
 
-/// Children without any that are known to be none are saved under the service's name.
-fn take_children<T>(saved: &mut Saved, kind: Kind, service: &str, shelf: &Shelf<T>) {
-    if shelf.answered && shelf.is_empty() {
-        saved.empty.insert((kind, service.to_owned()));
-    }
-    take_records(saved, kind, shelf);
-}
-
 fn take_records<T>(saved: &mut Saved, kind: Kind, shelf: &Shelf<T>) {
     saved
         .records
@@ -200,7 +199,7 @@ fn take_records<T>(saved: &mut Saved, kind: Kind, shelf: &Shelf<T>) {
             kind,
             name: name.to_owned(),
             aliases: held.aliases.iter().map(ToString::to_string).collect(),
-            version: held.version.to_string(),
+            version: String::from_utf8_lossy(&held.version).into_owned(),
             body: held.body.clone(),
         }));
 }
@@ -307,7 +306,7 @@ fn length(bytes: usize) -> u64 {
 }
 
 /// FNV-1a, 64 bits: against accidents, not against anybody.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| {
         (hash ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
     })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::Rejected;
 
@@ -21,7 +22,7 @@ pub(super) struct Item {
 /// A resource as it was accepted: what is needed to use it, and to save it.
 pub(super) struct Held<T> {
     pub(super) aliases: Arc<[Box<str>]>,
-    pub(super) version: Box<str>,
+    pub(super) version: SmallVec<[u8; 16]>,
     pub(super) body: Bytes,
     pub(super) value: T,
     /// False for what stands in for a resource that was never accepted; it has no version.
@@ -91,7 +92,7 @@ impl<T> Shelf<T> {
         if self.held.get(name).is_some_and(|held| held.accepted) {
             return;
         }
-        let (aliases, version) = (Arc::default(), Box::default());
+        let (aliases, version) = (Arc::default(), SmallVec::new());
         self.held.insert(
             name.into(),
             Held {
@@ -167,7 +168,7 @@ pub(super) fn accept<T>(
         } else {
             Change::Aliases
         };
-        held.version = item.version.into();
+        held.version = SmallVec::from_slice(item.version.as_bytes());
         held.aliases = aliases;
         return Ok(change);
     }
@@ -178,7 +179,7 @@ pub(super) fn accept<T>(
     let Item { version, body, .. } = item;
     *place = Some(Held {
         aliases,
-        version: version.into(),
+        version: SmallVec::from_slice(version.as_bytes()),
         body,
         value,
         accepted: true,
@@ -187,7 +188,7 @@ pub(super) fn accept<T>(
 }
 
 /// The old and the new keys: each answer names those that it is for, not all that were asked.
-fn merged(old: Option<&Arc<[Box<str>]>>, new: &[String]) -> Arc<[Box<str>]> {
+pub(super) fn merged(old: Option<&Arc<[Box<str>]>>, new: &[String]) -> Arc<[Box<str>]> {
     let holds = |old: &[Box<str>], alias: &str| old.iter().any(|o| **o == *alias);
     if let Some(old) = old.filter(|old| new.iter().all(|alias| holds(old, alias))) {
         return old.clone();

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 /// An accepted version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    version: Box<str>,
+    version: SmallVec<[u8; 16]>,
     /// Sorted. Shared by siblings.
     aliases: Arc<[Box<str>]>,
 }
@@ -17,7 +19,7 @@ impl Entry {
         aliases.sort_unstable();
         aliases.dedup();
         Self {
-            version: version.into(),
+            version: SmallVec::from_slice(version.as_bytes()),
             aliases: aliases.into(),
         }
     }
@@ -113,7 +115,12 @@ impl Held {
     pub(super) fn versions(&self) -> HashMap<String, String> {
         self.entries
             .iter()
-            .map(|(name, entry)| (name.to_string(), entry.version.to_string()))
+            .map(|(name, entry)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(&entry.version).into_owned(),
+                )
+            })
             .collect()
     }
 

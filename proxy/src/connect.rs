@@ -26,7 +26,7 @@ use crate::stream::{Broken, Rx, Tx};
 use crate::tcp;
 use crate::tls::{IDENTITY_MISMATCH, client_config};
 use crate::transport::Transport;
-use crate::tunnel::Peer;
+use crate::tunnel::{self, Peer};
 use crate::worker::Worker;
 
 /// Gateways tried before a connection has failed.
@@ -105,7 +105,7 @@ pub async fn request(
         Hop::Next { hop: next, .. } => {
             // A tunnel may go away between finding and using it.
             for _ in 0..2 {
-                let session = tunnel(worker, permit, next, limit).await?;
+                let session = tunnel_to(worker, permit, next, limit).await?;
                 match session.open(head, end).await {
                     Ok((rx, tx)) => {
                         return Ok(Upstream { rx: Rx::H2(rx), tx: Tx::H2(tx), reused: false, home: None });
@@ -217,7 +217,7 @@ async fn connect_stream(
 }
 
 /// The tunnel to a hop.
-async fn tunnel(
+async fn tunnel_to(
     worker: &Rc<Worker>,
     permit: &Permit,
     next: &NextHop,
@@ -344,7 +344,7 @@ async fn handshake(
     }
     let chain = connection.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
     let transport = Transport::Tls(io, std::cell::RefCell::new(connection.into()));
-    let session = Session::start(transport, Role::Client, Settings::default());
+    let session = Session::start(transport, Role::Client, tunnel::settings());
     worker.connections.believe(
         &session,
         chain.into_iter().map(rustls::pki_types::CertificateDer::into_owned).collect(),

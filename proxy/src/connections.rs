@@ -69,8 +69,11 @@ impl Connections {
         let mut cut = 0;
         for live in self.live.borrow().values() {
             let facts = ConnFacts { peer: live.peer.as_ref(), port: live.port, source: live.source };
-            let request = live.request.as_ref().map(|r| r.facts());
-            if authorize(&snapshot.policies, &facts, request.as_ref()).is_err() {
+            let judged = match &live.request {
+                Some(request) => request.judge(&snapshot.policies, &facts),
+                None => authorize(&snapshot.policies, &facts, None),
+            };
+            if judged.is_err() {
                 live.cut.set();
                 cut += 1;
             }

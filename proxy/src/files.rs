@@ -26,23 +26,31 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
 /// A PEM block (RFC 7468).
 #[must_use]
 pub fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64(der);
+    let mut body = String::with_capacity(text.len() + text.len() / 64 + 1);
+    for (at, c) in text.char_indices() {
+        if at > 0 && at % 64 == 0 {
+            body.push('\n');
+        }
+        body.push(c);
+    }
+    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+}
+
+/// RFC 4648 §4, with padding.
+#[must_use]
+pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut body = String::new();
-    for group in der.chunks(3) {
+    let mut text = String::with_capacity(bytes.len() / 3 * 4 + 4);
+    for group in bytes.chunks(3) {
         let bits = group.iter().fold(0u32, |n, b| (n << 8) | u32::from(*b)) << (8 * (3 - group.len()));
         for at in 0..4 {
             let index = usize::try_from((bits >> (18 - 6 * at)) & 63).unwrap_or(0);
             let digit = ALPHABET.get(index).copied().unwrap_or(b'A');
-            body.push(if at <= group.len() { char::from(digit) } else { '=' });
-        }
-        if body.len() % 65 == 64 {
-            body.push('\n');
+            text.push(if at <= group.len() { char::from(digit) } else { '=' });
         }
     }
-    if !body.ends_with('\n') {
-        body.push('\n');
-    }
-    format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
+    text
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub async fn finish(
         let failure = event.failure.unwrap_or(Failure::Internal);
         let answer = &mut down.answer;
         if answer.started || failure.status() == 0 {
-            answer.tx.reset(code(failure));
+            answer.tx.reset(answer.code.unwrap_or_else(|| code(failure)));
             usable = false;
         } else {
             let id = worker.recorder.reason_id();

@@ -12,7 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::{Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId};
@@ -40,10 +40,13 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Session {
     transport: Transport,
+    role: Role,
     state: RefCell<State>,
     dirty: Flag,
     closed: Cell<bool>,
     closing: Flag,
+    /// Nothing more is to be read.
+    unread: Flag,
     /// Something was read since the keepalive looked last.
     heard: Cell<bool>,
 }
@@ -64,6 +67,8 @@ struct State {
     senders: Queue,
     unanswered_ping: bool,
     going_away: bool,
+    /// When the codec's abuse budgets were refilled last.
+    aged: Instant,
 }
 
 /// Stream ids are small and dense: they are their own hash.
@@ -106,6 +111,7 @@ impl Session {
         let codec = Connection::new(role, settings, &mut out);
         let session = Rc::new(Self {
             transport,
+            role,
             state: RefCell::new(State {
                 codec,
                 out,
@@ -118,10 +124,12 @@ impl Session {
                 senders: Queue::default(),
                 unanswered_ping: false,
                 going_away: false,
+                aged: Instant::now(),
             }),
             dirty: Flag::default(),
             closed: Cell::new(false),
             closing: Flag::default(),
+            unread: Flag::default(),
             heard: Cell::new(true),
         });
         session.dirty.set();
@@ -217,7 +225,11 @@ impl Session {
         let state = &mut *guard;
         if !state.going_away {
             state.going_away = true;
-            state.codec.go_away(ErrorCode::NoError, &mut state.out);
+            // A server says it twice, so that streams that are under way still come through.
+            match self.role {
+                Role::Server => state.codec.shutdown(&mut state.out),
+                Role::Client => state.codec.go_away(ErrorCode::NoError, &mut state.out),
+            }
             drop(guard);
             self.dirty.set();
         }
@@ -241,6 +253,7 @@ impl Session {
         drop(unaccepted);
         self.dirty.set();
         self.closing.set();
+        self.unread.set();
     }
 
     /// One look of the keepalive: asks a silent peer for a sign of life. False: it gave none since
@@ -273,7 +286,9 @@ impl Session {
             match ended {
                 Ok(Progress::More) => {}
                 Ok(Progress::Blocked) => {
-                    if self.transport.readable().await.is_err() {
+                    // A peer that never closes must not keep a closed session alive.
+                    let readable = relay::unless(self.transport.readable(), self.unread.wait());
+                    if !matches!(readable.await, Ok(Ok(()))) {
                         break;
                     }
                 }
@@ -293,6 +308,11 @@ impl Session {
     fn receive(self: &Rc<Self>, plain: &[u8]) -> io::Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
+        let seconds = state.aged.elapsed().as_secs();
+        if seconds > 0 {
+            state.aged = Instant::now();
+            state.codec.elapsed(u32::try_from(seconds).unwrap_or(u32::MAX));
+        }
         let result = if state.rest.is_empty() {
             let mut input = plain;
             let result = self.decode(state, &mut input);
@@ -405,7 +425,7 @@ impl Session {
             }
             let done = {
                 let state = self.state.borrow();
-                state.going_away && state.streams.is_empty() && state.out.is_empty()
+                state.codec.is_drained() && state.streams.is_empty() && state.out.is_empty()
             };
             if done {
                 // A session that is going away ends with its last stream.

@@ -8,7 +8,7 @@ use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::{ConnFacts, Denied, Permit, authorize};
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::http2::{ErrorCode, Role, Settings};
+use isthmus_proxy_core::http2::{ErrorCode, Role};
 use isthmus_proxy_core::identify::PeerIdentity;
 use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
 use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
@@ -23,6 +23,7 @@ use crate::h2::Session;
 use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
 use crate::notify::Flag;
+use crate::tunnel;
 use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::telemetry::{Direction, Event};
 use crate::worker::{Accepted, Worker};
@@ -49,7 +50,7 @@ pub struct Inbound {
 pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
     let source = conn.peer;
     let Some(identified) = identify(&worker, conn).await else { return };
-    let session = Session::start(identified.transport, Role::Server, Settings::default());
+    let session = Session::start(identified.transport, Role::Server, tunnel::settings());
     worker.connections.believe(&session, identified.chain);
     let side = Inbound { worker, peer: Some(identified.peer), source, port: None };
     serve_h2(Rc::new(side), session).await;
@@ -198,12 +199,16 @@ impl Inbound {
         let port = self.target_port(snapshot, &asked, &request)?;
         event.service = service_of(snapshot, port);
         let facts = self.facts(port);
-        let permit = authorize(&snapshot.policies, &facts, Some(&request.facts())).map_err(Failed::from)?;
+        let permit = request.judge(&snapshot.policies, &facts).map_err(Failed::from)?;
         note(event, &permit);
         if let Some(peer) = &self.peer {
             request.head.fields.push(b"x-mesh-peer", peer.id.as_str().as_bytes());
         }
-        let hop = Hop::Application { port, http2: asked.wants_http2(snapshot, port, &request.head) };
+        let http2 = asked.wants_http2(snapshot, port, &request.head);
+        if !http2 {
+            self.complete(&mut request.head);
+        }
+        let hop = Hop::Application { port, http2 };
         let request = Rc::new(request);
         let live = self.live(port, Some(Rc::clone(&request)));
         let _registered = self.worker.connections.register(&live);
@@ -216,6 +221,21 @@ impl Inbound {
             Err(()) => {
                 self.worker.shared.telemetry.metrics.revoked.inc();
                 Err(Failed::new(Failure::Denied, "the permission ended while it was open"))
+            }
+        }
+    }
+
+    /// What HTTP/1.1 demands and the request did not bring along.
+    fn complete(&self, head: &mut RequestHead) {
+        if head.authority.is_empty() {
+            head.authority = self.worker.shared.config.application.to_string().into_bytes();
+        }
+        // RFC 8441 §5.1: a WebSocket that began on HTTP/2 has no key; RFC 6455 §4.1 asks for one.
+        if head.protocol == b"websocket" && head.fields.get(b"sec-websocket-key").is_none() {
+            let bits = self.worker.rng(|rng| [rng.bits().to_be_bytes(), rng.bits().to_be_bytes()]);
+            head.fields.push(b"sec-websocket-key", crate::files::base64(&bits.concat()).as_bytes());
+            if head.fields.get(b"sec-websocket-version").is_none() {
+                head.fields.push(b"sec-websocket-version", b"13");
             }
         }
     }
@@ -320,7 +340,7 @@ impl Plan for ToApplication<'_> {
         connect::request(self.worker, &self.permit, &self.hop, (self.head, end), CONNECT_TIMEOUT).await
     }
 
-    fn answered(&mut self, _: &ResponseHead) -> bool {
+    fn answered(&mut self, _: &ResponseHead, _: bool) -> bool {
         false
     }
 

@@ -247,6 +247,11 @@ impl Outbound {
         let mut request = canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
         event.request = Some((request.head.method.as_str().to_owned(), request.path.as_str().to_owned()));
         event.service = self.service.name.to_string();
+        if request.head.authority.is_empty() {
+            // HTTP/1.0 may name no host; the tunnel needs one.
+            request.host = self.service.name.hostname().to_owned();
+            request.head.authority = format!("{}:{}", request.host, self.port).into_bytes();
+        }
         let to = BackendRef { service: self.service.name.clone(), port: self.port };
         let random = self.worker.rng(|rng| rng.bits());
         let (_, parent) = self.resolve(&to).await?;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_proto::spiffe::SpiffeId;
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::http2::Settings;
 use tokio::time::sleep;
 
 use crate::h2::Session;
@@ -28,6 +29,23 @@ const IDLE_LOOKS: u32 = 20;
 const UNUSED_LOOKS: u32 = 100;
 /// A tunnel is replaced after this, so that none outlives its certificates.
 const AGE_MAX: Duration = Duration::from_secs(12 * 3600);
+
+/// Streams in one tunnel at once: it carries all that a worker has with a peer.
+const STREAMS_MAX: u32 = 4096;
+
+/// The HTTP/2 settings of a tunnel, both ends.
+#[must_use]
+pub fn settings() -> Settings {
+    let usual = Settings::default();
+    Settings {
+        max_concurrent_streams: STREAMS_MAX,
+        resets_max: STREAMS_MAX,
+        // Room for what proxies add to a head that was just small enough.
+        header_list_bytes: usual.header_list_bytes + 4096,
+        header_fields: usual.header_fields + 8,
+        ..usual
+    }
+}
 
 /// What a tunnel leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -28,7 +28,9 @@ struct Answer {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:8080".to_owned());
     let listener = TcpListener::bind(address).await?;
     loop {
         let (socket, _) = listener.accept().await?;
@@ -78,7 +80,9 @@ fn take(
         }
         Event::Data { id, data, end } => {
             http2.consumed(id, data.len(), out);
-            let Some(answer) = answers.get_mut(&id) else { return };
+            let Some(answer) = answers.get_mut(&id) else {
+                return;
+            };
             if answer.body.len() + data.len() > BODY_BYTES_MAX {
                 return http2.reset(id, ErrorCode::EnhanceYourCalm, out);
             }
@@ -111,7 +115,11 @@ fn begin(
     answer.fields.push(b"content-type", b"text/plain");
     // The stream was opened a moment ago.
     let _ = http2.respond(id, &answer, false, out);
-    if end && head.method != Method::Head { GREETING.to_vec() } else { Vec::new() }
+    if end && head.method != Method::Head {
+        GREETING.to_vec()
+    } else {
+        Vec::new()
+    }
 }
 
 /// Sends what the windows allow. False: the answer is over.

@@ -10,7 +10,7 @@ const HINTS_MAX: usize = 4096;
 
 /// What a connection turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
+pub(super) enum Hint {
     /// The client spoke first, and it was HTTP.
     Http,
     /// The server spoke first.

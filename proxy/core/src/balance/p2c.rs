@@ -25,17 +25,17 @@ pub(super) struct Table {
     mean: f64,
 }
 
+/// Half a cache line, so that a draw touches one.
 #[derive(Debug)]
+#[repr(align(32))]
 pub(super) struct Slot {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) stats: Arc<EndpointStats>,
-    id: EndpointId,
     /// Relative to the table's mean.
     pub(super) weight: f32,
-    inverse_weight: f32,
     /// Walker's alias method: below `keep` this slot, else the `alias`.
     keep: f32,
-    alias: usize,
+    alias: u32,
 }
 
 /// What one pick knows while it looks at endpoints.
@@ -52,7 +52,7 @@ pub(super) struct Looking<'a> {
 impl Looking<'_> {
     fn allows(&self, slot: &Slot) -> bool {
         !is_out(slot.stats.ejected_until(), self.horizon, self.now)
-            && (self.exclude.is_empty() || !self.exclude.contains(&slot.id))
+            && (self.exclude.is_empty() || !self.exclude.contains(&slot.endpoint.id))
     }
 
     fn latency(&self, slot: &Slot) -> f32 {
@@ -68,7 +68,7 @@ impl Looking<'_> {
         let side = |slot: &Slot| Side {
             latency: self.latency(slot),
             in_flight: slot.stats.in_flight(),
-            inverse_weight: slot.inverse_weight,
+            weight: slot.weight,
         };
         if a_is_cheaper(&side(a), &side(b), bits) {
             (a, b)
@@ -81,7 +81,7 @@ impl Looking<'_> {
 struct Side {
     latency: f32,
     in_flight: u32,
-    inverse_weight: f32,
+    weight: f32,
 }
 
 fn a_is_cheaper(a: &Side, b: &Side, bits: u64) -> bool {
@@ -93,8 +93,8 @@ fn a_is_cheaper(a: &Side, b: &Side, bits: u64) -> bool {
     } else {
         (1.0, 1.0)
     };
-    let a_load = load(a_us, a.in_flight, a.inverse_weight);
-    let b_load = load(b_us, b.in_flight, b.inverse_weight);
+    let a_load = load(a_us, a.in_flight, a.weight);
+    let b_load = load(b_us, b.in_flight, b.weight);
     // A tie is a coin's toss, by bit 63: not one of those that `unit` takes.
     if a_load < b_load || b_load < a_load {
         a_load < b_load
@@ -115,15 +115,15 @@ impl EndpointStats {
         let side = |stats: &Self, seen: &Evidence| Side {
             latency: seen.peak_cost(peers, Stamp::of(now)) * stats.surcharge(now),
             in_flight: stats.in_flight(),
-            inverse_weight: 1.0,
+            weight: 1.0,
         };
         a_is_cheaper(&side(a, &a_seen), &side(b, &b_seen), rng.bits())
     }
 }
 
 /// A measure of load: the cost of one more call on top of those in flight, for a weight.
-fn load(latency: f32, in_flight: u32, inverse_weight: f32) -> f32 {
-    latency * (1.0 + float(in_flight) * inverse_weight)
+fn load(latency: f32, in_flight: u32, weight: f32) -> f32 {
+    latency * (1.0 + float(in_flight) / weight)
 }
 
 /// Is an ejection in force?
@@ -146,9 +146,7 @@ impl Table {
             let weight = relative(endpoint.weight, mean);
             Slot {
                 stats: Arc::clone(&endpoint.stats),
-                id: endpoint.id,
                 weight,
-                inverse_weight: 1.0 / weight,
                 keep: 1.0,
                 alias: 0,
                 endpoint,
@@ -222,7 +220,7 @@ impl Table {
         if unit(bits) < slot.keep {
             Some(slot)
         } else {
-            self.slots.get(slot.alias)
+            self.slots.get(usize::try_from(slot.alias).ok()?)
         }
     }
 
@@ -257,7 +255,8 @@ impl Table {
         while let (Some(poor), Some(rich)) = (light.pop(), heavy.pop()) {
             let has = left.get(poor).copied().unwrap_or(1.0);
             if let Some(slot) = self.slots.get_mut(poor) {
-                (slot.keep, slot.alias) = (has, rich);
+                // Beyond 2^32 endpoints there would be no alias; the draw finds none and searches.
+                (slot.keep, slot.alias) = (has, u32::try_from(rich).unwrap_or(u32::MAX));
             }
             if let Some(rest) = left.get_mut(rich) {
                 *rest -= 1.0 - has;

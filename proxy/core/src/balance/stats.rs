@@ -26,9 +26,10 @@ const KNOWN: u32 = 2;
 /// Known, and gone from among the healthy.
 const LOST: u32 = 3;
 
-/// Measurements of one endpoint, shared by all workers. One cache line for what a pick reads.
+/// Measurements of one endpoint, shared by all workers. The fields keep their order (`repr(C)`), so
+/// that all that a pick reads is in the first cache line.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct EndpointStats {
     in_flight: AtomicU32,
     /// In flight and not answered yet.

@@ -5,6 +5,7 @@
 //! thread comes first; nobody waits. What decides about a single endpoint (its ejection, is it
 //! reachable, was it tried) is looked at freshly in every pick.
 
+use std::sync::TryLockError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -90,9 +91,12 @@ impl EndpointSet {
     }
 
     fn step(&self, by: &Surveyor<'_>, endpoints: usize) {
-        // Taken: another thread surveys, and its result will do. Poisoned: a survey only sums up.
-        let Ok(mut survey) = self.survey.try_lock() else {
-            return;
+        let mut survey = match self.survey.try_lock() {
+            Ok(survey) => survey,
+            // Another thread surveys; its result will do.
+            Err(TryLockError::WouldBlock) => return,
+            // A survey only sums up; what is half done is finished.
+            Err(TryLockError::Poisoned(left)) => left.into_inner(),
         };
         self.due.store(by.now.after(STEP_INTERVAL).0, Relaxed);
         if endpoints == usize::MAX {

@@ -39,11 +39,24 @@ impl Connection {
         let depends_on_itself = dependency == Some(head.stream);
         let (stream, end) = (head.stream, head.has(frame::END_STREAM));
         if head.has(frame::END_HEADERS) {
-            return self.block(&Block { stream, end, depends_on_itself, bytes }, out);
+            return self.block(
+                &Block {
+                    stream,
+                    end,
+                    depends_on_itself,
+                    bytes,
+                },
+                out,
+            );
         }
         let block = bytes.to_vec();
-        self.assembly =
-            Some(super::connection::Assembly { stream, end, depends_on_itself, frames: 0, block });
+        self.assembly = Some(super::connection::Assembly {
+            stream,
+            end,
+            depends_on_itself,
+            frames: 0,
+            block,
+        });
         Ok(Next::Handled)
     }
 
@@ -83,20 +96,32 @@ impl Connection {
                 None if self.role == Role::Server && !id.is_multiple_of(2) => {
                     self.request(block, out)
                 }
-                None => Err(protocol("HEADERS on a stream that is not the peer's to open")),
+                None => Err(protocol(
+                    "HEADERS on a stream that is not the peer's to open",
+                )),
                 Some(how) => self.block_astray(block, how),
             };
         };
         if stream.remote_ended {
             self.discard(block.bytes)?;
-            return Err(Fault::Stream { id, code: ErrorCode::StreamClosed });
+            return Err(Fault::Stream {
+                id,
+                code: ErrorCode::StreamClosed,
+            });
         }
         let head_seen = stream.head_seen;
         let list = self.decode_block(block.bytes)?;
         if block.depends_on_itself {
-            return Err(Fault::Stream { id, code: ErrorCode::ProtocolError });
+            return Err(Fault::Stream {
+                id,
+                code: ErrorCode::ProtocolError,
+            });
         }
-        if head_seen { self.trailers_came(block, list) } else { self.response(block, list) }
+        if head_seen {
+            self.trailers_came(block, list)
+        } else {
+            self.response(block, list)
+        }
     }
 
     /// HEADERS for a stream that is over.
@@ -112,7 +137,10 @@ impl Connection {
             }
             Closed::ByPeer => {
                 self.discard(block.bytes)?;
-                Err(Fault::Stream { id: block.stream, code: ErrorCode::StreamClosed })
+                Err(Fault::Stream {
+                    id: block.stream,
+                    code: ErrorCode::StreamClosed,
+                })
             }
             Closed::ByUs | Closed::Forgotten => {
                 self.discard(block.bytes)?;
@@ -159,7 +187,11 @@ impl Connection {
             informational: 0,
         };
         self.streams.insert(id, stream);
-        Ok(Next::Event(Event::Request { id: StreamId(id), head, end: block.end }))
+        Ok(Next::Event(Event::Request {
+            id: StreamId(id),
+            head,
+            end: block.end,
+        }))
     }
 
     /// A request that the driver never sees ends here.
@@ -180,7 +212,10 @@ impl Connection {
         } else {
             self.break_stream(id, code, out)?;
         }
-        Ok(Next::Event(Event::Refused { id: StreamId(id), failure }))
+        Ok(Next::Event(Event::Refused {
+            id: StreamId(id),
+            failure,
+        }))
     }
 
     /// A head beyond our limits is answered here (RFC 6585 §5); the rest of it is not wanted.
@@ -200,16 +235,22 @@ impl Connection {
             frame::write_reset(id, ErrorCode::NoError, out);
             self.streams.remove(id, Closed::ByUs);
         }
-        Ok(Next::Event(Event::Refused { id: StreamId(id), failure: Failure::HeadTooLarge }))
+        Ok(Next::Event(Event::Refused {
+            id: StreamId(id),
+            failure: Failure::HeadTooLarge,
+        }))
     }
 
     /// Client: a response begins, or an informational one passes.
     fn response<'b>(&mut self, block: &Block<'_>, list: List) -> Step<'b> {
         let id = block.stream;
         let broken = |code| Fault::Stream { id, code };
-        let Some(stream) = self.streams.get_mut(id) else { return Ok(Next::Handled) };
-        let (head, content) =
-            list.into_response(block.end, stream.asked).map_err(|fault| broken(code_of(fault)))?;
+        let Some(stream) = self.streams.get_mut(id) else {
+            return Ok(Next::Handled);
+        };
+        let (head, content) = list
+            .into_response(block.end, stream.asked)
+            .map_err(|fault| broken(code_of(fault)))?;
         if head.status < 200 {
             stream.informational += 1;
             if stream.informational > limits::INFORMATIONAL_MAX {
@@ -223,7 +264,11 @@ impl Connection {
                 self.end_remote(id);
             }
         }
-        Ok(Next::Event(Event::Response { id: StreamId(id), head, end: block.end }))
+        Ok(Next::Event(Event::Response {
+            id: StreamId(id),
+            head,
+            end: block.end,
+        }))
     }
 
     fn trailers_came<'b>(&mut self, block: &Block<'_>, list: List) -> Step<'b> {
@@ -233,19 +278,29 @@ impl Connection {
         if !block.end {
             return Err(broken(ErrorCode::ProtocolError));
         }
-        let fields = list.into_trailers().map_err(|fault| broken(code_of(fault)))?;
+        let fields = list
+            .into_trailers()
+            .map_err(|fault| broken(code_of(fault)))?;
         if self.streams.get(id).is_some_and(|stream| stream.is_short()) {
             return Err(broken(ErrorCode::ProtocolError));
         }
         self.end_remote(id);
-        Ok(Next::Event(Event::Trailers { id: StreamId(id), fields }))
+        Ok(Next::Event(Event::Trailers {
+            id: StreamId(id),
+            fields,
+        }))
     }
 
     fn decode_block(&mut self, bytes: &[u8]) -> Result<List, Fault> {
-        let room = bytes.len().saturating_mul(2).clamp(HEAD_ROOM_MIN, HEAD_ROOM_MAX);
+        let room = bytes
+            .len()
+            .saturating_mul(2)
+            .clamp(HEAD_ROOM_MIN, HEAD_ROOM_MAX);
         let most = &self.settings;
         let mut list = List::new(most.header_list_bytes, most.header_fields, room);
-        let done = self.decoder.decode(bytes, |name, value| list.field(name, value));
+        let done = self
+            .decoder
+            .decode(bytes, |name, value| list.field(name, value));
         done.map_err(compression)?;
         Ok(list)
     }
@@ -258,7 +313,10 @@ impl Connection {
 
 /// RFC 9113 §4.3: without the common state nothing that follows can be read.
 fn compression(hpack::Invalid(why): hpack::Invalid) -> Fault {
-    Fault::Connection(ConnectionError { code: ErrorCode::CompressionError, why })
+    Fault::Connection(ConnectionError {
+        code: ErrorCode::CompressionError,
+        why,
+    })
 }
 
 fn code_of(fault: head::Fault) -> ErrorCode {
@@ -283,8 +341,9 @@ fn fragment(head: Head, payload: &[u8]) -> Result<(Option<u32>, &[u8]), Fault> {
     let mut bytes = payload;
     let mut padding = 0;
     if head.has(frame::PADDED) {
-        let (&length, rest) =
-            bytes.split_first().ok_or(frame_size("HEADERS without the length of its padding"))?;
+        let (&length, rest) = bytes
+            .split_first()
+            .ok_or(frame_size("HEADERS without the length of its padding"))?;
         (padding, bytes) = (usize::from(length), rest);
     }
     let mut dependency = None;

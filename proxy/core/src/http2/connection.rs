@@ -71,8 +71,9 @@ impl Connection {
     pub fn new(role: Role, mut settings: Settings, out: &mut Vec<u8>) -> Self {
         settings.initial_window = settings.initial_window.min(WINDOW_MAX);
         settings.connection_window = settings.connection_window.clamp(WINDOW_DEFAULT, WINDOW_MAX);
-        settings.max_frame =
-            settings.max_frame.clamp(frame::FRAME_BYTES_MIN, frame::FRAME_BYTES_MAX);
+        settings.max_frame = settings
+            .max_frame
+            .clamp(frame::FRAME_BYTES_MIN, frame::FRAME_BYTES_MAX);
         if role == Role::Client {
             out.extend_from_slice(frame::PREFACE);
         }

@@ -10,7 +10,10 @@ use super::{Connection, ConnectionError, ErrorCode, Event, Role, StreamId};
 
 /// A connection error of type FLOW_CONTROL_ERROR.
 fn flow_control(why: &'static str) -> Fault {
-    Fault::Connection(ConnectionError { code: ErrorCode::FlowControlError, why })
+    Fault::Connection(ConnectionError {
+        code: ErrorCode::FlowControlError,
+        why,
+    })
 }
 
 impl Connection {
@@ -109,7 +112,9 @@ impl Connection {
             return Ok(Next::Handled);
         }
         for (id, stream) in self.streams.values_mut() {
-            stream.receive.shift(-i32::try_from(less).unwrap_or(i32::MAX));
+            stream
+                .receive
+                .shift(-i32::try_from(less).unwrap_or(i32::MAX));
             if !stream.remote_ended
                 && let Some(grant) = stream.receive.release(0, full)
             {
@@ -121,7 +126,9 @@ impl Connection {
 
     /// WINDOW_UPDATE (RFC 9113 §6.9).
     pub(super) fn window_update<'b>(&mut self, head: Head, payload: &[u8]) -> Step<'b> {
-        let bytes = payload.try_into().map_err(|_| frame_size("WINDOW_UPDATE not of 4 bytes"))?;
+        let bytes = payload
+            .try_into()
+            .map_err(|_| frame_size("WINDOW_UPDATE not of 4 bytes"))?;
         let increment = number31(bytes);
         self.limits.idle(COST_SMALL)?;
         let id = head.stream;
@@ -132,7 +139,11 @@ impl Connection {
             let low = self.send.available() < frame::PAYLOAD_SENT_MAX;
             let grown = self.send.grow(increment);
             grown.map_err(|_| flow_control("the connection's window overflows"))?;
-            return Ok(if low { Next::Event(Event::Writable { id: None }) } else { Next::Handled });
+            return Ok(if low {
+                Next::Event(Event::Writable { id: None })
+            } else {
+                Next::Handled
+            });
         }
         let Some(stream) = self.streams.get_mut(id) else {
             return match self.streams.missing(id) {
@@ -141,21 +152,31 @@ impl Connection {
             };
         };
         if increment == 0 {
-            return Err(Fault::Stream { id, code: ErrorCode::ProtocolError });
+            return Err(Fault::Stream {
+                id,
+                code: ErrorCode::ProtocolError,
+            });
         }
         let low = stream.send.available() < frame::PAYLOAD_SENT_MAX;
         if stream.send.grow(increment).is_err() {
-            return Err(Fault::Stream { id, code: ErrorCode::FlowControlError });
+            return Err(Fault::Stream {
+                id,
+                code: ErrorCode::FlowControlError,
+            });
         }
         if low && !stream.local_ended {
-            return Ok(Next::Event(Event::Writable { id: Some(StreamId(id)) }));
+            return Ok(Next::Event(Event::Writable {
+                id: Some(StreamId(id)),
+            }));
         }
         Ok(Next::Handled)
     }
 
     /// RST_STREAM (RFC 9113 §6.4).
     pub(super) fn reset_by_peer<'b>(&mut self, head: Head, payload: &[u8]) -> Step<'b> {
-        let code = payload.try_into().map_err(|_| frame_size("RST_STREAM not of 4 bytes"))?;
+        let code = payload
+            .try_into()
+            .map_err(|_| frame_size("RST_STREAM not of 4 bytes"))?;
         let code = ErrorCode::from(u32::from_be_bytes(code));
         let id = head.stream;
         let Some(stream) = self.streams.get(id) else {
@@ -175,7 +196,11 @@ impl Connection {
         if lost {
             self.limits.broke()?;
         }
-        Ok(Next::Event(Event::Reset { id: StreamId(id), code, by_peer: true }))
+        Ok(Next::Event(Event::Reset {
+            id: StreamId(id),
+            code,
+            by_peer: true,
+        }))
     }
 
     /// PING (RFC 9113 §6.7).
@@ -183,7 +208,9 @@ impl Connection {
         if head.stream != 0 {
             return Err(protocol("PING on a stream"));
         }
-        let payload = payload.try_into().map_err(|_| frame_size("PING not of 8 bytes"))?;
+        let payload = payload
+            .try_into()
+            .map_err(|_| frame_size("PING not of 8 bytes"))?;
         if !head.has(frame::ACK) {
             self.limits.idle(COST_FRAME)?;
             self.limits.answer()?;
@@ -221,7 +248,10 @@ impl Connection {
             self.refused = self.streams.above(last);
             self.refused.reverse();
         }
-        Ok(Next::Event(Event::GoAway { last: StreamId(last), code }))
+        Ok(Next::Event(Event::GoAway {
+            last: StreamId(last),
+            code,
+        }))
     }
 
     /// PRIORITY is checked and ignored (RFC 9113 §5.3.2 and §6.3).

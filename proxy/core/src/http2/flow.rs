@@ -26,7 +26,9 @@ impl SendWindow {
 
     /// Counts bytes that were sent; the caller took no more than were available.
     pub(super) fn take(&mut self, bytes: usize) {
-        self.0 = self.0.saturating_sub(i32::try_from(bytes).unwrap_or(i32::MAX));
+        self.0 = self
+            .0
+            .saturating_sub(i32::try_from(bytes).unwrap_or(i32::MAX));
     }
 
     /// WINDOW_UPDATE arrived.
@@ -53,13 +55,17 @@ pub(super) struct ReceiveWindow {
 
 impl ReceiveWindow {
     pub(super) fn new(bytes: u32) -> Self {
-        Self { left: i32::try_from(bytes).unwrap_or(i32::MAX), credit: 0 }
+        Self {
+            left: i32::try_from(bytes).unwrap_or(i32::MAX),
+            credit: 0,
+        }
     }
 
     /// A frame of so many bytes arrived.
     pub(super) fn accept(&mut self, bytes: u32) -> Result<(), Overflow> {
         let bytes = i32::try_from(bytes).map_err(|_| Overflow)?;
-        if bytes > self.left {
+        // Frames without content are free, even when the window is below zero (RFC 9113 §6.9.1).
+        if bytes > self.left.max(0) {
             return Err(Overflow);
         }
         self.left -= bytes;
@@ -76,7 +82,9 @@ impl ReceiveWindow {
             return None;
         }
         let grant = std::mem::take(&mut self.credit);
-        self.left = self.left.saturating_add(i32::try_from(grant).unwrap_or(i32::MAX));
+        self.left = self
+            .left
+            .saturating_add(i32::try_from(grant).unwrap_or(i32::MAX));
         Some(grant)
     }
 
@@ -88,7 +96,10 @@ impl ReceiveWindow {
 
 /// How many bytes both windows allow.
 pub(super) fn both(stream: SendWindow, connection: SendWindow) -> usize {
-    stream.available().min(connection.available()).min(size(WINDOW_MAX))
+    stream
+        .available()
+        .min(connection.available())
+        .min(size(WINDOW_MAX))
 }
 
 #[cfg(test)]
@@ -112,10 +123,13 @@ mod tests {
         assert_eq!(window.accept(101), Err(Overflow));
         window.accept(100).unwrap();
         assert_eq!(window.accept(1), Err(Overflow));
+        window.accept(0).unwrap();
         assert_eq!(window.release(49, 100), None);
         assert_eq!(window.release(1, 100), Some(50));
         assert_eq!(window.release(usize::MAX, 100), Some(50));
         assert_eq!(window.release(usize::MAX, 100), None);
         window.accept(100).unwrap();
+        window.shift(-5);
+        window.accept(0).unwrap();
     }
 }

@@ -117,16 +117,20 @@ impl List {
             }
             b":status" => {
                 let status = match value {
-                    [a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9'] => {
-                        [a, b, c].iter().fold(0, |n, d| n * 10 + u16::from(**d - b'0'))
-                    }
+                    [a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9'] => [a, b, c]
+                        .iter()
+                        .fold(0, |n, d| n * 10 + u16::from(**d - b'0')),
                     _ => return Err(bad(":status is not 100 to 599")),
                 };
                 self.status.replace(status).is_none()
             }
             _ => return Err(bad("unknown pseudo field")),
         };
-        if new { Ok(()) } else { Err(bad("pseudo field twice")) }
+        if new {
+            Ok(())
+        } else {
+            Err(bad("pseudo field twice"))
+        }
     }
 
     /// RFC 9113 §8.2.
@@ -259,7 +263,9 @@ impl List {
         }
         // RFC 9113 §8.6: there is no 101 in HTTP/2. §8.1: informational heads end nothing.
         if status == 101 || (status < 200 && end) {
-            return Err(bad("101, or an informational response that ends the stream"));
+            return Err(bad(
+                "101, or an informational response that ends the stream",
+            ));
         }
         let opened = asked == Asked::Connect && (200..300).contains(&status);
         // RFC 9110 §8.6: these have no content-length that means anything.
@@ -314,7 +320,10 @@ impl List {
 /// The bytes of a token in lower case (RFC 9110 §5.6.2).
 static NAME_BYTES: [bool; 256] = name_bytes();
 
-#[expect(clippy::indexing_slicing, reason = "const: out of bounds does not compile")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "const: out of bounds does not compile"
+)]
 const fn name_bytes() -> [bool; 256] {
     let mut table = [false; 256];
     let letters = b"abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~";
@@ -328,14 +337,18 @@ const fn name_bytes() -> [bool; 256] {
 
 /// A token without upper case.
 fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|b| NAME_BYTES.get(usize::from(*b)).is_some_and(|ok| *ok))
+    !name.is_empty()
+        && name
+            .iter()
+            .all(|b| NAME_BYTES.get(usize::from(*b)).is_some_and(|ok| *ok))
 }
 
 /// RFC 9113 §8.2.1 and RFC 9110 §5.5: no control characters, no white space at the ends.
 fn check_value(value: &[u8]) -> Result<(), Fault> {
     // Without an early exit, so that it becomes a few vector instructions.
-    let control =
-        value.iter().fold(false, |bad, b| bad | (*b < b' ') & (*b != b'\t') | (*b == 0x7f));
+    let control = value.iter().fold(false, |bad, b| {
+        bad | (*b < b' ') & (*b != b'\t') | (*b == 0x7f)
+    });
     let white = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
     if control {
         Err(Fault::Malformed("control character in a field value"))
@@ -357,7 +370,10 @@ fn check_authority(value: &[u8]) -> Result<(), Fault> {
 
 /// RFC 9110 §9.3.6: CONNECT names the port.
 fn check_port(authority: &[u8]) -> Result<(), Fault> {
-    let port = authority.rsplit(|b| *b == b':').next().filter(|port| port.len() < authority.len());
+    let port = authority
+        .rsplit(|b| *b == b':')
+        .next()
+        .filter(|port| port.len() < authority.len());
     match port.and_then(decimal) {
         Some(1..=65_535) => Ok(()),
         Some(_) | None => Err(Fault::Malformed("CONNECT without a port")),

@@ -44,7 +44,10 @@ static ROWS: [Row; LONGEST + 1] = rows();
 /// The next eight bits → symbol and length of its code; length 0: a longer one.
 static SHORT: [(u8, u8); 1 << SHORT_BITS] = short();
 
-#[expect(clippy::indexing_slicing, reason = "const: out of bounds does not compile")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "const: out of bounds does not compile"
+)]
 #[expect(clippy::cast_possible_truncation, reason = "const: 257 fits 16 bits")]
 const fn sorted() -> [u16; 257] {
     let mut symbols = [0; 257];
@@ -63,9 +66,16 @@ const fn sorted() -> [u16; 257] {
     symbols
 }
 
-#[expect(clippy::indexing_slicing, reason = "const: out of bounds does not compile")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "const: out of bounds does not compile"
+)]
 const fn rows() -> [Row; LONGEST + 1] {
-    let mut rows = [Row { first: 0, count: 0, offset: 0 }; LONGEST + 1];
+    let mut rows = [Row {
+        first: 0,
+        count: 0,
+        offset: 0,
+    }; LONGEST + 1];
     let (mut code, mut offset, mut length) = (0_u32, 0_u32, 1);
     while length <= LONGEST {
         let mut count = 0;
@@ -77,7 +87,11 @@ const fn rows() -> [Row; LONGEST + 1] {
             symbol += 1;
         }
         code <<= 1;
-        rows[length] = Row { first: code, count, offset };
+        rows[length] = Row {
+            first: code,
+            count,
+            offset,
+        };
         code += count;
         offset += count;
         length += 1;
@@ -85,8 +99,14 @@ const fn rows() -> [Row; LONGEST + 1] {
     rows
 }
 
-#[expect(clippy::indexing_slicing, reason = "const: out of bounds does not compile")]
-#[expect(clippy::cast_possible_truncation, reason = "const: symbols of short codes fit 8 bits")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "const: out of bounds does not compile"
+)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "const: symbols of short codes fit 8 bits"
+)]
 const fn short() -> [(u8, u8); 1 << SHORT_BITS] {
     let (sorted, rows) = (sorted(), rows());
     let mut table = [(0, 0); 1 << SHORT_BITS];
@@ -158,8 +178,7 @@ fn next(bits: u64, have: u32) -> Result<Option<(u8, u32)>, Invalid> {
     if length > 0 {
         return Ok((u32::from(length) <= have).then_some((symbol, u32::from(length))));
     }
-    let mut length = SHORT_BITS + 1;
-    for row in ROWS.iter().skip(9) {
+    for (length, row) in (0..).zip(&ROWS).skip(9) {
         if length > have {
             break;
         }
@@ -170,9 +189,10 @@ fn next(bits: u64, have: u32) -> Result<Option<(u8, u32)>, Invalid> {
         {
             let at = usize::try_from(row.offset + k).unwrap_or(usize::MAX);
             let symbol = SORTED.get(at).copied().unwrap_or(256);
-            return u8::try_from(symbol).map(|symbol| Some((symbol, length))).map_err(|_| Invalid);
+            return u8::try_from(symbol)
+                .map(|symbol| Some((symbol, length)))
+                .map_err(|_| Invalid);
         }
-        length += 1;
     }
     Ok(None)
 }
@@ -180,7 +200,11 @@ fn next(bits: u64, have: u32) -> Result<Option<(u8, u32)>, Invalid> {
 /// RFC 7541 §5.2: the rest of the last byte is the start of the end symbol: fewer than eight ones.
 fn padding(bits: u64, have: u32) -> Result<(), Invalid> {
     let ones = !0_u64 << (64 - have.clamp(1, 63));
-    if have < 8 && bits == ones { Ok(()) } else { Err(Invalid) }
+    if have < 8 && bits == ones {
+        Ok(())
+    } else {
+        Err(Invalid)
+    }
 }
 
 #[cfg(test)]
@@ -189,7 +213,10 @@ pub(super) fn encode(text: &[u8], out: &mut Vec<u8>) {
     for symbol in text {
         let length = usize::from(LENGTHS[usize::from(*symbol)]);
         let row = ROWS[length];
-        let place = SORTED.iter().position(|s| *s == u16::from(*symbol)).unwrap();
+        let place = SORTED
+            .iter()
+            .position(|s| *s == u16::from(*symbol))
+            .unwrap();
         let code = row.first + u32::try_from(place).unwrap() - row.offset;
         bits = bits << length | u64::from(code);
         have += u32::try_from(length).unwrap();
@@ -227,7 +254,11 @@ mod tests {
     #[test]
     fn every_symbol_alone_and_among_others() {
         for symbol in 0..=255_u8 {
-            for text in [vec![symbol], vec![symbol; 9], vec![b'a', symbol, b'0', symbol]] {
+            for text in [
+                vec![symbol],
+                vec![symbol; 9],
+                vec![b'a', symbol, b'0', symbol],
+            ] {
                 let mut code = Vec::new();
                 encode(&text, &mut code);
                 assert_eq!(decoded(&code), Ok(text));
@@ -257,9 +288,21 @@ mod tests {
     fn bad_padding_and_the_end_symbol_are_refused() {
         assert_eq!(decoded(&[]), Ok(Vec::new()));
         assert_eq!(decoded(&[0xff]), Err(Invalid), "eight bits of padding");
-        assert_eq!(decoded(&[0x1f, 0xff]), Err(Invalid), "a, then more than seven");
+        assert_eq!(
+            decoded(&[0x1f, 0xff]),
+            Err(Invalid),
+            "a, then more than seven"
+        );
         assert_eq!(decoded(&[0x18]), Err(Invalid), "a, padded with zeros");
-        assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]), Err(Invalid), "the end symbol");
-        assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xfc]), Err(Invalid), "the end symbol, bare");
+        assert_eq!(
+            decoded(&[0xff, 0xff, 0xff, 0xff]),
+            Err(Invalid),
+            "the end symbol"
+        );
+        assert_eq!(
+            decoded(&[0xff, 0xff, 0xff, 0xfc]),
+            Err(Invalid),
+            "the end symbol, bare"
+        );
     }
 }

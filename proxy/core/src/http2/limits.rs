@@ -61,7 +61,13 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) fn new(broken_max: u32) -> Self {
-        Self { waiting: 0, units: 0, broken: 0, broken_max, counters: Counters::default() }
+        Self {
+            waiting: 0,
+            units: 0,
+            broken: 0,
+            broken_max,
+            counters: Counters::default(),
+        }
     }
 
     /// An answer joins the output.
@@ -131,11 +137,16 @@ impl Limits {
     /// Time passed.
     pub(super) fn elapsed(&mut self, seconds: u32) {
         self.earn(seconds.saturating_mul(UNITS_PER_SECOND));
-        self.broken = self.broken.saturating_sub(seconds.saturating_mul(BROKEN_PER_SECOND));
+        self.broken = self
+            .broken
+            .saturating_sub(seconds.saturating_mul(BROKEN_PER_SECOND));
     }
 }
 
 /// The error of all breaches.
 pub(super) fn calm(why: &'static str) -> ConnectionError {
-    ConnectionError { code: ErrorCode::EnhanceYourCalm, why }
+    ConnectionError {
+        code: ErrorCode::EnhanceYourCalm,
+        why,
+    }
 }

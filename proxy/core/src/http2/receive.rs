@@ -15,12 +15,21 @@ pub(super) enum Reading {
     /// Between frames.
     Frame,
     /// In the content of a DATA frame.
-    Data { stream: u32, left: u32, padding: u32, end: bool },
+    Data {
+        stream: u32,
+        left: u32,
+        padding: u32,
+        end: bool,
+    },
     /// In bytes of a frame that nobody wants.
     Skip { left: u32 },
 }
 
 /// What a step came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost an allocation a request"
+)]
 pub(super) enum Next<'b> {
     /// Tell the driver.
     Event(Event<'b>),
@@ -49,12 +58,18 @@ pub(super) type Step<'b> = Result<Next<'b>, Fault>;
 
 /// A connection error of type PROTOCOL_ERROR.
 pub(super) fn protocol(why: &'static str) -> Fault {
-    Fault::Connection(ConnectionError { code: ErrorCode::ProtocolError, why })
+    Fault::Connection(ConnectionError {
+        code: ErrorCode::ProtocolError,
+        why,
+    })
 }
 
 /// A connection error of type FRAME_SIZE_ERROR.
 pub(super) fn frame_size(why: &'static str) -> Fault {
-    Fault::Connection(ConnectionError { code: ErrorCode::FrameSizeError, why })
+    Fault::Connection(ConnectionError {
+        code: ErrorCode::FrameSizeError,
+        why,
+    })
 }
 
 impl Connection {
@@ -78,9 +93,11 @@ impl Connection {
         loop {
             let step = match self.step(input, out) {
                 Err(Fault::Stream { id, code }) => match self.break_stream(id, code, out) {
-                    Ok(true) => {
-                        Ok(Next::Event(Event::Reset { id: StreamId(id), code, by_peer: false }))
-                    }
+                    Ok(true) => Ok(Next::Event(Event::Reset {
+                        id: StreamId(id),
+                        code,
+                        by_peer: false,
+                    })),
                     Ok(false) => Ok(Next::Handled),
                     Err(error) => Err(error),
                 },
@@ -109,7 +126,12 @@ impl Connection {
         }
         match self.reading {
             Reading::Frame => self.frame(input, out),
-            Reading::Data { stream, left, padding, end } => {
+            Reading::Data {
+                stream,
+                left,
+                padding,
+                end,
+            } => {
                 if input.is_empty() {
                     return Ok(Next::NeedMore);
                 }
@@ -118,7 +140,12 @@ impl Connection {
                 let left = left - frame::wire(data.len());
                 self.reading = match left {
                     0 => after(padding),
-                    _ => Reading::Data { stream, left, padding, end },
+                    _ => Reading::Data {
+                        stream,
+                        left,
+                        padding,
+                        end,
+                    },
                 };
                 Ok(self.piece(stream, data, end && left == 0, out))
             }
@@ -134,7 +161,9 @@ impl Connection {
             Reading::Preface => self.preface(input),
             Reading::FirstFrame => {
                 // RFC 9113 §3.4: SETTINGS, and not the answer to ours.
-                let Some(head) = input.first_chunk() else { return Ok(Next::NeedMore) };
+                let Some(head) = input.first_chunk() else {
+                    return Ok(Next::NeedMore);
+                };
                 let head = Head::read(head);
                 if head.kind != Kind::Settings || head.has(frame::ACK) {
                     return Err(protocol("the first frame is not SETTINGS"));
@@ -215,7 +244,9 @@ impl Connection {
             if head.length == 0 {
                 return Err(frame_size("DATA without the length of its padding"));
             }
-            let Some((&padding, rest)) = rest.split_first() else { return Ok(Next::NeedMore) };
+            let Some((&padding, rest)) = rest.split_first() else {
+                return Ok(Next::NeedMore);
+            };
             (u32::from(padding), u32::from(padding) + 1, rest)
         } else {
             (0, 0, rest)
@@ -224,10 +255,12 @@ impl Connection {
             return Err(protocol("DATA with more padding than payload"));
         };
         *input = rest;
-        self.receive.accept(head.length).map_err(|_| ConnectionError {
-            code: ErrorCode::FlowControlError,
-            why: "more DATA than the connection's window",
-        })?;
+        self.receive
+            .accept(head.length)
+            .map_err(|_| ConnectionError {
+                code: ErrorCode::FlowControlError,
+                why: "more DATA than the connection's window",
+            })?;
         let end = head.has(frame::END_STREAM);
         if let Err(fault) = self.accept_data(head, content, end) {
             // Nobody takes it: skip it, and give the connection its credit back.
@@ -242,11 +275,20 @@ impl Connection {
             self.consumed(StreamId(head.stream), size(overhead), out);
         }
         if content > 0 {
-            self.reading = Reading::Data { stream: head.stream, left: content, padding, end };
+            self.reading = Reading::Data {
+                stream: head.stream,
+                left: content,
+                padding,
+                end,
+            };
             return Ok(Next::Handled);
         }
         self.reading = after(padding);
-        Ok(if end { self.piece(head.stream, &[], true, out) } else { Next::Handled })
+        Ok(if end {
+            self.piece(head.stream, &[], true, out)
+        } else {
+            Next::Handled
+        })
     }
 
     /// May this DATA be? `Err(None)`: no, but that is nobody's fault.
@@ -289,10 +331,17 @@ impl Connection {
                 code: ErrorCode::StreamClosed,
                 why: "DATA after the end of the stream",
             })),
-            Some(Closed::ByPeer) => Err(Fault::Stream { id, code: ErrorCode::StreamClosed }),
+            Some(Closed::ByPeer) => Err(Fault::Stream {
+                id,
+                code: ErrorCode::StreamClosed,
+            }),
             // It was under way when we reset the stream. Long frames pay for themselves.
             Some(Closed::ByUs | Closed::Forgotten) => {
-                let cost = if length <= SMALL_BYTES { COST_FRAME } else { COST_SMALL };
+                let cost = if length <= SMALL_BYTES {
+                    COST_FRAME
+                } else {
+                    COST_SMALL
+                };
                 Ok(self.limits.idle(cost)?)
             }
         }
@@ -308,7 +357,11 @@ impl Connection {
         if end {
             self.end_remote(id);
         }
-        Next::Event(Event::Data { id: StreamId(id), data, end })
+        Next::Event(Event::Data {
+            id: StreamId(id),
+            data,
+            end,
+        })
     }
 
     /// The peer's side of a stream has ended.
@@ -325,5 +378,9 @@ impl Connection {
 
 /// What follows a part of a frame when so many bytes of it are to be skipped.
 fn after(left: u32) -> Reading {
-    if left == 0 { Reading::Frame } else { Reading::Skip { left } }
+    if left == 0 {
+        Reading::Frame
+    } else {
+        Reading::Skip { left }
+    }
 }

@@ -100,7 +100,9 @@ impl Connection {
     /// Is the stream there, and may we still send on it?
     #[must_use]
     pub fn is_sending(&self, id: StreamId) -> bool {
-        self.streams.get(id.0).is_some_and(|stream| !stream.local_ended)
+        self.streams
+            .get(id.0)
+            .is_some_and(|stream| !stream.local_ended)
     }
 
     /// Sends as much of `data` as the windows allow, in frames that fit a TLS record each, and
@@ -215,7 +217,14 @@ fn encode_request(encoder: &mut Encoder, head: &RequestHead, out: &mut Vec<u8>) 
         other => hpack::named(hpack::METHOD, other.as_str().as_bytes(), out),
     }
     if extended || !connect {
-        hpack::whole(if head.https { hpack::SCHEME_HTTPS } else { hpack::SCHEME_HTTP }, out);
+        hpack::whole(
+            if head.https {
+                hpack::SCHEME_HTTPS
+            } else {
+                hpack::SCHEME_HTTP
+            },
+            out,
+        );
         match head.path.as_slice() {
             b"/" | b"" => hpack::whole(hpack::PATH_ROOT, out),
             path => hpack::named(hpack::PATH, path, out),

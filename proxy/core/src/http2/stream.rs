@@ -174,7 +174,11 @@ struct Recent {
 
 impl Recent {
     fn new(most: usize) -> Self {
-        Self { ids: Vec::new(), next: 0, most }
+        Self {
+            ids: Vec::new(),
+            next: 0,
+            most,
+        }
     }
 
     fn push(&mut self, id: u32) {
@@ -228,8 +232,9 @@ mod tests {
         for id in 1..=5 {
             recent.push(id);
         }
-        assert_eq!((1..=5).map(|id| recent.has(id)).collect::<Vec<_>>(), [
-            false, false, true, true, true
-        ]);
+        assert_eq!(
+            (1..=5).map(|id| recent.has(id)).collect::<Vec<_>>(),
+            [false, false, true, true, true]
+        );
     }
 }

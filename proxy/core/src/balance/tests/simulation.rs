@@ -1,5 +1,6 @@
 //! A small world: pods with workers and queues, proxies that measure, a clock that is an argument.
 //! Every run is a seed.
+#![expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
 
 use super::*;
 use std::cmp::Reverse;

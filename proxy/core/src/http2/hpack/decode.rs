@@ -36,7 +36,10 @@ impl Text<'_> {
 
 impl Decoder {
     pub(in crate::http2) fn new() -> Self {
-        Self { table: Table::new(), scratch: Vec::new() }
+        Self {
+            table: Table::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Reads a whole block and tells each field. The state moves on whatever `field` does.
@@ -116,7 +119,10 @@ impl Decoder {
         let start = self.scratch.len();
         huffman::decode(text, &mut self.scratch)
             .map_err(|huffman::Invalid| Invalid("bad Huffman code"))?;
-        Ok(Text::Unpacked { start, end: self.scratch.len() })
+        Ok(Text::Unpacked {
+            start,
+            end: self.scratch.len(),
+        })
     }
 }
 
@@ -128,7 +134,9 @@ fn integer(first: u8, prefix: u32, block: &mut &[u8]) -> Result<u32, Invalid> {
         return Ok(number);
     }
     for shift in [0, 7, 14, 21, 28] {
-        let (&byte, rest) = block.split_first().ok_or(Invalid("header block ends in a number"))?;
+        let (&byte, rest) = block
+            .split_first()
+            .ok_or(Invalid("header block ends in a number"))?;
         *block = rest;
         // The fifth byte may add nothing: some encoders pad with zeros.
         let more = u64::from(byte & 0x7f) << shift;

@@ -99,7 +99,12 @@ impl Entry {
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::new(), entries: VecDeque::new(), used: 0, most: TABLE_BYTES_MAX }
+        Self {
+            bytes: Vec::new(),
+            entries: VecDeque::new(),
+            used: 0,
+            most: TABLE_BYTES_MAX,
+        }
     }
 
     /// The field of an index, which counts from one.
@@ -120,7 +125,11 @@ impl Table {
         let start = self.room(name.len() + value.len());
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(value);
-        self.admit(Entry { start, name: wire(name.len()), value: wire(value.len()) });
+        self.admit(Entry {
+            start,
+            name: wire(name.len()),
+            value: wire(value.len()),
+        });
     }
 
     /// Adds a field in front that has the name of another.
@@ -137,7 +146,11 @@ impl Table {
         let from = self.entries.get(k).map_or(0, |entry| size(entry.start));
         self.bytes.extend_from_within(from..from + name);
         self.bytes.extend_from_slice(value);
-        self.admit(Entry { start, name: wire(name), value: wire(value.len()) });
+        self.admit(Entry {
+            start,
+            name: wire(name),
+            value: wire(value.len()),
+        });
         Ok(())
     }
 
@@ -154,7 +167,10 @@ impl Table {
     /// Throws the garbage out when there is more of it than of anything else. Returns the place of
     /// the next entry.
     fn room(&mut self, more: usize) -> u32 {
-        let oldest = self.entries.back().map_or(self.bytes.len(), |entry| size(entry.start));
+        let oldest = self
+            .entries
+            .back()
+            .map_or(self.bytes.len(), |entry| size(entry.start));
         if oldest > 0 && self.bytes.len() + more > 2 * size(TABLE_BYTES_MAX) {
             self.bytes.drain(..oldest);
             for entry in &mut self.entries {
@@ -178,7 +194,9 @@ impl Table {
 
     fn evict(&mut self, coming: u32) {
         while self.used.saturating_add(coming) > self.most {
-            let Some(oldest) = self.entries.pop_back() else { return };
+            let Some(oldest) = self.entries.pop_back() else {
+                return;
+            };
             self.used -= oldest.cost();
         }
     }

@@ -102,6 +102,7 @@ fn note(event: &mut Event, failed: Failed) {
 }
 
 fn conclude(worker: &Rc<Worker>, mut event: Event, meters: &Meters, begun: Instant, reason: Option<String>) {
+    event.counted_live = meters.sent.is_live();
     event.bytes_sent = meters.sent.bytes();
     event.bytes_received = meters.received.bytes();
     event.duration = begun.elapsed();

@@ -1,3 +1,5 @@
+//! Does the precedence of the Gateway API hold?
+
 use super::*;
 use crate::canonical;
 use crate::message::{BodyLength, Fields, Method, Version};

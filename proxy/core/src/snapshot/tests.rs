@@ -1,3 +1,5 @@
+//! Does every order of news lead to the same tables?
+
 use super::describe::Content;
 use super::*;
 use crate::balance::Ticks;

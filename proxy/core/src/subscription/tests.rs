@@ -1,3 +1,5 @@
+//! Does a client ask, acknowledge and come back as delta xDS says?
+
 use super::*;
 use crate::snapshot::tests::{endpoint_of, me, policy, service_of, upsert};
 use crate::snapshot::{SnapshotBuilder, persist};

@@ -1,3 +1,5 @@
+//! Do filters change what they say and nothing else?
+
 use super::*;
 use crate::canonical;
 use crate::message::{BodyLength, Method, Version};

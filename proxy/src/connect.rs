@@ -19,6 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::config;
 use crate::h1;
 use crate::h2::Session;
 use crate::relay::Duplex;
@@ -177,7 +178,12 @@ pub async fn bytes(
         Hop::Application { port, .. } => SocketAddr::new(worker.shared.config.application, *port),
         Hop::Next { hop, .. } => return connect_stream(worker, permit, hop, target, limit).await,
     };
-    let (rx, tx) = tcp::split(dial(permit, address, None, limit).await?);
+    // To a proxy's mesh port, as tunnels go: the other side judges by the address.
+    let source = match hop {
+        Hop::Through(_) if worker.shared.config.role == config::Role::Gateway => worker.shared.config.source,
+        Hop::Through(_) | Hop::Next { .. } | Hop::Application { .. } => None,
+    };
+    let (rx, tx) = tcp::split(dial(permit, address, source, limit).await?);
     Ok(Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) })
 }
 

@@ -132,7 +132,7 @@ impl Client {
 
     /// A request's head.
     #[must_use]
-    pub fn request(&self, method: &str, path: &str) -> hyper::http::request::Builder {
+    pub fn request(&self, method: &str, path: &str) -> http::request::Builder {
         Request::builder().method(method).uri(path).header("host", &self.host)
     }
 
@@ -142,9 +142,15 @@ impl Client {
     /// The connection breaks.
     pub async fn send(&self, request: Request<Content>) -> anyhow::Result<Reply> {
         let mut kept = self.kept.lock().await;
-        let mut sender = match kept.take() {
-            Some(mut sender) if sender.ready().await.is_ok() => sender,
-            Some(_) | None => self.http1().await?,
+        let mut usable = kept.take();
+        if let Some(sender) = &mut usable
+            && sender.ready().await.is_err()
+        {
+            usable = None;
+        }
+        let mut sender = match usable {
+            Some(sender) => sender,
+            None => self.http1().await?,
         };
         sender.ready().await.context("the new connection ends at once")?;
         let reply = Reply::read(sender.send_request(request).await.context("send")?).await?;

@@ -171,7 +171,6 @@ impl Drop for Mesh {
         self.links.clear();
         // All at once, so that they drain side by side.
         let stopping: Vec<_> = self.proxies.values_mut().filter_map(Proxy::ask_to_stop).collect();
-        self.control.kill();
         for one in stopping {
             one.join();
         }

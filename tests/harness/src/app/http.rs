@@ -113,8 +113,8 @@ fn full(text: &str) -> Content {
 fn echo(
     request: Request<Incoming>,
     one: &One,
-    builder: hyper::http::response::Builder,
-) -> hyper::http::Result<Response<Content>> {
+    builder: http::response::Builder,
+) -> http::Result<Response<Content>> {
     if request.body().is_end_stream() {
         return builder.body(full(&format!("{}\n", one.name)));
     }

@@ -5,3 +5,27 @@
 
 #[cfg(test)]
 mod mtls;
+#[cfg(test)]
+mod authorization;
+#[cfg(test)]
+mod gateway;
+#[cfg(test)]
+mod spread;
+#[cfg(test)]
+mod failover;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod protocols;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod rotation;
+#[cfg(test)]
+mod staleness;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
+mod load;

@@ -85,6 +85,12 @@ impl ControlPlane {
         self.discovery
     }
 
+    /// Its state folder, with every key of the mesh.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
     /// The file with the roots of its own trust domain.
     #[must_use]
     pub fn roots_file(&self) -> PathBuf {

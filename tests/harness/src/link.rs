@@ -4,7 +4,7 @@
 //! chance follows from a seed.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ pub struct Link {
 struct Counts {
     accepts: AtomicUsize,
     bytes: AtomicU64,
+    hello: Mutex<Vec<u8>>,
 }
 
 impl Link {
@@ -77,6 +78,12 @@ impl Link {
     #[must_use]
     pub fn accepts(&self) -> usize {
         self.counts.accepts.load(Ordering::SeqCst)
+    }
+
+    /// What the newest caller said first, as somebody on the path sees it.
+    #[must_use]
+    pub fn hello(&self) -> Vec<u8> {
+        self.counts.hello.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Bytes so far, both ways.
@@ -128,9 +135,19 @@ async fn relay(near: TcpStream, to: SocketAddr, mut wire: Wire) {
     let (near_rx, near_tx) = near.into_split();
     let (far_rx, far_tx) = far.into_split();
     let back = Wire { chance: wire.chance.split(), ..wire.clone() };
+    listen_in(&near_rx, &wire.counts).await;
     let there = pass(near_rx, far_tx, wire, Arc::clone(&passed));
     let back = pass(far_rx, near_tx, back, passed);
     tokio::join!(there, back);
+}
+
+/// Notes the caller's first bytes, and leaves them where they are.
+async fn listen_in(from: &OwnedReadHalf, counts: &Counts) {
+    let mut space = vec![0; CHUNK_BYTES];
+    if let Ok(n) = from.as_ref().peek(&mut space).await {
+        space.truncate(n);
+        *counts.hello.lock().unwrap_or_else(PoisonError::into_inner) = space;
+    }
 }
 
 /// One direction, until its end.

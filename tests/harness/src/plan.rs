@@ -116,8 +116,7 @@ impl ClusterPlan {
         pods: usize,
         plan: impl FnOnce(ServicePlan) -> ServicePlan,
     ) -> Self {
-        let service = ServicePlan { name: name.to_owned(), pods, ports: Vec::new(), exported: true };
-        self.services.push(plan(service));
+        self.services.push(plan(ServicePlan::new(name, pods)));
         self
     }
 
@@ -158,6 +157,12 @@ impl ClusterPlan {
 }
 
 impl ServicePlan {
+    /// An exported service without a port.
+    #[must_use]
+    pub fn new(name: &str, pods: usize) -> Self {
+        Self { name: name.to_owned(), pods, ports: Vec::new(), exported: true }
+    }
+
     /// Adds a port. `protocol`: its `appProtocol`, empty for none.
     #[must_use]
     pub fn port(mut self, name: &str, port: u16, protocol: &str, app: App) -> Self {

@@ -1,6 +1,6 @@
 //! How does a stranger, or a peer with somebody's certificate, knock at a TLS listener?
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -51,6 +51,8 @@ impl Identity {
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// What a peer is shown beside the leaf.
+    above: Vec<CertificateDer<'static>>,
 }
 
 impl Default for Authority {
@@ -70,7 +72,25 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "somebody");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self { issuer: Issuer::new(params, key()) }
+        Self { issuer: Issuer::new(params, key()), above: Vec::new() }
+    }
+
+    /// The authority of a cluster itself, with the key from the control plane's state folder: whoever
+    /// has it can sign anything, and the form of an identity must hold all the same.
+    ///
+    /// # Panics
+    /// It is not there.
+    #[must_use]
+    pub fn of_cluster(control_state: &Path, cluster: &str) -> Self {
+        let file = control_state.join(format!("ca/{cluster}.mesh.internal/issuer-1.pem"));
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&file)
+            .and_then(Iterator::collect)
+            .expect("the cluster's issuing certificate");
+        let text = std::fs::read_to_string(&file).expect("the cluster's issuing key");
+        let key = KeyPair::from_pem(&text).expect("the cluster's issuing key");
+        let first = chain.first().expect("the cluster's issuing certificate");
+        let issuer = Issuer::from_ca_cert_der(first, key).expect("an issuing certificate");
+        Self { issuer, above: chain }
     }
 
     /// A leaf with these URIs; `change` has the last word.
@@ -83,7 +103,9 @@ impl Authority {
         let mut params = leaf_params(uris);
         change(&mut params);
         let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
-        identity(leaf.der(), &key)
+        let mut made = identity(leaf.der(), &key);
+        made.chain.extend(self.above.iter().cloned());
+        made
     }
 }
 
@@ -119,18 +141,28 @@ fn identity(leaf: &CertificateDer<'static>, key: &KeyPair) -> Identity {
     Identity { chain: vec![leaf.clone()], key: der }
 }
 
-/// Connects, showing this certificate or none, and believing whoever answers. With TLS 1.3 the
+/// A connection from an address of one's own: listeners of the mesh judge by it.
+///
+/// # Errors
+/// Nobody listens, or the address is not ours.
+pub async fn dial(from: IpAddr, to: SocketAddr) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    let io = socket.connect(to).await.with_context(|| format!("connect to {to}"))?;
+    io.set_nodelay(true)?;
+    Ok(io)
+}
+
+/// Shakes hands, showing this certificate or none, and believing whoever answers. With TLS 1.3 the
 /// server's refusal comes with the first read.
 ///
 /// # Errors
-/// Nobody listens, or the handshake fails.
+/// The handshake fails.
 pub async fn connect(
-    address: SocketAddr,
+    io: TcpStream,
     name: &str,
     identity: Option<Identity>,
 ) -> anyhow::Result<TlsStream<TcpStream>> {
-    let io = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
-    io.set_nodelay(true)?;
     let connector = TlsConnector::from(config(identity)?);
     let name = ServerName::try_from(name.to_owned())?;
     connector.connect(name, io).await.context("shake hands")

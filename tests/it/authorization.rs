@@ -97,7 +97,7 @@ spec:
         .await;
     let web = mesh.client("east/web").http("cart");
     assert_eq!(web.get("/open/1").await.status, 200);
-    for path in ["/", "/closed", "/open/../closed", "/open/%2e%2e/closed", "//open/"] {
+    for path in ["/", "/closed", "/open/../closed", "/open/%2e%2e/closed", "//closed"] {
         assert_eq!(web.get(path).await.status, 403, "{path}");
     }
     assert_eq!(web.get("/open/%2f..%2fclosed").await.status, 400, "an ambiguous path");

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use isthmus_control_plane_core::world::CLUSTERS_MAX;
 use isthmus_proto::ids::{ClusterId, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
@@ -14,10 +15,9 @@ use serde::Deserialize;
 pub const MESH_DOMAIN: &str = "mesh.internal";
 /// Largest configuration, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
-/// Most clusters of a mesh.
-const CLUSTERS_MAX: usize = 500;
-/// The label under the mesh domain that is the control plane's own trust domain.
-const CONTROL: &str = "control";
+/// `control` is the control plane's own trust domain: the proxies take its word by it. `mesh` is
+/// what stands before the names of policies for the whole mesh.
+const RESERVED: [&str; 2] = ["control", "mesh"];
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -150,11 +150,10 @@ fn clusters(raw: Vec<RawCluster>, mesh_domain: &str) -> Result<Vec<ClusterConfig
             .name
             .parse()
             .map_err(|e| value(&name_key, format!("{e}")))?;
-        if name.as_str() == CONTROL {
-            // Its authority would be the one that the proxies take the control plane's word by.
+        if RESERVED.contains(&name.as_str()) {
             return Err(value(
                 &name_key,
-                "\"control\" is the control plane's own trust domain",
+                format!("{name} is reserved for the mesh itself"),
             ));
         }
         let trust_domain = TrustDomain::of_cluster(&name, mesh_domain)
@@ -213,14 +212,15 @@ mod tests {
 
     #[test]
     fn errors_name_the_key() {
-        let cases: [(&str, fn(&mut serde_json::Value)); 9] = [
+        type Change = fn(&mut serde_json::Value);
+        let cases: [(&str, Change); 9] = [
             ("clusters[1].name: cluster \"West\"", |j| {
                 j["clusters"][1]["name"] = "West".into()
             }),
             ("clusters[1].name: east is named twice", |j| {
                 j["clusters"][1]["name"] = "east".into();
             }),
-            ("clusters[0].name: \"control\"", |j| {
+            ("clusters[0].name: control is reserved", |j| {
                 j["clusters"][0]["name"] = "control".into()
             }),
             ("clusters[1].files: clusters/east", |j| {

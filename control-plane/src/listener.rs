@@ -186,7 +186,7 @@ impl Acceptor {
             tokio::select! {
                 // All are cancel-safe: a connection that is accepted is returned.
                 () = self.ready.closed() => return,
-                Some(done) = self.handshakes.join_next() => self.done(done),
+                Some(done) = self.handshakes.join_next() => self.done(&done),
                 accepted = listener.accept(), if room => match accepted {
                     Ok((stream, remote)) => self.begin(stream, remote),
                     Err(error) => self.pause(&error).await,
@@ -248,15 +248,15 @@ impl Acceptor {
         });
     }
 
-    fn done(&mut self, done: Result<IpAddr, tokio::task::JoinError>) {
+    fn done(&mut self, done: &Result<IpAddr, tokio::task::JoinError>) {
         let Ok(source) = done else {
             // A panic is a bug in one handshake; its address keeps the place that it had.
             return tracing::error!("a handshake panicked");
         };
-        if let Some(count) = self.sources.get_mut(&source) {
+        if let Some(count) = self.sources.get_mut(source) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.sources.remove(&source);
+                self.sources.remove(source);
             }
         }
     }
@@ -285,3 +285,6 @@ fn verified(
         _slot: slot,
     })
 }
+
+#[cfg(test)]
+mod tests;

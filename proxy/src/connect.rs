@@ -12,14 +12,14 @@ use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::{Outcome, OutlierPolicy};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::hop::{Gateway, GatewayAddress, NextHop, pick_gateway};
-use isthmus_proxy_core::http2::{Role, Settings};
+use isthmus_proxy_core::http2::{self, Settings};
 use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::config;
+use crate::config::Role;
 use crate::h1;
 use crate::h2::Session;
 use crate::relay::Duplex;
@@ -134,7 +134,7 @@ async fn application(
                 Some(session) => session,
                 None => {
                     let io = dial(permit, address, None, limit).await?;
-                    let session = Session::start(Transport::Plain(io), Role::Client, Settings::default());
+                    let session = Session::start(Transport::Plain(io), http2::Role::Client, Settings::default());
                     worker.apps.share(address, &session);
                     session
                 }
@@ -178,11 +178,8 @@ pub async fn bytes(
         Hop::Application { port, .. } => SocketAddr::new(worker.shared.config.application, *port),
         Hop::Next { hop, .. } => return connect_stream(worker, permit, hop, target, limit).await,
     };
-    // To a proxy's mesh port, as tunnels go: the other side judges by the address.
-    let source = match hop {
-        Hop::Through(_) if worker.shared.config.role == config::Role::Gateway => worker.shared.config.source,
-        Hop::Through(_) | Hop::Next { .. } | Hop::Application { .. } => None,
-    };
+    // A gateway speaks for itself; a sidecar's plain connections leave as the system chooses.
+    let source = worker.shared.config.source.filter(|_| worker.shared.config.role == Role::Gateway);
     let (rx, tx) = tcp::split(dial(permit, address, source, limit).await?);
     Ok(Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) })
 }
@@ -350,7 +347,7 @@ async fn handshake(
     }
     let chain = connection.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
     let transport = Transport::Tls(io, std::cell::RefCell::new(connection.into()));
-    let session = Session::start(transport, Role::Client, tunnel::settings());
+    let session = Session::start(transport, http2::Role::Client, tunnel::settings());
     worker.connections.believe(
         &session,
         chain.into_iter().map(rustls::pki_types::CertificateDer::into_owned).collect(),

@@ -242,10 +242,11 @@ async fn attempt(
 ) -> Result<Attempt, Failure> {
     let Downstream { rx, answer } = down;
     let fed = Cell::new(false);
-    let holding = !asked.request.head.protocol.is_empty();
+    let head = &asked.request.head;
+    let nothing = !head.protocol.is_empty() || head.body == BodyLength::Empty;
     // The request's half of the exchange; it ends only when the client breaks.
     let mut feeding = pin!(async {
-        let broken = match feed(rx, &mut upstream.tx, (asked.kept, holding), &meters.sent).await {
+        let broken = match feed(rx, &mut upstream.tx, (asked.kept, nothing), &meters.sent).await {
             Ok(()) => {
                 fed.set(true);
                 gone(rx).await
@@ -281,6 +282,8 @@ async fn attempt(
         return Ok(Attempt::Again);
     }
     plan.respond(&mut head);
+    // An answer before the request's end leaves the rest of the request in the way.
+    answer.keep_alive &= fed.get();
     let keep = head.keep_alive;
     let empty = head.body == BodyLength::Empty;
     answer.respond(&mut head, empty).map_err(Broken::downstream)?;
@@ -299,8 +302,6 @@ async fn attempt(
             None => return Err(Failure::RequestDeadline),
         }
     }
-    // An answer before the request's end leaves the rest of the request in the way.
-    answer.keep_alive &= fed.get();
     Ok(Attempt::Answered { keep: keep && fed.get() })
 }
 
@@ -368,11 +369,11 @@ impl Kept {
 async fn feed(
     rx: &mut Rx,
     tx: &mut Tx,
-    (kept, holding): (&RefCell<Kept>, bool),
+    (kept, nothing): (&RefCell<Kept>, bool),
     meter: &Meter,
 ) -> Result<(), Broken> {
-    if holding {
-        // Not a byte before the other side has switched protocols.
+    if nothing {
+        // No body; or an upgrade: not a byte before the other side has switched protocols.
         return Ok(());
     }
     while kept.borrow().replayed < kept.borrow().bytes.len() {

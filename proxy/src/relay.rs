@@ -189,7 +189,7 @@ pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
     }
 }
 
-/// Runs `work`, but no longer than `watch` stays pending: `None` if `watch` was first.
+/// Runs `work`, but no longer than `watch` stays pending: `Err` if `watch` was first.
 pub async fn unless<W: Future, T: Future>(work: W, watch: T) -> Result<W::Output, T::Output> {
     let mut work = pin!(work);
     let mut watch = pin!(watch);
@@ -201,8 +201,10 @@ fn poll_both<W: Future, T: Future>(
     watch: Pin<&mut T>,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Result<W::Output, T::Output>> {
-    if let Poll::Ready(done) = work.poll(cx) {
-        return Poll::Ready(Ok(done));
+    // The watch first: in an exchange it is what feeds the request, and is to be as far as it can
+    // be when the answer is looked at.
+    if let Poll::Ready(seen) = watch.poll(cx) {
+        return Poll::Ready(Err(seen));
     }
-    watch.poll(cx).map(Err)
+    work.poll(cx).map(Ok)
 }

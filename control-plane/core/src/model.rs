@@ -4,13 +4,23 @@
 //! complete, and without the format that they came in. What could not be understood stays visible
 //! (`invalid`), because a condition that is dropped would widen a rule.
 
+mod service;
+mod route;
+mod policy;
+
+pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy};
+pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
+pub use service::{
+    EndpointSlice, Service, ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort,
+    TargetPort,
+};
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use isthmus_proto::ids::{ClusterId, Namespace, NetworkId, is_label};
+use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
 use isthmus_proto::locality::Locality;
-use isthmus_proto::resource;
 
 /// The namespace whose owners speak for the whole cluster: policies for a cluster or for the mesh,
 /// and gateways, are heard only from here.
@@ -118,6 +128,10 @@ impl std::fmt::Display for ObjectRef {
 
 /// What a source tells, in order, for each cluster.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "handed on one by one, and most are Apply"
+)]
 pub enum Change {
     /// A full list begins. What was known stays until `InitDone`.
     Init {
@@ -267,225 +281,6 @@ pub struct ContainerPort {
     pub port: u16,
 }
 
-/// What kind of service it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ServiceType {
-    /// Has virtual addresses (ClusterIP, NodePort, LoadBalancer).
-    #[default]
-    ClusterIp,
-    /// `clusterIP: None`.
-    Headless,
-    /// An alias in DNS: nothing that a mesh could balance; never imported or exported.
-    ExternalName,
-}
-
-/// A service of one cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Service {
-    /// Its type.
-    pub kind: ServiceType,
-    /// Virtual addresses on the cluster's network.
-    pub cluster_ips: Vec<IpAddr>,
-    /// Labels that a pod must have. Empty: only EndpointSlices say who serves.
-    pub selector: Labels,
-    /// Its ports; those that are neither TCP nor spoken over TCP (UDP, SCTP) are left out.
-    pub ports: Vec<ServicePort>,
-    /// `sessionAffinity: ClientIP`.
-    pub client_ip_affinity: bool,
-    /// Endpoints that are not ready count as ready.
-    pub publish_not_ready: bool,
-}
-
-/// One port of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServicePort {
-    /// May be empty if there is one port only.
-    pub name: String,
-    /// What clients call.
-    pub port: u16,
-    /// What the pods serve on.
-    pub target: TargetPort,
-    /// From `appProtocol`; where absent from the port's name prefix, as the mesh's users know it.
-    pub protocol: resource::Protocol,
-}
-
-/// Where a service's port leads in a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TargetPort {
-    /// This port.
-    Number(u16),
-    /// The container port of this name.
-    Name(String),
-}
-
-/// A part of a service's endpoints, all of one address family.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndpointSlice {
-    /// The service, from `kubernetes.io/service-name`, in the slice's namespace.
-    pub service: String,
-    /// Ports of all endpoints here; names are those of the service's ports.
-    pub ports: Vec<SlicePort>,
-    /// The endpoints.
-    pub endpoints: Vec<SliceEndpoint>,
-}
-
-/// One port of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SlicePort {
-    /// The name of the service's port.
-    pub name: String,
-    /// The pods' port.
-    pub port: u16,
-}
-
-/// One endpoint of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SliceEndpoint {
-    /// Addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Takes new work. Absent in the manifest: true.
-    pub ready: bool,
-    /// Still answers. Absent in the manifest: as `ready`.
-    pub serving: bool,
-    /// Is on its way out. Absent in the manifest: false.
-    pub terminating: bool,
-    /// The zone; empty: not known.
-    pub zone: String,
-    /// The pod behind it, in the slice's namespace. `None`: an address without a pod, which has no
-    /// identity and is reached plainly, from its own cluster only.
-    pub pod: Option<String>,
-}
-
-/// How a cluster imports a service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServiceImport {
-    /// Virtual addresses in this cluster (`spec.ips`). Empty: only its host name leads to it.
-    pub ips: Vec<IpAddr>,
-}
-
-/// The kind of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RouteKind {
-    /// HTTPRoute.
-    Http,
-    /// GRPCRoute.
-    Grpc,
-    /// TCPRoute.
-    Tcp,
-    /// TLSRoute.
-    Tls,
-}
-
-impl RouteKind {
-    /// The kind of object.
-    #[must_use]
-    pub fn kind(self) -> Kind {
-        match self {
-            Self::Http => Kind::HttpRoute,
-            Self::Grpc => Kind::GrpcRoute,
-            Self::Tcp => Kind::TcpRoute,
-            Self::Tls => Kind::TlsRoute,
-        }
-    }
-}
-
-/// A route. Only parents that are services or imports count; others are left out by the source.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Route {
-    /// Which kind.
-    pub kind: RouteKind,
-    /// What it is attached to.
-    pub parents: Vec<ParentRef>,
-    /// Host names that it is for; empty: every host.
-    pub hostnames: Vec<String>,
-    /// The rules. Backends carry service names as [`ServiceRef::service_name`] makes them; a
-    /// backend that is no service or import has an empty one. References into other namespaces are
-    /// checked against grants by the core.
-    pub rules: Vec<resource::RouteRule>,
-    /// Why it could not be understood; such a route is not sent, and a condition says so.
-    pub invalid: Option<String>,
-}
-
-/// What a route is attached to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParentRef {
-    /// The service. In another namespace than the route's: the route is for the clients of the
-    /// route's namespace only (GAMMA's consumer route).
-    pub service: ServiceRef,
-    /// Only this port; `None`: every port.
-    pub port: Option<u16>,
-}
-
-/// A service, as a manifest refers to it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServiceRef {
-    /// `kind: Service` or `kind: ServiceImport`.
-    pub reach: Reach,
-    /// Its namespace.
-    pub namespace: Namespace,
-    /// Its name.
-    pub name: String,
-}
-
-/// How far a service's name reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reach {
-    /// A Service: what the client's own cluster has.
-    Cluster,
-    /// A ServiceImport: what all clusters export.
-    Clusterset,
-}
-
-impl Reach {
-    /// What stands behind `name.namespace.` in host names.
-    #[must_use]
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::Cluster => "svc.cluster.local",
-            Self::Clusterset => "svc.clusterset.local",
-        }
-    }
-}
-
-impl ServiceRef {
-    /// The name in discovery: `shop/cart.shop.svc.cluster.local`.
-    #[must_use]
-    pub fn service_name(&self) -> String {
-        let Self {
-            reach,
-            namespace,
-            name,
-        } = self;
-        format!("{namespace}/{name}.{namespace}.{}", reach.suffix())
-    }
-
-    /// The service of a name as [`Self::service_name`] makes it; `None`: it is no such name.
-    #[must_use]
-    pub fn of_service_name(text: &str) -> Option<Self> {
-        let (namespace, host) = text.split_once('/')?;
-        let (name, rest) = host.split_once('.')?;
-        let suffix = rest.strip_prefix(namespace)?.strip_prefix('.')?;
-        let reach = [Reach::Cluster, Reach::Clusterset]
-            .into_iter()
-            .find(|r| r.suffix() == suffix)?;
-        let namespace = namespace.parse().ok()?;
-        is_label(name).then(|| Self {
-            reach,
-            namespace,
-            name: name.to_owned(),
-        })
-    }
-}
-
-/// Permission for objects of other namespaces to refer to services of this one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReferenceGrant {
-    /// Any of them: the kind of the referring object, and its namespace.
-    pub from: Vec<(Kind, Namespace)>,
-    /// Any of them: the kind that is referred to, and its name; `None`: all of that kind.
-    pub to: Vec<(Kind, Option<String>)>,
-}
-
 /// A gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gateway {
@@ -513,51 +308,4 @@ pub struct MeshCluster {
     pub network: NetworkId,
     /// For pods whose place is not known.
     pub locality: Locality,
-}
-
-/// Who may call.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AccessPolicy {
-    /// To whom it applies. Mesh and Cluster are heard only from [`SYSTEM_NAMESPACE`] (or from an
-    /// object without namespace); elsewhere the policy is invalid in its own namespace. If the
-    /// target could not be read: Namespace.
-    pub target: PolicyTarget,
-    /// Action and rules; name, scope, origin and `invalid` are filled in by the core. `None`: the
-    /// policy only sets `inbound`.
-    pub body: Option<resource::AccessPolicy>,
-    /// What inbound accepts, where it says so; of several the narrowest target counts.
-    pub inbound: Option<resource::InboundMode>,
-    /// Why it could not be understood in full: its target denies everything.
-    pub invalid: Option<String>,
-}
-
-/// To whom an access policy applies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PolicyTarget {
-    /// Every workload of every cluster.
-    Mesh,
-    /// Every workload of the cluster.
-    Cluster,
-    /// Every workload of the policy's namespace.
-    Namespace,
-    /// The pods behind this service of the policy's namespace.
-    Service(String),
-    /// The pods of the policy's namespace that have these labels. Empty: all of them.
-    Workloads(Labels),
-}
-
-/// How calls to a service are treated, by clients in the policy's cluster.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrafficPolicy {
-    /// The service or import, in the policy's namespace.
-    pub reach: Reach,
-    /// Its name.
-    pub service: String,
-    /// The treatment.
-    pub body: resource::TrafficPolicy,
-    /// Only for `Reach::Cluster`: the cluster-local name covers the endpoints that other clusters
-    /// export under the same namespace and name too.
-    pub cover_imported: bool,
-    /// Why it could not be understood; such a policy is not used, and a condition says so.
-    pub invalid: Option<String>,
 }

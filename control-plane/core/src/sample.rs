@@ -24,12 +24,21 @@ pub(crate) fn id(name: &str) -> ClusterId {
 }
 
 pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
 }
 
 pub(crate) fn object(cluster: &str, namespace: &str, name: &str, spec: Spec) -> Object {
     let namespace = (!namespace.is_empty()).then(|| namespace.parse().unwrap());
-    Object { cluster: id(cluster), namespace, name: name.to_owned(), created: Some(at(0)), spec }
+    Object {
+        cluster: id(cluster),
+        namespace,
+        name: name.to_owned(),
+        created: Some(at(0)),
+        spec,
+    }
 }
 
 /// A ready pod `shop/<app>-<number>` with the account `<app>`.
@@ -44,7 +53,10 @@ pub(crate) fn pod(cluster: &str, app: &str, number: u8) -> Object {
         service_account: app.to_owned(),
         ips: vec![IpAddr::from([10, net, 0, number])],
         ready: true,
-        ports: vec![ContainerPort { name: "web".into(), port: 8080 }],
+        ports: vec![ContainerPort {
+            name: "web".into(),
+            port: 8080,
+        }],
         meshed: true,
         ..Pod::default()
     };
@@ -53,7 +65,12 @@ pub(crate) fn pod(cluster: &str, app: &str, number: u8) -> Object {
 
 pub(crate) fn port(name: &str, port: u16) -> ServicePort {
     let target = TargetPort::Name("web".into());
-    ServicePort { name: name.into(), port, target, protocol: resource::Protocol::Http1 }
+    ServicePort {
+        name: name.into(),
+        port,
+        target,
+        protocol: resource::Protocol::Http1,
+    }
 }
 
 pub(crate) fn service(cluster: &str, app: &str, ip: u8) -> Object {
@@ -72,24 +89,45 @@ pub(crate) fn export(cluster: &str, app: &str) -> Object {
 
 pub(crate) fn gateway(cluster: &str, ip: u8) -> Object {
     let addresses = vec![GatewayAddress::Ip(IpAddr::from([192, 0, 2, ip]))];
-    let gateway = Gateway { class: GATEWAY_CLASS.into(), addresses, port: 15_443 };
+    let gateway = Gateway {
+        class: GATEWAY_CLASS.into(),
+        addresses,
+        port: 15_443,
+    };
     object(cluster, SYSTEM_NAMESPACE, "ew", Spec::Gateway(gateway))
 }
 
 pub(crate) fn allow(target: PolicyTarget) -> AccessPolicy {
-    let from = resource::Caller { service_accounts: vec!["web".into()], ..Default::default() };
-    let rule = resource::AccessRule { from: vec![from], ..Default::default() };
+    let from = resource::Caller {
+        service_accounts: vec!["web".into()],
+        ..Default::default()
+    };
+    let rule = resource::AccessRule {
+        from: vec![from],
+        ..Default::default()
+    };
     let body = resource::AccessPolicy {
         action: resource::Action::Allow.into(),
         rules: vec![rule],
         ..Default::default()
     };
-    AccessPolicy { target, body: Some(body), inbound: None, invalid: None }
+    AccessPolicy {
+        target,
+        body: Some(body),
+        inbound: None,
+        invalid: None,
+    }
 }
 
 pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
-    let locality = Locality { region: "r1".into(), zone: "r1a".into() };
-    let mesh = MeshCluster { network: network.parse().unwrap(), locality };
+    let locality = Locality {
+        region: "r1".into(),
+        zone: "r1a".into(),
+    };
+    let mesh = MeshCluster {
+        network: network.parse().unwrap(),
+        locality,
+    };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))
 }
 
@@ -105,11 +143,24 @@ pub(crate) fn world(clusters: &[&str]) -> World {
 
 /// A whole list of a cluster.
 pub(crate) fn list(world: &mut World, cluster: &str, objects: &[Object]) -> Dirty {
-    let mut dirty = world.apply(Change::Init { cluster: id(cluster) }, at(1));
-    for object in objects.iter().filter(|object| object.cluster == id(cluster)) {
+    let mut dirty = world.apply(
+        Change::Init {
+            cluster: id(cluster),
+        },
+        at(1),
+    );
+    for object in objects
+        .iter()
+        .filter(|object| object.cluster == id(cluster))
+    {
         dirty.merge(&world.apply(Change::Apply(object.clone()), at(1)));
     }
-    dirty.merge(&world.apply(Change::InitDone { cluster: id(cluster) }, at(1)));
+    dirty.merge(&world.apply(
+        Change::InitDone {
+            cluster: id(cluster),
+        },
+        at(1),
+    ));
     dirty
 }
 
@@ -134,7 +185,9 @@ pub(crate) fn client(world: &World, workload: &str, account: &str, role: &str) -
     let mut parts = workload.split('/');
     let (cluster, namespace) = (parts.next().unwrap(), parts.next().unwrap());
     let identity: SpiffeId =
-        format!("spiffe://{cluster}.mesh.internal/ns/{namespace}/sa/{account}").parse().unwrap();
+        format!("spiffe://{cluster}.mesh.internal/ns/{namespace}/sa/{account}")
+            .parse()
+            .unwrap();
     Client::of_node(world, identity, &node(workload, role)).unwrap()
 }
 
@@ -142,8 +195,14 @@ pub(crate) fn node(workload: &str, role: &str) -> Node {
     let role = prost_types::Value {
         kind: Some(prost_types::value::Kind::StringValue(role.to_owned())),
     };
-    let metadata = prost_types::Struct { fields: [("role".to_owned(), role)].into() };
-    Node { id: workload.to_owned(), metadata: Some(metadata), ..Node::default() }
+    let metadata = prost_types::Struct {
+        fields: [("role".to_owned(), role)].into(),
+    };
+    Node {
+        id: workload.to_owned(),
+        metadata: Some(metadata),
+        ..Node::default()
+    }
 }
 
 /// A client that holds what it is told, as the contract says.
@@ -164,8 +223,14 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) fn wanting(keys: &[&str]) -> Self {
         let mut proxy = Self::default();
-        for kind in [ResourceType::Service, ResourceType::Endpoint, ResourceType::Route] {
-            proxy.wants.insert(kind, keys.iter().map(|key| (*key).to_owned()).collect());
+        for kind in [
+            ResourceType::Service,
+            ResourceType::Endpoint,
+            ResourceType::Route,
+        ] {
+            proxy
+                .wants
+                .insert(kind, keys.iter().map(|key| (*key).to_owned()).collect());
         }
         proxy
     }
@@ -208,7 +273,8 @@ impl Proxy {
         let holds = self.holds.entry(kind).or_default();
         let mut refused = Vec::new();
         for one in &response.resources {
-            self.received.push((kind, one.name.clone(), one.version.clone()));
+            self.received
+                .push((kind, one.name.clone(), one.version.clone()));
             if self.refuses.contains(&one.name) {
                 refused.push(format!("{}: not liked", one.name));
                 continue;
@@ -222,7 +288,11 @@ impl Proxy {
         }
         for name in &response.removed_resources {
             holds.remove(name);
-            if self.wants.get(&kind).is_some_and(|wants| wants.contains(name)) {
+            if self
+                .wants
+                .get(&kind)
+                .is_some_and(|wants| wants.contains(name))
+            {
                 self.absent.insert((kind, name.clone()));
             }
         }
@@ -255,13 +325,21 @@ impl Proxy {
             let answer = self.take(&response);
             session.handle(&answer).unwrap();
             responses.push(response);
-            assert!(responses.len() < 1_000, "the session never stops: {responses:?}");
+            assert!(
+                responses.len() < 1_000,
+                "the session never stops: {responses:?}"
+            );
         }
         responses
     }
 
     pub(crate) fn names(&self, kind: ResourceType) -> Vec<&str> {
-        self.holds.get(&kind).into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+        self.holds
+            .get(&kind)
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 
     pub(crate) fn get<M: prost::Message + Default>(&self, kind: ResourceType, name: &str) -> M {
@@ -274,7 +352,8 @@ impl Proxy {
     pub(crate) fn state(&self) -> BTreeMap<(ResourceType, String), String> {
         let all = self.holds.iter();
         all.flat_map(|(kind, held)| {
-            held.iter().map(move |(name, (version, _))| ((*kind, name.clone()), version.clone()))
+            held.iter()
+                .map(move |(name, (version, _))| ((*kind, name.clone()), version.clone()))
         })
         .collect()
     }

@@ -10,7 +10,9 @@
 //! Dirty ───► dirty ──► due                      ├─► poll(world) ─► response
 //! ```
 
+mod admission;
 mod channel;
+mod due;
 mod question;
 #[cfg(test)]
 mod tests;
@@ -19,15 +21,13 @@ pub use crate::translate::{Client, ResourceType, Role};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
-use isthmus_proto::ids::{ClusterId, WorkloadName};
-use isthmus_proto::spiffe::SpiffeId;
-use prost_types::value::Kind as ValueKind;
+use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use isthmus_proto::ids::ClusterId;
 
-use crate::model::{Reach, ServiceRef};
+use crate::model::ServiceRef;
 use crate::translate::{Encoded, endpoint, service};
 use crate::world::World;
-use crate::world::dirty::{Dirty, PolicyScope};
+use admission::{check, cut};
 use channel::{Channel, Draft, Part};
 use question::{Asker, Asking, Subject, asking};
 
@@ -54,62 +54,6 @@ pub enum ProtocolError {
     /// A bound was passed (RESOURCE_EXHAUSTED).
     #[error("too much: {0}")]
     TooMuch(String),
-}
-
-impl Client {
-    /// Who a client is, from its certificate and what it claims in its first request.
-    ///
-    /// # Errors
-    /// Denied: the claim does not agree with the certificate or with what is known of the pod, or a
-    /// role is claimed that is not the caller's. Invalid: the claim can't be read.
-    pub fn of_node(world: &World, identity: SpiffeId, node: &Node) -> Result<Self, ProtocolError> {
-        let workload: WorkloadName = node
-            .id
-            .parse()
-            .map_err(|why| ProtocolError::Invalid(format!("node id: {why}")))?;
-        let denied = |why: &str| Err(ProtocolError::Denied(format!("{identity} {why}")));
-        let Some(domain) = world.trust_domain(workload.cluster()) else {
-            return denied("claims a cluster that is not in the mesh");
-        };
-        let same =
-            domain == identity.trust_domain() && workload.namespace() == identity.namespace();
-        if !same || (!node.cluster.is_empty() && node.cluster != workload.cluster()) {
-            return denied("claims a node id of another cluster or namespace");
-        }
-        if world
-            .identity_of(&workload)
-            .is_some_and(|known| known != identity)
-        {
-            return denied("claims a pod of another service account");
-        }
-        let role = match said_role(node) {
-            None | Some("sidecar") => Role::Sidecar,
-            Some("gateway") if world.is_system(identity.namespace()) => Role::Gateway,
-            Some("gateway") => return denied("is not in a system namespace: it can be no gateway"),
-            Some(other) => return Err(ProtocolError::Invalid(format!("role {other:?}"))),
-        };
-        let cluster: ClusterId = workload
-            .cluster()
-            .parse()
-            .map_err(|why| ProtocolError::Invalid(format!("node id: {why}")))?;
-        Ok(Self {
-            identity,
-            workload,
-            cluster,
-            role,
-        })
-    }
-}
-
-fn said_role(node: &Node) -> Option<&str> {
-    match node.metadata.as_ref()?.fields.get("role")?.kind.as_ref()? {
-        ValueKind::StringValue(role) => Some(role),
-        ValueKind::NullValue(_)
-        | ValueKind::NumberValue(_)
-        | ValueKind::BoolValue(_)
-        | ValueKind::StructValue(_)
-        | ValueKind::ListValue(_) => None,
-    }
 }
 
 /// One client's stream.
@@ -172,7 +116,7 @@ impl Session {
     pub fn handle(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), ProtocolError> {
         let kind = ResourceType::of_url(&request.type_url)
             .ok_or_else(|| ProtocolError::Invalid(format!("type {:?}", cut(&request.type_url))))?;
-        self.check(kind, request)?;
+        check(&self.client, kind, request)?;
         let under_way = self.channels.contains_key(&kind);
         let channel = self
             .channels
@@ -202,163 +146,6 @@ impl Session {
         Ok(())
     }
 
-    /// May this client ask so?
-    fn check(
-        &self,
-        kind: ResourceType,
-        request: &DeltaDiscoveryRequest,
-    ) -> Result<(), ProtocolError> {
-        let secret = matches!(
-            kind,
-            ResourceType::HandleKeys | ResourceType::ExportedEndpoint
-        );
-        if secret && self.client.role != Role::Gateway {
-            return Err(ProtocolError::Denied(format!("{kind:?} is for gateways")));
-        }
-        if request.resource_names_subscribe.len() > NAMES_MAX {
-            return Err(ProtocolError::TooMuch(format!(
-                "more than {NAMES_MAX} names"
-            )));
-        }
-        if request.initial_resource_versions.len() > HELD_MAX {
-            return Err(ProtocolError::TooMuch(format!(
-                "more than {HELD_MAX} resources held"
-            )));
-        }
-        if let Some(name) = request
-            .initial_resource_versions
-            .keys()
-            .find(|name| name.len() > HELD_BYTES_MAX)
-        {
-            return Err(ProtocolError::TooMuch(format!("name {:?}...", cut(name))));
-        }
-        for name in &request.resource_names_subscribe {
-            if name.len() > NAME_BYTES_MAX {
-                let name = cut(name);
-                return Err(ProtocolError::TooMuch(format!("name {name:?}...")));
-            }
-            let fits = match asking(kind) {
-                Asking::Wildcard => name == "*",
-                Asking::ByService => name != "*",
-                Asking::Own => true,
-            };
-            if !fits {
-                let name = cut(name);
-                return Err(ProtocolError::Invalid(format!(
-                    "{kind:?} by the name {name:?}"
-                )));
-            }
-            if asking(kind) == Asking::Own && name != self.client.workload.as_str() {
-                let name = cut(name);
-                return Err(ProtocolError::Denied(format!(
-                    "{kind:?} {name:?} is not the client's"
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes note of what may be different in the world.
-    pub fn dirty(&mut self, dirty: &Dirty) {
-        if dirty.all {
-            self.channels.values_mut().for_each(Channel::all_due);
-            return;
-        }
-        let own = &self.client.cluster.clone();
-        let mut redefined = false;
-        for (key, affected) in dirty
-            .services
-            .iter()
-            .filter(|(_, affected)| affected.concerns(own))
-        {
-            let Ok(namespace) = key.namespace.parse() else {
-                continue;
-            };
-            let mut service = ServiceRef {
-                reach: Reach::Cluster,
-                namespace,
-                name: key.name.clone(),
-            };
-            for reach in [Reach::Cluster, Reach::Clusterset] {
-                service.reach = reach;
-                let subject = Subject::Service(service.clone());
-                let endpoints = affected.definition || !affected.providers.is_empty();
-                let routes = affected.definition || affected.routes;
-                due(
-                    &mut self.channels,
-                    ResourceType::Service,
-                    affected.definition,
-                    &subject,
-                );
-                due(
-                    &mut self.channels,
-                    ResourceType::Endpoint,
-                    endpoints,
-                    &subject,
-                );
-                due(&mut self.channels, ResourceType::Route, routes, &subject);
-            }
-            redefined |= affected.definition;
-        }
-        if redefined {
-            self.addresses_due();
-        }
-        let me = dirty.workloads.contains(&self.client.workload);
-        let mine = dirty.policies.iter().any(|scope| match scope {
-            PolicyScope::Mesh => true,
-            PolicyScope::Cluster(cluster) => cluster == own,
-            PolicyScope::Namespace(cluster, namespace) => {
-                cluster == own && namespace == self.client.namespace()
-            }
-        });
-        let gateways = dirty
-            .gateways
-            .iter()
-            .any(|cluster| self.clusters.contains(cluster));
-        let freshness = dirty
-            .freshness
-            .iter()
-            .any(|cluster| self.clusters.contains(cluster));
-        let exports = dirty.exports.contains(own);
-        let all = Subject::All;
-        due(&mut self.channels, ResourceType::Workload, me || mine, &all);
-        due(
-            &mut self.channels,
-            ResourceType::AccessPolicy,
-            me || mine,
-            &all,
-        );
-        due(
-            &mut self.channels,
-            ResourceType::TrustBundle,
-            dirty.trust,
-            &all,
-        );
-        due(&mut self.channels, ResourceType::Gateway, gateways, &all);
-        due(
-            &mut self.channels,
-            ResourceType::ClusterFreshness,
-            freshness,
-            &all,
-        );
-        due(
-            &mut self.channels,
-            ResourceType::ExportedEndpoint,
-            exports,
-            &all,
-        );
-    }
-
-    /// Virtual addresses may have moved.
-    fn addresses_due(&mut self) {
-        for channel in self.channels.values_mut() {
-            let addresses = channel.keys.keys().filter(|key| key.starts_with("vip:"));
-            channel
-                .due_keys
-                .extend(addresses.cloned().collect::<Vec<_>>());
-        }
-    }
-
     /// The next response, if there is anything to say. To be called until there is none, after each
     /// request and after each change.
     pub fn poll(&mut self, world: &World) -> Option<DeltaDiscoveryResponse> {
@@ -377,9 +164,12 @@ impl Session {
 
     fn resolve(&mut self, world: &World) {
         for channel in self.channels.values_mut() {
-            for key in std::mem::take(&mut channel.due_keys) {
+            let keys = std::mem::take(&mut channel.due_keys);
+            if asking(channel.kind) != Asking::ByService {
+                continue;
+            }
+            for key in keys {
                 match service::resolve(world, &self.client, &key) {
-                    _ if asking(channel.kind) != Asking::ByService => {}
                     service::Resolved::Service(found) => {
                         channel.bind(&key, Some(Subject::Service(found)));
                     }
@@ -418,18 +208,8 @@ impl Session {
         clusters.insert(self.client.cluster.clone());
         if clusters != self.clusters {
             self.clusters = clusters;
-            due(
-                &mut self.channels,
-                ResourceType::Gateway,
-                true,
-                &Subject::All,
-            );
-            due(
-                &mut self.channels,
-                ResourceType::ClusterFreshness,
-                true,
-                &Subject::All,
-            );
+            self.due(ResourceType::Gateway, true, &Subject::All);
+            self.due(ResourceType::ClusterFreshness, true, &Subject::All);
         }
     }
 
@@ -514,17 +294,6 @@ enum Ahead {
     Response(Box<DeltaDiscoveryResponse>),
 }
 
-fn due(
-    channels: &mut BTreeMap<ResourceType, Channel>,
-    kind: ResourceType,
-    affected: bool,
-    subject: &Subject,
-) {
-    if affected && let Some(channel) = channels.get_mut(&kind) {
-        channel.subject_due(subject);
-    }
-}
-
 fn response(
     kind: ResourceType,
     draft: Draft,
@@ -548,8 +317,4 @@ fn response(
         nonce,
         removed_resources: draft.removed.into_iter().collect(),
     }
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(80).collect()
 }

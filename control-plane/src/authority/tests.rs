@@ -1,3 +1,5 @@
+//! Is what is signed an SVID, and nothing more?
+
 use super::*;
 use rcgen::KeyPair;
 use x509_parser::extensions::GeneralName;

@@ -1,3 +1,5 @@
+//! Does everybody hear what concerns them, and nobody speak for others?
+
 use super::*;
 use isthmus_control_plane_core::model::{Labels, Object, ObjectRef};
 use isthmus_control_plane_core::world::State;

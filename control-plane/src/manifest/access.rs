@@ -97,7 +97,7 @@ struct RawCaller {
     #[serde(default)]
     authenticated: Option<bool>,
     #[serde(default)]
-    except: Option<Vec<RawCaller>>,
+    except: Option<Vec<Self>>,
 }
 
 #[derive(Deserialize)]
@@ -446,13 +446,10 @@ fn matcher_of(raw: &RawMatch) -> Result<StringMatch, Bad> {
     kinds.extend(raw.suffix.clone().map(string_match::Kind::Suffix));
     kinds.extend(raw.regex.clone().map(string_match::Kind::Regex));
     kinds.extend(raw.present.map(string_match::Kind::Present));
-    let kind = match (kinds.pop(), kinds.is_empty()) {
-        (Some(kind), true) => kind,
-        _ => {
-            return Err(Bad(
-                "exactly one of exact, prefix, suffix, regex, present".to_owned()
-            ));
-        }
+    let (Some(kind), true) = (kinds.pop(), kinds.is_empty()) else {
+        return Err(Bad(
+            "exactly one of exact, prefix, suffix, regex, present".to_owned()
+        ));
     };
     match &kind {
         string_match::Kind::Regex(text) if text.chars().count() > REGEX_CHARS_MAX => Err(Bad(
@@ -464,3 +461,6 @@ fn matcher_of(raw: &RawMatch) -> Result<StringMatch, Bad> {
         _ => Ok(StringMatch { kind: Some(kind) }),
     }
 }
+
+#[cfg(test)]
+mod tests;

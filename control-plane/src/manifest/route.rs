@@ -315,3 +315,6 @@ fn regex(text: &str) -> resource::StringMatch {
         kind: Some(resource::string_match::Kind::Regex(text.to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

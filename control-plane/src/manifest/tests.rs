@@ -1,18 +1,17 @@
+//! Are pods, services and the mesh's own kinds read as they are meant?
+
 use super::*;
 use isthmus_control_plane_core::model::{
-    AccessPolicy, GatewayAddress, Kind, PolicyTarget, Reach, Route, ServiceType, TargetPort,
-    TrafficPolicy,
+    GatewayAddress, Kind, Reach, ServiceType, TargetPort, TrafficPolicy,
 };
-use isthmus_proto::resource::{
-    self, InboundMode, Protocol, path_match, route_filter, string_match,
-};
+use isthmus_proto::resource::Protocol;
 
-fn read(text: &str) -> Parsed {
+pub(super) fn read(text: &str) -> Parsed {
     parse(text, &"east".parse().unwrap())
 }
 
 /// The one object of a manifest that has nothing wrong with it.
-fn one(text: &str) -> Object {
+pub(super) fn one(text: &str) -> Object {
     let mut parsed = read(text);
     assert_eq!(
         (&parsed.errors, &parsed.invalid),
@@ -21,30 +20,6 @@ fn one(text: &str) -> Object {
     );
     assert_eq!(parsed.objects.len(), 1, "{:?}", parsed.objects);
     parsed.objects.remove(0)
-}
-
-fn policy(spec: &str) -> (AccessPolicy, Vec<Problem>) {
-    let text = format!(
-        "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}"
-    );
-    let parsed = read(&text);
-    assert_eq!(parsed.errors, vec![], "{text}");
-    let Spec::AccessPolicy(policy) = parsed.objects[0].spec.clone() else {
-        panic!("a policy")
-    };
-    (policy, parsed.invalid)
-}
-
-fn route(spec: &str) -> Route {
-    let text = format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\nspec:\n{spec}"
-    );
-    let parsed = read(&text);
-    assert_eq!(parsed.errors, vec![], "{text}");
-    let Spec::Route(route) = parsed.objects[0].spec.clone() else {
-        panic!("a route")
-    };
-    route
 }
 
 const SHOP: &str = "
@@ -286,149 +261,6 @@ fn the_cluster_and_its_gateway_are_read() {
 }
 
 #[test]
-fn a_policy_is_read_with_its_target() {
-    let (policy, invalid) = policy(
-        "  targetRefs: [{kind: Service, name: cart}]\n  action: Allow\n  rules:\n\
-         \x20 - from: [{clusters: [east], serviceAccounts: [shop/web], except: [{namespaces: [dev]}]}]\n\
-         \x20   to: [{ports: [80], methods: [GET], paths: [/a, {prefix: /b/}], hosts: [{suffix: .shop}]}]\n\
-         \x20   headers: [{name: X-Team, exact: a}]\n",
-    );
-    assert_eq!(invalid, vec![]);
-    assert_eq!(policy.target, PolicyTarget::Service("cart".to_owned()));
-    let body = policy.body.unwrap();
-    assert_eq!(body.action(), resource::Action::Allow);
-    let rule = &body.rules[0];
-    assert_eq!(rule.from[0].except[0].namespaces, ["dev"]);
-    let paths: Vec<_> = rule.to[0]
-        .paths
-        .iter()
-        .map(|p| p.kind.clone().unwrap())
-        .collect();
-    let expected = [
-        string_match::Kind::Exact("/a".into()),
-        string_match::Kind::Prefix("/b/".into()),
-    ];
-    assert_eq!(paths, expected);
-    assert_eq!(rule.headers[0].name, "x-team");
-}
-
-#[test]
-fn what_is_not_understood_denies_where_it_was_to_apply() {
-    let cases = [
-        (
-            "  action: Allow\n  rule: []\n",
-            PolicyTarget::Namespace,
-            "unknown field",
-        ),
-        (
-            "  action: Allow\n  scope: Mesh\n  rules: [{form: []}]\n",
-            PolicyTarget::Mesh,
-            "unknown field",
-        ),
-        (
-            "  action: Allow\n  selector: {matchLabels: {app: cart}}\n  rules: [{to: [{ports: [http]}]}]\n",
-            PolicyTarget::Workloads([("app".to_owned(), "cart".to_owned())].into()),
-            "",
-        ),
-        (
-            "  action: Allow\n  targetRefs: [{kind: Service, name: cart}]\n  rules: [{to: [{paths: [/api/*]}]}]\n",
-            PolicyTarget::Service("cart".to_owned()),
-            "a star has no meaning",
-        ),
-        (
-            "  action: Allow\n  targetRefs: [{kind: Pod, name: cart}]\n",
-            PolicyTarget::Namespace,
-            "no Service",
-        ),
-        (
-            "  action: Allow\n  scope: mesh\n",
-            PolicyTarget::Namespace,
-            "is not Mesh, Cluster",
-        ),
-        (
-            "  action: Permit\n",
-            PolicyTarget::Namespace,
-            "unknown variant",
-        ),
-        (
-            "  rules: []\n",
-            PolicyTarget::Namespace,
-            "spec.action: is required",
-        ),
-        (
-            "  action: Allow\n  rules: [{from: []}]\n",
-            PolicyTarget::Namespace,
-            "from: is empty",
-        ),
-        (
-            "  action: Deny\n  rules: [{from: [{namespaces: ['dev-*']}]}]\n",
-            PolicyTarget::Namespace,
-            "no patterns",
-        ),
-        (
-            "  action: Deny\n  rules: [{from: [{identities: ['spiffe://x']}]}]\n",
-            PolicyTarget::Namespace,
-            "SPIFFE ID",
-        ),
-        (
-            "  action: Deny\n  rules: [{headers: [{name: a, exact: b, prefix: c}]}]\n",
-            PolicyTarget::Namespace,
-            "exactly one",
-        ),
-        (
-            "  action: Deny\n  rules: [{headers: [{name: a, present: false}]}]\n",
-            PolicyTarget::Namespace,
-            "present: false",
-        ),
-        (
-            "  action: Deny\n  rules: [{to: [{methods: [get]}]}]\n",
-            PolicyTarget::Namespace,
-            "no method",
-        ),
-    ];
-    for (spec, target, expected) in cases {
-        let (policy, problems) = policy(spec);
-        assert_eq!(policy.target, target, "{spec}");
-        assert_eq!(policy.body, None, "{spec}");
-        let why = policy.invalid.unwrap();
-        assert!(why.contains(expected), "{why:?} lacks {expected:?}");
-        assert_eq!((problems.len(), &problems[0].message), (1, &why));
-        assert!(problems[0].line >= 1);
-    }
-}
-
-#[test]
-fn an_unknown_field_of_a_policy_has_its_place() {
-    let (_, problems) = policy("  action: Allow\n  rules:\n  - form: []\n");
-    assert_eq!(
-        (problems[0].line, problems[0].column),
-        (7, 5),
-        "{}",
-        problems[0]
-    );
-    assert_eq!(problems[0].object, "AccessPolicy shop/p");
-}
-
-#[test]
-fn policies_can_have_several_targets_or_only_a_mode() {
-    let text = "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p}\n\
-                spec: {action: Deny, rules: [{}], targetRefs: [{kind: Service, name: a}, {kind: Service, name: b}]}";
-    let names: Vec<String> = read(text).objects.into_iter().map(|o| o.name).collect();
-    assert_eq!(names, ["p", "p#2"]);
-    let (policy, invalid) = policy("  inbound: Permissive\n");
-    assert_eq!(
-        (policy.body, policy.inbound, invalid),
-        (None, Some(InboundMode::Permissive), vec![])
-    );
-    let text = "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p}\nspec: {scope: Mesh, action: Allow}";
-    assert_eq!(
-        one(text).namespace,
-        None,
-        "a policy for the mesh need not be in a namespace"
-    );
-}
-
-#[test]
 fn a_traffic_policy_has_durations() {
     let text = |spec: &str| {
         format!(
@@ -484,160 +316,6 @@ fn a_traffic_policy_has_durations() {
             "{:?}",
             parsed.errors
         );
-    }
-}
-
-#[test]
-fn an_http_route_is_converted() {
-    let route = route(
-        "  parentRefs:\n  - {kind: Service, group: \"\", name: cart, port: 80}\n\
-         \x20 - {kind: ServiceImport, group: multicluster.x-k8s.io, name: cart, namespace: other}\n\
-         \x20 - {name: some-gateway}\n\
-         \x20 hostnames: [Cart.example, \"*.shop\"]\n\
-         \x20 rules:\n\
-         \x20 - matches:\n\
-         \x20   - {path: {value: /v1}, headers: [{name: X-Canary, value: \"yes\"}, {name: x-canary, value: \"no\"}], method: GET,\n\
-         \x20      queryParams: [{name: q, type: RegularExpression, value: a+}]}\n\
-         \x20   filters:\n\
-         \x20   - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: A, value: b}], remove: [C]}}\n\
-         \x20   - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}\n\
-         \x20   - {type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}, percent: 10}}\n\
-         \x20   timeouts: {request: 2s, backendRequest: 500ms}\n\
-         \x20   retry: {attempts: 1, codes: [503]}\n\
-         \x20   backendRefs:\n\
-         \x20   - {name: cart, port: 80, weight: 9}\n\
-         \x20   - {name: cart, port: 80, kind: ServiceImport, group: multicluster.x-k8s.io, weight: 1}\n\
-         \x20   - {name: what, kind: Bucket, group: x.example}\n",
-    );
-    assert_eq!(route.invalid, None);
-    let parents: Vec<_> = route
-        .parents
-        .iter()
-        .map(|p| (p.service.service_name(), p.port))
-        .collect();
-    assert_eq!(
-        parents,
-        [
-            ("shop/cart.shop.svc.cluster.local".to_owned(), Some(80)),
-            ("other/cart.other.svc.clusterset.local".to_owned(), None),
-        ]
-    );
-    assert_eq!(route.hostnames, ["cart.example", "*.shop"]);
-    let rule = &route.rules[0];
-    let matched = &rule.matches[0];
-    assert_eq!(
-        matched.path.clone().unwrap().kind,
-        Some(path_match::Kind::Prefix("/v1".into()))
-    );
-    assert_eq!(
-        (matched.headers.len(), matched.headers[0].name.as_str()),
-        (1, "x-canary")
-    );
-    assert_eq!(matched.method, "GET");
-    let Some(route_filter::Kind::RequestHeaders(headers)) = &rule.filters[0].kind else {
-        panic!()
-    };
-    assert_eq!(
-        (headers.set[0].name.as_str(), headers.remove[0].as_str()),
-        ("a", "c")
-    );
-    let Some(route_filter::Kind::Mirror(mirror)) = &rule.filters[2].kind else {
-        panic!()
-    };
-    assert_eq!(mirror.millionths, Some(100_000));
-    assert_eq!(rule.backend_timeout.unwrap().nanos, 500_000_000);
-    assert_eq!(rule.retries.as_ref().unwrap().statuses, [503]);
-    let backends: Vec<&str> = rule.backends.iter().map(|b| b.service.as_str()).collect();
-    assert_eq!(
-        backends,
-        [
-            "shop/cart.shop.svc.cluster.local",
-            "shop/cart.shop.svc.clusterset.local",
-            ""
-        ]
-    );
-}
-
-#[test]
-fn what_a_route_cannot_do_makes_it_invalid() {
-    let parent = "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n  rules:\n";
-    for (rule, expected) in [
-        (
-            "  - filters: [{type: ExtensionRef}]\n",
-            "spec.rules[0]: filters: \"ExtensionRef\"",
-        ),
-        (
-            "  - matches: [{path: {type: Glob, value: /a}}]\n",
-            "the type \"Glob\"",
-        ),
-        (
-            "  - matches: [{path: {value: a}}]\n",
-            "does not begin with a slash",
-        ),
-        ("  - matches: [{method: get}]\n", "method: \"get\""),
-        ("  - backendRefs: [{name: cart}]\n", "needs a port"),
-        ("  - sessionPersistence: {}\n", "sessionPersistence"),
-        (
-            "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"b\\nc\"}]}}]\n",
-            "no value",
-        ),
-        (
-            "  - filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]\n",
-            "the status 200",
-        ),
-    ] {
-        let why = route(&format!("{parent}{rule}")).invalid.unwrap();
-        assert!(why.contains(expected), "{why:?} lacks {expected:?}");
-    }
-    let gateway =
-        route("  parentRefs: [{name: gw}]\n  rules: [{filters: [{type: ExtensionRef}]}]\n");
-    assert_eq!(
-        (gateway.parents, gateway.invalid),
-        (vec![], None),
-        "another one's route"
-    );
-}
-
-#[test]
-fn grpc_tcp_and_tls_routes_are_converted() {
-    let text = |kind: &str, rest: &str| {
-        format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\n\
-                 spec:\n  parentRefs: [{{kind: Service, group: \"\", name: cart}}]\n  rules: [{{{rest}}}]\n"
-        )
-    };
-    let path = |method: &str| {
-        let object = one(&text(
-            "GRPCRoute",
-            &format!("matches: [{{method: {method}}}]"),
-        ));
-        let Spec::Route(route) = object.spec else {
-            panic!("a route")
-        };
-        route.rules[0].matches[0]
-            .path
-            .clone()
-            .unwrap()
-            .kind
-            .unwrap()
-    };
-    assert_eq!(
-        path("{service: a.B, method: C}"),
-        path_match::Kind::Exact("/a.B/C".into())
-    );
-    assert_eq!(
-        path("{service: a.B}"),
-        path_match::Kind::Prefix("/a.B".into())
-    );
-    assert_eq!(
-        path("{method: C.d}"),
-        path_match::Kind::Regex("/[^/]+/C\\.d".into())
-    );
-    let regex = path("{type: RegularExpression, service: a|b}");
-    assert_eq!(regex, path_match::Kind::Regex("/(?:a|b)/(?:[^/]+)".into()));
-    for (kind, expected) in [("TCPRoute", Kind::TcpRoute), ("TLSRoute", Kind::TlsRoute)] {
-        let object = one(&text(kind, "backendRefs: [{name: cart, port: 80}]"));
-        assert_eq!(object.spec.kind(), expected);
     }
 }
 

@@ -1,3 +1,5 @@
+//! Is every token but a good one refused?
+
 use super::*;
 use proptest::prelude::*;
 

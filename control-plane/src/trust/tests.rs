@@ -1,3 +1,5 @@
+//! Does a root vouch for its own trust domain only?
+
 use super::*;
 use crate::authority::{Authority, forge};
 use crate::state::StateDir;

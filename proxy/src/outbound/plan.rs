@@ -169,7 +169,12 @@ impl Plan for ToService<'_> {
         let attempt = endpoint.stats.begin(self.worker.now());
         self.current = Some(Current { endpoint, attempt, begun: Instant::now(), hop: hop.name() });
         let limit = self.service.traffic.timeouts.connect;
-        connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await
+        let sent = connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await?;
+        if let Some(current) = &mut self.current {
+            // A handshake says nothing of how fast the endpoint answers.
+            current.begun = Instant::now();
+        }
+        Ok(sent)
     }
 
     fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool {

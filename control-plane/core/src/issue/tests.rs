@@ -1,3 +1,5 @@
+//! Does nobody get an identity that is not theirs?
+
 use super::*;
 use crate::model::{Change, Object, Pod, Spec};
 use proptest::prelude::*;

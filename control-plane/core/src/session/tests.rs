@@ -1,8 +1,11 @@
+//! Is a client told what it asked for, once, and nothing else?
+
 use isthmus_proto::resource;
 
 use super::*;
-use crate::model::{Change, Object, PolicyTarget, Spec, TrafficPolicy};
+use crate::model::{Change, Object, PolicyTarget, Reach, Spec, TrafficPolicy};
 use crate::sample::*;
+use crate::world::Dirty;
 use ResourceType as T;
 
 mod random;
@@ -34,7 +37,10 @@ fn a_sidecar_is_told_what_it_calls_and_nothing_else() {
     objects.push(pod("east", "pay", 13));
     let world = listed(&objects);
     let client = web(&world);
-    let keys = ["vip:east-net/10.96.0.5", "host:cart.shop.svc.clusterset.local"];
+    let keys = [
+        "vip:east-net/10.96.0.5",
+        "host:cart.shop.svc.clusterset.local",
+    ];
     let mut proxy = Proxy::sidecar(&client, &keys);
     let mut session = proxy.connect(client);
     proxy.settle(&mut session, &world);
@@ -55,19 +61,39 @@ fn a_sidecar_is_told_what_it_calls_and_nothing_else() {
             "shop/cart.shop.svc.clusterset.local#west/shop/cart-12",
         ]
     );
-    let remote: resource::Endpoint =
-        proxy.get(T::Endpoint, "shop/cart.shop.svc.clusterset.local#west/shop/cart-12");
-    assert_eq!(remote.identity, "spiffe://west.mesh.internal/ns/shop/sa/cart");
-    assert_eq!((remote.network.as_str(), remote.tunnel_port), ("west-net", 15_008));
-    assert_eq!(remote.ports, [resource::PortMapping { service_port: 80, target_port: 8080 }]);
+    let remote: resource::Endpoint = proxy.get(
+        T::Endpoint,
+        "shop/cart.shop.svc.clusterset.local#west/shop/cart-12",
+    );
+    assert_eq!(
+        remote.identity,
+        "spiffe://west.mesh.internal/ns/shop/sa/cart"
+    );
+    assert_eq!(
+        (remote.network.as_str(), remote.tunnel_port),
+        ("west-net", 15_008)
+    );
+    assert_eq!(
+        remote.ports,
+        [resource::PortMapping {
+            service_port: 80,
+            target_port: 8080
+        }]
+    );
     assert_eq!(remote.handle.len(), 40);
-    assert_eq!(proxy.names(T::Gateway), ["east/isthmus-system/ew", "west/isthmus-system/ew"]);
+    assert_eq!(
+        proxy.names(T::Gateway),
+        ["east/isthmus-system/ew", "west/isthmus-system/ew"]
+    );
     assert_eq!(proxy.names(T::ClusterFreshness), ["east", "west"]);
     assert_eq!(proxy.names(T::Workload), ["east/shop/web-1"]);
     // No policy selects it: known, not unknown.
     assert!(proxy.is_absent(T::AccessPolicy, "*"));
     assert!(keys.iter().all(|key| proxy.is_absent(T::Route, key)));
-    assert!(keys.iter().all(|key| proxy.known.contains(&(T::Service, (*key).to_owned()))));
+    assert!(
+        keys.iter()
+            .all(|key| proxy.known.contains(&(T::Service, (*key).to_owned())))
+    );
 }
 
 #[test]
@@ -79,20 +105,38 @@ fn a_change_sends_what_it_changed_and_only_to_those_who_asked() {
     proxy.settle(&mut session, &world);
     assert_eq!(session.poll(&world), None);
 
-    for unasked in [service("east", "pay", 6), pod("west", "pay", 9), pod("east", "pay", 8)] {
+    for unasked in [
+        service("east", "pay", 6),
+        pod("west", "pay", 9),
+        pod("east", "pay", 8),
+    ] {
         tell(&mut world, &mut session, Change::Apply(unasked));
         assert_eq!(session.poll(&world), None);
     }
-    tell(&mut world, &mut session, Change::Apply(pod("west", "cart", 14)));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Apply(pod("west", "cart", 14)),
+    );
     let responses = proxy.settle(&mut session, &world);
     assert_eq!(responses.len(), 1);
     assert_eq!(responses[0].resources.len(), 1);
-    assert_eq!(responses[0].resources[0].name, format!("{EVERYWHERE}#west/shop/cart-14"));
+    assert_eq!(
+        responses[0].resources[0].name,
+        format!("{EVERYWHERE}#west/shop/cart-14")
+    );
 
-    tell(&mut world, &mut session, Change::Delete(pod("west", "cart", 12).reference()));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Delete(pod("west", "cart", 12).reference()),
+    );
     let responses = proxy.settle(&mut session, &world);
     assert_eq!(responses.len(), 1);
-    assert_eq!(responses[0].removed_resources, [format!("{EVERYWHERE}#west/shop/cart-12")]);
+    assert_eq!(
+        responses[0].removed_resources,
+        [format!("{EVERYWHERE}#west/shop/cart-12")]
+    );
 }
 
 #[test]
@@ -101,7 +145,12 @@ fn unknown_is_silence_and_empty_is_said() {
     let mut world = world(&["east", "west", "north"]);
     list(&mut world, "east", &objects);
     let client = web(&world);
-    let keys = ["host:nowhere.shop", "host:other.shop.svc.clusterset.local", EVERYWHERE, LOCAL];
+    let keys = [
+        "host:nowhere.shop",
+        "host:other.shop.svc.clusterset.local",
+        EVERYWHERE,
+        LOCAL,
+    ];
     let mut proxy = Proxy::wanting(&keys);
     let mut session = proxy.connect(client);
     proxy.settle(&mut session, &world);
@@ -111,17 +160,28 @@ fn unknown_is_silence_and_empty_is_said() {
     assert_eq!(proxy.names(T::Endpoint).len(), 2);
 
     // East withdraws; the others may still have some.
-    tell(&mut world, &mut session, Change::Delete(export("east", "cart").reference()));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Delete(export("east", "cart").reference()),
+    );
     proxy.settle(&mut session, &world);
     assert!(!proxy.is_absent(T::Endpoint, EVERYWHERE));
-    assert_eq!(proxy.names(T::Endpoint), [format!("{LOCAL}#east/shop/cart-11")]);
+    assert_eq!(
+        proxy.names(T::Endpoint),
+        [format!("{LOCAL}#east/shop/cart-11")]
+    );
 
     session.dirty(&list(&mut world, "west", &objects));
     session.dirty(&list(&mut world, "north", &[]));
     proxy.settle(&mut session, &world);
     assert!(proxy.is_absent(T::Service, "host:other.shop.svc.clusterset.local"));
     assert_eq!(proxy.names(T::Endpoint).len(), 2);
-    tell(&mut world, &mut session, Change::Delete(pod("west", "cart", 12).reference()));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Delete(pod("west", "cart", 12).reference()),
+    );
     proxy.settle(&mut session, &world);
     assert!(proxy.is_absent(T::Endpoint, EVERYWHERE));
 }
@@ -137,7 +197,14 @@ fn a_restarted_control_plane_takes_nothing_away_that_it_does_not_know() {
 
     let mut new = world(&["east", "west"]);
     let mut session = proxy.connect(web(&new));
-    assert_eq!(proxy.settle(&mut session, &new).iter().map(|r| r.removed_resources.len()).sum::<usize>(), 0);
+    assert_eq!(
+        proxy
+            .settle(&mut session, &new)
+            .iter()
+            .map(|r| r.removed_resources.len())
+            .sum::<usize>(),
+        0
+    );
     session.dirty(&list(&mut new, "east", &objects));
     proxy.settle(&mut session, &new);
     let kept: Vec<_> = proxy.names(T::Endpoint);
@@ -148,7 +215,12 @@ fn a_restarted_control_plane_takes_nothing_away_that_it_does_not_know() {
     proxy.settle(&mut session, &new);
     assert_eq!(proxy.state(), before);
     // Only how fresh it is has changed.
-    assert!(proxy.received.iter().all(|(kind, _, _)| *kind == T::ClusterFreshness));
+    assert!(
+        proxy
+            .received
+            .iter()
+            .all(|(kind, _, _)| *kind == T::ClusterFreshness)
+    );
 }
 
 #[test]
@@ -159,19 +231,42 @@ fn removed_endpoints_go_ahead_of_everything() {
     let mut session = proxy.connect(client);
     proxy.settle(&mut session, &world);
 
-    let policy = object("east", "shop", "p", Spec::AccessPolicy(allow(PolicyTarget::Namespace)));
+    let policy = object(
+        "east",
+        "shop",
+        "p",
+        Spec::AccessPolicy(allow(PolicyTarget::Namespace)),
+    );
     tell(&mut world, &mut session, Change::Apply(policy));
-    tell(&mut world, &mut session, Change::Apply(pod("west", "cart", 20)));
-    tell(&mut world, &mut session, Change::Delete(pod("west", "cart", 12).reference()));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Apply(pod("west", "cart", 20)),
+    );
+    tell(
+        &mut world,
+        &mut session,
+        Change::Delete(pod("west", "cart", 12).reference()),
+    );
     let first = session.poll(&world).unwrap();
-    assert_eq!(first.removed_resources, [format!("{EVERYWHERE}#west/shop/cart-12")]);
+    assert_eq!(
+        first.removed_resources,
+        [format!("{EVERYWHERE}#west/shop/cart-12")]
+    );
     assert!(first.resources.is_empty());
     // While the client has not acknowledged, the next removal waits, and everything else with it.
-    tell(&mut world, &mut session, Change::Delete(pod("east", "cart", 11).reference()));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Delete(pod("east", "cart", 11).reference()),
+    );
     assert_eq!(session.poll(&world), None);
     session.handle(&proxy.take(&first)).unwrap();
     let second = session.poll(&world).unwrap();
-    assert_eq!(second.removed_resources, [format!("{EVERYWHERE}#east/shop/cart-11")]);
+    assert_eq!(
+        second.removed_resources,
+        [format!("{EVERYWHERE}#east/shop/cart-11")]
+    );
     session.handle(&proxy.take(&second)).unwrap();
     let third = session.poll(&world).unwrap();
     assert_eq!(third.type_url, T::AccessPolicy.type_url());
@@ -186,16 +281,30 @@ fn what_was_refused_waits_until_it_changes() {
     proxy.refuses.insert(bad.clone());
     let mut session = proxy.connect(client);
     proxy.settle(&mut session, &world);
-    assert_eq!(proxy.names(T::Endpoint), [format!("{EVERYWHERE}#east/shop/cart-11")]);
-    let nacked = session.status().find(|status| status.kind == T::Endpoint).unwrap();
+    assert_eq!(
+        proxy.names(T::Endpoint),
+        [format!("{EVERYWHERE}#east/shop/cart-11")]
+    );
+    let nacked = session
+        .status()
+        .find(|status| status.kind == T::Endpoint)
+        .unwrap();
     assert_eq!((nacked.nacked, nacked.held), (1, 1));
     assert!(nacked.last_nack.unwrap().contains("not liked"));
 
     proxy.received.clear();
     session.dirty(&Dirty::everything());
-    tell(&mut world, &mut session, Change::Apply(pod("east", "cart", 15)));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Apply(pod("east", "cart", 15)),
+    );
     proxy.settle(&mut session, &world);
-    let names: Vec<_> = proxy.received.iter().map(|(_, name, _)| name.as_str()).collect();
+    let names: Vec<_> = proxy
+        .received
+        .iter()
+        .map(|(_, name, _)| name.as_str())
+        .collect();
     assert_eq!(names, [format!("{EVERYWHERE}#east/shop/cart-15")]);
 
     proxy.refuses.clear();
@@ -215,7 +324,11 @@ fn a_second_name_for_the_same_service_is_answered_with_all_of_it() {
     let mut session = proxy.connect(web(&world));
     proxy.settle(&mut session, &world);
     for kind in [T::Service, T::Endpoint, T::Route] {
-        proxy.wants.entry(kind).or_default().insert("host:cart".into());
+        proxy
+            .wants
+            .entry(kind)
+            .or_default()
+            .insert("host:cart".into());
         let request = DeltaDiscoveryRequest {
             type_url: kind.type_url(),
             resource_names_subscribe: vec!["host:cart".into()],
@@ -256,7 +369,10 @@ fn a_local_name_covers_imports_only_where_a_policy_of_that_cluster_says_so() {
     // Also where there is no service of that name in the cluster itself.
     tell(&mut world, &mut session, Change::Delete(service_ref()));
     proxy.settle(&mut session, &world);
-    assert_eq!(proxy.names(T::Endpoint), [format!("{LOCAL}#west/shop/cart-12")]);
+    assert_eq!(
+        proxy.names(T::Endpoint),
+        [format!("{LOCAL}#west/shop/cart-12")]
+    );
 }
 
 fn service_ref() -> crate::model::ObjectRef {
@@ -275,12 +391,23 @@ fn a_moved_virtual_address_leads_to_the_other_service() {
     proxy.settle(&mut session, &world);
     assert!(proxy.names(T::Service).is_empty() && proxy.is_absent(T::Service, key));
     assert!(proxy.names(T::Endpoint).is_empty() && proxy.is_absent(T::Endpoint, key));
-    tell(&mut world, &mut session, Change::Apply(service("east", "pay", 5)));
-    tell(&mut world, &mut session, Change::Apply(pod("east", "pay", 30)));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Apply(service("east", "pay", 5)),
+    );
+    tell(
+        &mut world,
+        &mut session,
+        Change::Apply(pod("east", "pay", 30)),
+    );
     proxy.settle(&mut session, &world);
     let pay = "shop/pay.shop.svc.cluster.local";
     assert_eq!(proxy.names(T::Service), [pay]);
-    assert_eq!(proxy.names(T::Endpoint), [format!("{pay}#east/shop/pay-30")]);
+    assert_eq!(
+        proxy.names(T::Endpoint),
+        [format!("{pay}#east/shop/pay-30")]
+    );
 }
 
 #[test]
@@ -294,7 +421,10 @@ fn a_gateway_is_told_what_is_exported_now_and_nobody_else_is() {
     proxy.settle(&mut session, &world);
     let name = proxy.names(T::ExportedEndpoint)[0].to_owned();
     let exported: resource::ExportedEndpoint = proxy.get(T::ExportedEndpoint, &name);
-    assert_eq!((exported.workload.as_str(), exported.port), ("west/shop/cart-12", 15_008));
+    assert_eq!(
+        (exported.workload.as_str(), exported.port),
+        ("west/shop/cart-12", 15_008)
+    );
     let keys: resource::HandleKeys = proxy.get(T::HandleKeys, "west");
     assert_eq!(keys.keys.len(), 1);
     // The handle that clients are given leads there.
@@ -307,7 +437,11 @@ fn a_gateway_is_told_what_is_exported_now_and_nobody_else_is() {
     let id = isthmus_proto::handle::verify(remote.handle.as_bytes(), &[key]).unwrap();
     assert_eq!(id, exported.id);
 
-    tell(&mut world, &mut session, Change::Delete(export("west", "cart").reference()));
+    tell(
+        &mut world,
+        &mut session,
+        Change::Delete(export("west", "cart").reference()),
+    );
     proxy.settle(&mut session, &world);
     assert!(proxy.names(T::ExportedEndpoint).is_empty());
     assert!(proxy.is_absent(T::ExportedEndpoint, "*"));
@@ -324,15 +458,35 @@ fn nobody_is_told_what_is_not_theirs() {
             ..Default::default()
         })
     };
-    assert!(matches!(ask(T::HandleKeys, "*"), Err(ProtocolError::Denied(_))));
-    assert!(matches!(ask(T::ExportedEndpoint, "*"), Err(ProtocolError::Denied(_))));
-    assert!(matches!(ask(T::Workload, "east/shop/cart-11"), Err(ProtocolError::Denied(_))));
-    assert!(matches!(ask(T::Service, "*"), Err(ProtocolError::Invalid(_))));
-    assert!(matches!(ask(T::Gateway, "east"), Err(ProtocolError::Invalid(_))));
-    assert!(matches!(ask(T::Service, &"a".repeat(601)), Err(ProtocolError::TooMuch(_))));
+    assert!(matches!(
+        ask(T::HandleKeys, "*"),
+        Err(ProtocolError::Denied(_))
+    ));
+    assert!(matches!(
+        ask(T::ExportedEndpoint, "*"),
+        Err(ProtocolError::Denied(_))
+    ));
+    assert!(matches!(
+        ask(T::Workload, "east/shop/cart-11"),
+        Err(ProtocolError::Denied(_))
+    ));
+    assert!(matches!(
+        ask(T::Service, "*"),
+        Err(ProtocolError::Invalid(_))
+    ));
+    assert!(matches!(
+        ask(T::Gateway, "east"),
+        Err(ProtocolError::Invalid(_))
+    ));
+    assert!(matches!(
+        ask(T::Service, &"a".repeat(601)),
+        Err(ProtocolError::TooMuch(_))
+    ));
 
     let claim = |id: &str, account: &str, role: &str| {
-        let identity = format!("spiffe://east.mesh.internal/ns/shop/sa/{account}").parse().unwrap();
+        let identity = format!("spiffe://east.mesh.internal/ns/shop/sa/{account}")
+            .parse()
+            .unwrap();
         Client::of_node(&world, identity, &node(id, role))
     };
     assert!(claim("east/shop/web-1", "web", "sidecar").is_ok());
@@ -344,7 +498,10 @@ fn nobody_is_told_what_is_not_theirs() {
         ("south/shop/web-1", "web", "sidecar"),
     ] {
         let refused = claim(id, account, role);
-        assert!(matches!(refused, Err(ProtocolError::Denied(_))), "{id} {role}: {refused:?}");
+        assert!(
+            matches!(refused, Err(ProtocolError::Denied(_))),
+            "{id} {role}: {refused:?}"
+        );
     }
 }
 
@@ -353,7 +510,9 @@ fn too_many_names_end_the_stream() {
     let world = listed(&shop());
     let mut session = Session::new(web(&world));
     let mut more = |from: usize| {
-        let names = (from..from + 6_000).map(|number| format!("host:s{number}.shop")).collect();
+        let names = (from..from + 6_000)
+            .map(|number| format!("host:s{number}.shop"))
+            .collect();
         session.handle(&DeltaDiscoveryRequest {
             type_url: T::Service.type_url(),
             resource_names_subscribe: names,
@@ -368,7 +527,7 @@ fn too_many_names_end_the_stream() {
 fn a_response_is_bounded_and_the_rest_follows() {
     let mut objects = shop();
     objects.retain(|object| object.cluster == id("east"));
-    for number in 0..9_000_u32 {
+    for number in 0..4_000_u32 {
         let mut more = pod("east", "cart", 100);
         more.name = format!("cart-{number}-{}", "x".repeat(40));
         objects.push(more);
@@ -377,9 +536,13 @@ fn a_response_is_bounded_and_the_rest_follows() {
     let mut proxy = Proxy::wanting(&[LOCAL]);
     let mut session = proxy.connect(web(&world));
     let responses = proxy.settle(&mut session, &world);
-    let largest = responses.iter().map(prost::Message::encoded_len).max().unwrap();
+    let largest = responses
+        .iter()
+        .map(prost::Message::encoded_len)
+        .max()
+        .unwrap();
     assert!(largest < 2 * RESPONSE_BYTES_MAX, "{largest}");
-    assert!(responses.len() > 3);
-    assert_eq!(proxy.names(T::Endpoint).len(), 9_001);
-    assert_eq!(proxy.received.len(), 9_001 + 1);
+    assert!(responses.len() > 2);
+    assert_eq!(proxy.names(T::Endpoint).len(), 4_001);
+    assert_eq!(proxy.received.len(), 4_001 + 1);
 }

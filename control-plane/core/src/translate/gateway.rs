@@ -35,7 +35,9 @@ pub(crate) fn gateways(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer 
     Answer {
         lists: listed.map(of).collect(),
         known: true,
-        complete: clusters.iter().all(|cluster| !world.is_unknown(cluster.as_str())),
+        complete: clusters
+            .iter()
+            .all(|cluster| !world.is_unknown(cluster.as_str())),
     }
 }
 

@@ -121,7 +121,11 @@ impl<'a> View<'a> {
         // An alias in DNS stays what it is: imports do not take its place.
         let alias = own.is_some_and(|entry| entry.value.kind == ServiceType::ExternalName);
         let (own, covers) = (own.filter(|_| !alias), covers && !alias);
-        let merged = if covers { import::merged(world, namespace, name) } else { None };
+        let merged = if covers {
+            import::merged(world, namespace, name)
+        } else {
+            None
+        };
         Some(Self {
             cluster,
             service,

@@ -36,6 +36,10 @@ pub(crate) type Names = BTreeSet<String>;
 /// Kind, namespace, name.
 pub(crate) type RouteAt = (Kind, String, String);
 
+/// A ServiceExport says nothing but its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offered;
+
 /// One cluster: its state, its objects, and the indexes over them.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -50,7 +54,7 @@ pub(crate) struct Cluster {
     pub(crate) pods: Table<Pod>,
     pub(crate) services: Table<Service>,
     pub(crate) slices: Table<EndpointSlice>,
-    pub(crate) exports: Table<()>,
+    pub(crate) exports: Table<Offered>,
     pub(crate) imports: Table<ServiceImport>,
     pub(crate) routes: BTreeMap<Kind, Table<Route>>,
     pub(crate) grants: Table<ReferenceGrant>,
@@ -145,7 +149,7 @@ macro_rules! on_spec {
                 $body
             }
             Spec::ServiceExport => {
-                let ($table, $value) = (&mut $self.exports, UNIT);
+                let ($table, $value) = (&mut $self.exports, OFFERED);
                 $body
             }
             Spec::ServiceImport($value) => {
@@ -189,7 +193,7 @@ macro_rules! on_spec {
 }
 
 /// What objects that say nothing say.
-const UNIT: &() = &();
+const OFFERED: &Offered = &Offered;
 const NO_LABELS: &Labels = &Labels::new();
 
 impl Cluster {

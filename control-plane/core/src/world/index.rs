@@ -20,7 +20,7 @@ impl Cluster {
             Kind::EndpointSlice => self.index_slice(namespace, name, present),
             Kind::ServiceImport => self.index_import(namespace, name, present),
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
-                self.index_route((kind, namespace.to_owned(), name.to_owned()), present);
+                self.index_route(&(kind, namespace.to_owned(), name.to_owned()), present);
             }
             Kind::Namespace
             | Kind::ServiceAccount
@@ -82,7 +82,7 @@ impl Cluster {
         }
     }
 
-    fn index_route(&mut self, route: RouteAt, present: bool) {
+    fn index_route(&mut self, route: &RouteAt, present: bool) {
         let found = self
             .routes
             .get(&route.0)
@@ -203,7 +203,8 @@ impl Cluster {
         let claims = self.vips.get(&ip)?;
         let first = claims.first()?;
         let service = self.services.get(&first.namespace, &first.name);
-        if first.reach == Reach::Clusterset || service.is_none_or(|s| !s.value.selector.is_empty()) {
+        if first.reach == Reach::Clusterset || service.is_none_or(|s| !s.value.selector.is_empty())
+        {
             return Some(first);
         }
         let import = claims

@@ -1,3 +1,5 @@
+//! Does the world remember what it knows, and know what it does not?
+
 use proptest::prelude::*;
 
 use super::*;
@@ -23,13 +25,20 @@ fn shop_of(clusters: &[&str]) -> World {
 }
 
 fn state(world: &World, cluster: &str) -> State {
-    world.clusters().find(|status| *status.cluster == id(cluster)).unwrap().state
+    world
+        .clusters()
+        .find(|status| *status.cluster == id(cluster))
+        .unwrap()
+        .state
 }
 
 #[test]
 fn a_cluster_is_unknown_until_its_list_is_complete_and_stale_when_it_is_lost() {
     let mut world = world(&["east"]);
-    let lost = |reason: &str| Change::Lost { cluster: id("east"), reason: reason.into() };
+    let lost = |reason: &str| Change::Lost {
+        cluster: id("east"),
+        reason: reason.into(),
+    };
     assert_eq!(state(&world, "east"), State::Unknown);
     world.apply(lost("refused"), at(0));
     assert_eq!(state(&world, "east"), State::Unknown);
@@ -39,9 +48,19 @@ fn a_cluster_is_unknown_until_its_list_is_complete_and_stale_when_it_is_lost() {
     world.apply(lost("timed out"), at(9));
     assert_eq!(state(&world, "east"), State::Stale);
     // A list that has begun says nothing yet.
-    world.apply(Change::Init { cluster: id("east") }, at(10));
+    world.apply(
+        Change::Init {
+            cluster: id("east"),
+        },
+        at(10),
+    );
     assert_eq!(state(&world, "east"), State::Stale);
-    world.apply(Change::InitDone { cluster: id("east") }, at(11));
+    world.apply(
+        Change::InitDone {
+            cluster: id("east"),
+        },
+        at(11),
+    );
     assert_eq!(state(&world, "east"), State::Synced);
 }
 
@@ -51,8 +70,13 @@ fn a_lost_cluster_keeps_what_it_had_and_says_how_old_it_is() {
     let (mut proxy, mut session) = caller(&world);
     proxy.settle(&mut session, &world);
     let before = proxy.names(T::Endpoint).len();
-    let dirty =
-        world.apply(Change::Lost { cluster: id("west"), reason: "no route".into() }, at(60));
+    let dirty = world.apply(
+        Change::Lost {
+            cluster: id("west"),
+            reason: "no route".into(),
+        },
+        at(60),
+    );
     session.dirty(&dirty);
     let responses = proxy.settle(&mut session, &world);
     assert_eq!(responses.len(), 1);
@@ -68,8 +92,13 @@ fn a_lost_cluster_keeps_what_it_had_and_says_how_old_it_is() {
 #[test]
 fn confirmations_are_told_in_steps() {
     let mut world = shop_of(&["east"]);
-    let confirmed = |s| Change::Confirmed { cluster: id("east"), at: at(s) };
-    let told = (2..=62).filter(|s| !world.apply(confirmed(*s), at(*s)).is_empty()).count();
+    let confirmed = |s| Change::Confirmed {
+        cluster: id("east"),
+        at: at(s),
+    };
+    let told = (2..=62)
+        .filter(|s| !world.apply(confirmed(*s), at(*s)).is_empty())
+        .count();
     assert_eq!(told, 1);
     assert!(world.apply(confirmed(3), at(63)).is_empty());
 }
@@ -79,18 +108,34 @@ fn a_new_list_removes_at_its_end_what_it_did_not_name_and_nothing_before() {
     let mut world = shop_of(&["east", "west"]);
     let (mut proxy, mut session) = caller(&world);
     proxy.settle(&mut session, &world);
-    let mut steps = vec![Change::Init { cluster: id("west") }];
-    let kept = shop().into_iter().filter(|o| o.cluster == id("west") && o.name != "cart-12");
+    let mut steps = vec![Change::Init {
+        cluster: id("west"),
+    }];
+    let kept = shop()
+        .into_iter()
+        .filter(|o| o.cluster == id("west") && o.name != "cart-12");
     steps.extend(kept.map(Change::Apply));
     steps.push(Change::Apply(pod("west", "cart", 13)));
     for step in steps {
         session.dirty(&world.apply(step, at(70)));
         let responses = proxy.settle(&mut session, &world);
-        assert!(responses.iter().all(|response| response.removed_resources.is_empty()));
+        assert!(
+            responses
+                .iter()
+                .all(|response| response.removed_resources.is_empty())
+        );
     }
-    session.dirty(&world.apply(Change::InitDone { cluster: id("west") }, at(71)));
+    session.dirty(&world.apply(
+        Change::InitDone {
+            cluster: id("west"),
+        },
+        at(71),
+    ));
     let responses = proxy.settle(&mut session, &world);
-    assert_eq!(responses[0].removed_resources, [format!("{EVERYWHERE}#west/shop/cart-12")]);
+    assert_eq!(
+        responses[0].removed_resources,
+        [format!("{EVERYWHERE}#west/shop/cart-12")]
+    );
 }
 
 #[test]
@@ -101,7 +146,11 @@ fn names_of_the_mesh_itself_are_no_clusters() {
     assert!(world.add_cluster(&id("east")).is_ok());
     assert!(World::new("Mesh").is_err());
     // Nobody speaks for a cluster that was not added.
-    assert!(world.apply(Change::Apply(pod("west", "cart", 1)), at(0)).is_empty());
+    assert!(
+        world
+            .apply(Change::Apply(pod("west", "cart", 1)), at(0))
+            .is_empty()
+    );
 }
 
 #[test]
@@ -121,7 +170,12 @@ fn a_removed_cluster_is_withdrawn_from_everybody() {
     proxy.settle(&mut session, &world);
     session.dirty(&world.remove_cluster(&id("west")));
     proxy.settle(&mut session, &world);
-    assert!(proxy.names(T::Endpoint).iter().all(|name| !name.contains("#west/")));
+    assert!(
+        proxy
+            .names(T::Endpoint)
+            .iter()
+            .all(|name| !name.contains("#west/"))
+    );
     assert_eq!(proxy.names(T::Gateway), ["east/isthmus-system/ew"]);
     assert_eq!(proxy.names(T::ClusterFreshness), ["east"]);
 }
@@ -133,26 +187,53 @@ fn what_did_not_change_is_not_dirty() {
         assert!(world.apply(Change::Apply(object), at(99)).is_empty());
     }
     let dirty = list(&mut world, "east", &shop());
-    assert_eq!(dirty, Dirty { freshness: [id("east")].into(), ..Dirty::default() });
-    assert!(world.apply(Change::Delete(pod("east", "none", 1).reference()), at(99)).is_empty());
+    assert_eq!(
+        dirty,
+        Dirty {
+            freshness: [id("east")].into(),
+            ..Dirty::default()
+        }
+    );
+    assert!(
+        world
+            .apply(Change::Delete(pod("east", "none", 1).reference()), at(99))
+            .is_empty()
+    );
 }
 
 #[test]
 fn a_refused_object_leaves_the_last_good_one() {
     let mut world = shop_of(&["east"]);
-    let mut broken = shop().into_iter().find(|o| o.name == "cart" && o.spec.kind() == Kind::Service);
+    let mut broken = shop()
+        .into_iter()
+        .find(|o| o.name == "cart" && o.spec.kind() == Kind::Service);
     broken.as_mut().unwrap().namespace = None;
     let dirty = world.apply(Change::Apply(broken.unwrap()), at(5));
     assert!(dirty.is_empty());
-    assert_eq!(world.conditions().iter().filter(|c| c.reason == "Refused").count(), 1);
-    let policy = object("east", "shop", "p", Spec::AccessPolicy(allow(PolicyTarget::Mesh)));
+    assert_eq!(
+        world
+            .conditions()
+            .iter()
+            .filter(|c| c.reason == "Refused")
+            .count(),
+        1
+    );
+    let policy = object(
+        "east",
+        "shop",
+        "p",
+        Spec::AccessPolicy(allow(PolicyTarget::Mesh)),
+    );
     world.apply(Change::Apply(policy), at(6));
-    let invalid = world.conditions().into_iter().find(|c| c.object.kind == Kind::AccessPolicy);
+    let invalid = world
+        .conditions()
+        .into_iter()
+        .find(|c| c.object.kind == Kind::AccessPolicy);
     assert!(invalid.unwrap().message.contains("system namespace"));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// F31, F34: lists that are cut short, repeated and repeated again end with the last list, and
     /// no pod that every list names is ever taken away.

@@ -1,3 +1,5 @@
+//! Does a folder tell what it says, and never that things are gone by mistake?
+
 use super::*;
 use isthmus_control_plane_core::model::{Object, ObjectRef, Spec};
 use std::collections::BTreeMap;

@@ -67,6 +67,8 @@ fn counts(set: &EndpointSet, picks: usize, now: Ticks) -> Vec<usize> {
     let mut counts = vec![0; set.len()];
     for _ in 0..picks {
         let chosen = choose(set, &[], &mut rng, now).unwrap();
+        // Used, and at once over: its turn has been.
+        drop(chosen.stats.begin(now));
         let at = set
             .endpoints()
             .iter()

@@ -1,0 +1,52 @@
+//! Who may call, and how are calls treated?
+
+use isthmus_proto::resource;
+
+use crate::model::{Labels, Reach};
+
+/// Who may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessPolicy {
+    /// To whom it applies. Mesh and Cluster are heard only from [`SYSTEM_NAMESPACE`] (or from an
+    /// object without namespace); elsewhere the policy is invalid in its own namespace. If the
+    /// target could not be read: Namespace.
+    pub target: PolicyTarget,
+    /// Action and rules; name, scope, origin and `invalid` are filled in by the core. `None`: the
+    /// policy only sets `inbound`.
+    pub body: Option<resource::AccessPolicy>,
+    /// What inbound accepts, where it says so; of several the narrowest target counts.
+    pub inbound: Option<resource::InboundMode>,
+    /// Why it could not be understood in full: its target denies everything.
+    pub invalid: Option<String>,
+}
+
+/// To whom an access policy applies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyTarget {
+    /// Every workload of every cluster.
+    Mesh,
+    /// Every workload of the cluster.
+    Cluster,
+    /// Every workload of the policy's namespace.
+    Namespace,
+    /// The pods behind this service of the policy's namespace.
+    Service(String),
+    /// The pods of the policy's namespace that have these labels. Empty: all of them.
+    Workloads(Labels),
+}
+
+/// How calls to a service are treated, by clients in the policy's cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrafficPolicy {
+    /// The service or import, in the policy's namespace.
+    pub reach: Reach,
+    /// Its name.
+    pub service: String,
+    /// The treatment.
+    pub body: resource::TrafficPolicy,
+    /// Only for `Reach::Cluster`: the cluster-local name covers the endpoints that other clusters
+    /// export under the same namespace and name too.
+    pub cover_imported: bool,
+    /// Why it could not be understood; such a policy is not used, and a condition says so.
+    pub invalid: Option<String>,
+}

@@ -1,0 +1,146 @@
+//! Does a policy deny whenever it is not understood?
+
+use super::super::tests::{one, read};
+use super::*;
+use crate::manifest::Problem;
+
+fn policy(spec: &str) -> (AccessPolicy, Vec<Problem>) {
+    let text = format!(
+        "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}"
+    );
+    let parsed = read(&text);
+    assert_eq!(parsed.errors, vec![], "{text}");
+    let Spec::AccessPolicy(policy) = parsed.objects[0].spec.clone() else {
+        panic!("a policy")
+    };
+    (policy, parsed.invalid)
+}
+
+/// What is wrong in policies of a namespace, and a part of the reason.
+const OF_A_NAMESPACE: [(&str, &str); 11] = [
+    ("  action: Allow\n  rule: []\n", "unknown field"),
+    (
+        "  action: Allow\n  targetRefs: [{kind: Pod, name: cart}]\n",
+        "no Service",
+    ),
+    ("  action: Allow\n  scope: mesh\n", "is not Mesh, Cluster"),
+    ("  action: Permit\n", "unknown variant"),
+    ("  rules: []\n", "spec.action: is required"),
+    ("  action: Allow\n  rules: [{from: []}]\n", "from: is empty"),
+    (
+        "  action: Deny\n  rules: [{from: [{namespaces: ['dev-*']}]}]\n",
+        "no patterns",
+    ),
+    (
+        "  action: Deny\n  rules: [{from: [{identities: ['spiffe://x']}]}]\n",
+        "SPIFFE ID",
+    ),
+    (
+        "  action: Deny\n  rules: [{headers: [{name: a, exact: b, prefix: c}]}]\n",
+        "exactly one",
+    ),
+    (
+        "  action: Deny\n  rules: [{headers: [{name: a, present: false}]}]\n",
+        "present: false",
+    ),
+    (
+        "  action: Deny\n  rules: [{to: [{methods: [get]}]}]\n",
+        "no method",
+    ),
+];
+
+/// What is wrong, where it denies, and a part of the reason.
+fn misunderstood() -> Vec<(&'static str, PolicyTarget, &'static str)> {
+    let labels = [("app".to_owned(), "cart".to_owned())].into();
+    let mut cases = vec![
+        (
+            "  action: Allow\n  scope: Mesh\n  rules: [{form: []}]\n",
+            PolicyTarget::Mesh,
+            "unknown field",
+        ),
+        (
+            "  action: Allow\n  selector: {matchLabels: {app: cart}}\n  rules: [{to: [{ports: [http]}]}]\n",
+            PolicyTarget::Workloads(labels),
+            "",
+        ),
+        (
+            "  action: Allow\n  targetRefs: [{kind: Service, name: cart}]\n  rules: [{to: [{paths: [/api/*]}]}]\n",
+            PolicyTarget::Service("cart".to_owned()),
+            "a star has no meaning",
+        ),
+    ];
+    let of_a_namespace = OF_A_NAMESPACE.map(|(spec, why)| (spec, PolicyTarget::Namespace, why));
+    cases.extend(of_a_namespace);
+    cases
+}
+
+#[test]
+fn a_policy_is_read_with_its_target() {
+    let (policy, invalid) = policy(
+        "  targetRefs: [{kind: Service, name: cart}]\n  action: Allow\n  rules:\n\
+         \x20 - from: [{clusters: [east], serviceAccounts: [shop/web], except: [{namespaces: [dev]}]}]\n\
+         \x20   to: [{ports: [80], methods: [GET], paths: [/a, {prefix: /b/}], hosts: [{suffix: .shop}]}]\n\
+         \x20   headers: [{name: X-Team, exact: a}]\n",
+    );
+    assert_eq!(invalid, vec![]);
+    assert_eq!(policy.target, PolicyTarget::Service("cart".to_owned()));
+    let body = policy.body.unwrap();
+    assert_eq!(body.action(), Action::Allow);
+    let rule = &body.rules[0];
+    assert_eq!(rule.from[0].except[0].namespaces, ["dev"]);
+    let paths: Vec<_> = rule.to[0]
+        .paths
+        .iter()
+        .map(|p| p.kind.clone().unwrap())
+        .collect();
+    let expected = [
+        string_match::Kind::Exact("/a".into()),
+        string_match::Kind::Prefix("/b/".into()),
+    ];
+    assert_eq!(paths, expected);
+    assert_eq!(rule.headers[0].name, "x-team");
+}
+
+#[test]
+fn what_is_not_understood_denies_where_it_was_to_apply() {
+    for (spec, target, expected) in misunderstood() {
+        let (policy, problems) = policy(spec);
+        assert_eq!(policy.target, target, "{spec}");
+        assert_eq!(policy.body, None, "{spec}");
+        let why = policy.invalid.unwrap();
+        assert!(why.contains(expected), "{why:?} lacks {expected:?}");
+        assert_eq!((problems.len(), &problems[0].message), (1, &why));
+        assert!(problems[0].line >= 1);
+    }
+}
+
+#[test]
+fn an_unknown_field_of_a_policy_has_its_place() {
+    let (_, problems) = policy("  action: Allow\n  rules:\n  - form: []\n");
+    assert_eq!(
+        (problems[0].line, problems[0].column),
+        (7, 5),
+        "{}",
+        problems[0]
+    );
+    assert_eq!(problems[0].object, "AccessPolicy shop/p");
+}
+
+#[test]
+fn policies_can_have_several_targets_or_only_a_mode() {
+    let text = "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p}\n\
+                spec: {action: Deny, rules: [{}], targetRefs: [{kind: Service, name: a}, {kind: Service, name: b}]}";
+    let names: Vec<String> = read(text).objects.into_iter().map(|o| o.name).collect();
+    assert_eq!(names, ["p", "p#2"]);
+    let (policy, invalid) = policy("  inbound: Permissive\n");
+    assert_eq!(
+        (policy.body, policy.inbound, invalid),
+        (None, Some(InboundMode::Permissive), vec![])
+    );
+    let text = "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: p}\nspec: {scope: Mesh, action: Allow}";
+    assert_eq!(
+        one(text).namespace,
+        None,
+        "a policy for the mesh need not be in a namespace"
+    );
+}

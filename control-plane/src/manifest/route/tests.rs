@@ -1,0 +1,172 @@
+//! Do routes come out as the Gateway API means them?
+
+use super::super::tests::{one, read};
+use super::*;
+use isthmus_control_plane_core::model::Kind;
+use isthmus_proto::resource::{path_match, route_filter};
+
+fn route(spec: &str) -> Route {
+    let text = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\nspec:\n{spec}"
+    );
+    let parsed = read(&text);
+    assert_eq!(parsed.errors, vec![], "{text}");
+    let Spec::Route(route) = parsed.objects[0].spec.clone() else {
+        panic!("a route")
+    };
+    route
+}
+
+#[test]
+fn an_http_route_is_converted() {
+    let route = route(
+        "  parentRefs:\n  - {kind: Service, group: \"\", name: cart, port: 80}\n\
+         \x20 - {kind: ServiceImport, group: multicluster.x-k8s.io, name: cart, namespace: other}\n\
+         \x20 - {name: some-gateway}\n\
+         \x20 hostnames: [Cart.example, \"*.shop\"]\n\
+         \x20 rules:\n\
+         \x20 - matches:\n\
+         \x20   - {path: {value: /v1}, headers: [{name: X-Canary, value: \"yes\"}, {name: x-canary, value: \"no\"}], method: GET,\n\
+         \x20      queryParams: [{name: q, type: RegularExpression, value: a+}]}\n\
+         \x20   filters:\n\
+         \x20   - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: A, value: b}], remove: [C]}}\n\
+         \x20   - {type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}\n\
+         \x20   - {type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}, percent: 10}}\n\
+         \x20   timeouts: {request: 2s, backendRequest: 500ms}\n\
+         \x20   retry: {attempts: 1, codes: [503]}\n\
+         \x20   backendRefs:\n\
+         \x20   - {name: cart, port: 80, weight: 9}\n\
+         \x20   - {name: cart, port: 80, kind: ServiceImport, group: multicluster.x-k8s.io, weight: 1}\n\
+         \x20   - {name: what, kind: Bucket, group: x.example}\n",
+    );
+    assert_eq!(route.invalid, None);
+    let parents: Vec<_> = route
+        .parents
+        .iter()
+        .map(|p| (p.service.service_name(), p.port))
+        .collect();
+    assert_eq!(
+        parents,
+        [
+            ("shop/cart.shop.svc.cluster.local".to_owned(), Some(80)),
+            ("other/cart.other.svc.clusterset.local".to_owned(), None),
+        ]
+    );
+    assert_eq!(route.hostnames, ["cart.example", "*.shop"]);
+    let rule = &route.rules[0];
+    let matched = &rule.matches[0];
+    assert_eq!(
+        matched.path.clone().unwrap().kind,
+        Some(path_match::Kind::Prefix("/v1".into()))
+    );
+    assert_eq!(
+        (matched.headers.len(), matched.headers[0].name.as_str()),
+        (1, "x-canary")
+    );
+    assert_eq!(matched.method, "GET");
+    let Some(route_filter::Kind::RequestHeaders(headers)) = &rule.filters[0].kind else {
+        panic!()
+    };
+    assert_eq!(
+        (headers.set[0].name.as_str(), headers.remove[0].as_str()),
+        ("a", "c")
+    );
+    let Some(route_filter::Kind::Mirror(mirror)) = &rule.filters[2].kind else {
+        panic!()
+    };
+    assert_eq!(mirror.millionths, Some(100_000));
+    assert_eq!(rule.backend_timeout.unwrap().nanos, 500_000_000);
+    assert_eq!(rule.retries.as_ref().unwrap().statuses, [503]);
+    let backends: Vec<&str> = rule.backends.iter().map(|b| b.service.as_str()).collect();
+    assert_eq!(
+        backends,
+        [
+            "shop/cart.shop.svc.cluster.local",
+            "shop/cart.shop.svc.clusterset.local",
+            ""
+        ]
+    );
+}
+
+#[test]
+fn what_a_route_cannot_do_makes_it_invalid() {
+    let parent = "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n  rules:\n";
+    for (rule, expected) in [
+        (
+            "  - filters: [{type: ExtensionRef}]\n",
+            "spec.rules[0]: filters: \"ExtensionRef\"",
+        ),
+        (
+            "  - matches: [{path: {type: Glob, value: /a}}]\n",
+            "the type \"Glob\"",
+        ),
+        (
+            "  - matches: [{path: {value: a}}]\n",
+            "does not begin with a slash",
+        ),
+        ("  - matches: [{method: get}]\n", "method: \"get\""),
+        ("  - backendRefs: [{name: cart}]\n", "needs a port"),
+        ("  - sessionPersistence: {}\n", "sessionPersistence"),
+        (
+            "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"b\\nc\"}]}}]\n",
+            "no value",
+        ),
+        (
+            "  - filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]\n",
+            "the status 200",
+        ),
+    ] {
+        let why = route(&format!("{parent}{rule}")).invalid.unwrap();
+        assert!(why.contains(expected), "{why:?} lacks {expected:?}");
+    }
+    let gateway =
+        route("  parentRefs: [{name: gw}]\n  rules: [{filters: [{type: ExtensionRef}]}]\n");
+    assert_eq!(
+        (gateway.parents, gateway.invalid),
+        (vec![], None),
+        "another one's route"
+    );
+}
+
+#[test]
+fn grpc_tcp_and_tls_routes_are_converted() {
+    let text = |kind: &str, rest: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\n\
+                 spec:\n  parentRefs: [{{kind: Service, group: \"\", name: cart}}]\n  rules: [{{{rest}}}]\n"
+        )
+    };
+    let path = |method: &str| {
+        let object = one(&text(
+            "GRPCRoute",
+            &format!("matches: [{{method: {method}}}]"),
+        ));
+        let Spec::Route(route) = object.spec else {
+            panic!("a route")
+        };
+        route.rules[0].matches[0]
+            .path
+            .clone()
+            .unwrap()
+            .kind
+            .unwrap()
+    };
+    assert_eq!(
+        path("{service: a.B, method: C}"),
+        path_match::Kind::Exact("/a.B/C".into())
+    );
+    assert_eq!(
+        path("{service: a.B}"),
+        path_match::Kind::Prefix("/a.B".into())
+    );
+    assert_eq!(
+        path("{method: C.d}"),
+        path_match::Kind::Regex("/[^/]+/C\\.d".into())
+    );
+    let regex = path("{type: RegularExpression, service: a|b}");
+    assert_eq!(regex, path_match::Kind::Regex("/(?:a|b)/(?:[^/]+)".into()));
+    for (kind, expected) in [("TCPRoute", Kind::TcpRoute), ("TLSRoute", Kind::TlsRoute)] {
+        let object = one(&text(kind, "backendRefs: [{name: cart, port: 80}]"));
+        assert_eq!(object.spec.kind(), expected);
+    }
+}

@@ -1,2 +1,44 @@
-//! Placeholder.
-fn main() {}
+//! What does the user want of the mesh? One binary for every role, and the operator's tool.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod roles;
+mod shutdown;
+mod logging;
+mod demo;
+mod load;
+mod app;
+mod status;
+mod why;
+mod token;
+mod completion;
+mod client;
+mod output;
+mod statistics;
+
+use args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let format = arguments.output;
+    let done = match arguments.command {
+        Command::Demo(options) => demo::run(&options, format),
+        Command::Status(options) => status::run(&options, format).map(|()| ExitCode::SUCCESS),
+        Command::Why(options) => why::run(&options, format).map(|()| ExitCode::SUCCESS),
+        Command::Proxy(options) => roles::proxy(&options).map(|()| ExitCode::SUCCESS),
+        Command::ControlPlane(options) => {
+            roles::control_plane(&options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Token(options) => token::run(&options, format).map(|()| ExitCode::SUCCESS),
+        Command::Completion { shell } => completion::run(shell).map(|()| ExitCode::SUCCESS),
+        Command::App(options) => app::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Load(options) => load::run(&options, format).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        output::complain(&format!("isthmus: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

@@ -1,1 +1,30 @@
-//! Placeholder.
+//! How does the control plane learn, decide and tell?
+//!
+//! The decisions are in `isthmus-control-plane-core`; here is what reaches the outside.
+//!
+//! ```text
+//! folder ─ manifest ─► source ─ Change ─► hub ─ Dirty ─► discovery ─► proxies
+//!                                          │                 ▲ TLS (listener, trust)
+//!                                        World               │
+//!                                          └── identity ◄── CSR + token
+//! ```
+
+pub mod config;
+pub mod app;
+pub mod manifest;
+pub mod source;
+pub mod hub;
+pub mod listener;
+pub mod trust;
+pub mod identity;
+pub mod token;
+pub mod authority;
+pub mod keys;
+pub mod state;
+pub mod discovery;
+pub mod clients;
+pub mod admin;
+pub mod metrics;
+
+pub use app::run;
+pub use config::Config;

@@ -16,6 +16,7 @@ use isthmus_proxy_core::authorize::{
 use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{Limits, ResponseContext};
+use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::{
     BodyLength, Fields, Method, RequestHead, ResponseHead, Version,
 };
@@ -94,6 +95,8 @@ pub struct Answer {
     pub started: bool,
     /// What the client was told. 0: nothing yet.
     pub status: u16,
+    /// How the upstream broke off, to be passed on.
+    pub code: Option<ErrorCode>,
 }
 
 impl Answer {
@@ -101,7 +104,7 @@ impl Answer {
     #[must_use]
     pub fn new(tx: Tx, head: &RequestHead, keep_alive: bool) -> Self {
         let context = ResponseContext::of(head);
-        Self { tx, context, keep_alive, started: false, status: 0 }
+        Self { tx, context, keep_alive, started: false, status: 0, code: None }
     }
 
     /// Sends a head. `end`: no body follows.
@@ -137,8 +140,8 @@ impl Answer {
 pub trait Plan {
     /// Chooses where to, and sends the head there. `end`: there is no body.
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure>;
-    /// An answer came: is it worth another try instead?
-    fn answered(&mut self, head: &ResponseHead) -> bool;
+    /// An answer came: is it worth another try instead? `whole`: the request can be sent again.
+    fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool;
     /// The try failed: is another one allowed? The body can be sent again.
     fn failed(&mut self, failure: Failure, reused: bool) -> bool;
     /// Changes the answer's head before it is passed on.
@@ -242,11 +245,16 @@ async fn attempt(
     let holding = !asked.request.head.protocol.is_empty();
     // The request's half of the exchange; it ends only when the client breaks.
     let mut feeding = pin!(async {
-        if !holding && let Err(broken) = feed(rx, &mut upstream.tx, asked.kept, &meters.sent).await {
-            return broken.downstream();
-        }
-        fed.set(true);
-        gone(rx).await.downstream()
+        let broken = match feed(rx, &mut upstream.tx, (asked.kept, holding), &meters.sent).await {
+            Ok(()) => {
+                fed.set(true);
+                gone(rx).await
+            }
+            Err(broken) => broken,
+        };
+        // The upstream hears why.
+        upstream.tx.reset(broken.code());
+        broken.downstream()
     });
     let mut head = {
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
@@ -268,7 +276,8 @@ async fn attempt(
         answer.tx.flush();
         return Ok(Attempt::Upgraded);
     }
-    if plan.answered(&head) && asked.kept.borrow().is_whole() {
+    let whole = asked.kept.borrow().is_whole();
+    if plan.answered(&head, whole) {
         return Ok(Attempt::Again);
     }
     plan.respond(&mut head);
@@ -281,7 +290,10 @@ async fn attempt(
         let relaying = pump(&mut upstream.rx, &mut answer.tx, &meters.received);
         match within(asked.deadline, unless(relaying, feeding.as_mut())).await {
             Some(Ok(Ok(_))) => {}
-            Some(Ok(Err(Side::Source(broken)))) => return Err(broken.upstream()),
+            Some(Ok(Err(Side::Source(broken)))) => {
+                answer.code = Some(broken.code());
+                return Err(broken.upstream());
+            }
             Some(Ok(Err(Side::Sink(broken)))) => return Err(broken.downstream()),
             Some(Err(failure)) => return Err(failure),
             None => return Err(Failure::RequestDeadline),
@@ -356,9 +368,13 @@ impl Kept {
 async fn feed(
     rx: &mut Rx,
     tx: &mut Tx,
-    kept: &RefCell<Kept>,
+    (kept, holding): (&RefCell<Kept>, bool),
     meter: &Meter,
 ) -> Result<(), Broken> {
+    if holding {
+        // Not a byte before the other side has switched protocols.
+        return Ok(());
+    }
     while kept.borrow().replayed < kept.borrow().bytes.len() {
         let Ok(room) = tx.ready().await else { return pending().await };
         let mut kept = kept.borrow_mut();

@@ -49,7 +49,7 @@ pub async fn finish(
         let failure = event.failure.unwrap_or(Failure::Internal);
         let answer = &mut down.answer;
         if answer.started || failure.status() == 0 {
-            answer.tx.reset(code(failure));
+            answer.tx.reset(answer.code.unwrap_or_else(|| code(failure)));
             usable = false;
         } else {
             let id = worker.recorder.reason_id();
@@ -102,6 +102,7 @@ fn note(event: &mut Event, failed: Failed) {
 }
 
 fn conclude(worker: &Rc<Worker>, mut event: Event, meters: &Meters, begun: Instant, reason: Option<String>) {
+    event.counted_live = meters.sent.is_live();
     event.bytes_sent = meters.sent.bytes();
     event.bytes_received = meters.received.bytes();
     event.duration = begun.elapsed();

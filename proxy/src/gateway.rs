@@ -79,6 +79,7 @@ async fn forward(
         .map_err(|f| Failed::new(f, format!("connect to {} on {}", export.workload, export.address)))?;
     let (rx, tx) = tcp::split_with(io, first);
     let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
+    worker.recorder.count_live(event, &meters.sent, &meters.received);
     match duplex(&mut left, &mut right, (&meters.sent, &meters.received), IDLE).await {
         Ended::Clean => Ok(()),
         Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the caller broke it off")),

@@ -45,6 +45,8 @@ pub struct Session {
     dirty: Flag,
     closed: Cell<bool>,
     closing: Flag,
+    /// Nothing more is to be read.
+    unread: Flag,
     /// Something was read since the keepalive looked last.
     heard: Cell<bool>,
 }
@@ -127,6 +129,7 @@ impl Session {
             dirty: Flag::default(),
             closed: Cell::new(false),
             closing: Flag::default(),
+            unread: Flag::default(),
             heard: Cell::new(true),
         });
         session.dirty.set();
@@ -250,6 +253,7 @@ impl Session {
         drop(unaccepted);
         self.dirty.set();
         self.closing.set();
+        self.unread.set();
     }
 
     /// One look of the keepalive: asks a silent peer for a sign of life. False: it gave none since
@@ -282,7 +286,9 @@ impl Session {
             match ended {
                 Ok(Progress::More) => {}
                 Ok(Progress::Blocked) => {
-                    if self.transport.readable().await.is_err() {
+                    // A peer that never closes must not keep a closed session alive.
+                    let readable = relay::unless(self.transport.readable(), self.unread.wait());
+                    if !matches!(readable.await, Ok(Ok(()))) {
                         break;
                     }
                 }

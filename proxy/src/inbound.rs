@@ -144,6 +144,7 @@ impl Inbound {
             Ok(mut right) if accept(&mut left) => {
                 let live = self.live(port, None);
                 let _registered = self.worker.connections.register(&live);
+                self.worker.recorder.count_live(&event, &meters.sent, &meters.received);
                 let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), TCP_IDLE);
                 match unless(relaying, live.cut.wait()).await {
                     Ok(ended) => ended_as(ended),
@@ -340,7 +341,7 @@ impl Plan for ToApplication<'_> {
         connect::request(self.worker, &self.permit, &self.hop, (self.head, end), CONNECT_TIMEOUT).await
     }
 
-    fn answered(&mut self, _: &ResponseHead) -> bool {
+    fn answered(&mut self, _: &ResponseHead, _: bool) -> bool {
         false
     }
 

@@ -117,6 +117,7 @@ async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
         Ok(mut right) => {
             let (rx, tx) = crate::tcp::split(conn.io);
             let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
+            worker.recorder.count_live(&event, &meters.sent, &meters.received);
             let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), TCP_IDLE);
             ended_as(relaying.await)
         }
@@ -203,6 +204,7 @@ impl Outbound {
                 let (rx, tx) = crate::tcp::split_with(conn.io, first);
                 let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
                 let idle = self.service.traffic.timeouts.idle_tcp;
+                self.worker.recorder.count_live(&event, &meters.sent, &meters.received);
                 let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), idle);
                 let ended = relaying.await;
                 drop(attempt);

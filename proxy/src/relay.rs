@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use isthmus_proxy_core::message::Fields;
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until};
 
 use crate::stream::{Broken, Pull, Rx, Tx};
@@ -24,12 +25,14 @@ pub enum Side {
 #[derive(Debug)]
 pub struct Meter {
     bytes: Cell<u64>,
+    /// A counter that is kept up to date while the bytes flow.
+    live: std::cell::OnceCell<Counter>,
     last: Cell<Instant>,
 }
 
 impl Default for Meter {
     fn default() -> Self {
-        Self { bytes: Cell::new(0), last: Cell::new(Instant::now()) }
+        Self { bytes: Cell::new(0), live: std::cell::OnceCell::new(), last: Cell::new(Instant::now()) }
     }
 }
 
@@ -40,8 +43,25 @@ impl Meter {
         self.bytes.get()
     }
 
+    /// From now on the bytes are counted here too, as they come. Once.
+    pub fn count_in(&self, counter: Counter) {
+        counter.inc_by(self.bytes.get());
+        // A second one would count twice.
+        let _ = self.live.set(counter);
+    }
+
+    /// Are the bytes counted as they come?
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live.get().is_some()
+    }
+
     pub(crate) fn add(&self, bytes: usize) {
-        self.bytes.set(self.bytes.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes.set(self.bytes.get().saturating_add(bytes));
+        if let Some(counter) = self.live.get() {
+            counter.inc_by(bytes);
+        }
     }
 
     pub(crate) fn touch(&self) {

@@ -15,6 +15,8 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::snapshot::Generation;
 use serde::Serialize;
 
+use crate::relay::Meter;
+
 pub mod log;
 pub mod metrics;
 
@@ -85,6 +87,8 @@ pub struct Event {
     pub bytes_sent: u64,
     /// To the one who asked.
     pub bytes_received: u64,
+    /// The bytes were counted as they came.
+    pub counted_live: bool,
     /// Tries after the first.
     pub retries: u32,
     /// From the beginning to the end.
@@ -115,6 +119,7 @@ impl Event {
             detail: String::new(),
             bytes_sent: 0,
             bytes_received: 0,
+            counted_live: false,
             retries: 0,
             duration: Duration::ZERO,
             generation,
@@ -217,6 +222,13 @@ impl Recorder {
             let id = reason.unwrap_or_else(|| self.shared.reason_id());
             self.shared.remember(id, event);
         }
+    }
+
+    /// Counts what moves in a long connection while it moves. Both ends of it must be known.
+    pub fn count_live(&self, event: &Event, sent: &Meter, received: &Meter) {
+        let (sent_bytes, received_bytes) = self.series(event).bytes();
+        sent.count_in(sent_bytes);
+        received.count_in(received_bytes);
     }
 
     fn series(&self, event: &Event) -> Rc<Series> {

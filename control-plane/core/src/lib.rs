@@ -1,1 +1,21 @@
-//! Placeholder.
+//! What should the mesh be?
+//!
+//! The decisions of the control plane, without IO: a source's changes go into the [`world::World`];
+//! what became different comes out as [`world::Dirty`]; each client's [`session::Session`] turns that into
+//! the responses that the client needs, and nothing else.
+//!
+//! ```text
+//! source ─ Change ─► World ─ Dirty ─► Session ─ DeltaDiscoveryResponse ─► proxy
+//!                      │                 │
+//!                      └─ import, translate (world × client's scope → resources)
+//! token + CSR facts ─► issue ─► may this caller have this SPIFFE ID, for how long?
+//! ```
+
+pub mod model;
+pub mod world;
+mod import;
+pub mod translate;
+pub mod session;
+pub mod issue;
+#[cfg(test)]
+mod sample;

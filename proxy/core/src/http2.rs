@@ -184,10 +184,6 @@ impl fmt::Display for ErrorCode {
 
 /// What the peer did.
 #[derive(Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would cost an allocation a request"
-)]
 pub enum Event<'b> {
     /// Server: a request begins. `end`: and has no body.
     Request {

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use isthmus_proxy_core::http2::{ErrorCode, StreamId};
+use isthmus_proxy_core::http2::{ErrorCode, Role, StreamId};
 use isthmus_proxy_core::message::{Fields, ResponseHead};
 
 use super::{OUT_BYTES_MAX, Session};
@@ -234,7 +234,8 @@ impl Drop for StreamRx {
         }
         if !ended {
             // RFC 9113 §8.1: a complete answer may stop the request without an error.
-            let code = if sent { ErrorCode::NoError } else { ErrorCode::Cancel };
+            let answered = sent && self.session.role == Role::Server;
+            let code = if answered { ErrorCode::NoError } else { ErrorCode::Cancel };
             release(&self.session, self.id, &self.slot, Some(code));
         }
         release(&self.session, self.id, &self.slot, None);

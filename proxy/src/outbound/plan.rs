@@ -172,9 +172,9 @@ impl Plan for ToService<'_> {
         connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await
     }
 
-    fn answered(&mut self, head: &ResponseHead) -> bool {
+    fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool {
         self.record(Outcome::of_status(head.status));
-        self.head.method.is_idempotent() && self.retries_status(head.status) && self.may_retry()
+        whole && self.head.method.is_idempotent() && self.retries_status(head.status) && self.may_retry()
     }
 
     fn failed(&mut self, failure: Failure, _: bool) -> bool {

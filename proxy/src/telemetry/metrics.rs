@@ -83,11 +83,19 @@ pub struct Series {
 }
 
 impl Series {
+    /// The counters of bytes, for who counts them as they come: sent and received.
+    #[must_use]
+    pub fn bytes(&self) -> (Counter, Counter) {
+        (self.sent.clone(), self.received.clone())
+    }
+
     pub(super) fn add(&self, event: &Event) {
         self.total.inc();
         self.duration.observe(event.duration.as_secs_f64());
-        self.sent.inc_by(event.bytes_sent);
-        self.received.inc_by(event.bytes_received);
+        if !event.counted_live {
+            self.sent.inc_by(event.bytes_sent);
+            self.received.inc_by(event.bytes_received);
+        }
         if event.retries > 0 {
             self.retries.inc_by(u64::from(event.retries));
         }

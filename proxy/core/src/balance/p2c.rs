@@ -2,8 +2,9 @@
 //!
 //! Power of two choices over *peak latency x calls in flight*. Latency counts only beyond a random
 //! allowance of up to twice: equal pods, whose estimates differ by noise, share evenly; a pod that is
-//! a little slower gets a little less; one that is far slower gets what is left. Equal costs are a
-//! coin's toss. The draw is proportional to the weights.
+//! a little slower gets a little less; one that is far slower gets what is left. Among equal costs
+//! it is the turn of the one that was used longer ago, so that calls one after another spread more
+//! evenly than by lot. The draw is proportional to the weights.
 
 use std::sync::Arc;
 
@@ -69,6 +70,7 @@ impl Looking<'_> {
             latency: self.latency(slot),
             in_flight: slot.stats.in_flight(),
             weight: slot.weight,
+            used: slot.stats.used(),
         };
         if a_is_cheaper(&side(a), &side(b), bits) {
             (a, b)
@@ -82,6 +84,8 @@ struct Side {
     latency: f32,
     in_flight: u32,
     weight: f32,
+    /// When it was chosen last.
+    used: Ticks,
 }
 
 fn a_is_cheaper(a: &Side, b: &Side, bits: u64) -> bool {
@@ -95,10 +99,12 @@ fn a_is_cheaper(a: &Side, b: &Side, bits: u64) -> bool {
     };
     let a_load = load(a_us, a.in_flight, a.weight);
     let b_load = load(b_us, b.in_flight, b.weight);
-    // A tie is a coin's toss, by bit 63: not one of those that `unit` takes.
     if a_load < b_load || b_load < a_load {
         a_load < b_load
+    } else if a.used != b.used {
+        a.used < b.used
     } else {
+        // A coin's toss, by bit 63: not one of those that `unit` takes.
         bits >> 63 == 0
     }
 }
@@ -116,6 +122,7 @@ impl EndpointStats {
             latency: seen.peak_cost(peers, Stamp::of(now)) * stats.surcharge(now),
             in_flight: stats.in_flight(),
             weight: 1.0,
+            used: stats.used(),
         };
         a_is_cheaper(&side(a, &a_seen), &side(b, &b_seen), rng.bits())
     }

@@ -50,6 +50,8 @@ pub struct EndpointStats {
     phase: AtomicU32,
     // Totals, for people.
     attempts_total: AtomicU64,
+    /// When it was chosen last.
+    used: AtomicU64,
     failures_total: AtomicU64,
     ejections_total: AtomicU64,
 }
@@ -103,11 +105,16 @@ impl EndpointStats {
             self.waiting_since.store(now.0, Relaxed);
         }
         self.attempts_total.fetch_add(1, Relaxed);
+        self.used.store(now.0, Relaxed);
         Attempt {
             stats: Arc::clone(self),
             in_flight,
             answered: false,
         }
+    }
+
+    pub(super) fn used(&self) -> Ticks {
+        Ticks(self.used.load(Relaxed))
     }
 
     /// Calls or connections in flight.

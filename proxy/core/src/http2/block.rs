@@ -4,7 +4,7 @@ use super::flow::{ReceiveWindow, SendWindow};
 use super::frame::{self, Head};
 use super::head::{self, List};
 use super::hpack;
-use super::limits::{self, COST_FRAME};
+use super::limits::{self, COST_FRAME, COST_SMALL};
 use super::receive::{Fault, Next, Step, frame_size, protocol};
 use super::stream::{Asked, Closed, Stream};
 use super::{Connection, ConnectionError, ErrorCode, Event, Role, StreamId};
@@ -110,7 +110,8 @@ impl Connection {
             });
         }
         let head_seen = stream.head_seen;
-        let list = self.decode_block(block.bytes)?;
+        let mut list = self.list_for(block.bytes);
+        self.decode_block(block.bytes, &mut list)?;
         if block.depends_on_itself {
             return Err(Fault::Stream {
                 id,
@@ -118,9 +119,9 @@ impl Connection {
             });
         }
         if head_seen {
-            self.trailers_came(block, list)
+            self.trailers_came(block, &mut list)
         } else {
-            self.response(block, list)
+            self.response(block, &mut list)
         }
     }
 
@@ -143,8 +144,9 @@ impl Connection {
                 })
             }
             Closed::ByUs | Closed::Forgotten => {
+                // Trailers or a head that were under way.
                 self.discard(block.bytes)?;
-                self.limits.idle(COST_FRAME)?;
+                self.limits.idle(COST_SMALL)?;
                 Ok(Next::Handled)
             }
         }
@@ -153,7 +155,8 @@ impl Connection {
     /// Server: a stream begins.
     fn request<'b>(&mut self, block: &Block<'_>, out: &mut Vec<u8>) -> Step<'b> {
         let id = block.stream;
-        let list = self.decode_block(block.bytes)?;
+        let mut list = self.list_for(block.bytes);
+        self.decode_block(block.bytes, &mut list)?;
         self.streams.use_id(id);
         if self.away_sent.is_some_and(|last| id > last) {
             return self.refuse(id, Failure::Draining, ErrorCode::RefusedStream, out);
@@ -164,7 +167,7 @@ impl Connection {
         let read = if block.depends_on_itself {
             Err(head::Fault::Malformed("a stream depends on itself"))
         } else {
-            list.into_request(block.end, self.settings.enable_connect_protocol)
+            list.take_request(block.end, self.settings.enable_connect_protocol)
         };
         let (head, content) = match read {
             Ok(read) => read,
@@ -242,14 +245,14 @@ impl Connection {
     }
 
     /// Client: a response begins, or an informational one passes.
-    fn response<'b>(&mut self, block: &Block<'_>, list: List) -> Step<'b> {
+    fn response<'b>(&mut self, block: &Block<'_>, list: &mut List) -> Step<'b> {
         let id = block.stream;
         let broken = |code| Fault::Stream { id, code };
         let Some(stream) = self.streams.get_mut(id) else {
             return Ok(Next::Handled);
         };
         let (head, content) = list
-            .into_response(block.end, stream.asked)
+            .take_response(block.end, stream.asked)
             .map_err(|fault| broken(code_of(fault)))?;
         if head.status < 200 {
             stream.informational += 1;
@@ -259,6 +262,9 @@ impl Connection {
         } else {
             stream.head_seen = true;
             stream.content = content;
+            if !stream.asked.is_opened_by(head.status) {
+                stream.asked = Asked::Other;
+            }
             self.limits.message();
             if block.end {
                 self.end_remote(id);
@@ -271,15 +277,19 @@ impl Connection {
         }))
     }
 
-    fn trailers_came<'b>(&mut self, block: &Block<'_>, list: List) -> Step<'b> {
+    fn trailers_came<'b>(&mut self, block: &Block<'_>, list: &mut List) -> Step<'b> {
         let id = block.stream;
         let broken = |code| Fault::Stream { id, code };
-        // RFC 9113 §8.1: a second head on a stream ends it.
-        if !block.end {
+        // RFC 9113 §8.1: a second head on a stream ends it. §8.5: a tunnel has none.
+        let tunnel = self
+            .streams
+            .get(id)
+            .is_some_and(|stream| stream.asked == Asked::Tunnel);
+        if !block.end || tunnel {
             return Err(broken(ErrorCode::ProtocolError));
         }
         let fields = list
-            .into_trailers()
+            .take_trailers()
             .map_err(|fault| broken(code_of(fault)))?;
         if self.streams.get(id).is_some_and(|stream| stream.is_short()) {
             return Err(broken(ErrorCode::ProtocolError));
@@ -291,18 +301,24 @@ impl Connection {
         }))
     }
 
-    fn decode_block(&mut self, bytes: &[u8]) -> Result<List, Fault> {
-        let room = bytes
+    /// An empty list with a guess at the room that a block needs.
+    fn list_for(&self, block: &[u8]) -> List {
+        let room = block
             .len()
             .saturating_mul(2)
             .clamp(HEAD_ROOM_MIN, HEAD_ROOM_MAX);
-        let most = &self.settings;
-        let mut list = List::new(most.header_list_bytes, most.header_fields, room);
-        let done = self
+        List::new(
+            self.settings.header_list_bytes,
+            self.settings.header_fields,
+            room,
+        )
+    }
+
+    fn decode_block(&mut self, bytes: &[u8], list: &mut List) -> Result<(), Fault> {
+        let decoded = self
             .decoder
             .decode(bytes, |name, value| list.field(name, value));
-        done.map_err(compression)?;
-        Ok(list)
+        decoded.map_err(compression)
     }
 
     /// Reads a block for the sake of the connection's state alone.
@@ -329,8 +345,8 @@ fn code_of(fault: head::Fault) -> ErrorCode {
 /// What decides about the shape of the answer.
 pub(super) fn asked(head: &RequestHead) -> Asked {
     match head.method {
-        Method::Connect => Asked::Connect,
-        _ if !head.protocol.is_empty() => Asked::Connect,
+        _ if !head.protocol.is_empty() => Asked::Protocol,
+        Method::Connect => Asked::Tunnel,
         Method::Head => Asked::Head,
         _ => Asked::Other,
     }

@@ -100,7 +100,7 @@ impl Connection {
             streams: Streams::new(role, settings.max_concurrent_streams),
             send: SendWindow::new(WINDOW_DEFAULT),
             receive: ReceiveWindow::new(settings.connection_window),
-            limits: Limits::new(settings.resets_max),
+            limits: Limits::new(settings.max_concurrent_streams, settings.resets_max),
             next_id: 1,
             away_sent: None,
             away_received: None,
@@ -140,9 +140,10 @@ impl Connection {
         frame::write_ping(SHUTDOWN_PING, false, out);
     }
 
-    /// Tells that everything in `out` is on its way, so that no answer waits any more. A driver
-    /// that offers an empty `out` to [`Self::decode`] need not call it. Without either, the
-    /// connection is cut after 1,000 answers, as one whose peer does not read.
+    /// Tells that everything in `out` is on its way, so that no answer waits any more. Offering an
+    /// empty `out` to [`Self::decode`] tells the same, so offer the buffer that waits for the
+    /// socket, not one for the moment. After 1,000 answers that wait, the connection is cut, as
+    /// one whose peer does not read.
     pub fn flushed(&mut self) {
         self.limits.flushed();
     }

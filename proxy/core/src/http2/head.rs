@@ -169,8 +169,8 @@ impl List {
     }
 
     /// The list as a request (RFC 9113 §8.3.1, §8.5; RFC 8441 §4), and what its content length is.
-    pub(super) fn into_request(
-        mut self,
+    pub(super) fn take_request(
+        &mut self,
         end: bool,
         connect_protocol: bool,
     ) -> Result<(RequestHead, u64), Fault> {
@@ -220,7 +220,7 @@ impl List {
             authority,
             path,
             protocol: protocol.unwrap_or_default(),
-            fields: self.fields,
+            fields: std::mem::take(&mut self.fields),
             body,
             keep_alive: true,
             expects_continue: self.expects_continue,
@@ -248,8 +248,8 @@ impl List {
     }
 
     /// The list as a response (RFC 9113 §8.3.2), and what its content length is.
-    pub(super) fn into_response(
-        mut self,
+    pub(super) fn take_response(
+        &mut self,
         end: bool,
         asked: Asked,
     ) -> Result<(ResponseHead, u64), Fault> {
@@ -267,7 +267,7 @@ impl List {
                 "101, or an informational response that ends the stream",
             ));
         }
-        let opened = asked == Asked::Connect && (200..300).contains(&status);
+        let opened = asked.is_opened_by(status);
         // RFC 9110 §8.6: these have no content-length that means anything.
         if status < 200 || status == 204 || opened {
             self.fields.remove(b"content-length");
@@ -286,7 +286,7 @@ impl List {
             status,
             version: Version::Http2,
             protocol: Vec::new(),
-            fields: self.fields,
+            fields: std::mem::take(&mut self.fields),
             body,
             keep_alive: true,
         };
@@ -295,7 +295,7 @@ impl List {
 
     /// The list as trailers (RFC 9113 §8.1): no pseudo fields. What frames or routes a message
     /// means nothing at its end, and is dropped (RFC 9110 §6.5.1).
-    pub(super) fn into_trailers(mut self) -> Result<Fields, Fault> {
+    pub(super) fn take_trailers(&mut self) -> Result<Fields, Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -305,7 +305,7 @@ impl List {
         if self.length.is_some() {
             self.fields.remove(b"content-length");
         }
-        Ok(self.fields)
+        Ok(std::mem::take(&mut self.fields))
     }
 
     fn has_request_pseudo(&self) -> bool {

@@ -15,8 +15,11 @@ pub(super) const BLOCK_BYTES_MAX: usize = 64 * 1024;
 pub(super) const CONTROL_WAITING_MAX: u32 = 1_000;
 /// Ours: informational responses (1xx) on one stream.
 pub(super) const INFORMATIONAL_MAX: u8 = 100;
-/// Ours: units that frames without work may cost before work or time pays for them.
-pub(super) const UNITS_MAX: u32 = 10_000;
+/// Ours: units that frames without work may cost before work or time pays for them; at least.
+const UNITS_MIN: u32 = 10_000;
+/// Ours: the same for each stream that may be open. When we reset all of them at once, each may
+/// still have a few frames under way.
+const UNITS_PER_STREAM: u32 = 10;
 /// Ours: units that a second earns.
 const UNITS_PER_SECOND: u32 = 330;
 /// Ours: broken streams that a second forgives.
@@ -29,6 +32,8 @@ pub(super) const COST_FRAME: u32 = 10;
 pub(super) const COST_SMALL: u32 = 1;
 /// Ours: DATA up to so many bytes is small; a gRPC message has five before its content.
 pub(super) const SMALL_BYTES: u32 = 4;
+/// Ours: DATA of so many bytes pays for itself, even if nobody wants it any more.
+pub(super) const LARGE_BYTES: u32 = 256;
 /// Ours: what a message that begins earns.
 const EARNED_MESSAGE: u32 = 20;
 /// Ours: what a DATA frame earns that we send; it invites two WINDOW_UPDATE, at times many.
@@ -55,16 +60,18 @@ pub(super) struct Limits {
     waiting: u32,
     units: u32,
     broken: u32,
+    units_max: u32,
     broken_max: u32,
     pub(super) counters: Counters,
 }
 
 impl Limits {
-    pub(super) fn new(broken_max: u32) -> Self {
+    pub(super) fn new(streams_max: u32, broken_max: u32) -> Self {
         Self {
             waiting: 0,
             units: 0,
             broken: 0,
+            units_max: UNITS_MIN.max(streams_max.saturating_mul(UNITS_PER_STREAM)),
             broken_max,
             counters: Counters::default(),
         }
@@ -90,8 +97,8 @@ impl Limits {
     /// A frame did no work.
     pub(super) fn idle(&mut self, cost: u32) -> Result<(), ConnectionError> {
         self.counters.idle_frames = self.counters.idle_frames.saturating_add(1);
-        self.units += cost;
-        if self.units > UNITS_MAX {
+        self.units = self.units.saturating_add(cost);
+        if self.units > self.units_max {
             return Err(calm("too many frames that do no work"));
         }
         Ok(())

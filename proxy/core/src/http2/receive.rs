@@ -1,7 +1,7 @@
 //! What is the next event in these bytes?
 
 use super::frame::{self, HEAD_BYTES, Head, Kind, PREFACE, size};
-use super::limits::{COST_FRAME, COST_SMALL, SMALL_BYTES};
+use super::limits::{COST_FRAME, COST_SMALL, LARGE_BYTES, SMALL_BYTES};
 use super::stream::{Closed, UNKNOWN};
 use super::{Connection, ConnectionError, ErrorCode, Event, StreamId};
 
@@ -335,12 +335,12 @@ impl Connection {
                 id,
                 code: ErrorCode::StreamClosed,
             }),
-            // It was under way when we reset the stream. Long frames pay for themselves.
+            // It was under way when we reset the stream.
             Some(Closed::ByUs | Closed::Forgotten) => {
-                let cost = if length <= SMALL_BYTES {
-                    COST_FRAME
-                } else {
-                    COST_SMALL
+                let cost = match length {
+                    0..=SMALL_BYTES => COST_FRAME,
+                    LARGE_BYTES.. => 0,
+                    _ => COST_SMALL,
                 };
                 Ok(self.limits.idle(cost)?)
             }

@@ -5,7 +5,7 @@ use super::connection::STREAM_ID_MAX;
 use super::flow::{ReceiveWindow, SendWindow, both};
 use super::frame::{self, PAYLOAD_SENT_MAX};
 use super::hpack::{self, Encoder};
-use super::stream::{Asked, Closed, Stream, UNKNOWN};
+use super::stream::{Closed, Stream, UNKNOWN};
 use super::{Connection, ErrorCode, OpenError, Role, StreamGone, StreamId};
 use crate::message::{Fields, Method, RequestHead, ResponseHead};
 
@@ -75,7 +75,7 @@ impl Connection {
         let status = if head.status == 101 { 200 } else { head.status };
         let last = status >= 200;
         stream.head_sent = last;
-        let opened = stream.asked == Asked::Connect && (200..300).contains(&status);
+        let opened = stream.asked.is_opened_by(status);
         let encoder = &mut self.encoder;
         frame::write_block(id.0, end && last, out, |out| {
             encoder.begin(out);

@@ -47,8 +47,18 @@ impl Stream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Head,
-    Connect,
+    /// CONNECT: after the heads there is nothing but DATA (RFC 9113 §8.5).
+    Tunnel,
+    /// Extended CONNECT (RFC 8441).
+    Protocol,
     Other,
+}
+
+impl Asked {
+    /// Does a response of this status open a tunnel, which has no content to measure?
+    pub(super) fn is_opened_by(self, status: u16) -> bool {
+        matches!(self, Self::Tunnel | Self::Protocol) && (200..300).contains(&status)
+    }
 }
 
 /// What became of a stream.

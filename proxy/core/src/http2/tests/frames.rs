@@ -718,6 +718,56 @@ fn a_reset_in_the_middle_of_a_frame_gives_the_rest_back() {
 }
 
 #[test]
+fn a_tunnel_has_no_trailers() {
+    let connect = [(":method", "CONNECT"), (":authority", "cart:80")];
+    let trailers = headers(1, &[("a", "b")], true);
+    let mut end = End::server();
+    end.feed(&headers(1, &connect, false)).unwrap();
+    end.feed(&data(1, b"hello", false)).unwrap();
+    assert_eq!(
+        verdict(&mut end, &trailers),
+        Verdict::Stream(1, ErrorCode::ProtocolError)
+    );
+    for (status, expected) in [
+        ("200", Verdict::Stream(1, ErrorCode::ProtocolError)),
+        ("503", Verdict::Fine),
+    ] {
+        let mut end = End::client();
+        let mut head = get("");
+        head.method = Method::Connect;
+        end.http2.open(&head, false, &mut end.out).unwrap();
+        end.out.clear();
+        end.feed(&headers(1, &[(":status", status)], false))
+            .unwrap();
+        assert_eq!(verdict(&mut end, &trailers), expected, "{status}");
+    }
+}
+
+#[test]
+fn many_resets_at_once_do_not_cost_the_connection() {
+    let settings = Settings {
+        max_concurrent_streams: 2_000,
+        ..Settings::default()
+    };
+    let mut end = End::server_with(settings);
+    for k in 0..2_000 {
+        end.feed(&headers(2 * k + 1, POST, false)).unwrap();
+    }
+    for k in 0..2_000 {
+        end.http2
+            .reset(StreamId(2 * k + 1), ErrorCode::Cancel, &mut end.out);
+    }
+    end.written();
+    for k in 0..2_000 {
+        let late = [
+            data(2 * k + 1, &[7; 1_000], false),
+            headers(2 * k + 1, &[("a", "b")], true),
+        ];
+        assert_eq!(end.feed(&late.concat()), Ok(vec![]));
+    }
+}
+
+#[test]
 fn a_server_says_goodbye_in_two_steps() {
     let mut end = End::server();
     end.feed(&headers(1, GET, true)).unwrap();

@@ -1,0 +1,110 @@
+//! What does the mesh look like right now, and how old is what everybody knows?
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use serde_json::{Map, Value, json};
+
+use crate::args::{Format, MeshAddresses, StatusOptions};
+use crate::client;
+use crate::demo::state::State;
+use crate::output;
+
+mod tables;
+
+/// `isthmus status`.
+///
+/// # Errors
+/// Nobody can be asked. A part that doesn't answer is shown as such.
+pub(crate) fn run(options: &StatusOptions, format: Format) -> anyhow::Result<()> {
+    let (control_plane, proxies) = addresses(&options.mesh)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let seen = runtime.block_on(ask(control_plane, &proxies));
+    match format {
+        Format::Json => output::json(&seen),
+        Format::Text => output::line(tables::all(&seen).trim_end()),
+    }
+    Ok(())
+}
+
+/// A proxy's name, if it is known, and its admin address.
+type ProxyAt = (String, SocketAddr);
+
+/// Where to ask: what was given, else the demo that is held.
+fn addresses(mesh: &MeshAddresses) -> anyhow::Result<(Option<SocketAddr>, Vec<ProxyAt>)> {
+    if mesh.control_plane.is_some() || !mesh.proxies.is_empty() {
+        let proxies = mesh
+            .proxies
+            .iter()
+            .map(|at| (at.to_string(), *at))
+            .collect();
+        return Ok((mesh.control_plane, proxies));
+    }
+    let state = State::read(mesh.demo.as_deref())?;
+    Ok((
+        Some(state.control_plane),
+        state.proxies.into_iter().collect(),
+    ))
+}
+
+/// Everybody's answers; what can't be asked says why in `error`.
+async fn ask(control_plane: Option<SocketAddr>, proxies: &[ProxyAt]) -> Value {
+    let page = async |at: SocketAddr, path: &str| {
+        let answer = client::json(at, path).await;
+        answer.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }))
+    };
+    let (world, clients) = match control_plane {
+        Some(at) => (page(at, "/world").await, page(at, "/proxies").await),
+        None => (Value::Null, Value::Null),
+    };
+    let configs = join_all(proxies.iter().map(|(_, at)| page(*at, "/config"))).await;
+    let configs: Map<String, Value> = proxies
+        .iter()
+        .map(|(name, _)| name.clone())
+        .zip(configs)
+        .collect();
+    json!({ "world": world, "proxies": clients, "configs": configs })
+}
+
+/// Which proxies are connected, by the control plane's `/proxies`.
+pub(crate) fn connected(proxies: &Value) -> BTreeSet<&str> {
+    items(proxies)
+        .iter()
+        .filter_map(|client| client.get("node")?.as_str())
+        .collect()
+}
+
+/// The items of a list; none if it isn't one.
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_with_two_streams_counts_once() {
+        let list =
+            json!([{ "node": "east/shop/web-1" }, { "node": "east/shop/web-1" }, { "node": "b" }]);
+        assert_eq!(connected(&list), BTreeSet::from(["b", "east/shop/web-1"]));
+        assert!(connected(&json!({ "error": "down" })).is_empty());
+    }
+
+    #[test]
+    fn given_addresses_win_over_the_demo() {
+        let at: SocketAddr = "127.0.0.1:15000".parse().unwrap();
+        let mesh = MeshAddresses {
+            proxies: vec![at],
+            ..MeshAddresses::default()
+        };
+        let (control_plane, proxies) = addresses(&mesh).unwrap();
+        assert_eq!(control_plane, None);
+        assert_eq!(proxies, [("127.0.0.1:15000".to_owned(), at)]);
+    }
+}

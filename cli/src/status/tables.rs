@@ -1,0 +1,344 @@
+//! How is the mesh's state laid out for people?
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use super::items;
+use crate::output::{leaf, table};
+
+/// Every table.
+pub(super) fn all(seen: &Value) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |now| now.as_secs_f64());
+    let world = get(seen, "world");
+    let mut parts = Vec::new();
+    if let Some(error) = get(world, "error").as_str() {
+        parts.push(format!("Control plane\n  {error}\n"));
+    } else if !world.is_null() {
+        parts.push(clusters(world));
+        parts.push(problems(world));
+    }
+    let clients = get(seen, "proxies");
+    if clients.is_array() {
+        parts.push(proxies(clients, now));
+    }
+    for (name, config) in get(seen, "configs").as_object().into_iter().flatten() {
+        match get(config, "error").as_str() {
+            Some(error) => parts.push(format!("{name}\n  {error}\n")),
+            None => parts.push(endpoints(name, config, now)),
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n")
+}
+
+fn clusters(world: &Value) -> String {
+    let row = |cluster: &Value| {
+        let objects = get(cluster, "objects").as_object();
+        let objects: u64 = objects
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, n)| n.as_u64())
+            .sum();
+        vec![
+            text(cluster, "cluster"),
+            text(cluster, "state"),
+            number(cluster, "age_seconds").map_or_else(unknown, seconds),
+            objects.to_string(),
+            text(cluster, "reason"),
+        ]
+    };
+    let rows: Vec<Vec<String>> = items(get(world, "clusters")).iter().map(row).collect();
+    let title = format!("Clusters, world generation {}", text(world, "generation"));
+    table(
+        &title,
+        &["cluster", "state", "age", "objects", "because"],
+        &rows,
+    )
+}
+
+/// Files that are not understood, and conditions that an author would not expect.
+fn problems(world: &Value) -> String {
+    let mut lines = Vec::new();
+    for cluster in items(get(world, "clusters")) {
+        let name = text(cluster, "cluster");
+        for key in ["errors", "invalid"] {
+            let files = get(get(cluster, "source"), key).as_object();
+            for (file, problems) in files.into_iter().flatten() {
+                lines.extend(items(problems).iter().map(|problem| {
+                    let at = format!("{}:{}", text(problem, "line"), text(problem, "column"));
+                    let object = text(problem, "object");
+                    vec![
+                        format!("{name}: {file}:{at}"),
+                        object,
+                        text(problem, "message"),
+                    ]
+                }));
+            }
+        }
+    }
+    for condition in items(get(world, "conditions")) {
+        // A conflict is bad if there is one; everything else if it is not so.
+        let is_bad_if = condition.get("kind").and_then(Value::as_str) == Some("Conflict");
+        if get(condition, "holds").as_bool() == Some(is_bad_if) {
+            let what = format!("{} {}", text(condition, "kind"), text(condition, "reason"));
+            lines.push(vec![
+                text(condition, "object"),
+                what,
+                text(condition, "message"),
+            ]);
+        }
+    }
+    if lines.is_empty() {
+        return String::new();
+    }
+    table("Problems", &["where", "what", "why"], &lines)
+}
+
+fn proxies(clients: &Value, now: f64) -> String {
+    let row = |client: &Value| {
+        let types = || {
+            get(client, "types")
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(_, t)| t)
+        };
+        let acknowledged = types()
+            .filter_map(|t| get(t, "acked_generation").as_u64())
+            .max();
+        let refused: u64 = types().filter_map(|t| get(t, "nacked").as_u64()).sum();
+        let last = types()
+            .find_map(|t| get(t, "last_nack").as_str())
+            .unwrap_or_default();
+        vec![
+            text(client, "node"),
+            text(client, "identity"),
+            acknowledged.map_or_else(unknown, |generation| generation.to_string()),
+            if refused == 0 {
+                "-".to_owned()
+            } else {
+                format!("{refused} ({last})")
+            },
+            number(client, "since").map_or_else(unknown, |since| seconds(now - since)),
+        ]
+    };
+    let rows: Vec<Vec<String>> = items(clients).iter().map(row).collect();
+    table(
+        "Proxies",
+        &["proxy", "identity", "acknowledged", "refused", "connected"],
+        &rows,
+    )
+}
+
+/// The endpoints that one proxy knows, and what it has measured of them.
+fn endpoints(name: &str, config: &Value, now: f64) -> String {
+    let certificate = get(config, "certificate");
+    let held = match (
+        number(certificate, "age_seconds"),
+        number(certificate, "not_after"),
+    ) {
+        (Some(age), Some(until)) => {
+            format!(
+                "certificate {} old, {} left",
+                seconds(age),
+                seconds(until - now)
+            )
+        }
+        _ => "no certificate".to_owned(),
+    };
+    let subscription = get(config, "subscription");
+    let discovery = match (
+        get(subscription, "connected").as_bool(),
+        get(subscription, "error").as_str(),
+    ) {
+        (Some(true), _) => "connected",
+        (_, Some(error)) => error,
+        (_, None) => "not connected",
+    };
+    let generation = text(config, "generation");
+    let title = format!("{name}: generation {generation}, {held}, discovery {discovery}");
+    let mut rows = Vec::new();
+    for service in items(get(config, "services")) {
+        let called = text(service, "name");
+        // Unknown, empty and listed are three different things.
+        match get(service, "endpoints").as_array() {
+            None => rows.push(vec![called, "(not known yet)".to_owned()]),
+            Some(none) if none.is_empty() => {
+                rows.push(vec![called, "(known to be empty)".to_owned()])
+            }
+            Some(listed) => rows.extend(listed.iter().map(|e| endpoint_row(&called, e))),
+        }
+    }
+    let head = [
+        "service",
+        "endpoint",
+        "health",
+        "ejected",
+        "latency",
+        "in flight",
+        "calls",
+        "failures",
+    ];
+    if rows.is_empty() {
+        format!("{title}\n  calls nobody\n")
+    } else {
+        table(&title, &head, &rows)
+    }
+}
+
+fn endpoint_row(service: &str, endpoint: &Value) -> Vec<String> {
+    let stats = get(endpoint, "stats");
+    let ejected = match number(stats, "ejected_for_seconds") {
+        Some(left) => format!("for {left:.1} s"),
+        None => "-".to_owned(),
+    };
+    let name = text(endpoint, "name");
+    vec![
+        service.to_owned(),
+        name.rsplit('#').next().unwrap_or(&name).to_owned(),
+        text(endpoint, "health"),
+        ejected,
+        number(stats, "latency_mean_ms").map_or_else(unknown, |ms| format!("{ms:.2} ms")),
+        text(stats, "in_flight"),
+        text(stats, "attempts"),
+        text(stats, "failures"),
+    ]
+}
+
+/// A field; null if it isn't there.
+fn get<'v>(value: &'v Value, key: &str) -> &'v Value {
+    static NONE: Value = Value::Null;
+    value.get(key).unwrap_or(&NONE)
+}
+
+/// A field as text; a question mark if it isn't there.
+fn text(value: &Value, key: &str) -> String {
+    match get(value, key) {
+        Value::Null => unknown(),
+        found => leaf(found),
+    }
+}
+
+fn number(value: &Value, key: &str) -> Option<f64> {
+    get(value, key).as_f64()
+}
+
+/// `12.3` reads `12 s`, `7300` reads `2 h`.
+fn seconds(number: f64) -> String {
+    match number {
+        ..120.0 => format!("{:.0} s", number.max(0.0)),
+        120.0..7_200.0 => format!("{:.0} min", number / 60.0),
+        _ => format!("{:.0} h", number / 3_600.0),
+    }
+}
+
+fn unknown() -> String {
+    "?".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The cells of the first line that has this text.
+    fn cells(text: &str, wanted: &str) -> Vec<String> {
+        let line = text.lines().find(|line| line.contains(wanted));
+        let line = line.unwrap_or_else(|| panic!("{wanted} is not in {text}"));
+        line.split("  ")
+            .filter(|c| !c.is_empty())
+            .map(|c| c.trim().to_owned())
+            .collect()
+    }
+
+    fn world() -> Value {
+        let problem = json!({ "line": 3, "column": 1, "object": "Pod shop/a", "message": "no" });
+        let report = json!({ "errors": { "a.yaml": [problem] }, "invalid": {} });
+        json!({
+            "generation": 9,
+            "clusters": [
+                { "cluster": "east", "state": "synced", "age_seconds": 3.2, "reason": "",
+                  "objects": { "Pod": 3, "Service": 1 }, "source": report },
+                { "cluster": "west", "state": "unknown", "age_seconds": null, "reason": "hangs",
+                  "objects": {}, "source": null },
+            ],
+            "conditions": [
+                { "object": "east: ServiceExport shop/a", "kind": "Valid", "holds": true },
+                { "object": "east: ServiceExport shop/b", "kind": "Conflict", "holds": true,
+                  "reason": "PortConflict", "message": "ports differ" },
+            ],
+        })
+    }
+
+    #[test]
+    fn clusters_and_what_is_wrong_in_them() {
+        let text = all(&json!({ "world": world(), "proxies": null, "configs": {} }));
+        assert_eq!(cells(&text, "synced"), ["east", "synced", "3 s", "4"]);
+        assert_eq!(
+            cells(&text, "hangs"),
+            ["west", "unknown", "?", "0", "hangs"]
+        );
+        assert_eq!(
+            cells(&text, "a.yaml"),
+            ["east: a.yaml:3:1", "Pod shop/a", "no"]
+        );
+        assert_eq!(cells(&text, "differ")[1], "Conflict PortConflict");
+        assert!(!text.contains("shop/a  Valid"), "{text}");
+    }
+
+    #[test]
+    fn a_control_plane_that_is_gone_is_said_to_be() {
+        let text =
+            all(&json!({ "world": { "error": "refused" }, "proxies": { "error": "refused" } }));
+        assert_eq!(text, "Control plane\n  refused\n");
+    }
+
+    #[test]
+    fn proxies_with_the_latest_that_they_took() {
+        let types = json!({
+            "Endpoint": { "acked_generation": 12, "nacked": 0, "last_nack": null },
+            "Route": { "acked_generation": 9, "nacked": 2, "last_nack": "bad route" },
+        });
+        let client =
+            json!({ "node": "east/shop/web-1", "identity": "id", "since": 40, "types": types });
+        let text = proxies(&json!([client]), 100.0);
+        assert_eq!(
+            cells(&text, "web-1"),
+            ["east/shop/web-1", "id", "12", "2 (bad route)", "60 s"]
+        );
+    }
+
+    #[test]
+    fn unknown_and_empty_are_told_apart() {
+        let config = json!({
+            "generation": 7, "certificate": { "age_seconds": 7300, "not_after": 1300.0 },
+            "subscription": { "connected": false, "error": "refused" },
+            "services": [
+                { "name": "shop/cart", "endpoints": [
+                    { "name": "shop/cart#west/shop/cart-3", "health": "healthy",
+                      "stats": { "ejected": true, "ejected_for_seconds": 2.25, "attempts": 9 } },
+                    { "name": "shop/cart#west/shop/cart-4", "health": "healthy",
+                      "stats": { "ejected": false, "latency_mean_ms": 1.234, "in_flight": 2 } },
+                ] },
+                { "name": "shop/echo", "endpoints": null },
+                { "name": "shop/db", "endpoints": [] },
+            ],
+        });
+        let text = endpoints("east/shop/web-1", &config, 1000.0);
+        let title = "generation 7, certificate 2 h old, 5 min left, discovery refused";
+        assert!(text.contains(title), "{text}");
+        assert_eq!(
+            cells(&text, "cart-3")[1..5],
+            ["west/shop/cart-3", "healthy", "for 2.2 s", "?"]
+        );
+        assert_eq!(
+            cells(&text, "cart-4")[2..6],
+            ["healthy", "-", "1.23 ms", "2"]
+        );
+        assert_eq!(cells(&text, "not known yet")[0], "shop/echo");
+        assert_eq!(cells(&text, "known to be empty")[0], "shop/db");
+    }
+}

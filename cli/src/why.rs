@@ -1,0 +1,213 @@
+//! Why did this call go where it went, or why was it refused?
+//!
+//! The proxies replay the decision with the functions that made it; this puts both ends' answers
+//! together and reads them out.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+
+use crate::args::{Format, WhyOptions};
+use crate::client::{self, escape};
+use crate::demo::state::State;
+use crate::output;
+
+mod story;
+
+pub(crate) use story::Story;
+
+/// `isthmus why`.
+///
+/// # Errors
+/// Nobody can be asked, or they don't know.
+pub(crate) fn run(options: &WhyOptions, format: Format) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let story = runtime.block_on(async {
+        match &options.service {
+            None => of_reason(options).await,
+            Some(service) => of_call(options, service).await,
+        }
+    })?;
+    match format {
+        Format::Json => output::json(&story.json),
+        Format::Text => output::line(story.text.trim_end()),
+    }
+    Ok(())
+}
+
+async fn of_reason(options: &WhyOptions) -> anyhow::Result<Story> {
+    let id = &options.client_or_reason;
+    let Some((workload, _)) = id.split_once(':') else {
+        bail!(
+            "{id:?} is no reason id (cluster/namespace/pod:number); to ask about a call, name the \
+             service too: isthmus why {id} SERVICE"
+        );
+    };
+    let proxy = match options.mesh.proxies.first() {
+        Some(address) => *address,
+        None => find(&State::read(options.mesh.demo.as_deref())?, workload)?.1,
+    };
+    reason(proxy, id).await
+}
+
+/// What was behind a refusal, as its proxy remembers it.
+///
+/// # Errors
+/// The proxy doesn't answer, or has forgotten.
+pub(crate) async fn reason(proxy: SocketAddr, id: &str) -> anyhow::Result<Story> {
+    let answer = client::json(proxy, &format!("/why?reason={}", escape(id))).await?;
+    Ok(Story::of_reason(answer))
+}
+
+async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
+    let (host, port) = host_and_port(service)?;
+    let state = match options.mesh.proxies.first() {
+        Some(_) => None,
+        None => Some(State::read(options.mesh.demo.as_deref())?),
+    };
+    let (client, client_admin) = match (options.mesh.proxies.first(), &state) {
+        (Some(address), _) => (options.client_or_reason.clone(), *address),
+        (None, Some(state)) => find(state, &options.client_or_reason)?,
+        (None, None) => bail!("no proxy to ask: give --proxy"),
+    };
+    let (method, path) = (escape(&options.method), escape(&options.path));
+    let query = format!(
+        "/why?host={}&port={port}&path={path}&method={method}",
+        escape(&host)
+    );
+    let outbound = client::json(client_admin, &query).await?;
+    let inbound = match server_of(options, state.as_ref(), &outbound) {
+        Some((_, admin)) => {
+            let query = inbound_query(&outbound, client_admin, &host, port, &method, &path).await?;
+            Some(client::json(admin, &query).await?)
+        }
+        None => None,
+    };
+    Ok(Story::of_call(
+        &client,
+        json!({ "outbound": outbound, "inbound": inbound }),
+    ))
+}
+
+/// The sidecar of the pod that would be called.
+fn server_of(
+    options: &WhyOptions,
+    state: Option<&State>,
+    outbound: &Value,
+) -> Option<(String, SocketAddr)> {
+    if let Some(address) = options.server {
+        return Some((String::new(), address));
+    }
+    let endpoint = story::endpoint(outbound)?;
+    find(state?, &endpoint).ok()
+}
+
+/// What the server's sidecar is to replay: this client, at the port that the call arrives on.
+async fn inbound_query(
+    outbound: &Value,
+    client_admin: SocketAddr,
+    host: &str,
+    port: u16,
+    method: &str,
+    path: &str,
+) -> anyhow::Result<String> {
+    let identity = match story::identity(outbound) {
+        Some(identity) => identity,
+        None => {
+            let config = client::json(client_admin, "/config").await?;
+            story::identity(&config).context("the client's sidecar does not say who it is")?
+        }
+    };
+    let port = story::target_port(outbound).unwrap_or(port);
+    let (identity, host) = (escape(&identity), escape(host));
+    Ok(format!(
+        "/why/inbound?identity={identity}&port={port}&method={method}&host={host}&path={path}"
+    ))
+}
+
+/// The proxy of a pod that is named as `cluster/namespace/pod`, or by an end of that, or by the
+/// name of its workload (`web` means `web-1`, if nothing else fits).
+fn find(state: &State, name: &str) -> anyhow::Result<(String, SocketAddr)> {
+    let proxies = || state.proxies.iter().map(|(id, at)| (id.clone(), *at));
+    let fits = |id: &str| id == name || id.ends_with(&format!("/{name}"));
+    if let Some(found) = proxies().find(|(id, _)| fits(id)) {
+        return Ok(found);
+    }
+    let starts = |id: &str| {
+        let pod = id.rsplit('/').next().unwrap_or(id);
+        pod.rsplit_once('-')
+            .is_some_and(|(workload, _)| workload == name)
+    };
+    proxies().find(|(id, _)| starts(id)).with_context(|| {
+        let known: Vec<&str> = state.proxies.keys().map(String::as_str).collect();
+        format!(
+            "no proxy of {name:?} is known; there are {}",
+            known.join(", ")
+        )
+    })
+}
+
+/// `cart`, `cart.shop`, `cart.shop.svc.cluster.local`, each with or without a port; 80 otherwise.
+/// Short names mean the service in every cluster, in namespace `shop`.
+fn host_and_port(service: &str) -> anyhow::Result<(String, u16)> {
+    let (host, port) = match service.rsplit_once(':') {
+        Some((host, port)) => {
+            let port = port
+                .parse()
+                .with_context(|| format!("{port:?} is no port"))?;
+            (host, port)
+        }
+        None => (service, 80),
+    };
+    let host = match host.split('.').count() {
+        1 => format!("{host}.shop.svc.clusterset.local"),
+        2 => format!("{host}.svc.clusterset.local"),
+        _ => host.to_owned(),
+    };
+    Ok((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let at: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let names = [
+            "east/shop/web-1",
+            "west/shop/cart-3",
+            "west/isthmus-system/gateway-west",
+        ];
+        State {
+            control_plane: at,
+            proxies: names.map(|name| (name.to_owned(), at)).into(),
+            folder: "/".into(),
+        }
+    }
+
+    #[test]
+    fn a_pod_is_found_by_any_end_of_its_name() {
+        for name in ["east/shop/web-1", "shop/web-1", "web-1", "web"] {
+            assert_eq!(find(&state(), name).unwrap().0, "east/shop/web-1", "{name}");
+        }
+        let error = find(&state(), "we").unwrap_err().to_string();
+        assert!(error.contains("west/shop/cart-3"), "{error}");
+    }
+
+    #[test]
+    fn short_names_of_services_are_completed() {
+        let full = "cart.shop.svc.clusterset.local";
+        assert_eq!(host_and_port("cart").unwrap(), (full.into(), 80));
+        assert_eq!(
+            host_and_port("cart.shop:8080").unwrap(),
+            (full.into(), 8080)
+        );
+        let local = "cart.shop.svc.cluster.local";
+        assert_eq!(host_and_port(local).unwrap(), (local.into(), 80));
+        assert!(host_and_port("cart:http").is_err());
+    }
+}

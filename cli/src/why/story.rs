@@ -1,0 +1,258 @@
+//! How do the proxies' answers read?
+
+use serde_json::Value;
+
+use crate::output::{leaf, tree};
+
+/// An explanation, for people and for programs.
+#[derive(Debug, Clone)]
+pub(crate) struct Story {
+    /// For people.
+    pub(crate) text: String,
+    /// For programs: the proxies' answers.
+    pub(crate) json: Value,
+}
+
+impl Story {
+    /// Of a refusal that a proxy remembers.
+    pub(super) fn of_reason(answer: Value) -> Self {
+        let text = match answer.get("event").filter(|event| event.is_object()) {
+            Some(event) => refusal(&text_of(&answer, "id"), event),
+            None => tree(&answer),
+        };
+        Self { text, json: answer }
+    }
+
+    /// Of a call, replayed at both ends.
+    pub(super) fn of_call(client: &str, answers: Value) -> Self {
+        let mut text = format!("As the sidecar of {client} would decide:\n");
+        text.push_str(&answers.get("outbound").map(tree).unwrap_or_default());
+        match answers.get("inbound").filter(|inbound| !inbound.is_null()) {
+            Some(inbound) => {
+                let server = endpoint(answers.get("outbound").unwrap_or(&Value::Null));
+                let server = server.unwrap_or_else(|| "the server".to_owned());
+                text.push_str(&format!("As the sidecar of {server} would decide:\n"));
+                text.push_str(&tree(inbound));
+            }
+            None => text
+                .push_str("No server's sidecar was asked: no endpoint of the mesh was chosen.\n"),
+        }
+        Self {
+            text,
+            json: answers,
+        }
+    }
+}
+
+/// Who called what, who refused it and by which rule, and what would have to change.
+fn refusal(id: &str, event: &Value) -> String {
+    let field = |key: &str| text_of(event, key);
+    let or = |key: &str, otherwise: &str| {
+        Some(field(key))
+            .filter(|text| !text.is_empty())
+            .unwrap_or_else(|| otherwise.to_owned())
+    };
+    let proxy = id.split_once(':').map_or(id, |(workload, _)| workload);
+    let place = match field("direction").as_str() {
+        "inbound" => "on the server's side, by the sidecar of",
+        "outbound" => "on the client's side, by the sidecar of",
+        "gateway" => "on the way, by the gateway",
+        _ => "by",
+    };
+    let call = match (field("method"), field("path")) {
+        (method, path) if !method.is_empty() => format!("{method} {path}"),
+        _ => format!("a {} connection", or("protocol", "TCP")),
+    };
+    let generation = field("generation");
+    let outcome = format!("{} ({})", or("failure", "failed"), or("flag", "-"));
+    let lines = [
+        (
+            "caller",
+            format!(
+                "{}, cluster {}",
+                or("source", "not known"),
+                or("source_cluster", "?")
+            ),
+        ),
+        (
+            "call",
+            format!("{call} to {}", or("service", "no service of the mesh")),
+        ),
+        (
+            "to",
+            format!(
+                "{}, cluster {}",
+                or("endpoint", "-"),
+                or("destination_cluster", "?")
+            ),
+        ),
+        (
+            "decided",
+            format!("{place} {proxy}, configuration generation {generation}"),
+        ),
+        (
+            "outcome",
+            format!("{outcome}, status {}", or("status", "none")),
+        ),
+        ("blame", field("blame")),
+        ("policy", field("policy")),
+        ("route", field("route")),
+        ("hop", field("hop")),
+        ("detail", field("detail")),
+        ("remedy", remedy(&field("failure"), &field("policy"))),
+    ];
+    let said = lines.iter().filter(|(_, text)| !text.is_empty());
+    said.map(|(key, text)| format!("  {key:<8} {text}\n"))
+        .collect()
+}
+
+/// What would have to change, by the failure's name. Empty: nothing that an operator could.
+fn remedy(failure: &str, policy: &str) -> String {
+    let text = match failure {
+        "denied" if !policy.is_empty() => {
+            return format!("edit or remove the AccessPolicy {policy}: it decided");
+        }
+        "denied" => "allow this caller: AccessPolicies select the workload, none of them allows it",
+        "policy_unknown" => {
+            "connect the sidecar to the control plane: before its first policies it denies"
+        }
+        "unauthenticated" => "call through a sidecar: no certificate that is believed was shown",
+        "identity_mismatch" => "see who answers at the endpoint's address: its identity is another",
+        "no_destination" => "create or export the service, or let unknown destinations pass",
+        "invalid_backend" => {
+            "correct the route: its backend is not there, or may not be referred to"
+        }
+        "no_route" => "add a rule to the service's routes: none of theirs matches",
+        "no_endpoint" => "start a pod that the service selects, or export one from another cluster",
+        "no_healthy_endpoint" => {
+            "see `isthmus status`: endpoints are unready, ejected or beyond a gateway that is missing"
+        }
+        "endpoints_unknown" => {
+            "connect the sidecar to the control plane: it was never told the endpoints"
+        }
+        "overflow" => "raise the limits in the service's TrafficPolicy, or send less",
+        "connect_failed" | "connect_timeout" => {
+            "see whether the pod runs, and whether its network is reachable"
+        }
+        "request_deadline" | "idle_timeout" => {
+            "raise the timeout in the route or TrafficPolicy, or speed the server up"
+        }
+        "upstream_reset" | "upstream_refused" | "upstream_protocol" => {
+            "see the log of the server's application"
+        }
+        "bad_request" | "head_too_large" | "request_timeout" => {
+            "correct the client: its request can't be taken as it is"
+        }
+        "no_handle" => "export the service: a gateway forwards to nothing else",
+        _ => "",
+    };
+    text.to_owned()
+}
+
+/// A field as text; empty if it isn't there.
+fn text_of(value: &Value, key: &str) -> String {
+    value
+        .get(key)
+        .filter(|found| !found.is_null())
+        .map(leaf)
+        .unwrap_or_default()
+}
+
+/// `cluster/namespace/pod` of the endpoint that was chosen.
+pub(super) fn endpoint(outbound: &Value) -> Option<String> {
+    let name = search(outbound, &["endpoint", "chosen", "picked"])?;
+    let name = match name {
+        Value::Object(fields) => leaf(fields.get("name").or_else(|| fields.get("pod"))?),
+        other => leaf(other),
+    };
+    Some(name.rsplit('#').next().unwrap_or(&name).to_owned()).filter(|name| name.contains('/'))
+}
+
+/// The SPIFFE ID of the proxy that answered.
+pub(super) fn identity(answer: &Value) -> Option<String> {
+    let found = search(answer, &["client_identity", "own_identity"]).or_else(|| {
+        let certificate = search(answer, &["certificate"])?;
+        search(certificate, &["identity"])
+    });
+    Some(leaf(found?)).filter(|id| id.starts_with("spiffe://"))
+}
+
+/// The port of the pod that the call arrives on.
+pub(super) fn target_port(outbound: &Value) -> Option<u16> {
+    search(outbound, &["target_port"])?
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok())
+}
+
+/// The first value under one of these keys, nearer ones first.
+fn search<'v>(value: &'v Value, keys: &[&str]) -> Option<&'v Value> {
+    if let Value::Object(fields) = value {
+        let here = keys
+            .iter()
+            .find_map(|key| fields.get(*key))
+            .filter(|found| !found.is_null());
+        return here.or_else(|| fields.values().find_map(|inner| search(inner, keys)));
+    }
+    value
+        .as_array()?
+        .iter()
+        .find_map(|inner| search(inner, keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_chosen_endpoint_is_found_where_it_stands() {
+        let direct = json!({ "endpoint": "shop/cart.shop#west/shop/cart-3" });
+        let nested = json!({ "steps": [{ "chosen": { "name": "west/shop/cart-3" } }] });
+        for answer in [direct, nested] {
+            assert_eq!(endpoint(&answer).as_deref(), Some("west/shop/cart-3"));
+        }
+        assert_eq!(endpoint(&json!({ "endpoint": null })), None);
+    }
+
+    #[test]
+    fn a_refusal_names_the_rule_and_what_would_change_it() {
+        let event = json!({
+            "direction": "inbound", "source": "spiffe://east.mesh.internal/ns/shop/sa/web",
+            "source_cluster": "east", "destination_cluster": "west", "service": "shop/reviews",
+            "endpoint": "", "policy": "west/shop/no-web", "status": 403, "flag": "UAEX",
+            "failure": "denied", "method": "GET", "path": "/", "generation": 17, "detail": "",
+        });
+        let story = Story::of_reason(json!({ "id": "west/shop/reviews-1:2a", "event": event }));
+        for part in [
+            "caller   spiffe://east.mesh.internal/ns/shop/sa/web, cluster east",
+            "call     GET / to shop/reviews",
+            "by the sidecar of west/shop/reviews-1, configuration generation 17",
+            "denied (UAEX), status 403",
+            "policy   west/shop/no-web",
+            "remedy   edit or remove the AccessPolicy west/shop/no-web",
+        ] {
+            assert!(
+                story.text.contains(part),
+                "{part:?} is not in\n{}",
+                story.text
+            );
+        }
+        assert!(!story.text.contains("detail"), "{}", story.text);
+    }
+
+    #[test]
+    fn a_call_reads_from_client_to_server() {
+        let outbound = json!({ "service": "shop/cart", "endpoint": "west/shop/cart-3" });
+        let inbound = json!({ "allowed": false, "policy": "east-may-not" });
+        let story = Story::of_call("web-1", json!({ "outbound": outbound, "inbound": inbound }));
+        let at = |text: &str| {
+            story
+                .text
+                .find(text)
+                .unwrap_or_else(|| panic!("{text} in {}", story.text))
+        };
+        assert!(at("sidecar of web-1") < at("shop/cart"));
+        assert!(at("shop/cart") < at("sidecar of west/shop/cart-3"));
+        assert!(at("sidecar of west/shop/cart-3") < at("policy: east-may-not"));
+    }
+}

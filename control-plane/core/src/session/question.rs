@@ -1,0 +1,150 @@
+//! What does a subscription ask, and what may be taken away from its asker?
+
+use std::collections::BTreeSet;
+
+use isthmus_proto::ids::ClusterId;
+
+use crate::model::ServiceRef;
+use crate::translate::{
+    Answer, Client, ResourceType, authorization, endpoint, gateway, route, service, trust, workload,
+};
+use crate::world::World;
+
+/// What resources of one type belong to together: they are answered, and compared, at once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    /// Everything in the client's scope.
+    All,
+    /// One service.
+    Service(ServiceRef),
+}
+
+/// How a type is subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asking {
+    /// By "*" only.
+    Wildcard,
+    /// By the client's own name only.
+    Own,
+    /// By service names and aliases only: a client hears of what it calls.
+    ByService,
+}
+
+/// How this type is subscribed to.
+pub(crate) fn asking(kind: ResourceType) -> Asking {
+    match kind {
+        ResourceType::TrustBundle
+        | ResourceType::AccessPolicy
+        | ResourceType::HandleKeys
+        | ResourceType::ExportedEndpoint
+        | ResourceType::ClusterFreshness
+        | ResourceType::Gateway => Asking::Wildcard,
+        ResourceType::Workload => Asking::Own,
+        ResourceType::Service | ResourceType::Endpoint | ResourceType::Route => Asking::ByService,
+    }
+}
+
+/// Who asks, and which clusters concern it.
+pub(crate) struct Asker<'a> {
+    pub(crate) client: &'a Client,
+    /// Its own cluster, and those whose endpoints it holds.
+    pub(crate) clusters: &'a BTreeSet<ClusterId>,
+}
+
+/// All that is known about a subject.
+pub(crate) fn answer(
+    world: &World,
+    asker: &Asker<'_>,
+    kind: ResourceType,
+    subject: &Subject,
+) -> Answer {
+    let client = asker.client;
+    match (kind, subject) {
+        (ResourceType::TrustBundle, Subject::All) => trust::bundles(world),
+        (ResourceType::AccessPolicy, Subject::All) => authorization::policies(world, client),
+        (ResourceType::Workload, Subject::All) => workload::own(world, client),
+        (ResourceType::HandleKeys, Subject::All) => gateway::keys(world, client),
+        (ResourceType::ExportedEndpoint, Subject::All) => gateway::exported(world, client),
+        (ResourceType::ClusterFreshness, Subject::All) => gateway::freshness(world, asker.clusters),
+        (ResourceType::Gateway, Subject::All) => gateway::gateways(world, asker.clusters),
+        (ResourceType::Service, Subject::Service(of)) => service::definition(world, client, of),
+        (ResourceType::Endpoint, Subject::Service(of)) => endpoint::endpoints(world, client, of).0,
+        (ResourceType::Route, Subject::Service(of)) => route::routes(world, client, of),
+        // No client can ask so.
+        (ResourceType::Service | ResourceType::Endpoint | ResourceType::Route, Subject::All)
+        | (
+            ResourceType::TrustBundle
+            | ResourceType::AccessPolicy
+            | ResourceType::Workload
+            | ResourceType::HandleKeys
+            | ResourceType::ExportedEndpoint
+            | ResourceType::ClusterFreshness
+            | ResourceType::Gateway,
+            Subject::Service(_),
+        ) => Answer::default(),
+    }
+}
+
+/// Which subject a resource belongs to, by its name; `None`: no name of this type.
+pub(crate) fn subject_of(kind: ResourceType, name: &str) -> Option<Subject> {
+    let service = match kind {
+        ResourceType::Service => name,
+        ResourceType::Endpoint => name.split_once('#')?.0,
+        ResourceType::Route => name.split_once('@')?.1,
+        ResourceType::TrustBundle
+        | ResourceType::AccessPolicy
+        | ResourceType::Workload
+        | ResourceType::HandleKeys
+        | ResourceType::ExportedEndpoint
+        | ResourceType::ClusterFreshness
+        | ResourceType::Gateway => return Some(Subject::All),
+    };
+    ServiceRef::of_service_name(service).map(Subject::Service)
+}
+
+/// The cluster that an endpoint, policy or gateway comes from, by its name.
+pub(crate) fn cluster_of(kind: ResourceType, name: &str) -> Option<&str> {
+    let place = match kind {
+        ResourceType::Endpoint => name.split_once('#')?.1,
+        ResourceType::AccessPolicy => name.strip_prefix("mesh/").unwrap_or(name),
+        ResourceType::Gateway | ResourceType::ClusterFreshness => name,
+        ResourceType::TrustBundle
+        | ResourceType::Workload
+        | ResourceType::HandleKeys
+        | ResourceType::ExportedEndpoint
+        | ResourceType::Service
+        | ResourceType::Route => return None,
+    };
+    place.split('/').next()
+}
+
+/// May a resource that the answer does not have be taken from the client? Not if it may well exist:
+/// its cluster has not been listed, or too little is known altogether.
+pub(crate) fn may_remove(
+    world: &World,
+    asker: &Asker<'_>,
+    (kind, name): (ResourceType, &str),
+    complete: bool,
+) -> bool {
+    match (kind, cluster_of(kind, name)) {
+        (ResourceType::Endpoint | ResourceType::AccessPolicy, Some(cluster)) => {
+            !world.is_unknown(cluster)
+        }
+        (ResourceType::Gateway, Some(cluster)) => {
+            !world.is_unknown(cluster) || !asker.clusters.contains(cluster)
+        }
+        (ResourceType::ClusterFreshness, _) => true,
+        (
+            ResourceType::Endpoint
+            | ResourceType::AccessPolicy
+            | ResourceType::Gateway
+            | ResourceType::TrustBundle
+            | ResourceType::Workload
+            | ResourceType::HandleKeys
+            | ResourceType::ExportedEndpoint
+            | ResourceType::Service
+            | ResourceType::Route,
+            _,
+        ) => complete,
+    }
+}

@@ -1,0 +1,336 @@
+//! Which access policies apply to the client's pod?
+//!
+//! Nothing is dropped: a policy that was not understood in full is sent as one that denies
+//! everything in its scope. Who may speak for a cluster or for the mesh is not the policy's choice.
+
+use isthmus_proto::ids::{is_dns_name, is_label};
+use isthmus_proto::resource::{self, string_match};
+use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
+use prost::Message;
+
+use crate::model::{AccessPolicy, PolicyTarget};
+use crate::translate::{Answer, Client, Encoded, List, encode, workload};
+use crate::world::World;
+use crate::world::cluster::Cluster;
+use crate::world::index::selects;
+use crate::world::table::Entry;
+
+/// Longest regular expression, in characters.
+const REGEX_CHARS_MAX: usize = 1_024;
+/// Largest compiled regular expression.
+const REGEX_BYTES_MAX: usize = 1 << 20;
+/// Largest policy, encoded.
+const POLICY_BYTES_MAX: usize = 256 << 10;
+/// `except` within `except`.
+const EXCEPT_DEPTH_MAX: usize = 4;
+
+/// A policy that selects the client.
+pub(crate) struct Applying<'a> {
+    pub(crate) cluster: &'a Cluster,
+    namespace: &'a str,
+    name: &'a str,
+    pub(crate) entry: &'a Entry<AccessPolicy>,
+    /// As far as its author may reach.
+    pub(crate) target: PolicyTarget,
+    overreach: bool,
+}
+
+/// The client's policies. Unknown while its pod is: who is not known is not told what it may accept,
+/// and denies.
+pub(crate) fn policies(world: &World, client: &Client) -> Answer {
+    let own = world.listed(client.cluster.as_str());
+    if own
+        .and_then(|cluster| workload::pod(cluster, client))
+        .is_none()
+    {
+        return Answer::unknown();
+    }
+    if !world.mesh_authors_listed() {
+        return Answer::unknown();
+    }
+    let applying = applying(world, client);
+    let says = applying.iter().filter(|policy| {
+        let written = &policy.entry.value;
+        written.body.is_some() || written.invalid.is_some() || policy.overreach
+    });
+    let list: List = says
+        .map(|policy| {
+            let cluster = policy.cluster.id.clone();
+            let at = (cluster, policy.namespace.to_owned(), policy.name.to_owned());
+            world.cache.policy(at, || policy.encode())
+        })
+        .collect();
+    Answer {
+        lists: vec![list],
+        known: true,
+        complete: true,
+    }
+}
+
+/// All that select the client: its own cluster's, and those for the mesh.
+pub(crate) fn applying<'a>(world: &'a World, client: &Client) -> Vec<Applying<'a>> {
+    let listed = world.clusters.values().filter(|cluster| cluster.listed());
+    let mut found = Vec::new();
+    for cluster in listed {
+        for (namespace, name, entry) in cluster.policies.iter() {
+            let (target, overreach) = reach(world, namespace, &entry.value.target);
+            let policy = Applying {
+                cluster,
+                namespace,
+                name,
+                entry,
+                target,
+                overreach,
+            };
+            if policy.selects(world, client) {
+                found.push(policy);
+            }
+        }
+    }
+    found
+}
+
+/// The target that counts: only system namespaces speak for more than themselves.
+fn reach(world: &World, namespace: &str, target: &PolicyTarget) -> (PolicyTarget, bool) {
+    match target {
+        PolicyTarget::Mesh | PolicyTarget::Cluster if !world.is_system(namespace) => {
+            (PolicyTarget::Namespace, true)
+        }
+        PolicyTarget::Mesh
+        | PolicyTarget::Cluster
+        | PolicyTarget::Namespace
+        | PolicyTarget::Service(_)
+        | PolicyTarget::Workloads(_) => (target.clone(), false),
+    }
+}
+
+impl Applying<'_> {
+    fn selects(&self, world: &World, client: &Client) -> bool {
+        if self.cluster.id != client.cluster {
+            return self.target == PolicyTarget::Mesh && world.is_mesh_author(&self.cluster.id);
+        }
+        let here = self.namespace == client.namespace();
+        match &self.target {
+            PolicyTarget::Mesh | PolicyTarget::Cluster => true,
+            PolicyTarget::Namespace => here,
+            PolicyTarget::Workloads(labels) => {
+                let pod = self
+                    .cluster
+                    .pods
+                    .get(client.namespace(), client.workload.pod());
+                // An unknown pod may have the labels: rather too strict than too lax.
+                here && pod.is_none_or(|pod| selects(labels, &pod.value.labels))
+            }
+            PolicyTarget::Service(service) => here && self.backs(service, client),
+        }
+    }
+
+    fn backs(&self, service: &str, client: &Client) -> bool {
+        let Some(entry) = self.cluster.services.get(self.namespace, service) else {
+            return false;
+        };
+        if entry.value.selector.is_empty() {
+            return self
+                .cluster
+                .slicing(self.namespace, client.workload.pod())
+                .contains(service);
+        }
+        let pod = self.cluster.pods.get(self.namespace, client.workload.pod());
+        pod.is_none_or(|pod| selects(&entry.value.selector, &pod.value.labels))
+    }
+
+    fn encode(&self) -> Encoded {
+        let written = &self.entry.value;
+        let invalid = match (&written.invalid, self.overreach, &written.body) {
+            (Some(why), _, _) => Some(why.clone()),
+            (None, true, _) => Some(OVERREACH.to_owned()),
+            (None, false, Some(body)) => check(body).err(),
+            (None, false, None) => None,
+        };
+        let body = written.body.clone().unwrap_or_default();
+        let name = self.full_name();
+        let (action, rules, invalid) = match invalid {
+            None => (body.action, body.rules, String::new()),
+            Some(why) => (resource::Action::Deny.into(), Vec::new(), why),
+        };
+        let scope = self.scope();
+        let message = resource::AccessPolicy {
+            name: name.clone(),
+            action,
+            rules,
+            scope,
+            origin: None,
+            invalid,
+        };
+        encode(&name, message, &self.cluster.id, Some(self.entry.stamp))
+    }
+
+    /// `east/shop/viewers`; `mesh/east/isthmus-system/default-deny` for the whole mesh.
+    fn full_name(&self) -> String {
+        let mesh = if self.target == PolicyTarget::Mesh {
+            "mesh/"
+        } else {
+            ""
+        };
+        let slash = if self.namespace.is_empty() { "" } else { "/" };
+        format!(
+            "{mesh}{}/{}{slash}{}",
+            self.cluster.id, self.namespace, self.name
+        )
+    }
+
+    fn scope(&self) -> String {
+        match &self.target {
+            PolicyTarget::Mesh => "mesh".to_owned(),
+            PolicyTarget::Cluster => format!("cluster {}", self.cluster.id),
+            PolicyTarget::Namespace => format!("namespace {}/{}", self.cluster.id, self.namespace),
+            PolicyTarget::Service(service) => {
+                format!("service {}/{}/{service}", self.cluster.id, self.namespace)
+            }
+            PolicyTarget::Workloads(labels) => {
+                let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                let labels = labels.join(",");
+                format!(
+                    "workloads {}/{} with {labels}",
+                    self.cluster.id, self.namespace
+                )
+            }
+        }
+    }
+}
+
+const OVERREACH: &str = "only a system namespace can speak for the cluster or the mesh";
+
+/// Why a policy as written cannot be applied; `None`: it can.
+pub(crate) fn invalidity(world: &World, namespace: &str, policy: &AccessPolicy) -> Option<String> {
+    let (_, overreach) = reach(world, namespace, &policy.target);
+    let why = policy
+        .invalid
+        .clone()
+        .or_else(|| overreach.then(|| OVERREACH.to_owned()));
+    why.or_else(|| policy.body.as_ref().and_then(|body| check(body).err()))
+}
+
+/// Can a proxy apply it as it stands?
+fn check(policy: &resource::AccessPolicy) -> Result<(), String> {
+    if policy.encoded_len() > POLICY_BYTES_MAX {
+        return Err(format!("larger than {POLICY_BYTES_MAX} bytes"));
+    }
+    match resource::Action::try_from(policy.action) {
+        Ok(resource::Action::Allow | resource::Action::Deny | resource::Action::Audit) => {}
+        Ok(resource::Action::Unspecified) | Err(_) => return Err("no action".to_owned()),
+    }
+    for (number, rule) in policy.rules.iter().enumerate() {
+        check_rule(rule).map_err(|why| format!("rule {}: {why}", number.saturating_add(1)))?;
+    }
+    Ok(())
+}
+
+fn check_rule(rule: &resource::AccessRule) -> Result<(), String> {
+    rule.from
+        .iter()
+        .try_for_each(|caller| check_caller(caller, EXCEPT_DEPTH_MAX))?;
+    for operation in &rule.to {
+        for port in &operation.ports {
+            let fits = u16::try_from(*port).is_ok_and(|port| port > 0);
+            named(fits, "port", &port.to_string())?;
+        }
+        for method in &operation.methods {
+            let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            named(
+                !method.is_empty() && method.bytes().all(token),
+                "method",
+                method,
+            )?;
+        }
+        operation
+            .hosts
+            .iter()
+            .chain(&operation.paths)
+            .try_for_each(check_match)?;
+    }
+    for header in &rule.headers {
+        let token =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
+        let fits = !header.name.is_empty() && header.name.bytes().all(token);
+        named(fits, "header name", &header.name)?;
+        check_match(
+            header
+                .value
+                .as_ref()
+                .ok_or("a header without a value to match")?,
+        )?;
+    }
+    Ok(())
+}
+
+fn check_caller(caller: &resource::Caller, depth: usize) -> Result<(), String> {
+    let depth = depth
+        .checked_sub(1)
+        .ok_or("except within except, too deep")?;
+    for domain in &caller.trust_domains {
+        named(
+            domain.parse::<TrustDomain>().is_ok(),
+            "trust domain",
+            domain,
+        )?;
+    }
+    for cluster in &caller.clusters {
+        named(is_label(cluster), "cluster", cluster)?;
+    }
+    for namespace in &caller.namespaces {
+        named(is_label(namespace), "namespace", namespace)?;
+    }
+    for account in &caller.service_accounts {
+        let fits = match account.split_once('/') {
+            Some((namespace, name)) => is_label(namespace) && is_dns_name(name),
+            None => is_dns_name(account),
+        };
+        named(fits, "service account", account)?;
+    }
+    for identity in &caller.identities {
+        named(identity.parse::<SpiffeId>().is_ok(), "SPIFFE ID", identity)?;
+    }
+    caller
+        .except
+        .iter()
+        .try_for_each(|except| check_caller(except, depth))
+}
+
+fn check_match(text: &resource::StringMatch) -> Result<(), String> {
+    match &text.kind {
+        None => Err("an empty match".to_owned()),
+        Some(string_match::Kind::Present(present)) => {
+            if *present {
+                Ok(())
+            } else {
+                Err("present: false matches nothing".to_owned())
+            }
+        }
+        Some(string_match::Kind::Exact(_)) => Ok(()),
+        Some(string_match::Kind::Prefix(part) | string_match::Kind::Suffix(part)) => {
+            named(!part.is_empty(), "prefix or suffix", part)
+        }
+        Some(string_match::Kind::Regex(regex)) => {
+            named(
+                regex.chars().count() <= REGEX_CHARS_MAX,
+                "regular expression",
+                regex,
+            )?;
+            let built = regex::RegexBuilder::new(regex)
+                .size_limit(REGEX_BYTES_MAX)
+                .build();
+            built
+                .map(|_| ())
+                .map_err(|why| format!("regular expression: {why}"))
+        }
+    }
+}
+
+fn named(fits: bool, kind: &str, value: &str) -> Result<(), String> {
+    if fits {
+        return Ok(());
+    }
+    let value: String = value.chars().take(80).collect();
+    Err(format!("{value:?} is no {kind}"))
+}

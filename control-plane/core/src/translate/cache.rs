@@ -1,0 +1,190 @@
+//! What was encoded already?
+//!
+//! Filled by whoever asks first, forgotten by the writer when it is dirty. The lock is held for
+//! look-ups only, never while something is encoded.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use isthmus_proto::ids::ClusterId;
+
+use crate::model::Reach;
+use crate::translate::{Encoded, List};
+use crate::world::dirty::{Affected, Dirty, PolicyScope, ServiceKey};
+
+/// Encoded resources by what they depend on.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    services: BTreeMap<ServiceKey, Views>,
+    policies: BTreeMap<PolicyKey, Encoded>,
+    gateways: BTreeMap<ClusterId, List>,
+}
+
+/// Cluster, namespace and name of a policy.
+pub(crate) type PolicyKey = (ClusterId, String, String);
+
+#[derive(Debug, Default)]
+struct Views {
+    definitions: BTreeMap<(Reach, ClusterId), List>,
+    endpoints: BTreeMap<EndpointsKey, List>,
+    routes: BTreeMap<RoutesKey, List>,
+    exported: BTreeMap<ClusterId, List>,
+}
+
+/// Endpoints of a service in one cluster, as some clients see them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EndpointsKey {
+    pub(crate) reach: Reach,
+    /// Whose service gives the ports; `None`: the merged one.
+    pub(crate) ports_of: Option<ClusterId>,
+    /// Where the endpoints are.
+    pub(crate) provider: ClusterId,
+    /// The clients are in the same cluster.
+    pub(crate) own: bool,
+}
+
+/// Routes of a service, as the clients of one cluster see them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RoutesKey {
+    pub(crate) reach: Reach,
+    pub(crate) client: ClusterId,
+    /// The clients' namespace, if it has routes of its own for the service.
+    pub(crate) consumer: Option<String>,
+}
+
+impl Cache {
+    /// Forgets what is dirty.
+    pub(crate) fn forget(&mut self, dirty: &Dirty) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if dirty.all {
+            *inner = Inner::default();
+            return;
+        }
+        for (key, affected) in &dirty.services {
+            if affected.definition {
+                inner.services.remove(key);
+            } else if let Some(views) = inner.services.get_mut(key) {
+                views.forget(affected);
+            }
+        }
+        for cluster in &dirty.gateways {
+            inner.gateways.remove(cluster);
+        }
+        if dirty.policies.contains(&PolicyScope::Mesh) {
+            inner.policies.clear();
+        }
+        inner.policies.retain(|(cluster, _, _), _| {
+            !dirty.policies.iter().any(|scope| match scope {
+                PolicyScope::Mesh => true,
+                PolicyScope::Cluster(dirty) | PolicyScope::Namespace(dirty, _) => dirty == cluster,
+            })
+        });
+    }
+
+    /// The service itself, for clients of a cluster; empty: there is none.
+    pub(crate) fn definition(
+        &self,
+        service: &ServiceKey,
+        at: (Reach, ClusterId),
+        make: impl FnOnce() -> List,
+    ) -> List {
+        self.view(service, at, |views| &mut views.definitions, make)
+    }
+
+    /// The service's endpoints in one cluster.
+    pub(crate) fn endpoints(
+        &self,
+        service: &ServiceKey,
+        at: EndpointsKey,
+        make: impl FnOnce() -> List,
+    ) -> List {
+        self.view(service, at, |views| &mut views.endpoints, make)
+    }
+
+    /// The service's routes.
+    pub(crate) fn routes(
+        &self,
+        service: &ServiceKey,
+        at: RoutesKey,
+        make: impl FnOnce() -> List,
+    ) -> List {
+        self.view(service, at, |views| &mut views.routes, make)
+    }
+
+    /// What the gateways of a cluster may forward to because of one service.
+    pub(crate) fn exported(
+        &self,
+        service: &ServiceKey,
+        at: ClusterId,
+        make: impl FnOnce() -> List,
+    ) -> List {
+        self.view(service, at, |views| &mut views.exported, make)
+    }
+
+    /// One policy.
+    pub(crate) fn policy(&self, at: PolicyKey, make: impl FnOnce() -> Encoded) -> Encoded {
+        if let Some(found) = self.lock().policies.get(&at) {
+            return found.clone();
+        }
+        let made = make();
+        self.lock().policies.insert(at, made.clone());
+        made
+    }
+
+    /// The gateways of a cluster.
+    pub(crate) fn gateways(&self, at: &ClusterId, make: impl FnOnce() -> List) -> List {
+        if let Some(found) = self.lock().gateways.get(at) {
+            return found.clone();
+        }
+        let made = make();
+        self.lock().gateways.insert(at.clone(), made.clone());
+        made
+    }
+
+    fn view<K: Ord>(
+        &self,
+        service: &ServiceKey,
+        at: K,
+        map: impl Fn(&mut Views) -> &mut BTreeMap<K, List>,
+        make: impl FnOnce() -> List,
+    ) -> List {
+        let found = self
+            .lock()
+            .services
+            .get_mut(service)
+            .and_then(|v| map(v).get(&at).cloned());
+        if let Some(found) = found {
+            return found;
+        }
+        let made = make();
+        if made.is_empty() {
+            // Names that do not exist could be asked for without end.
+            return made;
+        }
+        let mut inner = self.lock();
+        map(inner.services.entry(service.clone()).or_default()).insert(at, made.clone());
+        made
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // What lies inside is right at every step: a panic elsewhere does not spoil it.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Views {
+    fn forget(&mut self, affected: &Affected) {
+        self.endpoints
+            .retain(|key, _| !affected.providers.contains(&key.provider));
+        self.exported
+            .retain(|cluster, _| !affected.providers.contains(cluster));
+        if affected.routes {
+            self.routes.clear();
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Which addresses serve?
+//!
+//! EndpointSlices say it where a service has any; otherwise the pods that its selector takes. Who
+//! must answer there is always said by the pod's own cluster: no other can vouch for it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use isthmus_proto::ids::{ClusterId, WorkloadName};
+use isthmus_proto::locality::Locality;
+use isthmus_proto::resource;
+use isthmus_proto::spiffe::SpiffeId;
+
+use crate::import;
+use crate::model::{Pod, Reach, Service, ServicePort, ServiceRef, SliceEndpoint, TargetPort};
+use crate::translate::cache::EndpointsKey;
+use crate::translate::service::{View, providers};
+use crate::translate::{Answer, Client, Encoded, List, encode, octets};
+use crate::world::World;
+use crate::world::cluster::Cluster;
+use crate::world::dirty::ServiceKey;
+use crate::world::table::Entry;
+
+/// The port of a pod's mesh listener.
+pub(crate) const MESH_PORT: u16 = 15_008;
+/// Addresses of one endpoint (two families, and one to move).
+const ADDRESSES_MAX: usize = 4;
+
+/// The service's endpoints for this client, and the clusters that they are in.
+pub(crate) fn endpoints(
+    world: &World,
+    client: &Client,
+    service: &ServiceRef,
+) -> (Answer, Vec<ClusterId>) {
+    let Some(view) = View::of(world, client, service) else {
+        return (Answer::unknown(), Vec::new());
+    };
+    let key = ServiceKey::new(service.namespace.as_str(), &service.name);
+    let mut answer = Answer {
+        lists: Vec::new(),
+        known: true,
+        complete: view.is_complete(world),
+    };
+    let mut found = Vec::new();
+    for provider in providers(&view) {
+        let Some(cluster) = world.listed(provider.as_str()) else {
+            continue;
+        };
+        let at = EndpointsKey {
+            reach: service.reach,
+            ports_of: (service.reach == Reach::Cluster).then(|| client.cluster.clone()),
+            provider: provider.clone(),
+            own: *provider == client.cluster,
+        };
+        let list = world
+            .cache
+            .endpoints(&key, at.clone(), || encode_all(&view, cluster, &at));
+        if !list.is_empty() {
+            found.push(provider.clone());
+            answer.lists.push(list);
+        }
+    }
+    (answer, found)
+}
+
+fn encode_all(view: &View<'_>, cluster: &Cluster, at: &EndpointsKey) -> List {
+    let (namespace, name) = (view.service.namespace.as_str(), view.service.name.as_str());
+    let Some(own) = cluster.services.get(namespace, name) else {
+        return List::default();
+    };
+    let ports = import::matching(view.ports(), &own.value.ports);
+    // The local name in its own cluster needs no gateway; everything else may.
+    let exported = cluster.exported(namespace, name) && !(at.reach == Reach::Cluster && at.own);
+    let found = backends(cluster, namespace, name);
+    let visible = found
+        .iter()
+        .filter(|backend| at.own || (exported && backend.is_meshed()));
+    visible
+        .filter_map(|backend| encode_one(view.service, cluster, backend, (&ports, exported)))
+        .collect()
+}
+
+fn encode_one(
+    service: &ServiceRef,
+    cluster: &Cluster,
+    backend: &Backend<'_>,
+    (ports, exported): (&[(u16, &ServicePort)], bool),
+) -> Option<Encoded> {
+    let mapping = |(view, own): &(u16, &ServicePort)| {
+        let target = backend.ports.get(&own.port)?;
+        let (service_port, target_port) = (u32::from(*view), u32::from(*target));
+        Some(resource::PortMapping {
+            service_port,
+            target_port,
+        })
+    };
+    let ports: Vec<_> = ports.iter().filter_map(mapping).collect();
+    if ports.is_empty() {
+        return None;
+    }
+    let name = backend.workload(cluster)?;
+    let identity = backend.identity(cluster);
+    let handle = if exported && identity.is_some() {
+        backend.handle(cluster)
+    } else {
+        None
+    };
+    let locality = cluster.locality(&backend.locality);
+    let message = resource::Endpoint {
+        name: name.to_string(),
+        service: service.service_name(),
+        addresses: backend.addresses.iter().map(|ip| octets(*ip)).collect(),
+        network: cluster.network()?.to_string(),
+        tunnel_port: if identity.is_some() {
+            u32::from(MESH_PORT)
+        } else {
+            0
+        },
+        identity: identity.map(|id| id.to_string()).unwrap_or_default(),
+        weight: Some(1),
+        health: backend.health.into(),
+        origin: None,
+        locality: Some(resource::Locality {
+            region: locality.region,
+            zone: locality.zone,
+        }),
+        ports,
+        handle: handle.unwrap_or_default(),
+    };
+    let seen = backend.pod.map(|(_, entry)| entry.stamp);
+    Some(encode(
+        &format!("{}#{name}", message.service),
+        message,
+        &cluster.id,
+        seen,
+    ))
+}
+
+/// One place that a service leads to in one cluster.
+#[derive(Debug)]
+pub(crate) struct Backend<'a> {
+    /// The last part of its name.
+    name: String,
+    namespace: &'a str,
+    pub(crate) pod: Option<(&'a str, &'a Entry<Pod>)>,
+    pub(crate) addresses: Vec<IpAddr>,
+    health: resource::Health,
+    /// Port of the cluster's own service → port of the pod.
+    ports: BTreeMap<u16, u16>,
+    locality: Locality,
+}
+
+impl Backend<'_> {
+    fn is_meshed(&self) -> bool {
+        self.pod.is_some_and(|(_, entry)| entry.value.meshed)
+    }
+
+    pub(crate) fn workload(&self, cluster: &Cluster) -> Option<WorkloadName> {
+        format!("{}/{}/{}", cluster.id, self.namespace, self.name)
+            .parse()
+            .ok()
+    }
+
+    /// Who must answer; `None`: nobody that could prove it, so only plain connections.
+    pub(crate) fn identity(&self, cluster: &Cluster) -> Option<SpiffeId> {
+        let (_, entry) = self.pod.filter(|_| self.is_meshed())?;
+        SpiffeId::new(
+            &cluster.trust_domain,
+            self.namespace,
+            &entry.value.service_account,
+        )
+        .ok()
+    }
+
+    /// Its id among the cluster's endpoints.
+    pub(crate) fn id(&self, cluster: &Cluster) -> Option<u64> {
+        self.pod
+            .and_then(|(pod, _)| cluster.endpoint_id(self.namespace, pod))
+    }
+
+    fn handle(&self, cluster: &Cluster) -> Option<String> {
+        Some(cluster.keys.first()?.encode(self.id(cluster)?))
+    }
+}
+
+/// All places that a service of one cluster leads to, by name.
+pub(crate) fn backends<'a>(
+    cluster: &'a Cluster,
+    namespace: &'a str,
+    name: &str,
+) -> Vec<Backend<'a>> {
+    let Some(service) = cluster
+        .services
+        .get(namespace, name)
+        .map(|entry| &entry.value)
+    else {
+        return Vec::new();
+    };
+    let slices = cluster.slices_of(namespace, name);
+    if slices.is_empty() {
+        let pods = cluster.selected(namespace, &service.selector);
+        return pods
+            .filter_map(|pod| of_pod(namespace, service, pod))
+            .collect();
+    }
+    let mut found = BTreeMap::new();
+    for slice in slices {
+        let target = |port: &ServicePort| {
+            let same = slice.value.ports.iter().find(|p| p.name == port.name)?;
+            Some((port.port, same.port))
+        };
+        let ports: BTreeMap<u16, u16> = service.ports.iter().filter_map(target).collect();
+        for endpoint in &slice.value.endpoints {
+            if let Some(backend) = of_slice(cluster, (namespace, service), endpoint, &ports) {
+                add(&mut found, backend);
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// One pod may stand in several slices: one for each address family, or set of ports.
+fn add<'a>(found: &mut BTreeMap<String, Backend<'a>>, backend: Backend<'a>) {
+    let Some(known) = found.get_mut(&backend.name) else {
+        found.insert(backend.name.clone(), backend);
+        return;
+    };
+    for ip in backend.addresses {
+        if !known.addresses.contains(&ip) && known.addresses.len() < ADDRESSES_MAX {
+            known.addresses.push(ip);
+        }
+    }
+    known.ports.extend(backend.ports);
+}
+
+fn of_pod<'a>(
+    namespace: &'a str,
+    service: &Service,
+    (name, entry): (&'a str, &'a Entry<Pod>),
+) -> Option<Backend<'a>> {
+    let pod = &entry.value;
+    let addresses = usable(&pod.ips);
+    if pod.finished || addresses.is_empty() {
+        return None;
+    }
+    let target = |port: &ServicePort| match &port.target {
+        TargetPort::Number(number) => Some((port.port, *number)),
+        TargetPort::Name(name) => {
+            let found = pod.ports.iter().find(|p| p.name == *name)?;
+            Some((port.port, found.port))
+        }
+    };
+    Some(Backend {
+        name: name.to_owned(),
+        namespace,
+        pod: Some((name, entry)),
+        addresses,
+        health: health(service, pod.ready, pod.ready, pod.terminating),
+        ports: service.ports.iter().filter_map(target).collect(),
+        locality: pod.locality.clone(),
+    })
+}
+
+fn of_slice<'a>(
+    cluster: &'a Cluster,
+    (namespace, service): (&'a str, &Service),
+    endpoint: &SliceEndpoint,
+    ports: &BTreeMap<u16, u16>,
+) -> Option<Backend<'a>> {
+    let addresses = usable(&endpoint.addresses);
+    let first = addresses.first()?;
+    let pod = match &endpoint.pod {
+        // A pod that is not known has no identity yet: nobody could tell who must answer.
+        Some(pod) => Some(cluster.pods.entry(namespace, pod)?),
+        None => None,
+    };
+    let gone = pod.is_some_and(|(_, entry)| entry.value.finished);
+    if gone {
+        return None;
+    }
+    let terminating = endpoint.terminating || pod.is_some_and(|(_, p)| p.value.terminating);
+    let mut locality = pod
+        .map(|(_, entry)| entry.value.locality.clone())
+        .unwrap_or_default();
+    if locality.zone.is_empty() {
+        locality.zone.clone_from(&endpoint.zone);
+    }
+    Some(Backend {
+        name: pod.map_or_else(|| address_name(*first), |(name, _)| name.to_owned()),
+        namespace,
+        pod,
+        addresses,
+        health: health(service, endpoint.ready, endpoint.serving, terminating),
+        ports: ports.clone(),
+        locality,
+    })
+}
+
+fn health(service: &Service, ready: bool, serving: bool, terminating: bool) -> resource::Health {
+    match (
+        terminating,
+        ready || service.publish_not_ready,
+        ready || serving,
+    ) {
+        (true, _, true) => resource::Health::Draining,
+        (false, true, _) => resource::Health::Healthy,
+        (true, _, false) | (false, false, _) => resource::Health::Unhealthy,
+    }
+}
+
+/// Addresses that a pod can have: Kubernetes refuses the others too.
+pub(crate) fn usable(ips: &[IpAddr]) -> Vec<IpAddr> {
+    let fits = |ip: &&IpAddr| {
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !link_local && !ip.is_unspecified() && !ip.is_multicast()
+    };
+    ips.iter()
+        .filter(fits)
+        .take(ADDRESSES_MAX)
+        .copied()
+        .collect()
+}
+
+/// The name of an address without a pod: a DNS name that says which.
+fn address_name(ip: IpAddr) -> String {
+    let text = match ip {
+        IpAddr::V4(v4) => v4.to_string().replace('.', "-"),
+        IpAddr::V6(v6) => v6.segments().map(|part| format!("{part:x}")).join("-"),
+    };
+    format!("ip-{text}.address")
+}

@@ -1,0 +1,165 @@
+//! Which ways lead between networks, what may pass them, and how old is what lies behind?
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use isthmus_proto::ids::{ClusterId, is_dns_name};
+use isthmus_proto::resource::{self, gateway_address};
+
+use crate::model::{GATEWAY_CLASS, Gateway, GatewayAddress};
+use crate::translate::endpoint::{MESH_PORT, backends};
+use crate::translate::{Answer, Client, Encoded, List, encode, encode_plain, octets};
+use crate::world::cluster::Cluster;
+use crate::world::dirty::ServiceKey;
+use crate::world::table::Entry;
+use crate::world::{State, World, whole_steps};
+
+/// Addresses of one gateway.
+const ADDRESSES_MAX: usize = 16;
+
+/// The gateways of these clusters.
+pub(crate) fn gateways(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer {
+    let listed = clusters
+        .iter()
+        .filter_map(|cluster| world.listed(cluster.as_str()));
+    let of = |cluster: &Cluster| {
+        world.cache.gateways(&cluster.id, || {
+            let all = cluster.gateways.iter();
+            let heard =
+                all.filter(|(namespace, _, entry)| is_heard(world, namespace, &entry.value));
+            heard
+                .filter_map(|(ns, name, entry)| encode_one(cluster, (ns, name, entry)))
+                .collect()
+        })
+    };
+    Answer {
+        lists: listed.map(of).collect(),
+        known: true,
+        complete: clusters.iter().all(|cluster| !world.is_unknown(cluster.as_str())),
+    }
+}
+
+/// Is it one of this mesh's gateways, declared by somebody who may?
+pub(crate) fn is_heard(world: &World, namespace: &str, gateway: &Gateway) -> bool {
+    gateway.class == GATEWAY_CLASS && world.is_system(namespace)
+}
+
+fn encode_one(
+    cluster: &Cluster,
+    (namespace, name, entry): (&str, &str, &Entry<Gateway>),
+) -> Option<Encoded> {
+    let port = u32::from(entry.value.port);
+    let address = |address: &GatewayAddress| {
+        let kind = match address {
+            GatewayAddress::Ip(ip) => gateway_address::Kind::Ip(octets(*ip)),
+            GatewayAddress::Hostname(host) if is_dns_name(host) => {
+                gateway_address::Kind::Hostname(host.clone())
+            }
+            GatewayAddress::Hostname(_) => return None,
+        };
+        (port > 0).then_some(resource::GatewayAddress {
+            kind: Some(kind),
+            port,
+        })
+    };
+    let addresses = entry
+        .value
+        .addresses
+        .iter()
+        .filter_map(address)
+        .take(ADDRESSES_MAX)
+        .collect();
+    let full = format!("{}/{namespace}/{name}", cluster.id);
+    let message = resource::Gateway {
+        name: full.clone(),
+        cluster: cluster.id.to_string(),
+        network: cluster.network()?.to_string(),
+        addresses,
+        origin: None,
+    };
+    Some(encode(&full, message, &cluster.id, Some(entry.stamp)))
+}
+
+/// How old what is known of these clusters is.
+pub(crate) fn freshness(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer {
+    let known = clusters
+        .iter()
+        .filter_map(|cluster| world.clusters.get(cluster));
+    Answer::complete(known.map(|cluster| {
+        let (state, confirmed_at) = match cluster.state {
+            State::Unknown => (resource::Freshness::Unknown, None),
+            State::Synced => (
+                resource::Freshness::Synced,
+                cluster.confirmed_at.map(whole_steps),
+            ),
+            State::Stale => (resource::Freshness::Stale, cluster.confirmed_at),
+        };
+        let message = resource::ClusterFreshness {
+            cluster: cluster.id.to_string(),
+            state: state.into(),
+            confirmed_at: confirmed_at.map(Into::into),
+            reason: cluster.reason.clone(),
+        };
+        encode_plain(cluster.id.as_str(), &message)
+    }))
+}
+
+/// What the gateways of the client's cluster may forward to: the meshed endpoints of what is
+/// exported now.
+pub(crate) fn exported(world: &World, client: &Client) -> Answer {
+    let Some(cluster) = world.listed(client.cluster.as_str()) else {
+        return Answer::unknown();
+    };
+    let mut seen: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut found = Vec::new();
+    for (namespace, name, _) in cluster.exports.iter() {
+        let key = ServiceKey::new(namespace, name);
+        let list = world.cache.exported(&key, cluster.id.clone(), || {
+            backends(cluster, namespace, name)
+                .iter()
+                .filter_map(|backend| encode_exported(cluster, backend))
+                .collect::<List>()
+        });
+        // A pod may stand behind several exported services.
+        found.extend(
+            list.iter()
+                .filter(|one| seen.insert(one.name.clone()))
+                .cloned(),
+        );
+    }
+    Answer::complete(found)
+}
+
+fn encode_exported(
+    cluster: &Cluster,
+    backend: &crate::translate::endpoint::Backend<'_>,
+) -> Option<Encoded> {
+    backend.identity(cluster)?;
+    let id = backend.id(cluster)?;
+    let message = resource::ExportedEndpoint {
+        id,
+        workload: backend.workload(cluster)?.to_string(),
+        address: octets(*backend.addresses.first()?),
+        port: u32::from(MESH_PORT),
+        origin: None,
+    };
+    let seen = backend.pod.map(|(_, entry)| entry.stamp);
+    Some(encode(&format!("{id:016x}"), message, &cluster.id, seen))
+}
+
+/// The keys of the client's cluster; unknown until the shell has given some.
+pub(crate) fn keys(world: &World, client: &Client) -> Answer {
+    let cluster = world.clusters.get(&client.cluster);
+    let Some(cluster) = cluster.filter(|cluster| !cluster.keys.is_empty()) else {
+        return Answer::unknown();
+    };
+    let key = |key: &isthmus_proto::handle::HandleKey| resource::HandleKey {
+        epoch: u32::from(key.epoch()),
+        secret: key.secret().to_vec().into(),
+    };
+    let message = resource::HandleKeys {
+        cluster: cluster.id.to_string(),
+        keys: cluster.keys.iter().map(key).collect(),
+    };
+    Answer::complete([encode_plain(cluster.id.as_str(), &message)])
+}

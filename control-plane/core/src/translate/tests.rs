@@ -1,0 +1,329 @@
+use isthmus_proto::resource::{InboundMode, gateway_address};
+
+use crate::model::*;
+use crate::sample::*;
+use crate::session::ResourceType as T;
+use crate::world::World;
+use isthmus_proto::resource;
+
+const LOCAL: &str = "shop/cart.shop.svc.cluster.local";
+
+fn build(objects: &[Object]) -> World {
+    let mut world = world(&["east", "west"]);
+    list(&mut world, "east", objects);
+    list(&mut world, "west", objects);
+    world
+}
+
+/// What a sidecar holds that asks for these names.
+fn seen(objects: &[Object], workload: &str, account: &str, keys: &[&str]) -> Proxy {
+    let world = build(objects);
+    let client = client(&world, workload, account, "sidecar");
+    let mut proxy = Proxy::sidecar(&client, keys);
+    let mut session = proxy.connect(client);
+    proxy.settle(&mut session, &world);
+    proxy
+}
+
+fn endpoint(name: &str, ready: bool, terminating: bool, pod: Option<&str>) -> SliceEndpoint {
+    SliceEndpoint {
+        addresses: vec![name.parse().unwrap()],
+        ready,
+        serving: !name.ends_with('9'),
+        terminating,
+        zone: "z1".into(),
+        pod: pod.map(str::to_owned),
+    }
+}
+
+fn slice(cluster: &str, endpoints: Vec<SliceEndpoint>) -> Object {
+    let ports = vec![SlicePort { name: "http".into(), port: 9090 }];
+    let slice = EndpointSlice { service: "cart".into(), ports, endpoints };
+    object(cluster, "shop", "cart-abc", Spec::EndpointSlice(slice))
+}
+
+#[test]
+fn slices_count_where_there_are_any_and_say_who_is_healthy() {
+    let mut objects = shop();
+    for number in 1..=4 {
+        objects.push(pod("east", "cart", number));
+    }
+    objects.push(slice("east", vec![
+        endpoint("10.1.0.1", true, false, Some("cart-1")),
+        endpoint("10.1.0.2", false, false, Some("cart-2")),
+        endpoint("10.1.0.3", false, true, Some("cart-3")),
+        endpoint("10.1.0.9", false, true, Some("cart-4")),
+        endpoint("10.9.9.1", true, false, None),
+        endpoint("10.1.0.7", true, false, Some("never-seen")),
+        endpoint("169.254.169.254", true, false, None),
+    ]));
+    let proxy = seen(&objects, "east/shop/web-1", "web", &[LOCAL]);
+    let get = |pod: &str| -> resource::Endpoint {
+        proxy.get(T::Endpoint, &format!("{LOCAL}#east/shop/{pod}"))
+    };
+    assert_eq!(proxy.names(T::Endpoint).len(), 5);
+    assert_eq!(get("cart-1").health(), resource::Health::Healthy);
+    assert_eq!(get("cart-2").health(), resource::Health::Unhealthy);
+    assert_eq!(get("cart-3").health(), resource::Health::Draining);
+    assert_eq!(get("cart-4").health(), resource::Health::Unhealthy);
+    assert_eq!(get("cart-1").ports[0].target_port, 9090);
+    assert_eq!(get("cart-1").locality.unwrap().zone, "z1");
+    let plain = get("ip-10-9-9-1.address");
+    assert_eq!((plain.identity.as_str(), plain.tunnel_port), ("", 0));
+}
+
+#[test]
+fn a_pod_without_a_proxy_is_plain_at_home_and_unknown_abroad() {
+    let mut objects = shop();
+    for object in &mut objects {
+        if let Spec::Pod(pod) = &mut object.spec
+            && object.name.starts_with("cart")
+        {
+            pod.meshed = false;
+        }
+    }
+    let key = "shop/cart.shop.svc.clusterset.local";
+    let proxy = seen(&objects, "east/shop/web-1", "web", &[key]);
+    assert_eq!(proxy.names(T::Endpoint), [format!("{key}#east/shop/cart-11")]);
+    let own: resource::Endpoint = proxy.get(T::Endpoint, &format!("{key}#east/shop/cart-11"));
+    assert!(own.handle.is_empty() && own.identity.is_empty() && own.tunnel_port == 0);
+}
+
+#[test]
+fn a_workload_knows_the_services_that_lead_to_it() {
+    let proxy = seen(&shop(), "east/shop/cart-11", "cart", &[]);
+    let own: resource::Workload = proxy.get(T::Workload, "east/shop/cart-11");
+    assert_eq!(own.identity, "spiffe://east.mesh.internal/ns/shop/sa/cart");
+    assert_eq!((own.network.as_str(), own.inbound_mode()), ("east-net", InboundMode::Strict));
+    assert_eq!(own.locality.unwrap().region, "r1");
+    assert_eq!(own.ports.len(), 1);
+    assert_eq!(own.ports[0].port, 8080);
+    assert_eq!(own.ports[0].protocol(), resource::Protocol::Http1);
+    let names: Vec<_> = own.ports[0].services.iter().map(|s| (s.service.as_str(), s.port)).collect();
+    assert_eq!(names, [(LOCAL, 80), ("shop/cart.shop.svc.clusterset.local", 80)]);
+    assert_eq!(own.origin.unwrap().observed_at.unwrap(), at(1).into());
+}
+
+fn policy(cluster: &str, namespace: &str, name: &str, policy: AccessPolicy) -> Object {
+    object(cluster, namespace, name, Spec::AccessPolicy(policy))
+}
+
+#[test]
+fn a_pod_gets_the_policies_that_select_it() {
+    let labelled = |app: &str| PolicyTarget::Workloads(labels(&[("app", app)]));
+    let mut objects = shop();
+    for (name, target) in [
+        ("all", PolicyTarget::Namespace),
+        ("of-cart", labelled("cart")),
+        ("of-web", labelled("web")),
+        ("service", PolicyTarget::Service("cart".into())),
+        ("other", PolicyTarget::Service("pay".into())),
+    ] {
+        objects.push(policy("east", "shop", name, allow(target)));
+    }
+    objects.push(policy("east", "bank", "foreign", allow(PolicyTarget::Namespace)));
+    objects.push(policy("west", "shop", "foreign", allow(PolicyTarget::Namespace)));
+    objects.push(policy("west", SYSTEM_NAMESPACE, "mesh", allow(PolicyTarget::Mesh)));
+    objects.push(policy("west", SYSTEM_NAMESPACE, "west", allow(PolicyTarget::Cluster)));
+    objects.push(policy("east", SYSTEM_NAMESPACE, "east", allow(PolicyTarget::Cluster)));
+    let proxy = seen(&objects, "east/shop/cart-11", "cart", &[]);
+    assert_eq!(
+        proxy.names(T::AccessPolicy),
+        [
+            "east/isthmus-system/east",
+            "east/shop/all",
+            "east/shop/of-cart",
+            "east/shop/service",
+            "mesh/west/isthmus-system/mesh",
+        ]
+    );
+    let service: resource::AccessPolicy = proxy.get(T::AccessPolicy, "east/shop/service");
+    assert_eq!(service.scope, "service east/shop/cart");
+    assert_eq!((service.action(), service.invalid.as_str()), (resource::Action::Allow, ""));
+}
+
+#[test]
+fn a_policy_that_is_not_understood_denies_in_its_scope() {
+    let mut unread = allow(PolicyTarget::Namespace);
+    unread.invalid = Some("rules[0].form: unknown field".into());
+    let mut regex = allow(PolicyTarget::Namespace);
+    let path = resource::StringMatch {
+        kind: Some(resource::string_match::Kind::Regex("(".into())),
+    };
+    let to = resource::Operation { paths: vec![path], ..Default::default() };
+    regex.body.as_mut().unwrap().rules[0].to = vec![to];
+    let mut who = allow(PolicyTarget::Namespace);
+    who.body.as_mut().unwrap().rules[0].from[0].identities = vec!["spiffe://Bad/x".into()];
+    let mut empty = allow(PolicyTarget::Namespace);
+    empty.body.as_mut().unwrap().action = 0;
+    let mut objects = shop();
+    // A namespace that speaks for the mesh denies itself, and nobody else.
+    for (name, written) in [
+        ("unread", unread),
+        ("regex", regex),
+        ("who", who),
+        ("empty", empty),
+        ("mesh", allow(PolicyTarget::Mesh)),
+    ] {
+        objects.push(policy("east", "shop", name, written));
+    }
+    let proxy = seen(&objects, "east/shop/cart-11", "cart", &[]);
+    for (name, why) in [
+        ("unread", "unknown field"),
+        ("regex", "regular expression"),
+        ("who", "SPIFFE ID"),
+        ("empty", "no action"),
+        ("mesh", "system namespace"),
+    ] {
+        let sent: resource::AccessPolicy = proxy.get(T::AccessPolicy, &format!("east/shop/{name}"));
+        assert!(sent.invalid.contains(why), "{name}: {}", sent.invalid);
+        assert_eq!((sent.action(), sent.rules.len()), (resource::Action::Deny, 0));
+    }
+    let west = seen(&objects, "west/shop/cart-12", "cart", &[]);
+    assert!(west.names(T::AccessPolicy).is_empty());
+}
+
+#[test]
+fn permissive_is_what_the_narrowest_policy_says() {
+    let says = |target, mode| AccessPolicy { body: None, inbound: Some(mode), ..allow(target) };
+    let mut objects = shop();
+    objects.push(policy("east", "shop", "a", says(PolicyTarget::Namespace, InboundMode::Permissive)));
+    let mode = |objects: &[Object]| {
+        let proxy = seen(objects, "east/shop/cart-11", "cart", &[]);
+        assert!(proxy.names(T::AccessPolicy).is_empty());
+        proxy.get::<resource::Workload>(T::Workload, "east/shop/cart-11").inbound_mode()
+    };
+    assert_eq!(mode(&objects), InboundMode::Permissive);
+    let narrow = PolicyTarget::Service("cart".into());
+    objects.push(policy("east", "shop", "b", says(narrow, InboundMode::Strict)));
+    assert_eq!(mode(&objects), InboundMode::Strict);
+}
+
+fn route(namespace: &str, name: &str, backend: &str, ports: &[Option<u16>]) -> Object {
+    let service = ServiceRef {
+        reach: Reach::Cluster,
+        namespace: "shop".parse().unwrap(),
+        name: "cart".into(),
+    };
+    let parent = |port: &Option<u16>| ParentRef { service: service.clone(), port: *port };
+    let backend = resource::WeightedBackend { service: backend.into(), port: 80, ..Default::default() };
+    let rule = resource::RouteRule { backends: vec![backend], ..Default::default() };
+    let route = Route {
+        kind: RouteKind::Http,
+        parents: ports.iter().map(parent).collect(),
+        hostnames: Vec::new(),
+        rules: vec![rule],
+        invalid: None,
+    };
+    object("east", namespace, name, Spec::Route(route))
+}
+
+#[test]
+fn routes_of_the_callers_namespace_take_the_place_of_the_services_own() {
+    let mut objects = shop();
+    objects.push(route("shop", "own", LOCAL, &[None]));
+    objects.push(route("shop", "one-port", LOCAL, &[Some(80)]));
+    objects.push(route("bank", "theirs", LOCAL, &[None]));
+    let mut teller = pod("east", "teller", 50);
+    teller.namespace = Some("bank".parse().unwrap());
+    objects.push(teller);
+    let shop = seen(&objects, "east/shop/web-1", "web", &[LOCAL]);
+    assert_eq!(
+        shop.names(T::Route),
+        [format!("shop/one-port:80@{LOCAL}"), format!("shop/own@{LOCAL}")]
+    );
+    let bank = seen(&objects, "east/bank/teller-50", "teller", &[LOCAL]);
+    assert_eq!(bank.names(T::Route), [format!("bank/theirs@{LOCAL}")]);
+}
+
+#[test]
+fn a_backend_in_another_namespace_needs_a_grant() {
+    let vault = "vault/keys.vault.svc.cluster.local";
+    let mut objects = shop();
+    objects.push(route("shop", "own", vault, &[None]));
+    let backend = |objects: &[Object]| {
+        let proxy = seen(objects, "east/shop/web-1", "web", &[LOCAL]);
+        let route: resource::Route = proxy.get(T::Route, &format!("shop/own@{LOCAL}"));
+        route.rules[0].backends[0].service.clone()
+    };
+    assert_eq!(backend(&objects), "");
+    assert!(build(&objects).conditions().iter().any(|c| c.reason == "RefNotPermitted"));
+    let grant = ReferenceGrant {
+        from: vec![(Kind::HttpRoute, "shop".parse().unwrap())],
+        to: vec![(Kind::Service, Some("keys".into()))],
+    };
+    objects.push(object("east", "vault", "g", Spec::ReferenceGrant(grant)));
+    assert_eq!(backend(&objects), vault);
+    assert!(build(&objects).conditions().iter().all(|c| c.reason != "RefNotPermitted"));
+}
+
+#[test]
+fn an_import_has_the_address_that_its_cluster_gave_it() {
+    let mut objects = shop();
+    let ips = vec!["10.96.0.77".parse().unwrap()];
+    objects.push(object("east", "shop", "cart", Spec::ServiceImport(ServiceImport { ips: ips.clone() })));
+    // The derived service that the address was allocated for is older, and has no pods.
+    let derived = Service {
+        cluster_ips: ips.clone(),
+        ports: vec![port("http", 80)],
+        ..Service::default()
+    };
+    let mut derived = object("east", "shop", "derived-x", Spec::Service(derived));
+    derived.created = Some(at(0));
+    objects.push(derived);
+    let key = "vip:east-net/10.96.0.77";
+    let proxy = seen(&objects, "east/shop/web-1", "web", &[key]);
+    let name = "shop/cart.shop.svc.clusterset.local";
+    assert_eq!(proxy.names(T::Service), [name]);
+    let service: resource::Service = proxy.get(T::Service, name);
+    assert_eq!(service.addresses[0].address.as_ref(), [10, 96, 0, 77]);
+    // Nobody takes an address from a service of another namespace, or from one with pods.
+    let thief = ServiceImport { ips: vec!["10.96.0.5".parse().unwrap()] };
+    objects.push(object("east", "bank", "cart", Spec::ServiceImport(thief.clone())));
+    objects.push(object("east", "shop", "thief", Spec::ServiceImport(thief)));
+    let proxy = seen(&objects, "east/shop/web-1", "web", &["vip:east-net/10.96.0.5"]);
+    assert_eq!(proxy.names(T::Service), [LOCAL]);
+    // An address of another network is not the client's.
+    let proxy = seen(&objects, "east/shop/web-1", "web", &["vip:west-net/10.96.0.5"]);
+    assert!(proxy.is_absent(T::Service, "vip:west-net/10.96.0.5"));
+}
+
+#[test]
+fn gateways_are_heard_from_the_system_namespace_only() {
+    let mut objects = shop();
+    let mut foreign = gateway("east", 66);
+    foreign.namespace = Some("shop".parse().unwrap());
+    objects.push(foreign);
+    let proxy = seen(&objects, "east/shop/web-1", "web", &[]);
+    assert_eq!(proxy.names(T::Gateway), ["east/isthmus-system/ew"]);
+    let gateway: resource::Gateway = proxy.get(T::Gateway, "east/isthmus-system/ew");
+    let address = &gateway.addresses[0];
+    assert_eq!(address.port, 15_443);
+    assert!(matches!(&address.kind, Some(gateway_address::Kind::Ip(ip)) if ip.as_ref() == [192, 0, 2, 1]));
+    assert!(build(&objects).conditions().iter().any(|c| c.reason == "NotPermitted"));
+}
+
+#[test]
+fn trust_is_told_apart_for_each_domain_and_only_once_it_is_known() {
+    let mut world = build(&shop());
+    let client = client(&world, "east/shop/web-1", "web", "sidecar");
+    let mut proxy = Proxy::sidecar(&client, &[]);
+    let mut session = proxy.connect(client);
+    proxy.settle(&mut session, &world);
+    assert!(!proxy.is_absent(T::TrustBundle, "*"));
+    for cluster in ["east", "west"] {
+        let bundle = resource::TrustBundle {
+            trust_domain: format!("{cluster}.mesh.internal"),
+            roots: vec![cluster.as_bytes().to_vec().into()],
+            sequence: 1,
+            cluster: cluster.into(),
+            origin: None,
+        };
+        session.dirty(&world.set_trust_bundle(bundle).unwrap());
+    }
+    proxy.settle(&mut session, &world);
+    assert_eq!(proxy.names(T::TrustBundle), ["east.mesh.internal", "west.mesh.internal"]);
+    session.dirty(&world.remove_trust_bundle(&"west.mesh.internal".parse().unwrap()));
+    proxy.settle(&mut session, &world);
+    assert_eq!(proxy.names(T::TrustBundle), ["east.mesh.internal"]);
+}

@@ -1,0 +1,423 @@
+//! What do all clusters declare, taken together?
+//!
+//! One writer: [`World::apply`] takes a source's changes and says what they may have altered. Each
+//! cluster is on its own: what one does, or fails to do, changes nothing of another. *Unknown*
+//! (never listed in full), *synced* and *stale* are three states; what an unknown cluster has told
+//! so far is not looked at, and nothing that a lost cluster had told is forgotten.
+
+pub(crate) mod table;
+pub(crate) mod dirty;
+pub(crate) mod cluster;
+pub(crate) mod index;
+mod touch;
+mod conditions;
+#[cfg(test)]
+mod tests;
+
+pub use conditions::Condition;
+pub use dirty::Dirty;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use isthmus_proto::handle::HandleKey;
+use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, WorkloadName, is_dns_name};
+use isthmus_proto::resource;
+use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
+
+use crate::model::{Change, Kind, Object, ObjectRef, Pod, SYSTEM_NAMESPACE};
+use crate::translate::cache::Cache;
+use cluster::Cluster;
+use table::Stamp;
+
+/// Clusters of one mesh.
+pub const CLUSTERS_MAX: usize = 200;
+/// While a cluster is synced, its confirmation is told in steps: each step is a message to every
+/// client that uses the cluster.
+pub const CONFIRMED_STEP: Duration = Duration::from_secs(60);
+/// Names that a cluster cannot have: `control.<mesh domain>` is the control plane's own trust
+/// domain, and `mesh/` begins the names of policies for the whole mesh.
+const RESERVED: [&str; 2] = ["control", "mesh"];
+
+/// Every cluster's objects, and what the shell adds: keys and trust.
+#[derive(Debug)]
+pub struct World {
+    mesh_domain: String,
+    generation: u64,
+    pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
+    pub(crate) trust: BTreeMap<TrustDomain, resource::TrustBundle>,
+    pub(crate) system: BTreeSet<Namespace>,
+    /// Whose policies for the mesh count in other clusters; `None`: everyone's.
+    mesh_authors: Option<BTreeSet<ClusterId>>,
+    pub(crate) cache: Cache,
+}
+
+/// What is known of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Never listed in full: absence means nothing.
+    Unknown,
+    /// Listed in full and watched: absence means that there is none.
+    Synced,
+    /// Was synced, and the source cannot see it now: what was known is kept.
+    Stale,
+}
+
+/// A cluster's state, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus<'a> {
+    /// Its name.
+    pub cluster: &'a ClusterId,
+    /// What is known of it.
+    pub state: State,
+    /// Why it is not synced; empty if it is.
+    pub reason: &'a str,
+    /// When the source's view was last known to be right.
+    pub confirmed_at: Option<SystemTime>,
+    /// How many objects of each kind it has.
+    pub objects: BTreeMap<Kind, usize>,
+}
+
+impl World {
+    /// A mesh without clusters.
+    ///
+    /// # Errors
+    /// `mesh_domain` is not a DNS name in lower case.
+    pub fn new(mesh_domain: &str) -> Result<Self, InvalidName> {
+        if !is_dns_name(mesh_domain) {
+            return Err(InvalidName::new(
+                "mesh domain",
+                mesh_domain,
+                "not a DNS name in lower case",
+            ));
+        }
+        Ok(Self {
+            mesh_domain: mesh_domain.to_owned(),
+            generation: 0,
+            clusters: BTreeMap::new(),
+            trust: BTreeMap::new(),
+            system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
+            mesh_authors: None,
+            cache: Cache::default(),
+        })
+    }
+
+    /// Expects a cluster; it is unknown until its first list is complete. Every cluster of the mesh
+    /// has to be named before its changes: a name is known to be absent only when all of them
+    /// have been listed.
+    ///
+    /// # Errors
+    /// The name is reserved, too long for the mesh domain, or there are [`CLUSTERS_MAX`] already.
+    pub fn add_cluster(&mut self, cluster: &ClusterId) -> Result<Dirty, InvalidName> {
+        let refused = |why| Err(InvalidName::new("cluster", cluster.as_str(), why));
+        if RESERVED.contains(&cluster.as_str()) {
+            return refused("reserved for the mesh itself");
+        }
+        if self.clusters.contains_key(cluster) {
+            return Ok(Dirty::default());
+        }
+        if self.clusters.len() >= CLUSTERS_MAX {
+            return refused("the mesh has its 200 clusters already");
+        }
+        let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
+        self.clusters
+            .insert(cluster.clone(), Cluster::new(cluster.clone(), domain));
+        Ok(self.note(Dirty::everything()))
+    }
+
+    /// Forgets a cluster: its endpoints are withdrawn.
+    pub fn remove_cluster(&mut self, cluster: &ClusterId) -> Dirty {
+        match self.clusters.remove(cluster) {
+            Some(_) => self.note(Dirty::everything()),
+            None => Dirty::default(),
+        }
+    }
+
+    /// Which namespaces speak for their whole cluster (default: [`SYSTEM_NAMESPACE`]): gateways, and
+    /// policies for a cluster or the mesh, are heard only from them.
+    pub fn set_system_namespaces(&mut self, namespaces: BTreeSet<Namespace>) -> Dirty {
+        self.system = namespaces;
+        self.note(Dirty::everything())
+    }
+
+    /// Which clusters' policies for the mesh count in the others (default: every cluster's). Where
+    /// clusters are named, no client is told its policies before they have been listed: what must
+    /// be denied is never unknown. By default a cluster that cannot be listed keeps nobody waiting.
+    pub fn set_mesh_authors(&mut self, clusters: Option<BTreeSet<ClusterId>>) -> Dirty {
+        self.mesh_authors = clusters;
+        self.note(Dirty::everything())
+    }
+
+    /// Takes one change in, and says what it may have altered. Changes of clusters that were not
+    /// added are ignored.
+    pub fn apply(&mut self, change: Change, now: SystemTime) -> Dirty {
+        // Hybrid of clock and counter: grows, also over a restart of the control plane.
+        let clock = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        let clock = u64::try_from(clock).unwrap_or(0);
+        let stamp = Stamp {
+            at: now,
+            generation: clock.max(self.generation.saturating_add(1)),
+        };
+        let dirty = match change {
+            Change::Init { cluster } => self.begin(&cluster),
+            Change::Apply(object) => self.put(&object, stamp),
+            Change::Delete(at) => self.delete(&at),
+            Change::InitDone { cluster } => self.complete(&cluster, now),
+            Change::Lost { cluster, reason } => self.lose(&cluster, reason),
+            Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
+        };
+        if !dirty.is_empty() {
+            self.generation = stamp.generation;
+        }
+        self.note(dirty)
+    }
+
+    /// The keys by which handles of a cluster's endpoints are made and checked, newest first.
+    pub fn set_handle_keys(&mut self, cluster: &ClusterId, keys: Vec<HandleKey>) -> Dirty {
+        let Some(found) = self.clusters.get_mut(cluster).filter(|c| c.keys != keys) else {
+            return Dirty::default();
+        };
+        found.keys = keys;
+        // Every exported endpoint has a handle of the newest key.
+        self.note(Dirty::everything())
+    }
+
+    /// Whom to believe in one trust domain; replaces what was said before.
+    ///
+    /// # Errors
+    /// `bundle.trust_domain` is not a DNS name in lower case.
+    pub fn set_trust_bundle(
+        &mut self,
+        bundle: resource::TrustBundle,
+    ) -> Result<Dirty, InvalidName> {
+        let domain: TrustDomain = bundle.trust_domain.parse()?;
+        if self.trust.get(&domain) == Some(&bundle) {
+            return Ok(Dirty::default());
+        }
+        self.trust.insert(domain, bundle);
+        Ok(self.note(Dirty {
+            trust: true,
+            ..Dirty::default()
+        }))
+    }
+
+    /// Nobody of this trust domain is believed any more.
+    pub fn remove_trust_bundle(&mut self, domain: &TrustDomain) -> Dirty {
+        match self.trust.remove(domain) {
+            Some(_) => self.note(Dirty {
+                trust: true,
+                ..Dirty::default()
+            }),
+            None => Dirty::default(),
+        }
+    }
+
+    fn begin(&mut self, cluster: &ClusterId) -> Dirty {
+        if let Some(cluster) = self.clusters.get_mut(cluster) {
+            cluster.list = cluster.list.saturating_add(1);
+        }
+        Dirty::default()
+    }
+
+    fn put(&mut self, object: &Object, stamp: Stamp) -> Dirty {
+        let Some(cluster) = self.clusters.get_mut(&object.cluster) else {
+            return Dirty::default();
+        };
+        let at = object.reference();
+        if let Err(why) = cluster.admit(object) {
+            cluster.refuse(at, why);
+            return Dirty::default();
+        }
+        if cluster.confirm(object) {
+            return Dirty::default();
+        }
+        changed(cluster, &at, |cluster| cluster.put(object, stamp))
+    }
+
+    fn delete(&mut self, at: &ObjectRef) -> Dirty {
+        match self.clusters.get_mut(&at.cluster) {
+            Some(cluster) => changed(cluster, at, |cluster| cluster.remove(at)),
+            None => Dirty::default(),
+        }
+    }
+
+    fn complete(&mut self, cluster: &ClusterId, now: SystemTime) -> Dirty {
+        let Some(cluster) = self.clusters.get_mut(cluster) else {
+            return Dirty::default();
+        };
+        let mut dirty = Dirty::default();
+        for at in cluster.unnamed() {
+            dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
+        }
+        if !cluster.listed() {
+            dirty = Dirty::everything();
+        }
+        cluster.state = State::Synced;
+        cluster.reason.clear();
+        cluster.confirmed_at = Some(now);
+        dirty.freshness.insert(cluster.id.clone());
+        dirty
+    }
+
+    fn lose(&mut self, cluster: &ClusterId, reason: String) -> Dirty {
+        let Some(cluster) = self.clusters.get_mut(cluster) else {
+            return Dirty::default();
+        };
+        cluster.reason = reason;
+        if cluster.listed() {
+            cluster.state = State::Stale;
+        }
+        Dirty {
+            freshness: [cluster.id.clone()].into(),
+            ..Dirty::default()
+        }
+    }
+
+    fn confirm(&mut self, cluster: &ClusterId, at: SystemTime) -> Dirty {
+        let Some(cluster) = self.clusters.get_mut(cluster) else {
+            return Dirty::default();
+        };
+        // Only a synced cluster has a view that can be confirmed; time never goes back.
+        if cluster.state != State::Synced || cluster.confirmed_at.is_some_and(|t| t >= at) {
+            return Dirty::default();
+        }
+        let told = cluster.confirmed_at.map(whole_steps);
+        cluster.confirmed_at = Some(at);
+        if told == Some(whole_steps(at)) {
+            return Dirty::default();
+        }
+        Dirty {
+            freshness: [cluster.id.clone()].into(),
+            ..Dirty::default()
+        }
+    }
+
+    fn note(&mut self, dirty: Dirty) -> Dirty {
+        self.cache.forget(&dirty);
+        dirty
+    }
+}
+
+/// Changes a cluster, and says what was affected before and is affected after. Of a cluster that is
+/// not listed yet nobody hears.
+fn changed(cluster: &mut Cluster, at: &ObjectRef, change: impl FnOnce(&mut Cluster)) -> Dirty {
+    if !cluster.listed() {
+        change(cluster);
+        return Dirty::default();
+    }
+    let mut dirty = touch::touch(cluster, at);
+    change(cluster);
+    dirty.merge(&touch::touch(cluster, at));
+    dirty
+}
+
+/// The time as clients are told it while all is well: rounded down to a [`CONFIRMED_STEP`].
+pub(crate) fn whole_steps(at: SystemTime) -> SystemTime {
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let over = since
+        .as_secs()
+        .checked_rem(CONFIRMED_STEP.as_secs())
+        .unwrap_or(0);
+    let whole = Duration::from_secs(since.as_secs().saturating_sub(over));
+    SystemTime::UNIX_EPOCH.checked_add(whole).unwrap_or(at)
+}
+
+/// What can be asked.
+impl World {
+    /// Grows with every change that may concern a client.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The mesh domain.
+    #[must_use]
+    pub fn mesh_domain(&self) -> &str {
+        &self.mesh_domain
+    }
+
+    /// Every cluster that was added.
+    pub fn clusters(&self) -> impl Iterator<Item = ClusterStatus<'_>> {
+        self.clusters.values().map(|cluster| ClusterStatus {
+            cluster: &cluster.id,
+            state: cluster.state,
+            reason: &cluster.reason,
+            confirmed_at: cluster.confirmed_at,
+            objects: cluster.counts(),
+        })
+    }
+
+    /// What is known of a cluster; `None`: it is not in the mesh.
+    #[must_use]
+    pub fn state(&self, cluster: &str) -> Option<State> {
+        self.clusters.get(cluster).map(|c| c.state)
+    }
+
+    /// A pod, whatever its cluster's state.
+    #[must_use]
+    pub fn pod(&self, name: &WorkloadName) -> Option<&Pod> {
+        let cluster = self.clusters.get(name.cluster())?;
+        cluster
+            .pods
+            .get(name.namespace(), name.pod())
+            .map(|entry| &entry.value)
+    }
+
+    /// The SPIFFE ID that a pod should have.
+    #[must_use]
+    pub fn identity_of(&self, name: &WorkloadName) -> Option<SpiffeId> {
+        let domain = self.trust_domain(name.cluster())?;
+        SpiffeId::new(domain, name.namespace(), &self.pod(name)?.service_account).ok()
+    }
+
+    /// The trust domain of a cluster that was added.
+    #[must_use]
+    pub fn trust_domain(&self, cluster: &str) -> Option<&TrustDomain> {
+        self.clusters.get(cluster).map(|c| &c.trust_domain)
+    }
+
+    /// Whom to believe, by trust domain.
+    pub fn trust_bundles(&self) -> impl Iterator<Item = &resource::TrustBundle> {
+        self.trust.values()
+    }
+
+    /// May the objects of this namespace speak for their cluster?
+    pub(crate) fn is_system(&self, namespace: &str) -> bool {
+        namespace.is_empty() || self.system.contains(namespace)
+    }
+
+    /// Do this cluster's policies for the mesh count in others?
+    pub(crate) fn is_mesh_author(&self, cluster: &ClusterId) -> bool {
+        self.mesh_authors
+            .as_ref()
+            .is_none_or(|authors| authors.contains(cluster))
+    }
+
+    /// Are all policies for the mesh known that have to be waited for?
+    pub(crate) fn mesh_authors_listed(&self) -> bool {
+        self.mesh_authors
+            .iter()
+            .flatten()
+            .all(|cluster| self.listed(cluster.as_str()).is_some())
+    }
+
+    /// The cluster, if it has been listed.
+    pub(crate) fn listed(&self, cluster: &str) -> Option<&Cluster> {
+        self.clusters.get(cluster).filter(|c| c.listed())
+    }
+
+    /// Does it belong to the mesh without having been listed yet?
+    pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
+        self.clusters.get(cluster).is_some_and(|c| !c.listed())
+    }
+
+    /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.
+    pub(crate) fn all_listed(&self) -> bool {
+        self.clusters.values().all(Cluster::listed)
+    }
+}

@@ -1,0 +1,421 @@
+//! What does one cluster declare?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use isthmus_proto::handle::HandleKey;
+use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
+use isthmus_proto::spiffe::TrustDomain;
+
+use crate::model::{
+    AccessPolicy, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach,
+    ReferenceGrant, Route, Service, ServiceImport, Spec, TrafficPolicy,
+};
+use crate::world::State;
+use crate::world::table::{Age, Entry, Stamp, Table};
+
+/// Objects that one cluster may declare; more are refused with a condition.
+pub(crate) const OBJECTS_MAX: usize = 400_000;
+/// Endpoints of one slice (Kubernetes allows as many).
+const SLICE_ENDPOINTS_MAX: usize = 1_000;
+/// Refused objects that are remembered for people, each cluster.
+const REFUSED_MAX: usize = 1_000;
+
+/// A virtual address that an object claims. The first claim counts: a service's before an import's,
+/// then the oldest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct VipClaim {
+    pub(crate) reach: Reach,
+    pub(crate) age: Age,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+pub(crate) type Names = BTreeSet<String>;
+/// Kind, namespace, name.
+pub(crate) type RouteAt = (Kind, String, String);
+
+/// One cluster: its state, its objects, and the indexes over them.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) id: ClusterId,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) state: State,
+    pub(crate) reason: String,
+    pub(crate) confirmed_at: Option<SystemTime>,
+    pub(crate) keys: Vec<HandleKey>,
+    pub(crate) list: u64,
+    pub(crate) refused: BTreeMap<ObjectRef, String>,
+    pub(crate) pods: Table<Pod>,
+    pub(crate) services: Table<Service>,
+    pub(crate) slices: Table<EndpointSlice>,
+    pub(crate) exports: Table<()>,
+    pub(crate) imports: Table<ServiceImport>,
+    pub(crate) routes: BTreeMap<Kind, Table<Route>>,
+    pub(crate) grants: Table<ReferenceGrant>,
+    pub(crate) gateways: Table<Gateway>,
+    pub(crate) mesh: Table<MeshCluster>,
+    pub(crate) policies: Table<AccessPolicy>,
+    pub(crate) traffic: Table<TrafficPolicy>,
+    /// Kinds that are only counted.
+    plain: BTreeMap<Kind, Table<Labels>>,
+    objects: usize,
+    /// Namespace, one label of the selector → services. Every pod that a service selects has it.
+    pub(crate) selectors: BTreeMap<(String, String, String), Names>,
+    pub(crate) slices_of_service: BTreeMap<(String, String), Names>,
+    pub(crate) slices_of_pod: BTreeMap<(String, String), Names>,
+    pub(crate) routes_of: BTreeMap<(Reach, String, String), BTreeSet<RouteAt>>,
+    pub(crate) vips: BTreeMap<IpAddr, BTreeSet<VipClaim>>,
+    /// Endpoint id → pods; of several the first by name has it.
+    pub(crate) ids: BTreeMap<u64, BTreeSet<(String, String)>>,
+}
+
+/// Runs the same statement on the table of a kind.
+macro_rules! on_table {
+    ($self:ident, $kind:expr, |$table:ident| $body:expr) => {
+        match $kind {
+            Kind::Pod => {
+                let $table = &mut $self.pods;
+                $body
+            }
+            Kind::Service => {
+                let $table = &mut $self.services;
+                $body
+            }
+            Kind::EndpointSlice => {
+                let $table = &mut $self.slices;
+                $body
+            }
+            Kind::ServiceExport => {
+                let $table = &mut $self.exports;
+                $body
+            }
+            Kind::ServiceImport => {
+                let $table = &mut $self.imports;
+                $body
+            }
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+                let $table = $self.routes.entry($kind).or_default();
+                $body
+            }
+            Kind::ReferenceGrant => {
+                let $table = &mut $self.grants;
+                $body
+            }
+            Kind::Gateway => {
+                let $table = &mut $self.gateways;
+                $body
+            }
+            Kind::MeshCluster => {
+                let $table = &mut $self.mesh;
+                $body
+            }
+            Kind::AccessPolicy => {
+                let $table = &mut $self.policies;
+                $body
+            }
+            Kind::TrafficPolicy => {
+                let $table = &mut $self.traffic;
+                $body
+            }
+            Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {
+                let $table = $self.plain.entry($kind).or_default();
+                $body
+            }
+        }
+    };
+}
+
+/// Runs the same statement on the table and the value of a spec.
+macro_rules! on_spec {
+    ($self:ident, $spec:expr, |$table:ident, $value:ident| $body:expr) => {{
+        let kind = $spec.kind();
+        match $spec {
+            Spec::Pod($value) => {
+                let $table = &mut $self.pods;
+                $body
+            }
+            Spec::Service($value) => {
+                let $table = &mut $self.services;
+                $body
+            }
+            Spec::EndpointSlice($value) => {
+                let $table = &mut $self.slices;
+                $body
+            }
+            Spec::ServiceExport => {
+                let ($table, $value) = (&mut $self.exports, UNIT);
+                $body
+            }
+            Spec::ServiceImport($value) => {
+                let $table = &mut $self.imports;
+                $body
+            }
+            Spec::Route($value) => {
+                let $table = $self.routes.entry(kind).or_default();
+                $body
+            }
+            Spec::ReferenceGrant($value) => {
+                let $table = &mut $self.grants;
+                $body
+            }
+            Spec::Gateway($value) => {
+                let $table = &mut $self.gateways;
+                $body
+            }
+            Spec::MeshCluster($value) => {
+                let $table = &mut $self.mesh;
+                $body
+            }
+            Spec::AccessPolicy($value) => {
+                let $table = &mut $self.policies;
+                $body
+            }
+            Spec::TrafficPolicy($value) => {
+                let $table = &mut $self.traffic;
+                $body
+            }
+            Spec::Namespace($value) => {
+                let $table = $self.plain.entry(kind).or_default();
+                $body
+            }
+            Spec::ServiceAccount | Spec::Deployment => {
+                let ($table, $value) = ($self.plain.entry(kind).or_default(), NO_LABELS);
+                $body
+            }
+        }
+    }};
+}
+
+/// What objects that say nothing say.
+const UNIT: &() = &();
+const NO_LABELS: &Labels = &Labels::new();
+
+impl Cluster {
+    /// A cluster of which nothing is known yet.
+    pub(crate) fn new(id: ClusterId, trust_domain: TrustDomain) -> Self {
+        Self {
+            id,
+            trust_domain,
+            state: State::Unknown,
+            reason: "not listed yet".to_owned(),
+            confirmed_at: None,
+            keys: Vec::new(),
+            list: 0,
+            refused: BTreeMap::new(),
+            pods: Table::default(),
+            services: Table::default(),
+            slices: Table::default(),
+            exports: Table::default(),
+            imports: Table::default(),
+            routes: BTreeMap::new(),
+            grants: Table::default(),
+            gateways: Table::default(),
+            mesh: Table::default(),
+            policies: Table::default(),
+            traffic: Table::default(),
+            plain: BTreeMap::new(),
+            objects: 0,
+            selectors: BTreeMap::new(),
+            slices_of_service: BTreeMap::new(),
+            slices_of_pod: BTreeMap::new(),
+            routes_of: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            ids: BTreeMap::new(),
+        }
+    }
+
+    /// Was it ever listed in full? Only then does absence mean anything, and only then do others
+    /// hear of it.
+    pub(crate) fn listed(&self) -> bool {
+        match self.state {
+            State::Unknown => false,
+            State::Synced | State::Stale => true,
+        }
+    }
+
+    /// May the object be taken in? The text says why not.
+    pub(crate) fn admit(&self, object: &Object) -> Result<(), String> {
+        let kind = object.spec.kind();
+        let global = match kind {
+            Kind::Namespace | Kind::MeshCluster | Kind::AccessPolicy => true,
+            Kind::ServiceAccount
+            | Kind::Pod
+            | Kind::Deployment
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::ServiceExport
+            | Kind::ServiceImport
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TcpRoute
+            | Kind::TlsRoute
+            | Kind::ReferenceGrant
+            | Kind::Gateway
+            | Kind::TrafficPolicy => false,
+        };
+        if object.namespace.is_none() && !global {
+            return Err(format!("a {kind} needs a namespace"));
+        }
+        if !is_dns_name(&object.name) {
+            return Err("the name is not a DNS name in lower case".to_owned());
+        }
+        if let Spec::EndpointSlice(slice) = &object.spec
+            && slice.endpoints.len() > SLICE_ENDPOINTS_MAX
+        {
+            return Err(format!(
+                "more than {SLICE_ENDPOINTS_MAX} endpoints in one slice"
+            ));
+        }
+        let (namespace, name) = key(object.namespace.as_ref(), &object.name);
+        if self.objects >= OBJECTS_MAX && !self.has(kind, namespace, name) {
+            return Err(format!("the cluster has its {OBJECTS_MAX} objects already"));
+        }
+        Ok(())
+    }
+
+    /// Notes an object that was not admitted; what was known under its name stays.
+    pub(crate) fn refuse(&mut self, at: ObjectRef, why: String) {
+        let list = self.list;
+        let (namespace, name) = key(at.namespace.as_ref(), &at.name);
+        on_table!(self, at.kind, |table| table.keep(namespace, name, list));
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.insert(at, why);
+        }
+    }
+
+    /// Is the object there as it is? Then the current list has named it.
+    pub(crate) fn confirm(&mut self, object: &Object) -> bool {
+        let (list, created) = (self.list, object.created);
+        let at = key(object.namespace.as_ref(), &object.name);
+        on_spec!(self, &object.spec, |table, value| table.confirm(
+            at,
+            (value, created),
+            list
+        ))
+    }
+
+    /// Takes an object in, or in the place of what had its name.
+    pub(crate) fn put(&mut self, object: &Object, stamp: Stamp) {
+        let at = object.reference();
+        self.refused.remove(&at);
+        let (namespace, name) = key(at.namespace.as_ref(), &at.name);
+        self.index(at.kind, namespace, name, false);
+        if !self.has(at.kind, namespace, name) {
+            self.objects = self.objects.saturating_add(1);
+        }
+        let (list, created) = (self.list, object.created);
+        on_spec!(self, &object.spec, |table, value| {
+            table.put(
+                namespace,
+                name,
+                Entry {
+                    value: value.clone(),
+                    created,
+                    stamp,
+                    list,
+                },
+            );
+        });
+        self.index(at.kind, namespace, name, true);
+    }
+
+    /// Takes an object out.
+    pub(crate) fn remove(&mut self, at: &ObjectRef) {
+        self.refused.remove(at);
+        let (namespace, name) = key(at.namespace.as_ref(), &at.name);
+        self.index(at.kind, namespace, name, false);
+        let gone = on_table!(self, at.kind, |table| table
+            .remove(namespace, name)
+            .is_some());
+        if gone {
+            self.objects = self.objects.saturating_sub(1);
+        }
+    }
+
+    /// The objects that the current list has not named.
+    pub(crate) fn unnamed(&mut self) -> Vec<ObjectRef> {
+        let (list, cluster) = (self.list, self.id.clone());
+        let mut gone = Vec::new();
+        for kind in ALL_KINDS {
+            on_table!(self, kind, |table| {
+                gone.extend(table.unnamed(list).map(|(namespace, name)| ObjectRef {
+                    cluster: cluster.clone(),
+                    kind,
+                    namespace: namespace.parse().ok(),
+                    name: name.to_owned(),
+                }));
+            });
+        }
+        gone
+    }
+
+    /// How many objects of each kind there are.
+    pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
+        let mut counts = BTreeMap::from([
+            (Kind::Pod, self.pods.len()),
+            (Kind::Service, self.services.len()),
+            (Kind::EndpointSlice, self.slices.len()),
+            (Kind::ServiceExport, self.exports.len()),
+            (Kind::ServiceImport, self.imports.len()),
+            (Kind::ReferenceGrant, self.grants.len()),
+            (Kind::Gateway, self.gateways.len()),
+            (Kind::MeshCluster, self.mesh.len()),
+            (Kind::AccessPolicy, self.policies.len()),
+            (Kind::TrafficPolicy, self.traffic.len()),
+        ]);
+        counts.extend(self.routes.iter().map(|(kind, table)| (*kind, table.len())));
+        counts.extend(self.plain.iter().map(|(kind, table)| (*kind, table.len())));
+        counts.retain(|_, count| *count > 0);
+        counts
+    }
+
+    fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+        match kind {
+            Kind::Pod => self.pods.get(namespace, name).is_some(),
+            Kind::Service => self.services.get(namespace, name).is_some(),
+            Kind::EndpointSlice => self.slices.get(namespace, name).is_some(),
+            Kind::ServiceExport => self.exports.get(namespace, name).is_some(),
+            Kind::ServiceImport => self.imports.get(namespace, name).is_some(),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => self
+                .routes
+                .get(&kind)
+                .is_some_and(|t| t.get(namespace, name).is_some()),
+            Kind::ReferenceGrant => self.grants.get(namespace, name).is_some(),
+            Kind::Gateway => self.gateways.get(namespace, name).is_some(),
+            Kind::MeshCluster => self.mesh.get(namespace, name).is_some(),
+            Kind::AccessPolicy => self.policies.get(namespace, name).is_some(),
+            Kind::TrafficPolicy => self.traffic.get(namespace, name).is_some(),
+            Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => self
+                .plain
+                .get(&kind)
+                .is_some_and(|t| t.get(namespace, name).is_some()),
+        }
+    }
+}
+
+/// Where an object lies in its table.
+pub(crate) fn key<'a>(namespace: Option<&'a Namespace>, name: &'a str) -> (&'a str, &'a str) {
+    (namespace.map_or("", Namespace::as_str), name)
+}
+
+const ALL_KINDS: [Kind; 17] = [
+    Kind::Namespace,
+    Kind::ServiceAccount,
+    Kind::Pod,
+    Kind::Deployment,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::ServiceExport,
+    Kind::ServiceImport,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TcpRoute,
+    Kind::TlsRoute,
+    Kind::ReferenceGrant,
+    Kind::Gateway,
+    Kind::MeshCluster,
+    Kind::AccessPolicy,
+    Kind::TrafficPolicy,
+];

@@ -1,0 +1,166 @@
+//! What must an author be told about an object?
+
+use std::collections::BTreeSet;
+
+use crate::import;
+use crate::model::{Kind, ObjectRef, ServiceType};
+use crate::translate::{authorization, gateway, route};
+use crate::world::World;
+use crate::world::cluster::Cluster;
+
+/// What holds of an object, as it stands in a status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Which object.
+    pub object: ObjectRef,
+    /// `Accepted`, `Valid` or `Conflict`.
+    pub kind: &'static str,
+    /// Does it hold?
+    pub holds: bool,
+    /// One word in CamelCase.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl World {
+    /// Everything that is not as its author may think, and the state of every export.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<Condition> {
+        let mut found = Vec::new();
+        let mut exported = BTreeSet::new();
+        for cluster in self.clusters.values() {
+            for (at, why) in &cluster.refused {
+                found.push(rejected(at.clone(), "Refused", why.clone()));
+            }
+            exported.extend(cluster.exports.iter().map(|(ns, name, _)| (ns, name)));
+            self.of_policies(cluster, &mut found);
+            self.of_routes(cluster, &mut found);
+            self.of_gateways(cluster, &mut found);
+            of_pods(cluster, &mut found);
+        }
+        for (namespace, name) in exported {
+            self.of_exports(namespace, name, &mut found);
+        }
+        found
+    }
+
+    fn of_policies(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
+        for (namespace, name, entry) in cluster.policies.iter() {
+            if let Some(why) = authorization::invalidity(self, namespace, &entry.value) {
+                let at = reference(cluster, Kind::AccessPolicy, namespace, name);
+                let message = format!("denies everything in its scope: {why}");
+                found.push(rejected(at, "Invalid", message));
+            }
+        }
+        for (namespace, name, entry) in cluster.traffic.iter() {
+            if let Some(why) = &entry.value.invalid {
+                let at = reference(cluster, Kind::TrafficPolicy, namespace, name);
+                found.push(rejected(at, "Invalid", why.clone()));
+            }
+        }
+    }
+
+    fn of_routes(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
+        for (kind, table) in &cluster.routes {
+            for (namespace, name, entry) in table.iter() {
+                let at = || reference(cluster, *kind, namespace, name);
+                if let Some(why) = &entry.value.invalid {
+                    found.push(rejected(at(), "Invalid", why.clone()));
+                }
+                let backends = entry.value.rules.iter().flat_map(|rule| &rule.backends);
+                let foreign = |backend: &&isthmus_proto::resource::WeightedBackend| {
+                    !route::may_refer(cluster, (*kind, namespace), &backend.service)
+                };
+                if let Some(backend) = backends.into_iter().find(foreign) {
+                    let message = format!("no ReferenceGrant allows backend {}", backend.service);
+                    found.push(rejected(at(), "RefNotPermitted", message));
+                }
+            }
+        }
+    }
+
+    fn of_gateways(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
+        for (namespace, name, entry) in cluster.gateways.iter() {
+            let ours = entry.value.class == crate::model::GATEWAY_CLASS;
+            if ours && !gateway::is_heard(self, namespace, &entry.value) {
+                let at = reference(cluster, Kind::Gateway, namespace, name);
+                let message = "east-west gateways are declared in a system namespace".to_owned();
+                found.push(rejected(at, "NotPermitted", message));
+            }
+        }
+    }
+
+    fn of_exports(&self, namespace: &str, name: &str, found: &mut Vec<Condition>) {
+        let merged = import::merged(self, namespace, name);
+        for cluster in self
+            .clusters
+            .values()
+            .filter(|cluster| cluster.exported(namespace, name))
+        {
+            let at = reference(cluster, Kind::ServiceExport, namespace, name);
+            let kind = cluster
+                .services
+                .get(namespace, name)
+                .map(|entry| entry.value.kind);
+            let (holds, reason, message) = match kind {
+                None => (false, "NoService", "there is no service of this name"),
+                Some(ServiceType::ExternalName) => (
+                    false,
+                    "InvalidServiceType",
+                    "an ExternalName service cannot be exported",
+                ),
+                Some(ServiceType::ClusterIp | ServiceType::Headless) => (true, "Valid", ""),
+            };
+            let message = message.to_owned();
+            found.push(Condition {
+                object: at.clone(),
+                kind: "Valid",
+                holds,
+                reason,
+                message,
+            });
+            let all = merged.iter().flat_map(|merged| &merged.conflicts);
+            let conflicts: Vec<_> = all
+                .filter(|conflict| conflict.cluster == cluster.id)
+                .collect();
+            let messages: Vec<_> = conflicts.iter().map(|c| c.message.as_str()).collect();
+            found.push(Condition {
+                object: at,
+                kind: "Conflict",
+                holds: !conflicts.is_empty(),
+                reason: conflicts
+                    .first()
+                    .map_or("NoConflicts", |conflict| conflict.reason),
+                message: messages.join("; "),
+            });
+        }
+    }
+}
+
+fn of_pods(cluster: &Cluster, found: &mut Vec<Condition>) {
+    for (namespace, name) in cluster.without_id() {
+        let at = reference(cluster, Kind::Pod, namespace, name);
+        let message = "its endpoint id is another pod's: no gateway can reach it".to_owned();
+        found.push(rejected(at, "EndpointIdTaken", message));
+    }
+}
+
+fn rejected(object: ObjectRef, reason: &'static str, message: String) -> Condition {
+    Condition {
+        object,
+        kind: "Accepted",
+        holds: false,
+        reason,
+        message,
+    }
+}
+
+fn reference(cluster: &Cluster, kind: Kind, namespace: &str, name: &str) -> ObjectRef {
+    ObjectRef {
+        cluster: cluster.id.clone(),
+        kind,
+        namespace: namespace.parse().ok(),
+        name: name.to_owned(),
+    }
+}

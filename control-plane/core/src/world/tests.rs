@@ -1,0 +1,191 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{PolicyTarget, Spec};
+use crate::sample::*;
+use crate::session::{ResourceType as T, Session};
+
+const EVERYWHERE: &str = "shop/cart.shop.svc.clusterset.local";
+
+fn caller(world: &World) -> (Proxy, Session) {
+    let client = client(world, "east/shop/web-1", "web", "sidecar");
+    let mut proxy = Proxy::sidecar(&client, &[EVERYWHERE, "shop/cart.shop.svc.cluster.local"]);
+    let session = proxy.connect(client);
+    (proxy, session)
+}
+
+fn shop_of(clusters: &[&str]) -> World {
+    let mut world = world(clusters);
+    for cluster in clusters {
+        list(&mut world, cluster, &shop());
+    }
+    world
+}
+
+fn state(world: &World, cluster: &str) -> State {
+    world.clusters().find(|status| *status.cluster == id(cluster)).unwrap().state
+}
+
+#[test]
+fn a_cluster_is_unknown_until_its_list_is_complete_and_stale_when_it_is_lost() {
+    let mut world = world(&["east"]);
+    let lost = |reason: &str| Change::Lost { cluster: id("east"), reason: reason.into() };
+    assert_eq!(state(&world, "east"), State::Unknown);
+    world.apply(lost("refused"), at(0));
+    assert_eq!(state(&world, "east"), State::Unknown);
+    assert_eq!(world.clusters().next().unwrap().reason, "refused");
+    list(&mut world, "east", &shop());
+    assert_eq!(state(&world, "east"), State::Synced);
+    world.apply(lost("timed out"), at(9));
+    assert_eq!(state(&world, "east"), State::Stale);
+    // A list that has begun says nothing yet.
+    world.apply(Change::Init { cluster: id("east") }, at(10));
+    assert_eq!(state(&world, "east"), State::Stale);
+    world.apply(Change::InitDone { cluster: id("east") }, at(11));
+    assert_eq!(state(&world, "east"), State::Synced);
+}
+
+#[test]
+fn a_lost_cluster_keeps_what_it_had_and_says_how_old_it_is() {
+    let mut world = shop_of(&["east", "west"]);
+    let (mut proxy, mut session) = caller(&world);
+    proxy.settle(&mut session, &world);
+    let before = proxy.names(T::Endpoint).len();
+    let dirty =
+        world.apply(Change::Lost { cluster: id("west"), reason: "no route".into() }, at(60));
+    session.dirty(&dirty);
+    let responses = proxy.settle(&mut session, &world);
+    assert_eq!(responses.len(), 1);
+    assert_eq!(proxy.names(T::Endpoint).len(), before);
+    let west: resource::ClusterFreshness = proxy.get(T::ClusterFreshness, "west");
+    assert_eq!(west.state(), resource::Freshness::Stale);
+    assert_eq!(west.reason, "no route");
+    assert_eq!(west.confirmed_at.unwrap(), at(1).into());
+    // I4: not a word about the other cluster.
+    assert!(responses[0].resources.iter().all(|one| one.name == "west"));
+}
+
+#[test]
+fn confirmations_are_told_in_steps() {
+    let mut world = shop_of(&["east"]);
+    let confirmed = |s| Change::Confirmed { cluster: id("east"), at: at(s) };
+    let told = (2..=62).filter(|s| !world.apply(confirmed(*s), at(*s)).is_empty()).count();
+    assert_eq!(told, 1);
+    assert!(world.apply(confirmed(3), at(63)).is_empty());
+}
+
+#[test]
+fn a_new_list_removes_at_its_end_what_it_did_not_name_and_nothing_before() {
+    let mut world = shop_of(&["east", "west"]);
+    let (mut proxy, mut session) = caller(&world);
+    proxy.settle(&mut session, &world);
+    let mut steps = vec![Change::Init { cluster: id("west") }];
+    let kept = shop().into_iter().filter(|o| o.cluster == id("west") && o.name != "cart-12");
+    steps.extend(kept.map(Change::Apply));
+    steps.push(Change::Apply(pod("west", "cart", 13)));
+    for step in steps {
+        session.dirty(&world.apply(step, at(70)));
+        let responses = proxy.settle(&mut session, &world);
+        assert!(responses.iter().all(|response| response.removed_resources.is_empty()));
+    }
+    session.dirty(&world.apply(Change::InitDone { cluster: id("west") }, at(71)));
+    let responses = proxy.settle(&mut session, &world);
+    assert_eq!(responses[0].removed_resources, [format!("{EVERYWHERE}#west/shop/cart-12")]);
+}
+
+#[test]
+fn names_of_the_mesh_itself_are_no_clusters() {
+    let mut world = World::new("mesh.internal").unwrap();
+    assert!(world.add_cluster(&id("control")).is_err());
+    assert!(world.add_cluster(&id("mesh")).is_err());
+    assert!(world.add_cluster(&id("east")).is_ok());
+    assert!(World::new("Mesh").is_err());
+    // Nobody speaks for a cluster that was not added.
+    assert!(world.apply(Change::Apply(pod("west", "cart", 1)), at(0)).is_empty());
+}
+
+#[test]
+fn the_generation_grows_over_restarts_and_with_a_clock_that_goes_back() {
+    let mut world = shop_of(&["east"]);
+    let before = world.generation();
+    world.apply(Change::Apply(pod("east", "cart", 90)), at(0));
+    assert!(world.generation() > before);
+    let restarted = shop_of(&["east"]);
+    assert!(restarted.generation() >= 1_800_000_000_000);
+}
+
+#[test]
+fn a_removed_cluster_is_withdrawn_from_everybody() {
+    let mut world = shop_of(&["east", "west"]);
+    let (mut proxy, mut session) = caller(&world);
+    proxy.settle(&mut session, &world);
+    session.dirty(&world.remove_cluster(&id("west")));
+    proxy.settle(&mut session, &world);
+    assert!(proxy.names(T::Endpoint).iter().all(|name| !name.contains("#west/")));
+    assert_eq!(proxy.names(T::Gateway), ["east/isthmus-system/ew"]);
+    assert_eq!(proxy.names(T::ClusterFreshness), ["east"]);
+}
+
+#[test]
+fn what_did_not_change_is_not_dirty() {
+    let mut world = shop_of(&["east", "west"]);
+    for object in shop() {
+        assert!(world.apply(Change::Apply(object), at(99)).is_empty());
+    }
+    let dirty = list(&mut world, "east", &shop());
+    assert_eq!(dirty, Dirty { freshness: [id("east")].into(), ..Dirty::default() });
+    assert!(world.apply(Change::Delete(pod("east", "none", 1).reference()), at(99)).is_empty());
+}
+
+#[test]
+fn a_refused_object_leaves_the_last_good_one() {
+    let mut world = shop_of(&["east"]);
+    let mut broken = shop().into_iter().find(|o| o.name == "cart" && o.spec.kind() == Kind::Service);
+    broken.as_mut().unwrap().namespace = None;
+    let dirty = world.apply(Change::Apply(broken.unwrap()), at(5));
+    assert!(dirty.is_empty());
+    assert_eq!(world.conditions().iter().filter(|c| c.reason == "Refused").count(), 1);
+    let policy = object("east", "shop", "p", Spec::AccessPolicy(allow(PolicyTarget::Mesh)));
+    world.apply(Change::Apply(policy), at(6));
+    let invalid = world.conditions().into_iter().find(|c| c.object.kind == Kind::AccessPolicy);
+    assert!(invalid.unwrap().message.contains("system namespace"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// F31, F34: lists that are cut short, repeated and repeated again end with the last list, and
+    /// no pod that every list names is ever taken away.
+    #[test]
+    fn lists_in_any_state_never_remove_what_they_name(
+        lists in proptest::collection::vec((proptest::collection::btree_set(20..30_u8, 0..6), 0..8_usize), 1..6),
+    ) {
+        let mut world = shop_of(&["east", "west"]);
+        let (mut proxy, mut session) = caller(&world);
+        proxy.settle(&mut session, &world);
+        let always: Vec<_> = shop().into_iter().filter(|o| o.cluster == id("west")).collect();
+        let constant = format!("{EVERYWHERE}#west/shop/cart-12");
+        let count = lists.len();
+        for (number, (pods, cut)) in lists.iter().enumerate() {
+            let last = number + 1 == count;
+            let mut steps = vec![Change::Init { cluster: id("west") }];
+            steps.extend(always.iter().cloned().map(Change::Apply));
+            steps.extend(pods.iter().map(|n| Change::Apply(pod("west", "cart", *n))));
+            if last {
+                steps.push(Change::InitDone { cluster: id("west") });
+            } else {
+                steps.truncate(*cut);
+                steps.push(Change::Lost { cluster: id("west"), reason: "cut".into() });
+            }
+            for step in steps {
+                session.dirty(&world.apply(step, at(100)));
+                proxy.settle(&mut session, &world);
+                prop_assert!(proxy.names(T::Endpoint).contains(&constant.as_str()));
+            }
+        }
+        let wanted = lists.last().unwrap().0.iter().map(|n| format!("{EVERYWHERE}#west/shop/cart-{n}"));
+        let found: Vec<_> = proxy.names(T::Endpoint).into_iter()
+            .filter(|n| n.contains("#west/") && **n != constant).map(str::to_owned).collect();
+        prop_assert_eq!(found, wanted.collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,201 @@
+//! What can an object alter?
+//!
+//! Asked once before a change and once after it; both answers together name all that is affected,
+//! through the old relations and through the new ones.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use isthmus_proto::ids::WorkloadName;
+
+use crate::model::{Kind, ObjectRef, PolicyTarget, Reach};
+use crate::world::cluster::{Cluster, key};
+use crate::world::dirty::{Dirty, PolicyScope, ServiceKey};
+
+/// What depends on this object, as the cluster is now.
+pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
+    let mut dirty = Dirty::default();
+    let (namespace, name) = key(at.namespace.as_ref(), &at.name);
+    match at.kind {
+        Kind::Pod => pod(cluster, namespace, name, &mut dirty),
+        Kind::Service => service(cluster, namespace, name, &mut dirty),
+        Kind::EndpointSlice => slice(cluster, namespace, name, &mut dirty),
+        Kind::ServiceExport => export(cluster, namespace, name, &mut dirty),
+        Kind::ServiceImport => import(cluster, namespace, name, &mut dirty),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+            route(cluster, (at.kind, namespace, name), &mut dirty);
+        }
+        Kind::ReferenceGrant => all_routes(cluster, &mut dirty),
+        Kind::Gateway => {
+            dirty.gateways.insert(cluster.id.clone());
+        }
+        // The network and the place of all that the cluster has.
+        Kind::MeshCluster => dirty.all = true,
+        Kind::AccessPolicy => policy(cluster, namespace, name, &mut dirty),
+        Kind::TrafficPolicy => traffic(cluster, namespace, name, &mut dirty),
+        Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {}
+    }
+    dirty
+}
+
+fn pod(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let Some(pod) = cluster.pods.get(namespace, name) else {
+        return;
+    };
+    dirty.workloads.extend(workload(cluster, namespace, name));
+    let mut services = cluster.selecting(namespace, &pod.value.labels);
+    services.extend(cluster.slicing(namespace, name));
+    for service in &services {
+        endpoints(cluster, namespace, service, dirty);
+    }
+}
+
+/// Endpoints of a service in this cluster have changed, and nothing else of it.
+fn endpoints(cluster: &Cluster, namespace: &str, service: &str, dirty: &mut Dirty) {
+    let exported = cluster.exported(namespace, service);
+    let affected = dirty.service(ServiceKey::new(namespace, service), &cluster.id, exported);
+    affected.providers.insert(cluster.id.clone());
+    if exported {
+        dirty.exports.insert(cluster.id.clone());
+    }
+}
+
+fn import(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let key = ServiceKey::new(namespace, name);
+    dirty.service(key, &cluster.id, false).definition = true;
+    if let Some(entry) = cluster.imports.get(namespace, name) {
+        claimants(cluster, &entry.value.ips, dirty);
+    }
+}
+
+/// Others that claim the same virtual addresses may win or lose them.
+fn claimants(cluster: &Cluster, ips: &[IpAddr], dirty: &mut Dirty) {
+    for claim in ips.iter().filter_map(|ip| cluster.vips.get(ip)).flatten() {
+        let key = ServiceKey::new(&claim.namespace, &claim.name);
+        dirty.service(key, &cluster.id, false).definition = true;
+    }
+}
+
+fn service(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let exported = cluster.exported(namespace, name);
+    let key = ServiceKey::new(namespace, name);
+    dirty.service(key, &cluster.id, exported).definition = true;
+    if exported {
+        dirty.exports.insert(cluster.id.clone());
+    }
+    if let Some(entry) = cluster.services.get(namespace, name) {
+        claimants(cluster, &entry.value.cluster_ips, dirty);
+    }
+    // A policy that targets the service selects other pods now.
+    let targeted =
+        cluster
+            .policies
+            .within(namespace)
+            .any(|(_, policy)| match &policy.value.target {
+                PolicyTarget::Service(target) => target == name,
+                PolicyTarget::Mesh
+                | PolicyTarget::Cluster
+                | PolicyTarget::Namespace
+                | PolicyTarget::Workloads(_) => false,
+            });
+    if targeted {
+        let scope = PolicyScope::Namespace(cluster.id.clone(), namespace.to_owned());
+        dirty.policies.insert(scope);
+    }
+    backing(cluster, namespace, name, dirty);
+}
+
+/// The pods behind a service, whose ports are the service's.
+fn backing(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let Some(entry) = cluster.services.get(namespace, name) else {
+        return;
+    };
+    for (pod, _) in cluster.selected(namespace, &entry.value.selector) {
+        dirty.workloads.extend(workload(cluster, namespace, pod));
+    }
+    if entry.value.selector.is_empty() {
+        for slice in cluster.slices_of(namespace, name) {
+            let pods = slice
+                .value
+                .endpoints
+                .iter()
+                .filter_map(|e| e.pod.as_deref());
+            dirty
+                .workloads
+                .extend(pods.filter_map(|pod| workload(cluster, namespace, pod)));
+        }
+    }
+}
+
+fn slice(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let Some(entry) = cluster.slices.get(namespace, name) else {
+        return;
+    };
+    let service = entry.value.service.as_str();
+    endpoints(cluster, namespace, service, dirty);
+    // Only where there is no selector do slices say which pods are behind a service: for their
+    // ports, and for the policies that target it.
+    let slices_decide = cluster
+        .services
+        .get(namespace, service)
+        .is_some_and(|entry| entry.value.selector.is_empty());
+    if slices_decide {
+        backing(cluster, namespace, service, dirty);
+    }
+}
+
+fn export(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let key = ServiceKey::new(namespace, name);
+    dirty.service(key, &cluster.id, true).definition = true;
+    dirty.exports.insert(cluster.id.clone());
+    backing(cluster, namespace, name, dirty);
+}
+
+fn route(cluster: &Cluster, at: (Kind, &str, &str), dirty: &mut Dirty) {
+    let table = cluster.routes.get(&at.0);
+    let Some(entry) = table.and_then(|t| t.get(at.1, at.2)) else {
+        return;
+    };
+    for parent in &entry.value.parents {
+        let key = ServiceKey::new(parent.service.namespace.as_str(), &parent.service.name);
+        dirty.service(key, &cluster.id, false).routes = true;
+    }
+}
+
+/// Grants are rare: every routed service is looked at again.
+fn all_routes(cluster: &Cluster, dirty: &mut Dirty) {
+    let parents: BTreeSet<&(Reach, String, String)> = cluster.routes_of.keys().collect();
+    for (_, namespace, name) in parents {
+        let key = ServiceKey::new(namespace, name);
+        dirty.service(key, &cluster.id, false).routes = true;
+    }
+}
+
+fn policy(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let Some(entry) = cluster.policies.get(namespace, name) else {
+        return;
+    };
+    let own = PolicyScope::Namespace(cluster.id.clone(), namespace.to_owned());
+    let scope = match &entry.value.target {
+        PolicyTarget::Mesh => PolicyScope::Mesh,
+        PolicyTarget::Cluster => PolicyScope::Cluster(cluster.id.clone()),
+        PolicyTarget::Namespace | PolicyTarget::Service(_) | PolicyTarget::Workloads(_) => {
+            own.clone()
+        }
+    };
+    dirty.policies.insert(scope);
+    // Where the namespace may not speak for the whole, the policy counts in the namespace.
+    dirty.policies.insert(own);
+}
+
+fn traffic(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    let Some(entry) = cluster.traffic.get(namespace, name) else {
+        return;
+    };
+    let key = ServiceKey::new(namespace, &entry.value.service);
+    dirty.service(key, &cluster.id, false).definition = true;
+}
+
+fn workload(cluster: &Cluster, namespace: &str, pod: &str) -> Option<WorkloadName> {
+    format!("{}/{namespace}/{pod}", cluster.id).parse().ok()
+}

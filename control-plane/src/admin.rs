@@ -1,0 +1,325 @@
+//! What may operators and their metrics see?
+//!
+//! Plain HTTP. `/ready` and `/metrics` answer everybody who reaches the address; the dumps name
+//! workloads and addresses, and answer only callers on this machine (SECURITY S10).
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_control_plane_core::world::State;
+use isthmus_proto::ids::ClusterId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::authority::registry::Authorities;
+use crate::clients::Clients;
+use crate::hub::Hub;
+use crate::metrics::{Metrics, Page};
+use crate::source::Report;
+
+/// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
+/// that hangs must not stop the others.
+const READY_GRACE: Duration = Duration::from_secs(30);
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 64;
+/// A request's head comes within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection lives no longer.
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
+/// Largest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long nothing is accepted after an error.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What there is to see.
+#[derive(Debug)]
+pub struct Admin {
+    /// The world.
+    pub hub: Arc<Hub>,
+    /// Who is connected.
+    pub clients: Arc<Clients>,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// Who signs.
+    pub authorities: Arc<Authorities>,
+    /// What the sources complain of.
+    pub reports: BTreeMap<ClusterId, watch::Receiver<Report>>,
+    /// Since when the process runs.
+    pub started: Instant,
+}
+
+/// Is the control plane ready, and what is it waiting for?
+#[derive(Debug, serde::Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Clusters that were never listed in full, and why.
+    unknown: BTreeMap<String, String>,
+}
+
+#[derive(serde::Serialize)]
+struct ClusterView {
+    cluster: String,
+    state: &'static str,
+    reason: String,
+    /// Since the source's view was last known to be right.
+    age_seconds: Option<f64>,
+    objects: BTreeMap<&'static str, usize>,
+    source: Option<Report>,
+}
+
+impl Admin {
+    /// Serves until it is dropped.
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            let room = connections.len() < CONNECTIONS_MAX;
+            tokio::select! {
+                // Both are cancel-safe.
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if room => match accepted {
+                    Ok((stream, remote)) => {
+                        connections.spawn(Arc::clone(&self).connection(stream, remote));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "admin: no connection can be accepted for now");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
+        let answer = move |request: Request<Incoming>| {
+            let response = self.answer(&request, remote);
+            async move { Ok::<_, Infallible>(response) }
+        };
+        let mut server = http1::Builder::new();
+        server
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX);
+        let serving = server.serve_connection(TokioIo::new(stream), service_fn(answer));
+        match timeout(CONNECTION_MAX, serving).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!(%remote, %error, "admin connection"),
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>, remote: SocketAddr) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        let dump = matches!(path, "/world" | "/proxies" | "/clusters");
+        if dump && !remote.ip().to_canonical().is_loopback() {
+            return text(StatusCode::FORBIDDEN, "only from this machine\n");
+        }
+        match path {
+            "/ready" => {
+                let readiness = self.readiness();
+                let ok = if readiness.ready {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                };
+                json(ok, &readiness)
+            }
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.metrics());
+                let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4");
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            "/clusters" => json(StatusCode::OK, &self.clusters()),
+            "/proxies" => json(StatusCode::OK, &self.clients.all()),
+            "/world" => json(StatusCode::OK, &self.world()),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "/ready /metrics /clusters /proxies /world\n",
+            ),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut listed = false;
+        let mut unknown = BTreeMap::new();
+        self.hub.read(|world| {
+            for status in world.clusters() {
+                match status.state {
+                    State::Unknown => {
+                        unknown.insert(status.cluster.to_string(), status.reason.to_owned());
+                    }
+                    State::Synced | State::Stale => listed = true,
+                }
+            }
+        });
+        let ready = unknown.is_empty() || (listed && self.started.elapsed() >= READY_GRACE);
+        Readiness { ready, unknown }
+    }
+
+    fn clusters(&self) -> Vec<ClusterView> {
+        let now = SystemTime::now();
+        self.hub.read(|world| {
+            let view = world.clusters().map(|status| ClusterView {
+                cluster: status.cluster.to_string(),
+                state: state(status.state),
+                reason: status.reason.to_owned(),
+                age_seconds: status
+                    .confirmed_at
+                    .map(|at| now.duration_since(at).unwrap_or_default().as_secs_f64()),
+                objects: status
+                    .objects
+                    .iter()
+                    .map(|(kind, n)| (kind.as_str(), *n))
+                    .collect(),
+                source: self
+                    .reports
+                    .get(status.cluster)
+                    .map(|report| report.borrow().clone()),
+            });
+            view.collect()
+        })
+    }
+
+    fn world(&self) -> serde_json::Value {
+        let clusters = self.clusters();
+        self.hub.read(|world| {
+            let conditions = world.conditions().into_iter().map(|condition| {
+                serde_json::json!({
+                    "object": condition.object.to_string(), "kind": condition.kind,
+                    "holds": condition.holds, "reason": condition.reason,
+                    "message": condition.message,
+                })
+            });
+            let trust = world.trust_bundles().map(|bundle| {
+                serde_json::json!({
+                    "trust_domain": bundle.trust_domain, "cluster": bundle.cluster,
+                    "sequence": bundle.sequence, "roots": bundle.roots.len(),
+                })
+            });
+            serde_json::json!({
+                "mesh_domain": world.mesh_domain(),
+                "generation": world.generation(),
+                "clusters": clusters,
+                "trust": trust.collect::<Vec<_>>(),
+                "conditions": conditions.collect::<Vec<_>>(),
+            })
+        })
+    }
+
+    fn metrics(&self) -> String {
+        let mut page = Page::default();
+        self.metrics.write(&mut page);
+        let clusters = self.clusters();
+        page.head(
+            "isthmus_cluster_up",
+            "1: listed in full and watched.",
+            "gauge",
+        );
+        for view in &clusters {
+            let up = u8::from(view.state == state(State::Synced));
+            page.sample("isthmus_cluster_up", &[("cluster", &view.cluster)], up);
+        }
+        let age = "isthmus_cluster_age_seconds";
+        page.head(
+            age,
+            "Since the view of the cluster was last known to be right.",
+            "gauge",
+        );
+        for view in &clusters {
+            if let Some(seconds) = view.age_seconds {
+                page.sample(age, &[("cluster", &view.cluster)], seconds);
+            }
+        }
+        page.head("isthmus_cluster_objects", "Objects by kind.", "gauge");
+        for view in &clusters {
+            for (kind, count) in &view.objects {
+                let labels = [("cluster", view.cluster.as_str()), ("kind", kind)];
+                page.sample("isthmus_cluster_objects", &labels, count);
+            }
+        }
+        page.head(
+            "isthmus_source_errors",
+            "Files that are not understood.",
+            "gauge",
+        );
+        for view in &clusters {
+            let errors = view.source.as_ref().map_or(0, |report| report.errors.len());
+            page.sample(
+                "isthmus_source_errors",
+                &[("cluster", &view.cluster)],
+                errors,
+            );
+        }
+        page.head(
+            "isthmus_discovery_sessions",
+            "Discovery streams that are open.",
+            "gauge",
+        );
+        page.sample("isthmus_discovery_sessions", &[], self.clients.count());
+        page.head(
+            "isthmus_world_generation",
+            "Grows with every change.",
+            "gauge",
+        );
+        page.sample(
+            "isthmus_world_generation",
+            &[],
+            self.hub.read(|world| world.generation()),
+        );
+        let end = "isthmus_issuer_expires_timestamp_seconds";
+        page.head(end, "When the issuing certificate ends.", "gauge");
+        for authority in self.authorities.all() {
+            let at = authority
+                .not_after()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            let labels = [("trust_domain", authority.trust_domain().as_str())];
+            page.sample(end, &labels, at.as_secs());
+        }
+        page.into_text()
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Unknown => "unknown",
+        State::Synced => "synced",
+        State::Stale => "stale",
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec_pretty(body) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            let mut response = text(status, bytes);
+            let kind = hyper::header::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}

@@ -1,0 +1,291 @@
+//! How do the parts make one control plane?
+//!
+//! The only file where they meet.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use isthmus_control_plane_core::world::World;
+use isthmus_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use isthmus_proto::identity::identity_service_server::IdentityServiceServer;
+use isthmus_proto::ids::ClusterId;
+use isthmus_proto::resource::TrustBundle;
+use isthmus_proto::spiffe::TrustDomain;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+
+use crate::admin::Admin;
+use crate::authority::Authority;
+use crate::authority::registry::Authorities;
+use crate::authority::serving::{self, Serving};
+use crate::clients::Clients;
+use crate::config::Config;
+use crate::discovery::Discovery;
+use crate::hub::{CHANGES_MAX, Hub};
+use crate::identity::Identity;
+use crate::keys::handle_keys;
+use crate::listener;
+use crate::metrics::Metrics;
+use crate::source::files::FilesSource;
+use crate::source::{Report, Source as _};
+use crate::state::StateDir;
+use crate::token::KeyReviewer;
+use crate::trust::{Trust, Verifier};
+
+/// Connections on which nobody speaks are noticed after the two together (SECURITY F24).
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 16;
+/// Decoded headers of a request, in bytes.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+/// Streams that a client may reset before they are taken.
+const RESETS_MAX: usize = 32;
+/// Largest request for a certificate: CSR and token have 16 KiB each at most.
+const ISSUE_BYTES_MAX: usize = 64 * 1024;
+/// Largest request of discovery: what a proxy still holds, after a reconnect.
+const DISCOVERY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How often it is looked whether a certificate has to be renewed.
+const TEND_EVERY: Duration = Duration::from_secs(600);
+/// How long streams may take to end when the control plane stops.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Runs a control plane until `shutdown`.
+///
+/// # Errors
+/// It can't start, or a part of it that it needs has ended.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let state = StateDir::open(&config.state_dir)?;
+    let parts = Parts::open(&config, &state)?;
+    let discovery = bind(config.discovery).await.context("listen.discovery")?;
+    let admin = bind(config.admin).await.context("listen.admin")?;
+    let addresses = serde_json::json!({
+        "discovery": discovery.local_addr()?.to_string(),
+        "admin": admin.local_addr()?.to_string(),
+    });
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let reports = parts.learn(&config, &mut tasks);
+    let mut server = parts.listen(discovery, stopped, &mut tasks)?;
+    let view = parts.view(reports);
+    tasks.spawn(async move {
+        view.run(admin).await;
+        "admin"
+    });
+    let tending = Arc::clone(&parts);
+    tasks.spawn(async move {
+        tending.tend().await;
+        "renewal"
+    });
+    state.publish("roots.pem", parts.own_authority()?.roots_pem().as_bytes())?;
+    // The last thing: whoever waits for this file finds everything else in place.
+    state.publish("listeners.json", format!("{addresses:#}\n").as_bytes())?;
+    tracing::info!(%addresses, clusters = config.clusters.len(), "control plane started");
+
+    let result = tokio::select! {
+        () = shutdown => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(part) => Err(anyhow::anyhow!("{part} has ended")),
+            Err(error) => Err(anyhow::Error::from(error).context("a part has ended")),
+        },
+        ended = &mut server => Err(anyhow::anyhow!("the discovery server has ended: {ended:?}")),
+    };
+    stop.send_replace(true);
+    if !server.is_finished() && timeout(DRAIN_MAX, &mut server).await.is_err() {
+        tracing::warn!("streams did not end in time");
+        server.abort();
+    }
+    tracing::info!("control plane stopped");
+    result
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("bind {address}"))
+}
+
+/// What the services share.
+struct Parts {
+    hub: Arc<Hub>,
+    authorities: Arc<Authorities>,
+    own: TrustDomain,
+    serving: Arc<Serving>,
+    trust: watch::Sender<Arc<Trust>>,
+    reviewer: Arc<KeyReviewer>,
+    clients: Arc<Clients>,
+    metrics: Arc<Metrics>,
+}
+
+impl Parts {
+    /// Reads, and at the first start makes, every key.
+    fn open(config: &Config, state: &StateDir) -> anyhow::Result<Arc<Self>> {
+        let now = SystemTime::now();
+        let own = serving::trust_domain(&config.mesh_domain)?;
+        let domains = config
+            .clusters
+            .iter()
+            .map(|cluster| cluster.trust_domain.clone());
+        let authorities = Authorities::open(state, domains.chain([own.clone()]), now)?;
+        let authority = authorities
+            .of(&own)
+            .context("the control plane's own authority")?;
+        let serving = Serving::new(&authority, &config.mesh_domain, now)?;
+        let mut world = World::new(&config.mesh_domain)?;
+        let mut trust = Trust::default();
+        for cluster in &config.clusters {
+            world.add_cluster(&cluster.name)?;
+            world.set_handle_keys(&cluster.name, handle_keys(state, &cluster.name)?);
+            let authority = authorities
+                .of(&cluster.trust_domain)
+                .context("an authority")?;
+            trust.set(&cluster.trust_domain, &authority.roots())?;
+            world.set_trust_bundle(bundle(&cluster.name, &authority))?;
+        }
+        let reviewer = KeyReviewer::open(state, config.clusters.iter().map(|c| &c.name))?;
+        Ok(Arc::new(Self {
+            hub: Arc::new(Hub::new(world)),
+            authorities: Arc::new(authorities),
+            own,
+            serving: Arc::new(serving),
+            trust: watch::Sender::new(Arc::new(trust)),
+            reviewer: Arc::new(reviewer),
+            clients: Arc::default(),
+            metrics: Arc::default(),
+        }))
+    }
+
+    fn own_authority(&self) -> anyhow::Result<Arc<Authority>> {
+        self.authorities
+            .of(&self.own)
+            .context("the control plane's own authority")
+    }
+
+    /// Starts the sources and the world's writer.
+    fn learn(
+        &self,
+        config: &Config,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> BTreeMap<ClusterId, watch::Receiver<Report>> {
+        let mut changes = Vec::new();
+        let mut reports = BTreeMap::new();
+        for cluster in &config.clusters {
+            let source = FilesSource::new(&cluster.name, &cluster.files);
+            let (send, receive) = mpsc::channel(CHANGES_MAX);
+            changes.push((cluster.name.clone(), receive));
+            reports.insert(cluster.name.clone(), source.report());
+            tasks.spawn(async move {
+                source.run(send).await;
+                // The hub notices that the cluster is lost; the others go on.
+                std::future::pending().await
+            });
+        }
+        let hub = Arc::clone(&self.hub);
+        tasks.spawn(async move {
+            hub.run(changes).await;
+            "the world's writer"
+        });
+        reports
+    }
+
+    /// Starts to accept and to serve proxies.
+    fn listen(
+        &self,
+        listener: TcpListener,
+        mut stopped: watch::Receiver<bool>,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> anyhow::Result<JoinHandle<Result<(), tonic::transport::Error>>> {
+        let verifier = Verifier::new(self.trust.subscribe());
+        let tls = listener::tls(verifier, Arc::clone(&self.serving) as _)?;
+        let (streams, accepting) = listener::accept(listener, tls, Arc::clone(&self.metrics));
+        tasks.spawn(async move {
+            accepting.await;
+            "the accept loop"
+        });
+        let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
+        let clients = Arc::clone(&self.clients);
+        let discovery = Discovery::new(hub, clients, metrics, stopped.clone());
+        let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
+        let authorities = Arc::clone(&self.authorities);
+        let identity = Identity::new(hub, authorities, Arc::clone(&self.reviewer), metrics);
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .http2_max_header_list_size(HEADERS_BYTES_MAX)
+            .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+            .max_concurrent_streams(STREAMS_MAX)
+            .add_service(
+                IdentityServiceServer::new(identity).max_decoding_message_size(ISSUE_BYTES_MAX),
+            )
+            .add_service(
+                AggregatedDiscoveryServiceServer::new(discovery)
+                    .max_decoding_message_size(DISCOVERY_BYTES_MAX),
+            )
+            .serve_with_incoming_shutdown(ReceiverStream::new(streams), async move {
+                // Closed: the control plane is gone already.
+                let _ = stopped.wait_for(|stop| *stop).await;
+            });
+        Ok(tokio::spawn(server))
+    }
+
+    fn view(&self, reports: BTreeMap<ClusterId, watch::Receiver<Report>>) -> Arc<Admin> {
+        Arc::new(Admin {
+            hub: Arc::clone(&self.hub),
+            clients: Arc::clone(&self.clients),
+            metrics: Arc::clone(&self.metrics),
+            authorities: Arc::clone(&self.authorities),
+            reports,
+            started: Instant::now(),
+        })
+    }
+
+    /// Renews what nears its end, as long as the control plane runs.
+    async fn tend(&self) {
+        let mut ticks = interval(TEND_EVERY);
+        loop {
+            ticks.tick().await;
+            let now = SystemTime::now();
+            let authorities = Arc::clone(&self.authorities);
+            if tokio::task::spawn_blocking(move || authorities.tend(now))
+                .await
+                .is_err()
+            {
+                tracing::error!("renewal of the authorities panicked");
+            }
+            let Some(own) = self.authorities.of(&self.own) else {
+                continue;
+            };
+            match self.serving.renew(&own, now) {
+                Ok(true) => tracing::info!("the serving certificate is renewed"),
+                Ok(false) => {}
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::error!("the serving certificate is not renewed: {error:#}");
+                }
+            }
+        }
+    }
+}
+
+/// What proxies believe of a cluster's trust domain.
+fn bundle(cluster: &ClusterId, authority: &Authority) -> TrustBundle {
+    TrustBundle {
+        trust_domain: authority.trust_domain().to_string(),
+        roots: authority
+            .roots()
+            .iter()
+            .map(|root| root.to_vec().into())
+            .collect(),
+        sequence: 1,
+        cluster: cluster.to_string(),
+        origin: None,
+    }
+}

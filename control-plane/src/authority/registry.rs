@@ -1,0 +1,95 @@
+//! Which authorities are there, and which of them need care?
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use isthmus_proto::spiffe::TrustDomain;
+
+use super::{Authority, NoAuthority};
+use crate::state::StateDir;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The newest authority of every trust domain.
+#[derive(Debug)]
+pub struct Authorities {
+    state: StateDir,
+    current: Mutex<BTreeMap<TrustDomain, Arc<Authority>>>,
+}
+
+impl Authorities {
+    /// Opens, or makes, the authority of each trust domain.
+    ///
+    /// # Errors
+    /// One can't be opened.
+    pub fn open(
+        state: &StateDir,
+        trust_domains: impl IntoIterator<Item = TrustDomain>,
+        now: SystemTime,
+    ) -> Result<Self, NoAuthority> {
+        let open = |trust_domain: TrustDomain| {
+            let authority = Authority::open(state, &trust_domain, now)?;
+            Ok((trust_domain, Arc::new(authority)))
+        };
+        let current = trust_domains
+            .into_iter()
+            .map(open)
+            .collect::<Result<_, NoAuthority>>()?;
+        Ok(Self {
+            state: state.clone(),
+            current: Mutex::new(current),
+        })
+    }
+
+    /// The authority of a trust domain.
+    #[must_use]
+    pub fn of(&self, trust_domain: &TrustDomain) -> Option<Arc<Authority>> {
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(trust_domain)
+            .cloned()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Authority>> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.values().cloned().collect()
+    }
+
+    /// Renews what nears its end, and says so where that is not possible (SECURITY F17: 30, 7 and 1
+    /// days before).
+    pub fn tend(&self, now: SystemTime) {
+        for old in self.all() {
+            let trust_domain = old.trust_domain();
+            match Authority::open(&self.state, trust_domain, now) {
+                Ok(new) => {
+                    warn_of_end(&new, now);
+                    let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+                    current.insert(trust_domain.clone(), Arc::new(new));
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::error!("the authority stays as it was: {error:#}");
+                    warn_of_end(&old, now);
+                }
+            }
+        }
+    }
+}
+
+fn warn_of_end(authority: &Authority, now: SystemTime) {
+    let left = authority
+        .not_after()
+        .duration_since(now)
+        .unwrap_or_default();
+    let trust_domain = authority.trust_domain();
+    let days = left.as_secs() / DAY.as_secs();
+    if left <= DAY * 7 {
+        tracing::error!(%trust_domain, days, "the issuing certificate is about to end");
+    } else if left <= DAY * 30 {
+        tracing::warn!(%trust_domain, days, "the issuing certificate nears its end");
+    }
+}

@@ -1,0 +1,188 @@
+//! Which proxies are connected, and what have they acknowledged?
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use isthmus_control_plane_core::session::Session;
+
+/// Streams at once.
+const CLIENTS_MAX: usize = 16_384;
+/// Streams of one pod: the old one may not be known to have ended when the new one comes.
+const PER_NODE_MAX: usize = 4;
+
+/// Every connected client.
+#[derive(Debug, Default)]
+pub struct Clients {
+    by_number: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    entries: BTreeMap<u64, Client>,
+}
+
+/// What operators see of a client.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Client {
+    /// Its SPIFFE ID.
+    pub identity: String,
+    /// cluster/namespace/pod.
+    pub node: String,
+    /// From where.
+    pub remote: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// By resource type.
+    pub types: BTreeMap<String, TypeState>,
+}
+
+/// One resource type of a client.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TypeState {
+    /// Names and aliases that it wants.
+    pub names: usize,
+    /// Resources that it holds.
+    pub held: usize,
+    /// A response waits for its acknowledgement.
+    pub in_flight: bool,
+    /// Responses that it took whole.
+    pub acked: u64,
+    /// Responses that it refused, at least in part.
+    pub nacked: u64,
+    /// What it said when it last refused.
+    pub last_nack: Option<String>,
+    /// The world's generation of the last response that it took whole.
+    pub acked_generation: u64,
+}
+
+/// Why a client is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooMany {
+    /// The control plane has its share.
+    #[error("the control plane has its {CLIENTS_MAX} clients")]
+    All,
+    /// The pod has its share.
+    #[error("the pod has its {PER_NODE_MAX} streams")]
+    OfNode,
+}
+
+/// A client's place in the table, given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    clients: Arc<Clients>,
+    number: u64,
+}
+
+impl Clients {
+    /// Notes a client.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn enter(
+        self: &Arc<Self>,
+        session: &Session,
+        node: &str,
+        identity: &str,
+        remote: SocketAddr,
+    ) -> Result<Place, TooMany> {
+        let mut table = self
+            .by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if table.entries.len() >= CLIENTS_MAX {
+            return Err(TooMany::All);
+        }
+        if table
+            .entries
+            .values()
+            .filter(|client| client.node == node)
+            .count()
+            >= PER_NODE_MAX
+        {
+            return Err(TooMany::OfNode);
+        }
+        let number = table.next;
+        table.next = table.next.wrapping_add(1);
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let client = Client {
+            identity: identity.to_owned(),
+            node: node.to_owned(),
+            remote: remote.to_string(),
+            since,
+            types: types(session),
+        };
+        table.entries.insert(number, client);
+        Ok(Place {
+            clients: Arc::clone(self),
+            number,
+        })
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Client> {
+        let table = self
+            .by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        table.entries.values().cloned().collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entries
+            .len()
+    }
+}
+
+impl Place {
+    /// Notes what the session says now.
+    pub fn update(&self, session: &Session) {
+        let types = types(session);
+        let mut table = self
+            .clients
+            .by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = table.entries.get_mut(&self.number) {
+            client.types = types;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self
+            .clients
+            .by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        table.entries.remove(&self.number);
+    }
+}
+
+fn types(session: &Session) -> BTreeMap<String, TypeState> {
+    let state = session.status().map(|status| {
+        let state = TypeState {
+            names: status.names,
+            held: status.held,
+            in_flight: status.in_flight,
+            acked: status.acked,
+            nacked: status.nacked,
+            last_nack: status.last_nack.map(str::to_owned),
+            acked_generation: status.acked_generation,
+        };
+        (format!("{:?}", status.kind), state)
+    });
+    state.collect()
+}

@@ -1,0 +1,235 @@
+//! Who changes the world, and who hears of it?
+//!
+//! One task writes: it takes the sources' changes, one cluster's as fairly as another's, and tells
+//! every session what may be different. What a session has not looked at yet is merged, so a slow
+//! client costs one set of names and not a queue.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use isthmus_control_plane_core::model::{Change, Kind, Spec};
+use isthmus_control_plane_core::world::{Dirty, World};
+use isthmus_proto::ids::ClusterId;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt as _, StreamMap};
+
+/// Changes of one cluster that wait for the world.
+pub const CHANGES_MAX: usize = 1_024;
+/// Changes that the world takes in one go; readers get their turn in between.
+const BATCH_MAX: usize = 256;
+/// Sessions are told when nothing came for this long ...
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// ... and at the latest after this.
+const DEBOUNCE_MAX: Duration = Duration::from_millis(200);
+
+/// The world, its one writer and its many readers.
+#[derive(Debug)]
+pub struct Hub {
+    world: watch::Sender<World>,
+    sessions: Mutex<Vec<Weak<Inbox>>>,
+}
+
+/// What one session has not looked at yet.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    dirty: Mutex<Dirty>,
+    wake: Notify,
+}
+
+impl Inbox {
+    /// Waits until something is different, and takes it. Cancel-safe: what is not returned stays.
+    pub async fn next(&self) -> Dirty {
+        loop {
+            let dirty = std::mem::take(&mut *self.lock());
+            if !dirty.is_empty() {
+                return dirty;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn put(&self, dirty: &Dirty) {
+        self.lock().merge(dirty);
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Dirty> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hub {
+    /// A hub around a world that knows its clusters, keys and roots.
+    #[must_use]
+    pub fn new(world: World) -> Self {
+        Self {
+            world: watch::Sender::new(world),
+            sessions: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Looks at the world. The writer waits meanwhile: look, don't work.
+    pub fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        look(&self.world.borrow())
+    }
+
+    /// Changes the world by other means than a source.
+    pub fn change(&self, change: impl FnOnce(&mut World) -> Dirty) {
+        let mut dirty = Dirty::default();
+        self.world.send_modify(|world| dirty = change(world));
+        self.publish(&dirty);
+    }
+
+    /// A place to hear of what is different from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Arc<Inbox> {
+        let inbox = Arc::new(Inbox::default());
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&inbox));
+        inbox
+    }
+
+    /// Takes changes until every source has ended.
+    pub async fn run(&self, sources: Vec<(ClusterId, mpsc::Receiver<Change>)>) {
+        let mut changes = StreamMap::new();
+        for (cluster, receiver) in sources {
+            // The end of a source is the last thing that it says.
+            let ends = tokio_stream::once(None);
+            changes.insert(cluster, ReceiverStream::new(receiver).map(Some).chain(ends));
+        }
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut pending = Pending::default();
+        loop {
+            let far = Instant::now() + DEBOUNCE_MAX;
+            let due = pending.due();
+            tokio::select! {
+                // Both are cancel-safe: a change that is taken is in `batch`.
+                () = sleep_until(due.unwrap_or(far)), if due.is_some() => {
+                    self.publish(&pending.take());
+                }
+                taken = changes.next_many(&mut batch, BATCH_MAX) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    self.take(&mut batch, &mut pending);
+                }
+            }
+        }
+        self.publish(&pending.take());
+    }
+
+    /// The world takes a batch.
+    fn take(&self, batch: &mut Vec<(ClusterId, Option<Change>)>, pending: &mut Pending) {
+        let now = SystemTime::now();
+        self.world.send_modify(|world| {
+            for (source, change) in batch.drain(..) {
+                let change = change.unwrap_or_else(|| {
+                    tracing::error!(%source, "the source has ended");
+                    let reason = "the source has ended".to_owned();
+                    Change::Lost {
+                        cluster: source.clone(),
+                        reason,
+                    }
+                });
+                // A source speaks for its own cluster, whatever its objects say.
+                if *cluster_of(&change) != source {
+                    tracing::error!(%source, cluster = %cluster_of(&change), "a foreign change");
+                    continue;
+                }
+                pending.urgent |= is_urgent(&change);
+                pending.add(&world.apply(change, now));
+            }
+        });
+        if pending.urgent {
+            self.publish(&pending.take());
+        }
+    }
+
+    fn publish(&self, dirty: &Dirty) {
+        if dirty.is_empty() {
+            return;
+        }
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        for session in sessions.iter().filter_map(Weak::upgrade) {
+            session.put(dirty);
+        }
+    }
+}
+
+/// What the sessions will be told.
+#[derive(Default)]
+struct Pending {
+    dirty: Dirty,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    urgent: bool,
+}
+
+impl Pending {
+    fn add(&mut self, dirty: &Dirty) {
+        if dirty.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.dirty.merge(dirty);
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+    }
+
+    fn due(&self) -> Option<Instant> {
+        Some((self.last? + DEBOUNCE).min(self.first? + DEBOUNCE_MAX))
+    }
+
+    fn take(&mut self) -> Dirty {
+        std::mem::take(self).dirty
+    }
+}
+
+fn cluster_of(change: &Change) -> &ClusterId {
+    match change {
+        Change::Init { cluster }
+        | Change::InitDone { cluster }
+        | Change::Lost { cluster, .. }
+        | Change::Confirmed { cluster, .. } => cluster,
+        Change::Apply(object) => &object.cluster,
+        Change::Delete(at) => &at.cluster,
+    }
+}
+
+/// Does an endpoint go away? That is not kept back: each moment somebody is sent to it.
+fn is_urgent(change: &Change) -> bool {
+    match change {
+        Change::Delete(at) => {
+            matches!(
+                at.kind,
+                Kind::Pod | Kind::EndpointSlice | Kind::Service | Kind::ServiceExport
+            )
+        }
+        Change::Apply(object) => match &object.spec {
+            Spec::Pod(pod) => !pod.ready || pod.terminating || pod.finished,
+            Spec::EndpointSlice(slice) => slice.endpoints.iter().any(|e| !e.ready || e.terminating),
+            Spec::Namespace(_)
+            | Spec::ServiceAccount
+            | Spec::Deployment
+            | Spec::Service(_)
+            | Spec::ServiceExport
+            | Spec::ServiceImport(_)
+            | Spec::Route(_)
+            | Spec::ReferenceGrant(_)
+            | Spec::Gateway(_)
+            | Spec::MeshCluster(_)
+            | Spec::AccessPolicy(_)
+            | Spec::TrafficPolicy(_) => false,
+        },
+        Change::Init { .. }
+        | Change::InitDone { .. }
+        | Change::Lost { .. }
+        | Change::Confirmed { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

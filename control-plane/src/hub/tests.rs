@@ -1,0 +1,134 @@
+use super::*;
+use isthmus_control_plane_core::model::{Labels, Object, ObjectRef};
+use isthmus_control_plane_core::world::State;
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn east() -> ClusterId {
+    "east".parse().unwrap()
+}
+
+fn namespace(cluster: &ClusterId, name: &str) -> Change {
+    let (cluster, name) = (cluster.clone(), name.to_owned());
+    let spec = Spec::Namespace(Labels::new());
+    Change::Apply(Object {
+        cluster,
+        namespace: None,
+        name,
+        created: None,
+        spec,
+    })
+}
+
+fn start() -> (Arc<Hub>, mpsc::Sender<Change>, mpsc::Sender<Change>) {
+    let mut world = World::new("mesh.internal").unwrap();
+    let west: ClusterId = "west".parse().unwrap();
+    world.add_cluster(&east()).unwrap();
+    world.add_cluster(&west).unwrap();
+    let hub = Arc::new(Hub::new(world));
+    let (from_east, to_east) = mpsc::channel(CHANGES_MAX);
+    let (from_west, to_west) = mpsc::channel(CHANGES_MAX);
+    let writer = Arc::clone(&hub);
+    tokio::spawn(async move { writer.run(vec![(east(), to_east), (west, to_west)]).await });
+    (hub, from_east, from_west)
+}
+
+fn state(hub: &Hub, cluster: &str) -> State {
+    hub.read(|world| world.state(cluster).unwrap())
+}
+
+#[tokio::test]
+async fn a_session_hears_of_what_is_different() {
+    let (hub, from_east, _from_west) = start();
+    let inbox = hub.subscribe();
+    let all = [
+        Change::Init { cluster: east() },
+        Change::InitDone { cluster: east() },
+    ];
+    for change in all {
+        from_east.send(change).await.unwrap();
+    }
+    let dirty = timeout(LIMIT, inbox.next()).await.unwrap();
+    assert!(!dirty.is_empty());
+    assert_eq!(
+        (state(&hub, "east"), state(&hub, "west")),
+        (State::Synced, State::Unknown)
+    );
+}
+
+#[tokio::test]
+async fn what_a_session_has_not_looked_at_is_merged() {
+    let (hub, _from_east, _from_west) = start();
+    let inbox = hub.subscribe();
+    for _ in 0..1000 {
+        hub.change(|world| world.remove_cluster(&east()));
+        hub.change(|world| world.add_cluster(&east()).unwrap());
+    }
+    assert!(!inbox.next().await.is_empty());
+    let again = timeout(Duration::ZERO, inbox.next()).await;
+    assert!(again.is_err(), "one set of names, however many changes");
+}
+
+#[tokio::test]
+async fn a_source_speaks_for_its_own_cluster_only() {
+    let (hub, from_east, from_west) = start();
+    let inbox = hub.subscribe();
+    // West says that east is listed, and empty.
+    from_west
+        .send(Change::Init { cluster: east() })
+        .await
+        .unwrap();
+    from_west
+        .send(Change::InitDone { cluster: east() })
+        .await
+        .unwrap();
+    let of_east = ObjectRef {
+        cluster: east(),
+        kind: Kind::Namespace,
+        namespace: None,
+        name: "shop".to_owned(),
+    };
+    from_west.send(Change::Delete(of_east)).await.unwrap();
+    let west: ClusterId = "west".parse().unwrap();
+    from_west
+        .send(Change::Init {
+            cluster: west.clone(),
+        })
+        .await
+        .unwrap();
+    from_west.send(namespace(&west, "shop")).await.unwrap();
+    from_west
+        .send(Change::InitDone { cluster: west })
+        .await
+        .unwrap();
+    timeout(LIMIT, inbox.next()).await.unwrap();
+    assert_eq!(
+        (state(&hub, "east"), state(&hub, "west")),
+        (State::Unknown, State::Synced)
+    );
+    drop(from_east);
+}
+
+#[tokio::test]
+async fn a_source_that_ends_loses_its_cluster() {
+    let (hub, from_east, _from_west) = start();
+    let inbox = hub.subscribe();
+    from_east
+        .send(Change::Init { cluster: east() })
+        .await
+        .unwrap();
+    from_east
+        .send(Change::InitDone { cluster: east() })
+        .await
+        .unwrap();
+    timeout(LIMIT, inbox.next()).await.unwrap();
+    drop(from_east);
+    timeout(LIMIT, async {
+        while state(&hub, "east") != State::Stale {
+            inbox.next().await;
+        }
+    })
+    .await
+    .unwrap();
+}

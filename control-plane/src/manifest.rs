@@ -1,0 +1,392 @@
+//! What do these manifests declare?
+//!
+//! YAML in, the model out. Each document is read twice: for its kind, then as that kind, so that an
+//! error has the line and the column of the field that it is about. Fields of Kubernetes that are
+//! not used are let through; in our own kinds a field that is not known is an error.
+
+mod meta;
+mod workload;
+mod mesh;
+mod route;
+mod access;
+mod traffic;
+
+use isthmus_control_plane_core::model::{Object, Spec};
+use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub use meta::Metadata;
+
+/// Most documents in one file.
+const DOCUMENTS_MAX: usize = 10_000;
+/// Longest message about a problem, in characters.
+const MESSAGE_CHARS_MAX: usize = 400;
+/// The namespace of an object that names none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Something that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// From 1; 0: not known.
+    pub line: u64,
+    /// From 1; 0: not known.
+    pub column: u64,
+    /// The object, as far as it is known: `AccessPolicy shop/cart`.
+    pub object: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: ", self.line, self.column)?;
+        if !self.object.is_empty() {
+            write!(f, "{}: ", self.object)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// What a file says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parsed {
+    /// The objects. Without a creation time where the manifest has none.
+    pub objects: Vec<Object>,
+    /// Why the file can't be used. If there are any, its objects are not complete.
+    pub errors: Vec<Problem>,
+    /// Objects that were understood in part: they are among `objects`, marked as invalid.
+    pub invalid: Vec<Problem>,
+    /// Kinds that the mesh does not look at.
+    pub ignored: Vec<String>,
+}
+
+/// Reads all documents of a file.
+#[must_use]
+pub fn parse(text: &str, cluster: &ClusterId) -> Parsed {
+    let mut parsed = Parsed::default();
+    for (count, document) in documents(text).into_iter().enumerate() {
+        if count >= DOCUMENTS_MAX {
+            let message = format!("more than {DOCUMENTS_MAX} documents");
+            let problem = Problem {
+                line: document.line,
+                column: 1,
+                object: String::new(),
+                message,
+            };
+            parsed.errors.push(problem);
+            break;
+        }
+        if let Err(problem) = document.read(cluster, &mut parsed) {
+            parsed.errors.push(problem);
+        }
+    }
+    parsed
+}
+
+/// One document, or one item of a List.
+struct Document<'a> {
+    body: Body<'a>,
+    /// The line of the file on which it begins.
+    line: u64,
+}
+
+enum Body<'a> {
+    Text(&'a str),
+    /// Of a List, with its index: positions inside are not known.
+    Item(serde_json::Value, usize),
+}
+
+/// Why a document could not be read as what it says to be.
+struct Failure {
+    line: u64,
+    column: u64,
+    message: String,
+}
+
+/// What every object begins with.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    #[serde(default)]
+    api_version: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    items: Vec<serde_json::Value>,
+}
+
+/// An object whose kind is understood: what it says, and what is wrong with it in part.
+struct Understood {
+    specs: Vec<(String, Spec)>,
+    namespace: Scope,
+    invalid: Option<Failure>,
+}
+
+/// Where an object lives that names no namespace.
+#[derive(PartialEq)]
+enum Scope {
+    /// In `default`.
+    Namespaced,
+    /// Nowhere; what it names does not count.
+    Cluster,
+    /// Nowhere, but in the namespace that it names if it does.
+    Either,
+}
+
+/// The manifest's texts do not make an object, for this reason.
+struct Bad(String);
+
+impl<E: std::error::Error> From<E> for Bad {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Document<'_> {
+    fn read(&self, cluster: &ClusterId, parsed: &mut Parsed) -> Result<(), Problem> {
+        let nameless = |failure: Failure| failure.about(String::new());
+        // A document of comments is null.
+        let Some(head) = self.decode::<Option<Head>>().map_err(nameless)? else {
+            return Ok(());
+        };
+        let (Some(version), Some(kind)) = (&head.api_version, &head.kind) else {
+            return Err(nameless(
+                self.failure("apiVersion and kind are required".to_owned()),
+            ));
+        };
+        if (version.as_str(), kind.as_str()) == ("v1", "List") {
+            return self.items(cluster, parsed);
+        }
+        let object = head.title(kind);
+        let about = |failure: Failure| failure.about(object.clone());
+        let name = head.metadata.name.clone().filter(|name| is_dns_name(name));
+        let understood = match understand(self, version, kind, &head.metadata) {
+            Some(understood) => understood.map_err(about)?,
+            None => {
+                parsed.ignored.push(format!("{version} {kind}"));
+                return Ok(());
+            }
+        };
+        let name = name.ok_or_else(|| {
+            about(self.failure("metadata.name is not a name in lower case".to_owned()))
+        })?;
+        let namespace = head
+            .namespace(&understood.namespace)
+            .map_err(|bad| about(self.failure(format!("metadata.namespace: {}", bad.0))))?;
+        let created = head
+            .metadata
+            .created()
+            .map_err(|bad| about(self.failure(bad.0)))?;
+        parsed.invalid.extend(understood.invalid.map(about));
+        for (suffix, spec) in understood.specs {
+            let (cluster, namespace) = (cluster.clone(), namespace.clone());
+            let name = format!("{name}{suffix}");
+            parsed.objects.push(Object {
+                cluster,
+                namespace,
+                name,
+                created,
+                spec,
+            });
+        }
+        Ok(())
+    }
+
+    fn items(&self, cluster: &ClusterId, parsed: &mut Parsed) -> Result<(), Problem> {
+        if matches!(self.body, Body::Item(..)) {
+            return Err(self
+                .failure("a List in a List".to_owned())
+                .about(String::new()));
+        }
+        let list: List = self
+            .decode()
+            .map_err(|failure| failure.about("List".to_owned()))?;
+        for (at, item) in list.items.into_iter().enumerate() {
+            Document {
+                body: Body::Item(item, at),
+                line: self.line,
+            }
+            .read(cluster, parsed)?;
+        }
+        Ok(())
+    }
+
+    /// The document as `T`.
+    fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        match &self.body {
+            Body::Text(text) => serde_saphyr::from_str(text).map_err(|error| {
+                let at = error.location();
+                // Both count from 1.
+                let line = at.map_or(1, |l| l.line()).max(1).saturating_add(self.line) - 1;
+                let column = at.map_or(0, |l| l.column());
+                Failure {
+                    line,
+                    column,
+                    message: plain(&error),
+                }
+            }),
+            Body::Item(value, _) => {
+                T::deserialize(value).map_err(|error| self.failure(error.to_string()))
+            }
+        }
+    }
+
+    /// Something that is wrong with the document as a whole.
+    fn failure(&self, message: String) -> Failure {
+        let message = match &self.body {
+            Body::Text(_) => message,
+            Body::Item(_, at) => format!("items[{at}]: {message}"),
+        };
+        Failure {
+            line: self.line,
+            column: 1,
+            message,
+        }
+    }
+}
+
+impl Head {
+    fn title(&self, kind: &str) -> String {
+        let name = self.metadata.name.as_deref().unwrap_or("(no name)");
+        match &self.metadata.namespace {
+            Some(namespace) => format!("{kind} {namespace}/{name}"),
+            None => format!("{kind} {name}"),
+        }
+    }
+
+    fn namespace(&self, scope: &Scope) -> Result<Option<Namespace>, Bad> {
+        let named = self
+            .metadata
+            .namespace
+            .as_deref()
+            .filter(|text| !text.is_empty());
+        let text = match (scope, named) {
+            (Scope::Cluster, _) | (Scope::Either, None) => return Ok(None),
+            (Scope::Namespaced | Scope::Either, Some(named)) => named,
+            (Scope::Namespaced, None) => DEFAULT_NAMESPACE,
+        };
+        Ok(Some(text.parse()?))
+    }
+}
+
+impl Failure {
+    fn about(self, object: String) -> Problem {
+        let message = self.message.chars().take(MESSAGE_CHARS_MAX).collect();
+        Problem {
+            line: self.line,
+            column: self.column,
+            object,
+            message,
+        }
+    }
+}
+
+impl Understood {
+    fn namespaced(spec: Spec) -> Self {
+        Self {
+            specs: vec![(String::new(), spec)],
+            namespace: Scope::Namespaced,
+            invalid: None,
+        }
+    }
+
+    fn cluster_wide(spec: Spec) -> Self {
+        Self {
+            namespace: Scope::Cluster,
+            ..Self::namespaced(spec)
+        }
+    }
+}
+
+/// `None`: a kind that the mesh does not look at.
+fn understand(
+    document: &Document<'_>,
+    version: &str,
+    kind: &str,
+    metadata: &Metadata,
+) -> Option<Result<Understood, Failure>> {
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let plain = |spec: Result<Spec, Failure>| Some(spec.map(Understood::namespaced));
+    let wide = |spec: Result<Spec, Failure>| Some(spec.map(Understood::cluster_wide));
+    match (group, version, kind) {
+        ("", "v1", "Namespace") => wide(Ok(Spec::Namespace(metadata.labels()))),
+        ("", "v1", "ServiceAccount") => plain(Ok(Spec::ServiceAccount)),
+        ("", "v1", "Pod") => plain(workload::pod(document, metadata)),
+        ("", "v1", "Service") => plain(workload::service(document)),
+        ("apps", "v1", "Deployment") => plain(Ok(Spec::Deployment)),
+        ("discovery.k8s.io", "v1", "EndpointSlice") => {
+            plain(workload::endpoint_slice(document, metadata)?)
+        }
+        ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceExport") => {
+            plain(Ok(Spec::ServiceExport))
+        }
+        ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceImport") => {
+            plain(mesh::service_import(document))
+        }
+        ("gateway.networking.k8s.io", _, "Gateway") => plain(mesh::gateway(document)),
+        ("gateway.networking.k8s.io", _, "ReferenceGrant") => {
+            plain(mesh::reference_grant(document))
+        }
+        ("gateway.networking.k8s.io", _, "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute") => {
+            Some(route::route(document, kind, metadata))
+        }
+        ("isthmus.dev", "v1alpha1", "MeshCluster") => wide(mesh::mesh_cluster(document)),
+        ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(access::policy(document)),
+        ("isthmus.dev", "v1alpha1", "TrafficPolicy") => plain(traffic::policy(document)),
+        // A kind of ours that is not known asks for something that would not be done.
+        ("isthmus.dev", _, _) => Some(Err(
+            document.failure("isthmus.dev has no such kind".to_owned())
+        )),
+        _ => None,
+    }
+}
+
+/// The error without the picture of the text around it, in one line.
+fn plain(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    // The position is told apart; the library appends it.
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Cuts a file at its document markers (YAML 1.2 §9.1.2: at the beginning of a line, whatever is
+/// around them), so that each document keeps its line number.
+fn documents(text: &str) -> Vec<Document<'_>> {
+    let mut found = Vec::new();
+    let (mut start, mut start_line, mut at) = (0, 1, 0);
+    for (line, number) in text.split_inclusive('\n').zip(1u64..) {
+        let marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if marker && at > start {
+            push(&mut found, text.get(start..at), start_line);
+            (start, start_line) = (at, number);
+        }
+        at += line.len();
+    }
+    push(&mut found, text.get(start..), start_line);
+    found
+}
+
+fn push<'a>(found: &mut Vec<Document<'a>>, text: Option<&'a str>, line: u64) {
+    let says = |line: &str| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with('#') && line != "---" && line != "..."
+    };
+    if let Some(text) = text.filter(|text| text.lines().any(says)) {
+        found.push(Document {
+            body: Body::Text(text),
+            line,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

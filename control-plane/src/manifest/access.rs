@@ -1,0 +1,466 @@
+//! Who may call, in the operator's words?
+//!
+//! A policy that is not understood in full is not left out: it denies everything where it was
+//! written to apply (SECURITY S13).
+
+use std::collections::BTreeMap;
+
+use isthmus_control_plane_core::model::{AccessPolicy, PolicyTarget, Spec};
+use isthmus_proto::ids::is_dns_name;
+use isthmus_proto::resource::{
+    self, AccessRule, Action, Caller, HeaderMatch, InboundMode, Operation, StringMatch,
+    string_match,
+};
+use serde::Deserialize;
+
+use super::{Bad, Document, Failure, Scope, Understood};
+
+/// Most targets of one policy.
+const TARGETS_MAX: usize = 16;
+/// Longest regular expression, in characters (SECURITY S31).
+const REGEX_CHARS_MAX: usize = 1024;
+
+#[derive(Deserialize)]
+struct Policy {
+    spec: PolicySpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PolicySpec {
+    #[serde(default)]
+    scope: Option<String>,
+    #[serde(default)]
+    target_refs: Option<Vec<TargetRef>>,
+    #[serde(default)]
+    selector: Option<Selector>,
+    #[serde(default)]
+    action: Option<RawAction>,
+    #[serde(default)]
+    inbound: Option<RawInbound>,
+    #[serde(default)]
+    rules: Option<Vec<RawRule>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetRef {
+    #[serde(default)]
+    group: Option<String>,
+    kind: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Selector {
+    match_labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+enum RawAction {
+    Allow,
+    Deny,
+    Audit,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+enum RawInbound {
+    Strict,
+    Permissive,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRule {
+    #[serde(default)]
+    from: Option<Vec<RawCaller>>,
+    #[serde(default)]
+    to: Option<Vec<RawOperation>>,
+    #[serde(default)]
+    headers: Option<Vec<RawHeader>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawCaller {
+    #[serde(default)]
+    trust_domains: Option<Vec<String>>,
+    #[serde(default)]
+    clusters: Option<Vec<String>>,
+    #[serde(default)]
+    namespaces: Option<Vec<String>>,
+    #[serde(default)]
+    service_accounts: Option<Vec<String>>,
+    #[serde(default)]
+    identities: Option<Vec<String>>,
+    #[serde(default)]
+    authenticated: Option<bool>,
+    #[serde(default)]
+    except: Option<Vec<RawCaller>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOperation {
+    #[serde(default)]
+    ports: Option<Vec<u16>>,
+    #[serde(default)]
+    hosts: Option<Vec<RawString>>,
+    #[serde(default)]
+    methods: Option<Vec<String>>,
+    #[serde(default)]
+    paths: Option<Vec<RawString>>,
+}
+
+/// A plain string is an exact one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawString {
+    Plain(String),
+    Match(RawMatch),
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawMatch {
+    #[serde(default)]
+    exact: Option<String>,
+    #[serde(default)]
+    prefix: Option<String>,
+    #[serde(default)]
+    suffix: Option<String>,
+    #[serde(default)]
+    regex: Option<String>,
+    #[serde(default)]
+    present: Option<bool>,
+}
+
+/// As a matcher, with the header's name beside it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHeader {
+    name: String,
+    #[serde(default)]
+    exact: Option<String>,
+    #[serde(default)]
+    prefix: Option<String>,
+    #[serde(default)]
+    suffix: Option<String>,
+    #[serde(default)]
+    regex: Option<String>,
+    #[serde(default)]
+    present: Option<bool>,
+}
+
+/// The part that says where a policy applies, read even if the rest is not understood.
+#[derive(Default, Deserialize)]
+struct Loose {
+    #[serde(default)]
+    spec: LooseSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct LooseSpec {
+    scope: Option<serde_json::Value>,
+    target_refs: Option<serde_json::Value>,
+    selector: Option<serde_json::Value>,
+}
+
+pub(super) fn policy(document: &Document<'_>) -> Result<Understood, Failure> {
+    let whole: Result<Policy, Failure> = document.decode();
+    let understood = whole.and_then(|raw| {
+        let targets = targets(
+            raw.spec.scope.as_deref(),
+            raw.spec.target_refs.as_deref(),
+            raw.spec.selector.as_ref(),
+        );
+        let policy = targets.and_then(|targets| Ok((targets, body(&raw.spec)?)));
+        let (targets, body) = policy.map_err(|Bad(why)| document.failure(why))?;
+        let inbound = raw.spec.inbound.map(|mode| match mode {
+            RawInbound::Strict => InboundMode::Strict,
+            RawInbound::Permissive => InboundMode::Permissive,
+        });
+        Ok((targets, body, inbound))
+    });
+    let (targets, body, inbound, invalid) = match understood {
+        Ok((targets, body, inbound)) => (targets, body, inbound, None),
+        // Not YAML at all: the file is refused. Otherwise it denies where it seems to apply.
+        Err(failure) => (loose_targets(document)?, None, None, Some(failure)),
+    };
+    let why = invalid.as_ref().map(|f| f.message.clone());
+    let namespace = match targets.first() {
+        Some(PolicyTarget::Mesh | PolicyTarget::Cluster) => Scope::Either,
+        _ => Scope::Namespaced,
+    };
+    let spec = |target| {
+        let (body, invalid) = (body.clone(), why.clone());
+        Spec::AccessPolicy(AccessPolicy {
+            target,
+            body,
+            inbound,
+            invalid,
+        })
+    };
+    let suffix = |at: usize| {
+        if at == 0 {
+            String::new()
+        } else {
+            format!("#{}", at + 1)
+        }
+    };
+    let specs = targets
+        .into_iter()
+        .enumerate()
+        .map(|(at, t)| (suffix(at), spec(t)))
+        .collect();
+    Ok(Understood {
+        specs,
+        namespace,
+        invalid,
+    })
+}
+
+fn targets(
+    scope: Option<&str>,
+    refs: Option<&[TargetRef]>,
+    selector: Option<&Selector>,
+) -> Result<Vec<PolicyTarget>, Bad> {
+    let refs = refs.filter(|refs| !refs.is_empty());
+    match (scope, refs, selector) {
+        (None | Some("Service"), Some(refs), None) => refs_of(refs),
+        (None | Some("Workload"), None, Some(selector)) => {
+            Ok(vec![PolicyTarget::Workloads(selector.match_labels.clone())])
+        }
+        (Some("Mesh"), None, None) => Ok(vec![PolicyTarget::Mesh]),
+        (Some("Cluster"), None, None) => Ok(vec![PolicyTarget::Cluster]),
+        (None | Some("Namespace"), None, None) => Ok(vec![PolicyTarget::Namespace]),
+        (_, Some(_), Some(_)) => Err(Bad("spec: targetRefs and selector".to_owned())),
+        (Some("Service"), None, _) => Err(Bad("spec.scope: Service needs targetRefs".to_owned())),
+        (Some("Workload"), _, None) => Err(Bad("spec.scope: Workload needs selector".to_owned())),
+        (Some("Mesh" | "Cluster" | "Namespace"), _, _) => Err(Bad(
+            "spec.scope: says another thing than the target".to_owned(),
+        )),
+        (Some(other), _, _) => {
+            let known = "Mesh, Cluster, Namespace, Service or Workload";
+            Err(Bad(format!("spec.scope: {other:?} is not {known}")))
+        }
+    }
+}
+
+fn refs_of(refs: &[TargetRef]) -> Result<Vec<PolicyTarget>, Bad> {
+    if refs.len() > TARGETS_MAX {
+        return Err(Bad(format!("spec.targetRefs: more than {TARGETS_MAX}")));
+    }
+    let target = |one: &TargetRef| match (one.group.as_deref(), one.kind.as_str()) {
+        (None | Some("" | "core"), "Service") if is_dns_name(&one.name) => {
+            Ok(PolicyTarget::Service(one.name.clone()))
+        }
+        (_, kind) => Err(Bad(format!(
+            "spec.targetRefs: {kind} {:?} is no Service",
+            one.name
+        ))),
+    };
+    refs.iter().map(target).collect()
+}
+
+/// Where a policy seems to apply of which not all is understood. Each part is read by itself.
+fn loose_targets(document: &Document<'_>) -> Result<Vec<PolicyTarget>, Failure> {
+    let loose: Loose = document.decode()?;
+    fn part<T: serde::de::DeserializeOwned>(
+        value: Option<serde_json::Value>,
+    ) -> Result<Option<T>, ()> {
+        value
+            .map(|value| serde_json::from_value(value).map_err(|_| ()))
+            .transpose()
+    }
+    let spec = loose.spec;
+    let read = || {
+        let (refs, selector) = (
+            part::<Vec<TargetRef>>(spec.target_refs)?,
+            part::<Selector>(spec.selector)?,
+        );
+        let scope = part::<String>(spec.scope)?;
+        targets(scope.as_deref(), refs.as_deref(), selector.as_ref()).map_err(|_| ())
+    };
+    Ok(read().unwrap_or_else(|()| vec![PolicyTarget::Namespace]))
+}
+
+/// `None`: the policy only says what inbound accepts.
+fn body(spec: &PolicySpec) -> Result<Option<resource::AccessPolicy>, Bad> {
+    let action = match (spec.action, &spec.rules) {
+        (Some(RawAction::Allow), _) => Action::Allow,
+        (Some(RawAction::Deny), _) => Action::Deny,
+        (Some(RawAction::Audit), _) => Action::Audit,
+        (None, None) if spec.inbound.is_some() => return Ok(None),
+        (None, _) => return Err(Bad("spec.action: is required".to_owned())),
+    };
+    let mut rules = Vec::new();
+    for (at, raw) in spec.rules.iter().flatten().enumerate() {
+        let place = |Bad(why): Bad| Bad(format!("spec.rules[{at}]: {why}"));
+        rules.push(rule(raw).map_err(place)?);
+    }
+    Ok(Some(resource::AccessPolicy {
+        action: action.into(),
+        rules,
+        ..Default::default()
+    }))
+}
+
+fn rule(raw: &RawRule) -> Result<AccessRule, Bad> {
+    // An empty list could be read as "nobody" or as "everybody": neither is guessed.
+    let empty = |list: bool, key: &str| {
+        if list {
+            Err(Bad(format!("{key}: is empty")))
+        } else {
+            Ok(())
+        }
+    };
+    empty(raw.from.as_ref().is_some_and(Vec::is_empty), "from")?;
+    empty(raw.to.as_ref().is_some_and(Vec::is_empty), "to")?;
+    let from = raw
+        .from
+        .iter()
+        .flatten()
+        .map(caller)
+        .collect::<Result<_, _>>()?;
+    let to = raw
+        .to
+        .iter()
+        .flatten()
+        .map(operation)
+        .collect::<Result<_, _>>()?;
+    let headers = raw
+        .headers
+        .iter()
+        .flatten()
+        .map(header)
+        .collect::<Result<_, _>>()?;
+    Ok(AccessRule { from, to, headers })
+}
+
+fn caller(raw: &RawCaller) -> Result<Caller, Bad> {
+    let list = |key: &str, list: &Option<Vec<String>>| match list {
+        Some(list) if list.is_empty() => Err(Bad(format!("from.{key}: is empty"))),
+        Some(list) => match list
+            .iter()
+            .find(|text| text.is_empty() || text.contains('*'))
+        {
+            Some(bad) => Err(Bad(format!(
+                "from.{key}: {bad:?} is no name; there are no patterns"
+            ))),
+            None => Ok(list.clone()),
+        },
+        None => Ok(Vec::new()),
+    };
+    let except = raw
+        .except
+        .iter()
+        .flatten()
+        .map(caller)
+        .collect::<Result<_, _>>()?;
+    for id in raw.identities.iter().flatten() {
+        id.parse::<isthmus_proto::spiffe::SpiffeId>()?;
+    }
+    Ok(Caller {
+        trust_domains: list("trustDomains", &raw.trust_domains)?,
+        clusters: list("clusters", &raw.clusters)?,
+        namespaces: list("namespaces", &raw.namespaces)?,
+        service_accounts: list("serviceAccounts", &raw.service_accounts)?,
+        identities: list("identities", &raw.identities)?,
+        authenticated: raw.authenticated.unwrap_or(false),
+        except,
+    })
+}
+
+fn operation(raw: &RawOperation) -> Result<Operation, Bad> {
+    let empty = raw.ports.as_ref().is_some_and(Vec::is_empty)
+        || raw.methods.as_ref().is_some_and(Vec::is_empty)
+        || raw.hosts.as_ref().is_some_and(Vec::is_empty)
+        || raw.paths.as_ref().is_some_and(Vec::is_empty);
+    if empty {
+        return Err(Bad("to: a list is empty".to_owned()));
+    }
+    let ports: Vec<u32> = raw.ports.iter().flatten().map(|p| u32::from(*p)).collect();
+    if ports.contains(&0) {
+        return Err(Bad("to.ports: 0 is no port".to_owned()));
+    }
+    let methods = raw.methods.clone().unwrap_or_default();
+    if let Some(bad) = methods
+        .iter()
+        .find(|m| !m.bytes().all(|b| b.is_ascii_uppercase() || b == b'-'))
+    {
+        return Err(Bad(format!("to.methods: {bad:?} is no method")));
+    }
+    let strings = |key: &str, list: &Option<Vec<RawString>>| {
+        let place = |Bad(why): Bad| Bad(format!("to.{key}: {why}"));
+        list.iter()
+            .flatten()
+            .map(|s| string(s).map_err(place))
+            .collect::<Result<_, _>>()
+    };
+    Ok(Operation {
+        ports,
+        hosts: strings("hosts", &raw.hosts)?,
+        methods,
+        paths: strings("paths", &raw.paths)?,
+    })
+}
+
+fn header(raw: &RawHeader) -> Result<HeaderMatch, Bad> {
+    let name = raw.name.to_ascii_lowercase();
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(Bad(format!("headers: {name:?} is no header")));
+    }
+    let matcher = RawMatch {
+        exact: raw.exact.clone(),
+        prefix: raw.prefix.clone(),
+        suffix: raw.suffix.clone(),
+        regex: raw.regex.clone(),
+        present: raw.present,
+    };
+    let place = |Bad(why): Bad| Bad(format!("headers.{name}: {why}"));
+    let value = Some(matcher_of(&matcher).map_err(place)?);
+    Ok(HeaderMatch { name, value })
+}
+
+fn string(raw: &RawString) -> Result<StringMatch, Bad> {
+    match raw {
+        // Whoever writes it means a pattern, and a DENY that matches nothing would let it pass.
+        RawString::Plain(text) if text.contains('*') => Err(Bad(format!(
+            "{text:?}: a star has no meaning; write prefix, suffix or exact"
+        ))),
+        RawString::Plain(text) => Ok(StringMatch {
+            kind: Some(string_match::Kind::Exact(text.clone())),
+        }),
+        RawString::Match(matcher) => matcher_of(matcher),
+    }
+}
+
+fn matcher_of(raw: &RawMatch) -> Result<StringMatch, Bad> {
+    let mut kinds = Vec::new();
+    kinds.extend(raw.exact.clone().map(string_match::Kind::Exact));
+    kinds.extend(raw.prefix.clone().map(string_match::Kind::Prefix));
+    kinds.extend(raw.suffix.clone().map(string_match::Kind::Suffix));
+    kinds.extend(raw.regex.clone().map(string_match::Kind::Regex));
+    kinds.extend(raw.present.map(string_match::Kind::Present));
+    let kind = match (kinds.pop(), kinds.is_empty()) {
+        (Some(kind), true) => kind,
+        _ => {
+            return Err(Bad(
+                "exactly one of exact, prefix, suffix, regex, present".to_owned()
+            ));
+        }
+    };
+    match &kind {
+        string_match::Kind::Regex(text) if text.chars().count() > REGEX_CHARS_MAX => Err(Bad(
+            format!("the regex is longer than {REGEX_CHARS_MAX} characters"),
+        )),
+        string_match::Kind::Present(false) => Err(Bad(
+            "present: false is not supported; deny what is present instead".to_owned(),
+        )),
+        _ => Ok(StringMatch { kind: Some(kind) }),
+    }
+}

@@ -1,0 +1,317 @@
+//! What do the Gateway API's routes say?
+//!
+//! Only parents that are a Service or a ServiceImport count (GAMMA). What the mesh can't do is said,
+//! never left out: a route that has it is marked as invalid, and is not used.
+
+mod filter;
+mod matches;
+
+use isthmus_control_plane_core::model::{ParentRef, Reach, Route, RouteKind, ServiceRef, Spec};
+use isthmus_proto::ids::{Namespace, is_dns_name};
+use isthmus_proto::resource::{self, RouteRule, WeightedBackend, route_rule};
+use serde::Deserialize;
+
+use super::meta::Span;
+use super::{Bad, DEFAULT_NAMESPACE, Document, Failure, Metadata, Scope, Understood};
+use filter::RawFilter;
+use matches::RawMatch;
+
+/// The group of ServiceImport.
+const MULTICLUSTER: &str = "multicluster.x-k8s.io";
+
+#[derive(Deserialize)]
+struct RouteObject {
+    spec: RouteSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RouteSpec {
+    #[serde(default)]
+    parent_refs: Vec<RawParent>,
+    #[serde(default)]
+    hostnames: Option<Vec<String>>,
+    #[serde(default)]
+    rules: Option<Vec<RawRule>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawParent {
+    #[serde(default)]
+    group: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    name: String,
+    #[serde(default)]
+    port: Option<u16>,
+    #[serde(default)]
+    section_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawRule {
+    #[serde(default)]
+    matches: Option<Vec<RawMatch>>,
+    #[serde(default)]
+    filters: Option<Vec<RawFilter>>,
+    #[serde(default)]
+    backend_refs: Option<Vec<RawBackend>>,
+    #[serde(default)]
+    timeouts: Option<RawTimeouts>,
+    #[serde(default)]
+    retry: Option<RawRetry>,
+    #[serde(default)]
+    session_persistence: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawTimeouts {
+    #[serde(default)]
+    request: Option<Span>,
+    #[serde(default)]
+    backend_request: Option<Span>,
+}
+
+#[derive(Deserialize)]
+struct RawRetry {
+    #[serde(default)]
+    codes: Option<Vec<u32>>,
+    #[serde(default)]
+    attempts: Option<u32>,
+    #[serde(default)]
+    backoff: Option<Span>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawBackend {
+    #[serde(default)]
+    group: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    name: String,
+    #[serde(default)]
+    port: Option<u16>,
+    #[serde(default)]
+    weight: Option<u32>,
+    #[serde(default)]
+    filters: Option<Vec<RawFilter>>,
+}
+
+pub(super) fn route(
+    document: &Document<'_>,
+    kind: &str,
+    metadata: &Metadata,
+) -> Result<Understood, Failure> {
+    let raw: RouteObject = document.decode()?;
+    let bad = |bad: Bad| document.failure(bad.0);
+    let home = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let home: Namespace = home
+        .parse()
+        .map_err(|e| bad(Bad(format!("metadata.namespace: {e}"))))?;
+    let kind = match kind {
+        "GRPCRoute" => RouteKind::Grpc,
+        "TCPRoute" => RouteKind::Tcp,
+        "TLSRoute" => RouteKind::Tls,
+        _ => RouteKind::Http,
+    };
+    let mut parents = Vec::new();
+    let mut wrong = None;
+    for parent in &raw.spec.parent_refs {
+        match parent_of(parent, &home) {
+            Ok(parent) => parents.extend(parent),
+            Err(Bad(why)) => wrong = Some(format!("spec.parentRefs: {why}")),
+        }
+    }
+    let (mut hostnames, mut rules) = (Vec::new(), Vec::new());
+    let mut fill = || -> Result<(), Bad> {
+        for host in raw.spec.hostnames.iter().flatten() {
+            hostnames.push(hostname(host)?);
+        }
+        for (at, rule) in raw.spec.rules.iter().flatten().enumerate() {
+            let place = |Bad(why): Bad| Bad(format!("spec.rules[{at}]: {why}"));
+            rules.push(rule_of(rule, kind, &home).map_err(place)?);
+        }
+        Ok(())
+    };
+    if let Err(Bad(why)) = fill() {
+        wrong.get_or_insert(why);
+    }
+    // A route that is for nothing of ours can't be wrong for us.
+    let invalid = wrong.filter(|_| raw.spec.parent_refs.iter().any(RawParent::is_service));
+    let problem = invalid.clone().map(|why| document.failure(why));
+    let route = Route {
+        kind,
+        parents,
+        hostnames,
+        rules,
+        invalid,
+    };
+    let specs = vec![(String::new(), Spec::Route(route))];
+    Ok(Understood {
+        specs,
+        namespace: Scope::Namespaced,
+        invalid: problem,
+    })
+}
+
+impl RawParent {
+    fn is_service(&self) -> bool {
+        reach(
+            self.group.as_deref(),
+            self.kind.as_deref().unwrap_or("Gateway"),
+        )
+        .is_some()
+    }
+}
+
+/// How far a reference reaches; `None`: not to a service.
+fn reach(group: Option<&str>, kind: &str) -> Option<Reach> {
+    match (group, kind) {
+        (None | Some("" | "core"), "Service") => Some(Reach::Cluster),
+        (Some(MULTICLUSTER), "ServiceImport") => Some(Reach::Clusterset),
+        _ => None,
+    }
+}
+
+fn service(
+    reach: Reach,
+    namespace: Option<&str>,
+    name: &str,
+    home: &Namespace,
+) -> Result<ServiceRef, Bad> {
+    if !is_dns_name(name) {
+        return Err(Bad(format!("{name:?} is no name of a service")));
+    }
+    let namespace = match namespace {
+        Some(text) => text.parse()?,
+        None => home.clone(),
+    };
+    Ok(ServiceRef {
+        reach,
+        namespace,
+        name: name.to_owned(),
+    })
+}
+
+fn parent_of(raw: &RawParent, home: &Namespace) -> Result<Option<ParentRef>, Bad> {
+    // Without a kind it is a Gateway: not ours.
+    let kind = raw.kind.as_deref().unwrap_or("Gateway");
+    let Some(reach) = reach(raw.group.as_deref(), kind) else {
+        return Ok(None);
+    };
+    if raw.section_name.is_some() && raw.port.is_none() {
+        return Err(Bad("sectionName is not supported; name the port".to_owned()));
+    }
+    let service = service(reach, raw.namespace.as_deref(), &raw.name, home)?;
+    Ok(Some(ParentRef {
+        service,
+        port: raw.port,
+    }))
+}
+
+/// A leading "*." stands for any number of labels.
+fn hostname(text: &str) -> Result<String, Bad> {
+    let lower = text.to_ascii_lowercase();
+    let plain = lower.strip_prefix("*.").unwrap_or(&lower);
+    if is_dns_name(plain) {
+        Ok(lower)
+    } else {
+        Err(Bad(format!("spec.hostnames: {text:?}")))
+    }
+}
+
+fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule, Bad> {
+    if raw.session_persistence.is_some() {
+        return Err(Bad("sessionPersistence is not supported".to_owned()));
+    }
+    let mut matches = Vec::new();
+    for one in raw.matches.iter().flatten() {
+        matches.push(match kind {
+            RouteKind::Http => matches::http(one)?,
+            RouteKind::Grpc => matches::grpc(one)?,
+            RouteKind::Tcp | RouteKind::Tls => {
+                return Err(Bad(
+                    "matches: there is nothing to match at layer 4".to_owned()
+                ));
+            }
+        });
+    }
+    let timeouts = raw.timeouts.as_ref();
+    let mut rule = RouteRule {
+        matches,
+        filters: filter::all(raw.filters.as_deref(), home)?,
+        backends: Vec::new(),
+        request_timeout: timeouts.and_then(|t| t.request).map(Span::proto),
+        backend_timeout: timeouts.and_then(|t| t.backend_request).map(Span::proto),
+        retries: raw.retry.as_ref().map(retries).transpose()?,
+    };
+    for backend in raw.backend_refs.iter().flatten() {
+        rule.backends.push(backend_of(backend, home)?);
+    }
+    Ok(rule)
+}
+
+fn retries(raw: &RawRetry) -> Result<route_rule::Retries, Bad> {
+    let statuses = raw.codes.clone().unwrap_or_default();
+    if let Some(code) = statuses.iter().find(|code| !(400..=599).contains(*code)) {
+        return Err(Bad(format!("retry.codes: {code} is not 400 to 599")));
+    }
+    // GEP-1731: without attempts the implementation chooses; ours is 2 (`Retries.attempts`).
+    let attempts = raw.attempts.unwrap_or(2);
+    Ok(route_rule::Retries {
+        attempts,
+        statuses,
+        backoff: raw.backoff.map(Span::proto),
+    })
+}
+
+/// A backend that is no service has an empty name: its share of the requests gets 500, as the
+/// Gateway API says.
+fn backend_of(raw: &RawBackend, home: &Namespace) -> Result<WeightedBackend, Bad> {
+    let kind = raw.kind.as_deref().unwrap_or("Service");
+    let named = match reach(raw.group.as_deref(), kind) {
+        Some(reach) => service(reach, raw.namespace.as_deref(), &raw.name, home)?.service_name(),
+        None => String::new(),
+    };
+    let port = match raw.port {
+        Some(port) if port > 0 => u32::from(port),
+        _ if named.is_empty() => 0,
+        _ => return Err(Bad(format!("backendRefs: {:?} needs a port", raw.name))),
+    };
+    let filters = filter::all(raw.filters.as_deref(), home)?;
+    Ok(WeightedBackend {
+        service: named,
+        port,
+        weight: raw.weight,
+        filters,
+    })
+}
+
+/// A header, as matchers and modifiers name it.
+fn header_name(name: &str) -> Result<String, Bad> {
+    // RFC 9110 §5.6.2: token.
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || name.len() > 256 || !name.bytes().all(token) {
+        return Err(Bad(format!("{name:?} is no header name")));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+fn exact(text: &str) -> resource::StringMatch {
+    resource::StringMatch {
+        kind: Some(resource::string_match::Kind::Exact(text.to_owned())),
+    }
+}
+
+fn regex(text: &str) -> resource::StringMatch {
+    resource::StringMatch {
+        kind: Some(resource::string_match::Kind::Regex(text.to_owned())),
+    }
+}

@@ -1,0 +1,227 @@
+//! What happens to a request on its way through a route?
+
+use isthmus_proto::ids::{Namespace, is_dns_name};
+use isthmus_proto::resource::{
+    Header, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite, RouteFilter, path_modifier,
+    route_filter,
+};
+use serde::Deserialize;
+
+use super::super::Bad;
+use super::{RawBackend, backend_of, header_name};
+
+/// Millionths of everything.
+const ALL: u64 = 1_000_000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawFilter {
+    r#type: String,
+    #[serde(default)]
+    request_header_modifier: Option<RawModifier>,
+    #[serde(default)]
+    response_header_modifier: Option<RawModifier>,
+    #[serde(default)]
+    request_redirect: Option<RawRedirect>,
+    #[serde(default)]
+    url_rewrite: Option<RawRewrite>,
+    #[serde(default)]
+    request_mirror: Option<Box<RawMirror>>,
+}
+
+#[derive(Deserialize)]
+struct RawModifier {
+    #[serde(default)]
+    set: Option<Vec<RawHeader>>,
+    #[serde(default)]
+    add: Option<Vec<RawHeader>>,
+    #[serde(default)]
+    remove: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct RawHeader {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawRedirect {
+    #[serde(default)]
+    scheme: Option<String>,
+    #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default)]
+    path: Option<RawPathModifier>,
+    #[serde(default)]
+    port: Option<u16>,
+    #[serde(default)]
+    status_code: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct RawRewrite {
+    #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default)]
+    path: Option<RawPathModifier>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPathModifier {
+    r#type: String,
+    #[serde(default)]
+    replace_full_path: Option<String>,
+    #[serde(default)]
+    replace_prefix_match: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawMirror {
+    backend_ref: RawBackend,
+    #[serde(default)]
+    percent: Option<u32>,
+    #[serde(default)]
+    fraction: Option<Fraction>,
+}
+
+#[derive(Deserialize)]
+struct Fraction {
+    numerator: u32,
+    #[serde(default)]
+    denominator: Option<u32>,
+}
+
+/// All filters of a rule or a backend, in their order.
+pub(super) fn all(raw: Option<&[RawFilter]>, home: &Namespace) -> Result<Vec<RouteFilter>, Bad> {
+    let one = |raw| {
+        Ok(RouteFilter {
+            kind: Some(filter(raw, home)?),
+        })
+    };
+    raw.unwrap_or_default().iter().map(one).collect()
+}
+
+fn filter(raw: &RawFilter, home: &Namespace) -> Result<route_filter::Kind, Bad> {
+    let lacks = || Bad(format!("filters: {} without what it should do", raw.r#type));
+    match raw.r#type.as_str() {
+        "RequestHeaderModifier" => {
+            let raw = raw.request_header_modifier.as_ref().ok_or_else(lacks)?;
+            Ok(route_filter::Kind::RequestHeaders(modifier(raw)?))
+        }
+        "ResponseHeaderModifier" => {
+            let raw = raw.response_header_modifier.as_ref().ok_or_else(lacks)?;
+            Ok(route_filter::Kind::ResponseHeaders(modifier(raw)?))
+        }
+        "RequestRedirect" => {
+            let raw = raw.request_redirect.as_ref().ok_or_else(lacks)?;
+            Ok(route_filter::Kind::Redirect(redirect(raw)?))
+        }
+        "URLRewrite" => {
+            let raw = raw.url_rewrite.as_ref().ok_or_else(lacks)?;
+            let hostname = hostname(raw.hostname.as_deref())?;
+            let path = raw.path.as_ref().map(path).transpose()?;
+            Ok(route_filter::Kind::Rewrite(Rewrite { hostname, path }))
+        }
+        "RequestMirror" => {
+            let raw = raw.request_mirror.as_ref().ok_or_else(lacks)?;
+            let backend = Some(backend_of(&raw.backend_ref, home)?);
+            Ok(route_filter::Kind::Mirror(Mirror {
+                backend,
+                millionths: millionths(raw)?,
+            }))
+        }
+        // CORS, ExternalAuth, ExtensionRef: to leave one out could let a request through.
+        other => Err(Bad(format!("filters: {other:?} is not supported"))),
+    }
+}
+
+fn modifier(raw: &RawModifier) -> Result<HeaderModifier, Bad> {
+    let list = |raw: &Option<Vec<RawHeader>>| {
+        let one = |h: &RawHeader| {
+            Ok(Header {
+                name: header_name(&h.name)?,
+                value: value(&h.value)?,
+            })
+        };
+        raw.iter().flatten().map(one).collect::<Result<_, Bad>>()
+    };
+    let remove = raw
+        .remove
+        .iter()
+        .flatten()
+        .map(|name| header_name(name))
+        .collect::<Result<_, _>>();
+    Ok(HeaderModifier {
+        set: list(&raw.set)?,
+        add: list(&raw.add)?,
+        remove: remove?,
+    })
+}
+
+/// RFC 9110 §5.5: no control characters, above all no line breaks.
+fn value(text: &str) -> Result<String, Bad> {
+    if text.bytes().all(|b| b == b'\t' || (b >= 0x20 && b != 0x7f)) {
+        Ok(text.to_owned())
+    } else {
+        Err(Bad(format!("{text:?} is no value of a header")))
+    }
+}
+
+fn hostname(text: Option<&str>) -> Result<String, Bad> {
+    let lower = text.unwrap_or_default().to_ascii_lowercase();
+    if lower.is_empty() || is_dns_name(&lower) {
+        Ok(lower)
+    } else {
+        Err(Bad(format!("hostname: {lower:?}")))
+    }
+}
+
+fn redirect(raw: &RawRedirect) -> Result<Redirect, Bad> {
+    let scheme = raw.scheme.clone().unwrap_or_default();
+    if !matches!(scheme.as_str(), "" | "http" | "https") {
+        return Err(Bad(format!("requestRedirect: the scheme {scheme:?}")));
+    }
+    let status = raw.status_code.unwrap_or(302);
+    if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+        return Err(Bad(format!("requestRedirect: the status {status}")));
+    }
+    Ok(Redirect {
+        scheme,
+        hostname: hostname(raw.hostname.as_deref())?,
+        path: raw.path.as_ref().map(path).transpose()?,
+        port: raw.port.map_or(0, u32::from),
+        status,
+    })
+}
+
+fn path(raw: &RawPathModifier) -> Result<PathModifier, Bad> {
+    let kind = match (
+        raw.r#type.as_str(),
+        &raw.replace_full_path,
+        &raw.replace_prefix_match,
+    ) {
+        ("ReplaceFullPath", Some(text), None) => path_modifier::Kind::ReplaceFull(text.clone()),
+        ("ReplacePrefixMatch", None, Some(text)) => {
+            path_modifier::Kind::ReplacePrefix(text.clone())
+        }
+        (other, _, _) => return Err(Bad(format!("path: {other:?} without its replacement"))),
+    };
+    Ok(PathModifier { kind: Some(kind) })
+}
+
+fn millionths(raw: &RawMirror) -> Result<Option<u32>, Bad> {
+    let (part, whole) = match (raw.percent, &raw.fraction) {
+        (None, None) => return Ok(None),
+        (Some(percent), None) => (percent, 100),
+        (None, Some(fraction)) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
+        (Some(_), Some(_)) => return Err(Bad("requestMirror: percent and fraction".to_owned())),
+    };
+    if whole == 0 || part > whole {
+        return Err(Bad(format!("requestMirror: {part} of {whole}")));
+    }
+    Ok(u32::try_from(u64::from(part) * ALL / u64::from(whole)).ok())
+}

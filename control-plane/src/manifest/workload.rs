@@ -1,0 +1,363 @@
+//! What do pods, services and endpoint slices say?
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use isthmus_control_plane_core::model::{
+    ContainerPort, EndpointSlice, Pod, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort,
+    Spec, TargetPort,
+};
+use isthmus_proto::locality::Locality;
+use isthmus_proto::resource::Protocol;
+use serde::Deserialize;
+
+use super::{Bad, Document, Failure, Metadata};
+
+const REGION_LABEL: &str = "topology.kubernetes.io/region";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// A label or annotation with the value `false` keeps a pod out of the mesh.
+const OPT_OUT: [&str; 2] = ["isthmus.dev/inject", "isthmus.dev/mesh"];
+
+#[derive(Deserialize)]
+struct PodObject {
+    #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    service_account_name: Option<String>,
+    host_network: Option<bool>,
+    containers: Vec<Container>,
+    init_containers: Option<Vec<Container>>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    #[serde(default)]
+    ports: Option<Vec<RawContainerPort>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawContainerPort {
+    #[serde(default)]
+    name: Option<String>,
+    container_port: u16,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+    conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: String,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    r#type: String,
+    status: String,
+}
+
+pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
+    let raw: PodObject = document.decode()?;
+    let status = raw.status;
+    let mut ips: Vec<&str> = status.pod_ip.iter().map(String::as_str).collect();
+    for more in status.pod_ips.iter().flatten() {
+        if !ips.contains(&more.ip.as_str()) {
+            ips.push(&more.ip);
+        }
+    }
+    let ips = addresses(document, "status.podIPs", &ips)?;
+    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    // A manifest that was written by hand has no conditions: what has an address then serves.
+    let condition = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.r#type == "Ready");
+    let ready = condition.map_or(!ips.is_empty(), |c| c.status == "True") && !finished;
+    let containers = raw
+        .spec
+        .containers
+        .iter()
+        .chain(raw.spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    let named = |p: &RawContainerPort| {
+        Some(ContainerPort {
+            name: p.name.clone().filter(|n| !n.is_empty())?,
+            port: p.container_port,
+        })
+    };
+    let place = |label| metadata.label(label).unwrap_or_default().to_owned();
+    let opted_out = OPT_OUT.iter().any(|key| metadata.says(key, "false"));
+    let account = raw
+        .spec
+        .service_account_name
+        .filter(|name| !name.is_empty());
+    Ok(Spec::Pod(Pod {
+        labels: metadata.labels(),
+        service_account: account.unwrap_or_else(|| "default".to_owned()),
+        ips,
+        ready,
+        terminating: metadata.deleted(),
+        finished,
+        ports: ports.filter_map(named).collect(),
+        locality: Locality {
+            region: place(REGION_LABEL),
+            zone: place(ZONE_LABEL),
+        },
+        // The network of a node belongs to all of its pods: nothing can be captured there.
+        meshed: !opted_out && raw.spec.host_network != Some(true),
+    }))
+}
+
+#[derive(Deserialize)]
+struct ServiceObject {
+    #[serde(default)]
+    spec: ServiceSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ServiceSpec {
+    r#type: Option<String>,
+    #[serde(rename = "clusterIP")]
+    cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    cluster_ips: Option<Vec<String>>,
+    selector: Option<BTreeMap<String, String>>,
+    ports: Option<Vec<RawServicePort>>,
+    session_affinity: Option<String>,
+    publish_not_ready_addresses: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawServicePort {
+    #[serde(default)]
+    name: Option<String>,
+    port: u16,
+    #[serde(default)]
+    target_port: Option<RawTarget>,
+    #[serde(default)]
+    protocol: Option<String>,
+    #[serde(default)]
+    app_protocol: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawTarget {
+    Number(u16),
+    Name(String),
+}
+
+pub(super) fn service(document: &Document<'_>) -> Result<Spec, Failure> {
+    let raw: ServiceObject = document.decode()?;
+    let spec = raw.spec;
+    let mut ips: Vec<&str> = spec.cluster_ip.iter().map(String::as_str).collect();
+    for more in spec.cluster_ips.iter().flatten() {
+        if !ips.contains(&more.as_str()) {
+            ips.push(more);
+        }
+    }
+    ips.retain(|ip| !ip.is_empty());
+    let kind = match spec.r#type.as_deref() {
+        Some("ExternalName") => ServiceType::ExternalName,
+        _ if ips.contains(&"None") => ServiceType::Headless,
+        None | Some("ClusterIP" | "NodePort" | "LoadBalancer") => ServiceType::ClusterIp,
+        Some(other) => return Err(document.failure(format!("spec.type: {other:?} is unknown"))),
+    };
+    ips.retain(|ip| *ip != "None");
+    let mut ports = Vec::new();
+    for port in spec.ports.unwrap_or_default() {
+        if is_tcp(port.protocol.as_deref()) {
+            ports.push(service_port(document, port)?);
+        }
+    }
+    Ok(Spec::Service(Service {
+        kind,
+        cluster_ips: addresses(document, "spec.clusterIPs", &ips)?,
+        selector: spec.selector.unwrap_or_default(),
+        ports,
+        client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+    }))
+}
+
+fn service_port(document: &Document<'_>, raw: RawServicePort) -> Result<ServicePort, Failure> {
+    let name = raw.name.unwrap_or_default();
+    let bad = |what: &str| document.failure(format!("spec.ports: {what} of {name:?} is 0"));
+    let target = match raw.target_port {
+        None => TargetPort::Number(raw.port),
+        // Kubernetes reads 0 as absent.
+        Some(RawTarget::Number(0)) => TargetPort::Number(raw.port),
+        Some(RawTarget::Number(number)) => TargetPort::Number(number),
+        // A quoted number is a number: names have a letter.
+        Some(RawTarget::Name(text)) => match text.parse() {
+            Ok(0) => return Err(bad("targetPort")),
+            Ok(number) => TargetPort::Number(number),
+            Err(_) => TargetPort::Name(text),
+        },
+    };
+    if raw.port == 0 {
+        return Err(bad("port"));
+    }
+    let protocol = protocol(&name, raw.app_protocol.as_deref());
+    Ok(ServicePort {
+        port: raw.port,
+        target,
+        protocol,
+        name,
+    })
+}
+
+/// What is spoken: `appProtocol`, else the port's name up to the first hyphen.
+fn protocol(name: &str, app_protocol: Option<&str>) -> Protocol {
+    let text = app_protocol.unwrap_or_else(|| name.split('-').next().unwrap_or(name));
+    match text.to_ascii_lowercase().as_str() {
+        "http" | "http1" | "kubernetes.io/ws" => Protocol::Http1,
+        "http2" | "h2c" | "kubernetes.io/h2c" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        "https" | "tls" | "kubernetes.io/wss" => Protocol::Tls,
+        "tcp" | "mysql" | "postgres" | "postgresql" | "redis" | "mongo" | "mongodb" => {
+            Protocol::Tcp
+        }
+        _ => Protocol::Unspecified,
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|p| p == "TCP")
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SliceObject {
+    #[serde(default)]
+    address_type: Option<String>,
+    #[serde(default)]
+    endpoints: Option<Vec<RawEndpoint>>,
+    #[serde(default)]
+    ports: Option<Vec<RawSlicePort>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawEndpoint {
+    #[serde(default)]
+    addresses: Vec<String>,
+    #[serde(default)]
+    conditions: Conditions,
+    #[serde(default)]
+    zone: Option<String>,
+    #[serde(default)]
+    target_ref: Option<TargetRef>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct TargetRef {
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawSlicePort {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    port: Option<u16>,
+    #[serde(default)]
+    protocol: Option<String>,
+}
+
+/// `None`: a slice of host names, or of no service, which the mesh does not look at.
+pub(super) fn endpoint_slice(
+    document: &Document<'_>,
+    metadata: &Metadata,
+) -> Option<Result<Spec, Failure>> {
+    let raw: SliceObject = match document.decode() {
+        Ok(raw) => raw,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let service = metadata.label(SERVICE_LABEL)?.to_owned();
+    if raw.address_type.as_deref() == Some("FQDN") {
+        return None;
+    }
+    let endpoint = |raw: RawEndpoint| {
+        let texts: Vec<&str> = raw.addresses.iter().map(String::as_str).collect();
+        let ready = raw.conditions.ready.unwrap_or(true);
+        let pod = raw
+            .target_ref
+            .filter(|target| target.kind.as_deref() == Some("Pod"));
+        Ok(SliceEndpoint {
+            addresses: addresses(document, "endpoints.addresses", &texts)?,
+            ready,
+            serving: raw.conditions.serving.unwrap_or(ready),
+            terminating: raw.conditions.terminating.unwrap_or(false),
+            zone: raw.zone.unwrap_or_default(),
+            pod: pod.and_then(|target| target.name),
+        })
+    };
+    let endpoints = raw.endpoints.unwrap_or_default().into_iter().map(endpoint);
+    let ports = raw
+        .ports
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|p| is_tcp(p.protocol.as_deref()));
+    let port = |p: RawSlicePort| {
+        Some(SlicePort {
+            name: p.name.unwrap_or_default(),
+            port: p.port?,
+        })
+    };
+    let endpoints: Result<_, Failure> = endpoints.collect();
+    Some(endpoints.map(|endpoints| {
+        Spec::EndpointSlice(EndpointSlice {
+            service,
+            ports: ports.filter_map(port).collect(),
+            endpoints,
+        })
+    }))
+}
+
+/// Addresses, all of them: one that is dropped would be an endpoint that is missing silently.
+pub(super) fn addresses(
+    document: &Document<'_>,
+    key: &str,
+    texts: &[&str],
+) -> Result<Vec<IpAddr>, Failure> {
+    texts
+        .iter()
+        .map(|text| address(text).map_err(|bad| document.failure(format!("{key}: {}", bad.0))))
+        .collect()
+}
+
+fn address(text: &str) -> Result<IpAddr, Bad> {
+    text.parse()
+        .map_err(|_| Bad(format!("{text:?} is no IP address")))
+}

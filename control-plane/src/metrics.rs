@@ -1,0 +1,187 @@
+//! What is counted, and what does it look like to Prometheus?
+//!
+//! Labels come from configuration and from our own enums, never from what a client says.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+/// A counter or gauge; its name and its help are what operators see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Metric {
+    /// Streams that were opened.
+    SessionsOpened,
+    /// Streams that were ended by us, by reason.
+    SessionsEnded,
+    /// Responses that were sent, by type.
+    Pushes,
+    /// Responses that a client refused, at least in part.
+    Nacks,
+    /// Certificates that were issued, by cluster.
+    Issued,
+    /// Requests for a certificate that were refused, by reason.
+    NotIssued,
+    /// TLS handshakes, by result.
+    Handshakes,
+    /// Connections that could not be accepted.
+    AcceptErrors,
+}
+
+impl Metric {
+    const ALL: [Self; 8] = [
+        Self::SessionsOpened,
+        Self::SessionsEnded,
+        Self::Pushes,
+        Self::Nacks,
+        Self::Issued,
+        Self::NotIssued,
+        Self::Handshakes,
+        Self::AcceptErrors,
+    ];
+
+    /// Name, label and help.
+    fn about(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::SessionsOpened => (
+                "isthmus_discovery_sessions_opened_total",
+                "",
+                "Discovery streams opened.",
+            ),
+            Self::SessionsEnded => (
+                "isthmus_discovery_sessions_ended_total",
+                "reason",
+                "Discovery streams ended by the control plane.",
+            ),
+            Self::Pushes => (
+                "isthmus_discovery_pushes_total",
+                "type",
+                "Discovery responses sent.",
+            ),
+            Self::Nacks => (
+                "isthmus_discovery_nacks_total",
+                "",
+                "Discovery responses refused by a client.",
+            ),
+            Self::Issued => (
+                "isthmus_certificates_issued_total",
+                "cluster",
+                "Certificates issued.",
+            ),
+            Self::NotIssued => (
+                "isthmus_certificates_refused_total",
+                "reason",
+                "Requests for a certificate that were refused.",
+            ),
+            Self::Handshakes => (
+                "isthmus_handshakes_total",
+                "result",
+                "TLS handshakes of the discovery port.",
+            ),
+            Self::AcceptErrors => (
+                "isthmus_accept_errors_total",
+                "",
+                "Connections that could not be accepted.",
+            ),
+        }
+    }
+}
+
+/// All counters.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    counters: Mutex<BTreeMap<(Metric, String), u64>>,
+}
+
+impl Metrics {
+    /// Counts one.
+    pub fn count(&self, metric: Metric, label: &str) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = counters.entry((metric, label.to_owned())).or_default();
+        *counter = counter.saturating_add(1);
+    }
+
+    /// The counters as text.
+    pub fn write(&self, out: &mut Page) {
+        let counters = self
+            .counters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for metric in Metric::ALL {
+            let (name, label, help) = metric.about();
+            out.head(name, help, "counter");
+            let of_this = counters.iter().filter(|((of, _), _)| *of == metric);
+            let mut none = true;
+            for ((_, value), count) in of_this {
+                none = false;
+                let labels = [(label, value.as_str())];
+                let labels = if label.is_empty() { &[][..] } else { &labels };
+                out.sample(name, labels, count);
+            }
+            if none && label.is_empty() {
+                out.sample(name, &[], 0);
+            }
+        }
+    }
+}
+
+/// Prometheus' text format (version 0.0.4), as it is written.
+#[derive(Debug, Default)]
+pub struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Begins a family.
+    pub fn head(&mut self, name: &str, help: &str, kind: &str) {
+        // Writing to a String does not fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// One sample of the family.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.text.push_str(name);
+        for (at, (label, text)) in labels.iter().enumerate() {
+            let open = if at == 0 { '{' } else { ',' };
+            let text = text
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            let _ = write!(self.text, "{open}{label}=\"{text}\"");
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_prometheus_text() {
+        let metrics = Metrics::default();
+        metrics.count(Metric::Issued, "east");
+        metrics.count(Metric::Issued, "east");
+        metrics.count(Metric::NotIssued, "a\"b\\c\nd");
+        let mut page = Page::default();
+        metrics.write(&mut page);
+        let text = page.into_text();
+        for line in [
+            "# TYPE isthmus_certificates_issued_total counter",
+            "isthmus_certificates_issued_total{cluster=\"east\"} 2",
+            "isthmus_certificates_refused_total{reason=\"a\\\"b\\\\c\\nd\"} 1",
+            "isthmus_discovery_nacks_total 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+}

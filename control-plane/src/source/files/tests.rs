@@ -1,0 +1,311 @@
+use super::*;
+use isthmus_control_plane_core::model::{Object, ObjectRef, Spec};
+use std::collections::BTreeMap;
+use std::fs;
+
+/// A source that runs, and what it has told so far, put together as the world does.
+struct Running {
+    folder: tempfile::TempDir,
+    changes: mpsc::Receiver<Change>,
+    report: watch::Receiver<Report>,
+    objects: BTreeMap<ObjectRef, Object>,
+    listed: bool,
+    lost: Option<String>,
+    deletes: Vec<String>,
+    inits: usize,
+}
+
+/// A test that waits longer than this has failed.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn pod(name: &str, ip: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\nstatus: {{podIP: {ip}}}\n"
+    )
+}
+
+impl Running {
+    async fn start(files: &[(&str, String)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        Self::over(folder)
+    }
+
+    fn over(folder: tempfile::TempDir) -> Self {
+        let source = FilesSource::new(&"east".parse().unwrap(), &folder.path().join("."));
+        let report = source.report();
+        let (send, changes) = mpsc::channel(64);
+        tokio::spawn(source.run(send));
+        let (objects, deletes) = (BTreeMap::new(), Vec::new());
+        Self {
+            folder,
+            changes,
+            report,
+            objects,
+            listed: false,
+            lost: None,
+            deletes,
+            inits: 0,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Init { .. } => {
+                self.inits += 1;
+                self.objects.clear();
+            }
+            Change::Apply(object) => {
+                self.objects.insert(object.reference(), object);
+            }
+            Change::Delete(at) => {
+                self.deletes.push(at.name.clone());
+                self.objects.remove(&at);
+            }
+            Change::InitDone { .. } => (self.listed, self.lost) = (true, None),
+            Change::Lost { reason, .. } => self.lost = Some(reason),
+            Change::Confirmed { .. } => {}
+        }
+    }
+
+    /// Takes changes until what they come to is as it should be.
+    async fn until(&mut self, what: &str, mut good: impl FnMut(&Self) -> bool) {
+        let wait = async {
+            while !good(self) {
+                let change = self.changes.recv().await.expect("the source runs");
+                self.take(change);
+            }
+        };
+        timeout(LIMIT, wait)
+            .await
+            .unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    async fn until_report(&mut self, what: &str, mut good: impl FnMut(&Report) -> bool) {
+        let mut report = self.report.clone();
+        // The changes are taken meanwhile: the source waits for nobody else.
+        let wait = async {
+            loop {
+                if good(&report.borrow_and_update()) {
+                    break;
+                }
+                tokio::select! {
+                    changed = report.changed() => changed.unwrap(),
+                    change = self.changes.recv() => self.take(change.unwrap()),
+                }
+            }
+        };
+        timeout(LIMIT, wait)
+            .await
+            .unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.objects.keys().map(|at| at.name.as_str()).collect()
+    }
+
+    fn ip(&self, name: &str) -> Option<String> {
+        let object = self.objects.values().find(|object| object.name == name)?;
+        let Spec::Pod(pod) = &object.spec else {
+            return None;
+        };
+        pod.ips.first().map(ToString::to_string)
+    }
+}
+
+#[tokio::test]
+async fn a_folder_is_listed_and_followed() {
+    let mut running = Running::start(&[("a.yaml", pod("a", "10.0.0.1"))]).await;
+    running
+        .until("listed", |r| r.listed && r.names() == ["a"])
+        .await;
+    fs::create_dir(running.path("more")).unwrap();
+    running.write("more/b.yml", &pod("b", "10.0.0.2"));
+    running.write("more/readme.md", "not a manifest");
+    running.write(".hidden.yaml", &pod("hidden", "10.0.0.9"));
+    running
+        .until("a file in a new folder", |r| r.names() == ["a", "b"])
+        .await;
+    running.write("a.yaml", &pod("a", "10.0.0.7"));
+    running
+        .until("an edit", |r| r.ip("a").as_deref() == Some("10.0.0.7"))
+        .await;
+    fs::remove_file(running.path("more/b.yml")).unwrap();
+    running.until("a deletion", |r| r.names() == ["a"]).await;
+    assert_eq!(
+        (running.deletes.as_slice(), running.inits),
+        (["b".to_owned()].as_slice(), 1)
+    );
+}
+
+#[tokio::test]
+async fn a_bad_file_is_named_and_what_it_said_stays() {
+    let mut running = Running::start(&[
+        ("a.yaml", pod("a", "10.0.0.1")),
+        ("b.yaml", pod("b", "10.0.0.2")),
+    ])
+    .await;
+    running.until("listed", |r| r.listed).await;
+    running.write(
+        "b.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: b, namespace: shop}\nstatus:\n  podIP: [\n",
+    );
+    running.write("a.yaml", &pod("a", "10.0.0.7"));
+    running
+        .until("the good file's edit", |r| {
+            r.ip("a").as_deref() == Some("10.0.0.7")
+        })
+        .await;
+    running
+        .until_report("the report", |report| report.errors.contains_key("b.yaml"))
+        .await;
+    let problem = running.report.borrow().errors["b.yaml"][0].clone();
+    assert!(problem.line >= 5, "{problem}");
+    assert_eq!(running.ip("b").as_deref(), Some("10.0.0.2"));
+    running.write("b.yaml", &pod("b", "10.0.0.8"));
+    running
+        .until("mended", |r| r.ip("b").as_deref() == Some("10.0.0.8"))
+        .await;
+    running
+        .until_report("no more errors", |report| report.errors.is_empty())
+        .await;
+    assert_eq!(running.deletes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_file_that_was_never_understood_keeps_the_list_open() {
+    let mut running = Running::start(&[
+        ("a.yaml", pod("a", "10.0.0.1")),
+        ("b.yaml", "kind: Pod".to_owned()),
+    ])
+    .await;
+    running.until("lost", |r| r.lost.is_some()).await;
+    let reason = running.lost.clone().unwrap();
+    assert!(reason.starts_with("b.yaml:1:1: "), "{reason}");
+    assert!(!running.listed, "absence would mean that there is none");
+    running.write("b.yaml", &pod("b", "10.0.0.2"));
+    running
+        .until("listed", |r| r.listed && r.names() == ["a", "b"])
+        .await;
+}
+
+#[tokio::test]
+async fn an_object_that_moves_is_never_gone() {
+    let mut running = Running::start(&[
+        ("a.yaml", pod("a", "10.0.0.1")),
+        ("b.yaml", pod("b", "10.0.0.2")),
+    ])
+    .await;
+    running.until("listed", |r| r.listed).await;
+    for _ in 0..5 {
+        fs::rename(running.path("b.yaml"), running.path("c.yaml")).unwrap();
+        fs::rename(running.path("c.yaml"), running.path("b.yaml")).unwrap();
+    }
+    fs::remove_file(running.path("b.yaml")).unwrap();
+    running.write(
+        "moved.yaml",
+        &format!("{}---\n{}", pod("b", "10.0.0.2"), pod("z", "10.0.0.3")),
+    );
+    running
+        .until("moved", |r| r.names() == ["a", "b", "z"])
+        .await;
+    assert_eq!(running.deletes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_editors_rename_is_an_edit() {
+    let mut running = Running::start(&[("a.yaml", pod("a", "10.0.0.1"))]).await;
+    running.until("listed", |r| r.listed).await;
+    for n in 2..6 {
+        running.write("a.yaml~", &pod("a", &format!("10.0.0.{n}")));
+        fs::rename(running.path("a.yaml~"), running.path("a.yaml")).unwrap();
+    }
+    running
+        .until("the last edit", |r| {
+            r.ip("a").as_deref() == Some("10.0.0.5")
+        })
+        .await;
+    assert_eq!(running.deletes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_folder_that_vanishes_is_lost_and_not_empty() {
+    let outer = tempfile::tempdir().unwrap();
+    let root = outer.path().join("east");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("a.yaml"), pod("a", "10.0.0.1")).unwrap();
+    let source = FilesSource::new(&"east".parse().unwrap(), &root);
+    let report = source.report();
+    let (send, changes) = mpsc::channel(64);
+    tokio::spawn(source.run(send));
+    let (objects, deletes) = (BTreeMap::new(), Vec::new());
+    let folder = outer;
+    let mut running = Running {
+        folder,
+        changes,
+        report,
+        objects,
+        listed: false,
+        lost: None,
+        deletes,
+        inits: 0,
+    };
+    running.until("listed", |r| r.listed).await;
+    fs::rename(&root, running.path("away")).unwrap();
+    running.until("lost", |r| r.lost.is_some()).await;
+    assert_eq!((running.names(), running.deletes.len()), (vec!["a"], 0));
+    fs::rename(running.path("away"), &root).unwrap();
+    running.until("back", |r| r.lost.is_none()).await;
+    assert_eq!((running.names(), running.inits), (vec!["a"], 2));
+    fs::write(root.join("b.yaml"), pod("b", "10.0.0.2")).unwrap();
+    running
+        .until("followed again", |r| r.names() == ["a", "b"])
+        .await;
+}
+
+#[tokio::test]
+async fn of_two_that_declare_the_same_the_first_counts() {
+    let mut running = Running::start(&[
+        ("a.yaml", pod("a", "10.0.0.1")),
+        ("b.yaml", pod("a", "10.0.0.2")),
+    ])
+    .await;
+    running.until("listed", |r| r.listed).await;
+    assert_eq!(running.ip("a").as_deref(), Some("10.0.0.1"));
+    let problem = running.report.borrow().errors["b.yaml"][0].clone();
+    assert!(
+        problem.message.contains("is in a.yaml already"),
+        "{problem}"
+    );
+    fs::remove_file(running.path("a.yaml")).unwrap();
+    running
+        .until("the other counts", |r| {
+            r.ip("a").as_deref() == Some("10.0.0.2")
+        })
+        .await;
+    assert_eq!(running.deletes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_edit_makes_nothing_younger() {
+    let mut running = Running::start(&[("a.yaml", pod("a", "10.0.0.1"))]).await;
+    running.until("listed", |r| r.listed).await;
+    let created = |r: &Running| r.objects.values().next().unwrap().created;
+    let before = created(&running);
+    assert!(before.is_some());
+    running.write("a.yaml", &pod("a", "10.0.0.2"));
+    running
+        .until("an edit", |r| r.ip("a").as_deref() == Some("10.0.0.2"))
+        .await;
+    assert_eq!(created(&running), before);
+}

@@ -1,3 +1,5 @@
+//! Do the replays say what the decisions did?
+
 use super::*;
 use crate::authorize::{ConnFacts, authorize};
 use crate::balance::{Distance, EndpointId, Rng, Ticks, pick};

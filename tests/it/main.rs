@@ -1,1 +1,31 @@
-//! Placeholder.
+//! Does a whole mesh keep its promises, on real sockets?
+//!
+//! One binary; each test has a mesh of its own. `ISTHMUS_LOG=debug` shows what happens,
+//! `ISTHMUS_FULL=1` moves as much as the promises say where a debug build is too slow for that.
+
+#[cfg(test)]
+mod mtls;
+#[cfg(test)]
+mod authorization;
+#[cfg(test)]
+mod gateway;
+#[cfg(test)]
+mod spread;
+#[cfg(test)]
+mod failover;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod protocols;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod rotation;
+#[cfg(test)]
+mod staleness;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
+mod load;

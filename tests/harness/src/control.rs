@@ -1,0 +1,143 @@
+//! How is a control plane started, killed and asked?
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use isthmus_control_plane::config::Config;
+use isthmus_control_plane::token::{Claims, mint};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::{admin, until};
+
+/// How long a token is good.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// A control plane on a thread of its own.
+#[derive(Debug)]
+pub struct ControlPlane {
+    config: Value,
+    state_dir: PathBuf,
+    discovery: SocketAddr,
+    admin: SocketAddr,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    kill: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl ControlPlane {
+    /// Not started yet. `clusters`: names and folders.
+    #[must_use]
+    pub fn new(address: std::net::IpAddr, state_dir: &Path, clusters: &[(String, PathBuf)]) -> Self {
+        let (discovery, admin) = (SocketAddr::new(address, 15_012), SocketAddr::new(address, 15_014));
+        let clusters: Vec<Value> =
+            clusters.iter().map(|(name, files)| json!({ "name": name, "files": files })).collect();
+        let config = json!({
+            "state_dir": state_dir,
+            "listen": { "discovery": discovery, "admin": admin },
+            "clusters": clusters,
+        });
+        Self { config, state_dir: state_dir.to_owned(), discovery, admin, running: None }
+    }
+
+    /// Starts it, and waits until it is ready.
+    ///
+    /// # Panics
+    /// It is not ready in time, or its configuration is refused.
+    pub async fn start(&mut self) {
+        assert!(self.running.is_none(), "the control plane runs already");
+        let config = Config::parse(&self.config.to_string()).expect("the harness's configuration");
+        let (kill, killed) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("control-plane".to_owned())
+            .spawn(move || serve(config, killed))
+            .expect("a thread for the control plane");
+        self.running = Some(Running { kill, thread });
+        let address = self.admin;
+        until("the control plane is ready", async || {
+            match admin::get(address, "/ready").await {
+                Ok((200, _)) => Ok(()),
+                Ok((status, text)) => Err(format!("{status} {text}")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+    }
+
+    /// Ends it without a word, as a crash would: every connection breaks.
+    pub fn kill(&mut self) {
+        if let Some(Running { kill, thread }) = self.running.take() {
+            // It may have ended by itself; either way it is gone now.
+            let _ = kill.send(());
+            let _ = thread.join();
+        }
+    }
+
+    /// Where proxies come to.
+    #[must_use]
+    pub fn discovery(&self) -> SocketAddr {
+        self.discovery
+    }
+
+    /// Its state folder, with every key of the mesh.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// The file with the roots of its own trust domain.
+    #[must_use]
+    pub fn roots_file(&self) -> PathBuf {
+        self.state_dir.join("roots.pem")
+    }
+
+    /// A document of its admin, as JSON.
+    ///
+    /// # Panics
+    /// It does not answer, or not with JSON.
+    pub async fn json(&self, path: &str) -> Value {
+        admin::json(self.admin, path).await
+    }
+
+    /// A token for a pod. The keys are in the state folder: no control plane is needed.
+    ///
+    /// # Panics
+    /// The names can't be, or the state folder can't be used.
+    #[must_use]
+    pub fn token(&self, cluster: &str, namespace: &str, pod: &str, account: &str) -> String {
+        let workload = format!("{cluster}/{namespace}/{pod}").parse().expect("a workload's name");
+        let claims = Claims::new(&workload, account, SystemTime::now() + TOKEN_LIFETIME)
+            .expect("claims of a pod");
+        mint(&self.state_dir, &claims).expect("the token key of the cluster")
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn serve(config: Config, killed: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime for the control plane");
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = isthmus_control_plane::run(config, std::future::pending()) => Some(ended),
+            _ = killed => None,
+        }
+    });
+    if let Some(Err(error)) = ended {
+        tracing::error!(error = format!("{error:#}"), "the control plane ended");
+    }
+    // Tasks end here, wherever they are.
+    runtime.shutdown_background();
+}

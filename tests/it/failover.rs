@@ -1,0 +1,117 @@
+//! Does a service outlive the loss of its pods, its gateway, its cluster? (SECURITY F6 to F10)
+
+use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::{Client, Fault, Mesh, until};
+
+use crate::load::Load;
+
+fn in_both_clusters() -> MeshPlan {
+    Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 2))
+        .cluster("west", |c| c.linked().gateways(2).service("cart", 2))
+}
+
+async fn served_by(client: &Client, cluster: &str) {
+    // Ten in a row: not one by chance.
+    until(&format!("{cluster} serves"), async || {
+        for _ in 0..10 {
+            let reply = client.get("/").await;
+            if reply.status != 200 || !reply.pod().starts_with(cluster) {
+                return Err(format!("{} {}", reply.status, reply.pod()));
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn unready_pods_are_replaced_by_another_clusters_and_come_back() {
+    let mut mesh = in_both_clusters().start().await;
+    let client = mesh.client("east/web").http("cart");
+    served_by(&client, "east").await;
+    let load = Load::start(vec![mesh.client("east/web").http("cart"), mesh.client("east/web").http("cart")]);
+    load.more(20).await;
+    for pod in ["east/cart-1", "east/cart-2"] {
+        mesh.mark(pod, false);
+    }
+    served_by(&client, "west").await;
+    load.more(50).await;
+    for pod in ["east/cart-1", "east/cart-2"] {
+        mesh.mark(pod, true);
+    }
+    served_by(&client, "east").await;
+    load.more(20).await;
+    let tally = load.stop_without_failure().await;
+    assert!(tally.pods.keys().any(|pod| pod.starts_with("west")), "{:?}", tally.pods);
+}
+
+/// Nobody tells the mesh: connections are refused, and that is all there is to see.
+#[tokio::test]
+async fn crashed_applications_cost_no_idempotent_request() {
+    let mut mesh = in_both_clusters().start().await;
+    let client = mesh.client("east/web").http("cart");
+    served_by(&client, "east").await;
+    let load = Load::start(vec![mesh.client("east/web").http("cart")]);
+    load.more(20).await;
+    for pod in ["east/cart-1", "east/cart-2"] {
+        mesh.app_mut(pod).stop().await;
+    }
+    served_by(&client, "west").await;
+    load.more(50).await;
+    let tally = load.stop_without_failure().await;
+    assert!(tally.good >= 70, "{}", tally.good);
+}
+
+/// F8: one of two gateways breaks every connection off, and takes none.
+#[tokio::test]
+async fn one_of_two_gateways_may_die() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.linked().gateways(2).service("cart", 3))
+        .start()
+        .await;
+    let load = Load::start(vec![mesh.client("east/web").http("cart"), mesh.client("east/web").http("cart")]);
+    load.more(50).await;
+    mesh.link("west/gateway-1").set(Fault::Reset);
+    load.more(100).await;
+    mesh.link("west/gateway-1").set(Fault::None);
+    mesh.link("west/gateway-2").set(Fault::Reset);
+    load.more(100).await;
+    load.stop_without_failure().await;
+}
+
+/// F10: all of them are gone. Failures are told at once and by name; when they are back, so is the
+/// service.
+#[tokio::test]
+async fn without_any_gateway_failures_are_told_at_once() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.linked().service("cart", 2))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    mesh.link("west/gateway-1").set(Fault::Reset);
+    let begun = std::time::Instant::now();
+    let reply = client.get("/").await;
+    assert_eq!(reply.status, 503);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(!reply.reason().is_empty());
+    mesh.link("west/gateway-1").set(Fault::None);
+    served_by(&client, "west").await;
+}
+
+/// F6: a proxy ends at once, without a word to its peers' requests. With another try each request
+/// is answered.
+#[tokio::test]
+async fn a_lost_server_proxy_costs_no_idempotent_request() {
+    let mut mesh = in_both_clusters().drain_seconds(0).start().await;
+    let load = Load::start(vec![mesh.client("east/web").http("cart"), mesh.client("east/web").http("cart")]);
+    load.more(50).await;
+    mesh.proxy_mut("east/cart-1").stop().await;
+    load.more(100).await;
+    mesh.proxy_mut("east/cart-1").start().await;
+    load.more(50).await;
+    load.stop_without_failure().await;
+}

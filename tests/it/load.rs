@@ -1,0 +1,88 @@
+//! What happens to calls that go on while something changes?
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use isthmus_tests::wait::check;
+use isthmus_tests::{Client, until};
+use tokio::task::JoinHandle;
+
+/// Clients that call `/` one request after another until they are told to stop.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    callers: Vec<JoinHandle<Tally>>,
+}
+
+/// What the answers were.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Answers with 200.
+    pub(crate) good: usize,
+    /// By the pod that gave them.
+    pub(crate) pods: BTreeMap<String, usize>,
+    /// Everything else, in words.
+    pub(crate) bad: Vec<String>,
+}
+
+impl Load {
+    /// Starts a caller for each client.
+    pub(crate) fn start(clients: Vec<Client>) -> Self {
+        let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let callers = clients
+            .into_iter()
+            .map(|client| tokio::spawn(call(client, Arc::clone(&stop), Arc::clone(&done))))
+            .collect();
+        Self { stop, done, callers }
+    }
+
+    /// Waits for so many more answers, good or bad.
+    pub(crate) async fn more(&self, answers: usize) {
+        let goal = self.done.load(Ordering::SeqCst) + answers;
+        until("more answers", async || {
+            let done = self.done.load(Ordering::SeqCst);
+            check(done >= goal, format!("{done} of {goal}"))
+        })
+        .await;
+    }
+
+    /// Ends it; what came of it.
+    pub(crate) async fn stop(self) -> Tally {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut all = Tally::default();
+        for caller in self.callers {
+            let tally = caller.await.unwrap();
+            all.good += tally.good;
+            all.bad.extend(tally.bad);
+            for (pod, count) in tally.pods {
+                *all.pods.entry(pod).or_default() += count;
+            }
+        }
+        all
+    }
+
+    /// Ends it; every answer was good.
+    pub(crate) async fn stop_without_failure(self) -> Tally {
+        let tally = self.stop().await;
+        assert!(tally.bad.is_empty(), "{} good, failed: {:?}", tally.good, tally.bad);
+        tally
+    }
+}
+
+async fn call(client: Client, stop: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> Tally {
+    let mut tally = Tally::default();
+    while !stop.load(Ordering::SeqCst) {
+        match client.try_get("/").await {
+            Ok(reply) if reply.status == 200 => {
+                tally.good += 1;
+                *tally.pods.entry(reply.pod().to_owned()).or_default() += 1;
+            }
+            Ok(reply) => tally.bad.push(format!("{}: {}", reply.status, reply.text())),
+            Err(error) => tally.bad.push(format!("{error:#}")),
+        }
+        done.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+    }
+    tally
+}

@@ -1,0 +1,209 @@
+//! Is every hop authenticated at both ends? (SECURITY S1, S2, S3, S5, S6)
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_tests::proxy::Proxy;
+use isthmus_tests::tls::{self, Authority, Identity};
+use isthmus_tests::wait::check;
+use isthmus_tests::{Mesh, until};
+use rcgen::{CertificateParams, IsCa, KeyUsagePurpose, SanType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+const RIGHT: &str = "spiffe://east.mesh.internal/ns/shop/sa/web";
+/// Refusals come at once; this is for a busy machine.
+const REFUSED_WITHIN: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_request_crosses_networks_with_the_callers_identity() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.service("cart", 2))
+        .start()
+        .await;
+    let reply = mesh.client("east/web").http("cart").get("/heads").await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(reply.pod().starts_with("west/cart-"), "{}", reply.pod());
+    let head = reply.text();
+    assert!(head.contains(&format!("x-mesh-peer: {RIGHT}")), "{head}");
+    assert!(!head.contains("x-mesh-port"), "{head}");
+}
+
+/// S5: the pod's manifest names another account than the one that answers there.
+#[tokio::test]
+async fn nothing_is_sent_to_somebody_else_than_was_expected() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("near", 1))
+        .cluster("west", |c| c.service("far", 1))
+        .start()
+        .await;
+    for (service, pod) in [("near", "east/near-1"), ("far", "west/far-1")] {
+        let client = mesh.client("east/web").http(service);
+        assert_eq!(client.get("/").await.status, 200);
+        mesh.edit_pod(pod, |pod| pod.account = "impostor".to_owned());
+        let before = mesh.app(pod).record.requests();
+        let reply = until("the other identity is expected", async || {
+            let reply = client.get("/").await;
+            if reply.status == 200 { Err("the old one is") } else { Ok(reply) }
+        })
+        .await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.text().starts_with("UF identity_mismatch"), "{}", reply.text());
+        // A request that was answered before the change is no surprise; none after it may come.
+        let settled = mesh.app(pod).record.requests();
+        assert_eq!(client.get("/").await.status, 503);
+        assert_eq!(mesh.app(pod).record.requests(), settled, "{before} before the change");
+        let why = mesh.proxy("east/web-1").why(reply.reason()).await;
+        assert_eq!(why["event"]["flag"], "UF", "{why}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_never_reach_the_application() {
+    let mesh = Mesh::builder().cluster("east", |c| c.client("web").service("cart", 1)).start().await;
+    let cart = mesh.proxy("east/cart-1");
+    let nobody = Authority::new();
+    let west = "spiffe://west.mesh.internal/ns/shop/sa/web";
+    let strangers = [
+        ("no certificate", None),
+        ("self-signed", Some(tls::self_signed(&[RIGHT]))),
+        ("an unknown authority", Some(nobody.leaf(&[RIGHT], |_| {}))),
+        ("an unknown trust domain", Some(nobody.leaf(&[west], |_| {}))),
+        // Signed by our own authority, but its name is another trust domain's (S3).
+        ("a foreign name", Some(own(&mesh).leaf(&[west], |_| {}))),
+    ];
+    let mut refused = 0;
+    for (who, identity) in strangers {
+        expect_refused(&mesh, cart, who, identity).await;
+        refused += 1;
+    }
+    assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
+    until("every handshake that failed is counted", async || {
+        let counted = cart.metric("handshakes_failed_total", &[]).await;
+        check(counted >= f64::from(refused), counted)
+    })
+    .await;
+    // The same path is open to who has the right certificate.
+    let right = Identity::of_state_dir(mesh.proxy("east/web-1").state_dir());
+    assert_eq!(status_of(&mesh, cart, right).await.unwrap(), 200);
+    assert_eq!(mesh.app("east/cart-1").record.accepts(), 1);
+}
+
+/// A change of a certificate.
+type Change = Box<dyn FnOnce(&mut CertificateParams)>;
+
+/// S2: the authority's signature is right, and the leaf is not an identity all the same.
+#[tokio::test]
+async fn a_malformed_identity_is_refused_even_if_it_is_signed() {
+    let mesh = Mesh::builder().cluster("east", |c| c.client("web").service("cart", 1)).start().await;
+    let cart = mesh.proxy("east/cart-1");
+    let authority = own(&mesh);
+    let long = format!("{RIGHT}{}", "a".repeat(2049 - RIGHT.len()));
+    let uris: [&[&str]; 14] = [
+        &[],
+        &[RIGHT, "spiffe://east.mesh.internal/ns/shop/sa/cart"],
+        &["https://east.mesh.internal/ns/shop/sa/web"],
+        &["spiffe://East.mesh.internal/ns/shop/sa/web"],
+        &["spiffe://u@east.mesh.internal/ns/shop/sa/web"],
+        &["spiffe://east.mesh.internal:1/ns/shop/sa/web"],
+        &["spiffe://east.mesh.internal/ns/shop/sa/web?x"],
+        &["spiffe://east.mesh.internal/ns/shop/sa/web#x"],
+        &["spiffe://east.mesh.internal/ns/shop/sa/%77eb"],
+        &["spiffe://east.mesh.internal/ns//shop/sa/web"],
+        &["spiffe://east.mesh.internal/ns/shop/../shop/sa/web"],
+        &["spiffe://east.mesh.internal/ns/shop/sa/web/"],
+        &["spiffe://east.mesh.internal"],
+        &[&long],
+    ];
+    for uris in uris {
+        expect_refused(&mesh, cart, &format!("{uris:?}"), Some(authority.leaf(uris, |_| {}))).await;
+    }
+    let changes: [(&str, Change); 6] = [
+        ("a CA", Box::new(|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained))),
+        ("may sign certificates", Box::new(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign))),
+        ("may sign CRLs", Box::new(|p| p.key_usages.push(KeyUsagePurpose::CrlSign))),
+        ("expired", Box::new(|p| p.not_after = rcgen::date_time_ymd(2024, 1, 1))),
+        ("not valid yet", Box::new(|p| {
+            p.not_before = rcgen::date_time_ymd(2090, 1, 1);
+            p.not_after = rcgen::date_time_ymd(2091, 1, 1);
+        })),
+        ("only a DNS name", Box::new(|p| {
+            p.subject_alt_names = vec![SanType::DnsName("web.shop".try_into().unwrap())];
+        })),
+    ];
+    for (what, change) in changes {
+        expect_refused(&mesh, cart, what, Some(authority.leaf(&[RIGHT], change))).await;
+    }
+    assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
+    let right = authority.leaf(&[RIGHT], |_| {});
+    assert_eq!(status_of(&mesh, cart, right).await.unwrap(), 200);
+}
+
+/// S1
+#[tokio::test]
+async fn plaintext_to_the_mesh_port_reaches_nobody() {
+    let mesh = Mesh::builder().cluster("east", |c| c.client("web").service("cart", 1)).start().await;
+    let cart = mesh.proxy("east/cart-1");
+    let from = mesh.proxy("east/web-1").address();
+    let words: [&[u8]; 4] =
+        [b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0", b"\x16\x03\x01\xff\xff"];
+    for word in words {
+        let mut io = tls::dial(from, cart.mesh()).await.unwrap();
+        io.write_all(word).await.unwrap();
+        io.shutdown().await.unwrap();
+        let mut said = Vec::new();
+        // An alert may come; or the connection breaks.
+        let _ = timeout(REFUSED_WITHIN, io.read_to_end(&mut said)).await.expect("closed");
+        assert!(said.len() < 64, "{}", String::from_utf8_lossy(&said));
+    }
+    assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
+}
+
+/// From another network only the gateway is open.
+#[tokio::test]
+async fn the_mesh_port_is_closed_to_other_networks() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.service("cart", 1))
+        .start()
+        .await;
+    let right = Identity::of_state_dir(mesh.proxy("east/web-1").state_dir());
+    assert!(status_of_from(&mesh, "east/web-1", mesh.proxy("west/cart-1"), right).await.is_err());
+    assert_eq!(mesh.app("west/cart-1").record.accepts(), 0);
+}
+
+fn own(mesh: &Mesh) -> Authority {
+    Authority::of_cluster(mesh.control().state_dir(), "east")
+}
+
+async fn expect_refused(mesh: &Mesh, server: &Proxy, who: &str, identity: Option<Identity>) {
+    let from = mesh.proxy("east/web-1").address();
+    let io = tls::dial(from, server.mesh()).await.unwrap();
+    let knocking = async {
+        let mut io = tls::connect(io, "cart", identity).await?;
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        // TLS 1.3: the refusal comes with the first read.
+        anyhow::Ok(io.read(&mut [0; 64]).await?)
+    };
+    let read = timeout(REFUSED_WITHIN, knocking).await.expect("an answer in time");
+    assert!(!matches!(read, Ok(1..)), "{who}: the server speaks to it");
+}
+
+async fn status_of(mesh: &Mesh, server: &Proxy, identity: Identity) -> anyhow::Result<u16> {
+    status_of_from(mesh, "east/web-1", server, identity).await
+}
+
+/// Asks the mesh port as a standard client would: mutual TLS and HTTP/2.
+async fn status_of_from(mesh: &Mesh, from: &str, server: &Proxy, identity: Identity) -> anyhow::Result<u16> {
+    let io = tls::dial(mesh.proxy(from).address(), server.mesh()).await?;
+    let io = TokioIo::new(tls::connect(io, "cart", Some(identity)).await?);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get("http://cart.shop.svc.cluster.local/");
+    let request = request.header("x-mesh-port", "8080").body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(request).await?.status().as_u16())
+}

@@ -1,4 +1,4 @@
-//! Do the replays say what the decisions did?
+//! Does the explanation tell the same verdict as the decision?
 
 use super::*;
 use crate::authorize::{ConnFacts, authorize};

@@ -1,148 +1,23 @@
 //! What does one decision cost, in nanoseconds?
 //!
-//! `cargo bench -p isthmus-benches --bench decide`. The least of several rounds: neighbours on the
-//! machine only ever add.
+//! `cargo bench -p isthmus-benches --bench decide [WORD]`: only what has the word in its name.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use std::hint::black_box;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod judge;
+mod pick;
+mod wire;
 
-use isthmus_proto::locality::Locality;
-use isthmus_proto::resource;
-use isthmus_proxy_core::balance::{
-    BalancePolicy, Endpoint, EndpointSet, Me, Outcome, OutlierPolicy, Rng, Ticks, pick,
-};
-use isthmus_proxy_core::hop::{Gateway, GatewayTable, reachable};
-
-const ROUNDS: u32 = 7;
-const PICKS: u32 = 400_000;
-/// Calls that are in flight while the next is picked.
-const OPEN: usize = 64;
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("pick: ns per pick, and per pick with begin and finish of the call");
-    for count in [16, 100, 10_000] {
-        let set = endpoints(count)?;
-        let (alone, whole) = (measure(&set, picks)?, measure(&set, calls)?);
-        println!("  {count:>6} endpoints  {alone:>6.1}  {whole:>6.1}");
-    }
-    Ok(())
-}
-
-/// What is needed for a pick.
-struct Bench {
-    set: EndpointSet,
-    me: Me,
-    gateways: GatewayTable,
-    policy: BalancePolicy,
-}
-
-type Outcomes = Result<(), Box<dyn std::error::Error>>;
-
-fn measure(
-    bench: &Bench,
-    round: fn(&Bench, &mut Rng, u64) -> Outcomes,
-) -> Result<f64, Box<dyn std::error::Error>> {
-    let mut least = Duration::MAX;
-    let mut rng = Rng::new(7);
-    for at in 0..ROUNDS {
-        let began = Instant::now();
-        round(
-            bench,
-            &mut rng,
-            u64::from(at + 1) * u64::from(PICKS) * 1_000,
-        )?;
-        least = least.min(began.elapsed());
-    }
-    Ok(least.as_secs_f64() * 1e9 / f64::from(PICKS))
-}
-
-/// Picks alone, a microsecond apart.
-fn picks(bench: &Bench, rng: &mut Rng, from: u64) -> Outcomes {
-    let way = |e: &Endpoint| reachable(e, &bench.me, &bench.gateways);
-    for at in 0..PICKS {
-        let now = Ticks(from + u64::from(at) * 1_000);
-        black_box(pick(&bench.set, &bench.policy, &way, &[], rng, now)?);
-    }
-    Ok(())
-}
-
-/// Whole calls: a pick, its begin, and the finish of one that began some calls ago.
-fn calls(bench: &Bench, rng: &mut Rng, from: u64) -> Outcomes {
-    let way = |e: &Endpoint| reachable(e, &bench.me, &bench.gateways);
-    let outlier = OutlierPolicy::default();
-    let mut open = std::collections::VecDeque::with_capacity(OPEN);
-    for at in 0..PICKS {
-        let now = Ticks(from + u64::from(at) * 1_000);
-        let chosen = pick(&bench.set, &bench.policy, &way, &[], rng, now)?;
-        open.push_back(chosen.stats.begin(now));
-        if open.len() == OPEN
-            && let Some(call) = open.pop_front()
-        {
-            let latency = Duration::from_micros(4_000 + rng.bits() % 2_000);
-            black_box(call.finish(Outcome::Success, latency, now, &outlier));
+fn main() -> isthmus_benches::Outcome {
+    // Cargo adds `--bench`.
+    let word = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
+    let mut row = |name: &str, ns: f64| println!("{ns:>9.1} ns  {name}");
+    let parts: [(&str, fn(&mut dyn FnMut(&str, f64)) -> isthmus_benches::Outcome); 3] =
+        [("pick", pick::report), ("judge", judge::report), ("wire", wire::report)];
+    for (name, report) in parts {
+        if name.contains(&word) {
+            println!("{name}");
+            report(&mut row)?;
         }
     }
     Ok(())
-}
-
-/// So many pods in two clusters: two in three are here.
-fn endpoints(count: usize) -> Result<Bench, Box<dyn std::error::Error>> {
-    let me = Me {
-        cluster: "east".parse()?,
-        network: "east-net".parse()?,
-        locality: Locality {
-            region: "r".into(),
-            zone: "a".into(),
-        },
-    };
-    let mut endpoints = Vec::with_capacity(count);
-    for pod in 0..count {
-        let cluster = if pod % 3 == 2 { "west" } else { "east" };
-        endpoints.push(Arc::new(Endpoint::compile(
-            &endpoint(cluster, pod),
-            Arc::default(),
-        )?));
-    }
-    let gateway = resource::Gateway {
-        name: "west/isthmus-system/gateway".into(),
-        cluster: "west".into(),
-        network: "west-net".into(),
-        addresses: vec![resource::GatewayAddress {
-            kind: Some(resource::gateway_address::Kind::Hostname(
-                "gateway.example".into(),
-            )),
-            port: 15443,
-        }],
-        origin: None,
-    };
-    Ok(Bench {
-        set: EndpointSet::new(endpoints, &me),
-        gateways: GatewayTable::new([Arc::new(Gateway::compile(&gateway, Arc::default())?)]),
-        policy: BalancePolicy::default(),
-        me,
-    })
-}
-
-fn endpoint(cluster: &str, pod: usize) -> resource::Endpoint {
-    resource::Endpoint {
-        name: format!("{cluster}/shop/cart-{pod}"),
-        service: "shop/cart.shop.svc.clusterset.local".into(),
-        addresses: vec![vec![10, 0, 0, 1].into()],
-        network: format!("{cluster}-net"),
-        identity: format!("spiffe://{cluster}.mesh.internal/ns/shop/sa/cart"),
-        health: resource::Health::Healthy.into(),
-        origin: Some(resource::Origin {
-            cluster: cluster.into(),
-            ..Default::default()
-        }),
-        ports: vec![resource::PortMapping {
-            service_port: 80,
-            target_port: 8080,
-        }],
-        tunnel_port: 15008,
-        handle: "handle".into(),
-        ..Default::default()
-    }
 }

@@ -9,13 +9,29 @@ pub mod locality;
 pub mod handle;
 
 /// The delta-xDS envelope (`envoy.service.discovery.v3`).
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery,
+    clippy::restriction,
+    reason = "generated"
+)]
 pub mod discovery {
     include!("gen/envoy.service.discovery.v3.rs");
 }
 
 /// The packages of our own, nested as the generated code refers to them.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery,
+    clippy::restriction,
+    reason = "generated"
+)]
 mod isthmus {
     pub mod resource {
         pub mod v1 {

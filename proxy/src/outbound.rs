@@ -143,7 +143,9 @@ impl Outbound {
         let declared = self.service.port(self.port).map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
             Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
-            Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            // Declared: nothing else is spoken there, and a wrong preface is one.
+            Protocol::Http2 | Protocol::Grpc => serve_h2_plain(self, conn.io, Vec::new()).await,
+            Protocol::Http1 => {
                 let Some((first, kind)) = detect(&conn.io).await else { return };
                 match kind {
                     Detected::Http2 => serve_h2_plain(self, conn.io, first).await,

@@ -6,9 +6,18 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use prost::Message;
 use prost_types::FileDescriptorSet;
+
+pub mod contract;
+
+/// Where the accepted numbers are, below the crate `isthmus-proto`.
+pub const GOLDEN: &str = "tests/contract.golden";
+
+/// How that file begins.
+const GOLDEN_HEAD: &str = "# Every number that the contract has given away. `cargo gen -- --accept` appends; nothing is ever\n\
+                           # removed. `present` is `optional` in the .proto file: absence is told from zero.\n";
 
 /// Every file of the contract, relative to the crate `isthmus-proto`.
 pub const FILES: &[&str] = &[
@@ -53,4 +62,28 @@ pub fn write(root: &Path, out: &Path) -> Result<()> {
         .context("generate code")?;
     let golden = out.join("contract.binpb");
     fs::write(&golden, set.encode_to_vec()).with_context(|| format!("write {}", golden.display()))
+}
+
+/// Accepts what is new in the contract below `root`: its numbers are given away from now on. How
+/// many there were.
+///
+/// # Errors
+/// The contract breaks something that was accepted before, or a file can't be read or written.
+pub fn accept(root: &Path) -> Result<usize> {
+    let golden = root.join(GOLDEN);
+    let text = fs::read_to_string(&golden).unwrap_or_default();
+    let mut accepted = contract::read(&text);
+    let now = contract::lines(&descriptors(root)?);
+    let broken = contract::broken(&accepted, &now);
+    ensure!(broken.is_empty(), "not compatible:\n{}", broken.join("\n"));
+    let fresh = contract::unaccepted(&accepted, &now);
+    let count = fresh.len();
+    accepted.extend(fresh);
+    let mut text = GOLDEN_HEAD.to_owned();
+    for line in accepted {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    fs::write(&golden, text).with_context(|| format!("write {}", golden.display()))?;
+    Ok(count)
 }

@@ -8,6 +8,7 @@ pub mod http;
 pub mod grpc;
 pub mod l4;
 pub mod filter;
+mod compile;
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -52,6 +53,12 @@ pub struct BackendRef {
     pub service: ServiceName,
     /// The service's port, never 0.
     pub port: u16,
+}
+
+impl fmt::Display for BackendRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
 }
 
 /// Which rule of which route.
@@ -118,9 +125,13 @@ pub fn route_http<'a>(
     head: &RequestHead,
     random: u64,
 ) -> Result<Chosen<'a>, Failure> {
-    let Some(table) = table else { return Ok(Chosen::plain(None, to.clone())) };
+    let Some(table) = table else {
+        return Ok(Chosen::plain(None, to.clone()));
+    };
     let matched = table.http.iter().find_map(|entry| {
-        entry.matched(to.port, host, path, head).map(|matching| (entry, matching))
+        entry
+            .matched(to.port, host, path, head)
+            .map(|matching| (entry, matching))
     });
     if let Some((entry, matching)) = matched {
         return choose(entry, matching, to, random);
@@ -129,7 +140,9 @@ pub fn route_http<'a>(
         return Err(Failure::NoRoute);
     }
     match table.tcp.iter().find(|entry| entry.is_on(to.port)) {
-        Some(entry) => entry.choose(random).map(|c| Chosen::plain(c.rule, c.backend)),
+        Some(entry) => entry
+            .choose(random)
+            .map(|c| Chosen::plain(c.rule, c.backend)),
         None => Ok(Chosen::plain(None, to.clone())),
     }
 }
@@ -149,7 +162,10 @@ fn choose<'a>(
         None => return Err(Failure::InvalidBackend),
     };
     Ok(Chosen {
-        rule: Some(RuleRef { route: entry.route.name.clone(), index: entry.rule }),
+        rule: Some(RuleRef {
+            route: entry.route.name.clone(),
+            index: entry.rule,
+        }),
         backend: target,
         filters: &rule.filters,
         backend_filters: picked.map(|backend| &*backend.filters).unwrap_or_default(),
@@ -186,7 +202,10 @@ pub struct RouteTable {
 impl RouteTable {
     /// Merges routes. Their order does not matter.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "the table takes the routes over")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the table takes the routes over"
+    )]
     pub fn new(routes: Vec<Arc<Route>>) -> Self {
         Self {
             http: http::entries(&routes),
@@ -195,10 +214,28 @@ impl RouteTable {
         }
     }
 
+    /// All backends of a rule and their weights, for people. `None`: an invalid reference.
+    #[must_use]
+    pub fn backends(&self, rule: &RuleRef) -> Vec<(Option<BackendRef>, u32)> {
+        let http = self.http.iter().map(|entry| &entry.route);
+        let mut routes = http.chain(self.tls.iter().chain(&self.tcp).map(L4Entry::route));
+        let route = routes.find(|route| route.name == rule.route);
+        let found = route.and_then(|route| route.rules.get(rule.index));
+        let backends = found.map(|rule| &*rule.backends).unwrap_or_default();
+        backends
+            .iter()
+            .map(|backend| (backend.target.clone(), backend.weight))
+            .collect()
+    }
+
     /// The routes' names, sorted, each once.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let http = self.http.iter().map(|entry| &*entry.route.name);
-        let l4 = self.tls.iter().chain(&self.tcp).map(L4Entry::name);
+        let l4 = self
+            .tls
+            .iter()
+            .chain(&self.tcp)
+            .map(|entry| &*entry.route().name);
         http.chain(l4).collect::<BTreeSet<_>>().into_iter()
     }
 
@@ -280,7 +317,9 @@ impl Rule {
     }
 
     fn redirects(&self) -> bool {
-        self.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)))
+        self.filters
+            .iter()
+            .any(|filter| matches!(filter, Filter::Redirect(_)))
     }
 }
 
@@ -290,7 +329,10 @@ impl Route {
     /// # Errors
     /// Something in it can't be understood in full; the reason says what, and where.
     pub fn compile(route: &resource::Route) -> Result<Self, Rejected> {
-        compile(route).map_err(|why| Rejected { name: route.name.clone(), why })
+        compile::route(route).map_err(|why| Rejected {
+            name: route.name.clone(),
+            why,
+        })
     }
 
     /// Its name in discovery.
@@ -322,118 +364,10 @@ impl Route {
     }
 
     fn age_then_name(&self, other: &Self) -> Ordering {
-        self.created.cmp(&other.created).then_with(|| self.name.cmp(&other.name))
+        self.created
+            .cmp(&other.created)
+            .then_with(|| self.name.cmp(&other.name))
     }
-}
-
-fn compile(route: &resource::Route) -> Result<Route, String> {
-    let kind = match route.kind() {
-        resource::RouteKind::Http => RouteKind::Http,
-        resource::RouteKind::Grpc => RouteKind::Grpc,
-        resource::RouteKind::Tcp => RouteKind::Tcp,
-        resource::RouteKind::Tls => RouteKind::Tls,
-        resource::RouteKind::Unspecified => return Err("kind is not set or not known".to_owned()),
-    };
-    at_most("hostnames", route.hostnames.len(), HOSTS_MAX)?;
-    at_most("rules", route.rules.len(), RULES_MAX)?;
-    let mut hosts: Vec<HostMatcher> =
-        route.hostnames.iter().map(|host| HostMatcher::compile(host)).collect::<Result<_, _>>()?;
-    if hosts.is_empty() {
-        hosts.push(HostMatcher::Any);
-    }
-    let rule = |(index, rule)| {
-        compile_rule(rule, kind).map_err(|why| format!("rule {index}: {why}"))
-    };
-    Ok(Route {
-        name: route.name.as_str().into(),
-        service: route.service.parse().map_err(|e| format!("{e}"))?,
-        port: match u16::try_from(route.port) {
-            Ok(0) => None,
-            Ok(port) => Some(port),
-            Err(_) => return Err(format!("port {} is above 65,535", route.port)),
-        },
-        kind,
-        hosts: hosts.into(),
-        rules: route.rules.iter().enumerate().map(rule).collect::<Result<_, _>>()?,
-        created: route.created,
-    })
-}
-
-fn compile_rule(rule: &resource::RouteRule, kind: RouteKind) -> Result<Rule, String> {
-    at_most("matches", rule.matches.len(), MATCHES_MAX)?;
-    at_most("filters", rule.filters.len(), FILTERS_MAX)?;
-    at_most("backends", rule.backends.len(), BACKENDS_MAX)?;
-    if !kind.is_http() && !(rule.matches.is_empty() && rule.filters.is_empty()) {
-        return Err("a rule of layer 4 has matches or filters".to_owned());
-    }
-    let numbered = |(index, matching)| {
-        RequestMatch::compile(matching).map_err(|why| format!("match {index}: {why}"))
-    };
-    let mut matches: Vec<RequestMatch> =
-        rule.matches.iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
-    if matches.is_empty() {
-        matches.push(RequestMatch::compile(&resource::RouteMatch::default())?);
-    }
-    let prefixes_only = matches.iter().all(|matching| matching.path.prefix().is_some());
-    let backends: Box<[Backend]> =
-        rule.backends.iter().map(compile_backend).collect::<Result<_, _>>()?;
-    Ok(Rule {
-        weight: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
-        filters: filter::compile_rule(&rule.filters, prefixes_only)?,
-        matches: matches.into(),
-        backends,
-        request_timeout: duration("request_timeout", rule.request_timeout.as_ref())?,
-        try_timeout: duration("backend_timeout", rule.backend_timeout.as_ref())?,
-        retries: rule.retries.as_ref().map(compile_retries).transpose()?,
-    })
-}
-
-fn compile_backend(backend: &resource::WeightedBackend) -> Result<Backend, String> {
-    at_most("filters of a backend", backend.filters.len(), FILTERS_MAX)?;
-    let weight = backend.weight.unwrap_or(1);
-    if weight > WEIGHT_MAX {
-        return Err(format!("backend {:?}: weight {weight} is above {WEIGHT_MAX}", backend.service));
-    }
-    let filters = filter::compile_backend(&backend.filters)
-        .map_err(|why| format!("backend {:?}: {why}", backend.service))?;
-    Ok(Backend { target: compile_backend_ref(backend)?, weight, filters })
-}
-
-/// `None`: the reference is known to be invalid (an empty name).
-fn compile_backend_ref(backend: &resource::WeightedBackend) -> Result<Option<BackendRef>, String> {
-    if backend.service.is_empty() {
-        return Ok(None);
-    }
-    let service = backend.service.parse().map_err(|e| format!("backend: {e}"))?;
-    match u16::try_from(backend.port) {
-        Ok(port) if port > 0 => Ok(Some(BackendRef { service, port })),
-        Ok(_) | Err(_) => Err(format!("backend {service}: port {} is not 1 to 65,535", backend.port)),
-    }
-}
-
-fn compile_retries(retries: &resource::route_rule::Retries) -> Result<RouteRetries, String> {
-    if retries.attempts > ATTEMPTS_MAX {
-        return Err(format!("retries: {} attempts, at most {ATTEMPTS_MAX}", retries.attempts));
-    }
-    let status = |status: &u32| match u16::try_from(*status) {
-        Ok(status) if (400..=599).contains(&status) => Ok(status),
-        Ok(_) | Err(_) => Err(format!("retries: status {status} is not 400 to 599")),
-    };
-    Ok(RouteRetries {
-        attempts: retries.attempts,
-        statuses: retries.statuses.iter().map(status).collect::<Result<_, _>>()?,
-        backoff: duration("backoff", retries.backoff.as_ref())?,
-    })
-}
-
-fn duration(what: &str, value: Option<&prost_types::Duration>) -> Result<Option<Duration>, String> {
-    value
-        .map(|d| Duration::try_from(*d).map_err(|_| format!("{what} is negative or malformed")))
-        .transpose()
-}
-
-fn at_most(what: &str, count: usize, most: usize) -> Result<(), String> {
-    if count > most { Err(format!("{count} {what}, at most {most}")) } else { Ok(()) }
 }
 
 #[cfg(test)]

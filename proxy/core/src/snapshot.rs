@@ -13,6 +13,7 @@ pub mod builder;
 pub mod persist;
 pub mod describe;
 mod compile;
+mod endpoints;
 mod shelf;
 mod slot;
 
@@ -100,7 +101,6 @@ impl Snapshot {
         }
     }
 }
-
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -105,7 +105,10 @@ impl Subscription {
         let mut ledgers = Kind::ALL.map(Ledger::new);
         for record in saved.into_iter().flat_map(|saved| &saved.records) {
             if let Some(ledger) = ledgers.iter_mut().find(|ledger| ledger.kind == record.kind) {
-                ledger.held.put(&record.name, held::Entry::new(&record.version, &record.aliases));
+                ledger.held.put(
+                    &record.name,
+                    held::Entry::new(&record.version, &record.aliases),
+                );
             }
         }
         Self {
@@ -122,7 +125,8 @@ impl Subscription {
     /// Wants a name, a key, or `*` of a kind, from now on. True if that is news; false also if
     /// [`WANTED_MAX`] names are wanted already.
     pub fn want(&mut self, kind: Kind, name: &str) -> bool {
-        self.ledger_mut(kind).is_some_and(|ledger| ledger.want(name))
+        self.ledger_mut(kind)
+            .is_some_and(|ledger| ledger.want(name))
     }
 
     /// Wants a name no more. What was held only because of it is to be forgotten.
@@ -137,7 +141,10 @@ impl Subscription {
             unacked.offered.retain(|offered, entry| {
                 let covered = ledger.covers(offered, entry.aliases(), "", &kin);
                 if !covered {
-                    updates.push(Update::Forget { kind, name: offered.clone() });
+                    updates.push(Update::Forget {
+                        kind,
+                        name: offered.clone(),
+                    });
                 }
                 covered
             });
@@ -147,18 +154,25 @@ impl Subscription {
 
     /// Wants a service, its routes and its endpoints, under one key.
     pub fn want_service(&mut self, key: &str) -> bool {
-        SERVICE_KINDS.iter().fold(false, |news, kind| self.want(*kind, key) || news)
+        let news = SERVICE_KINDS.map(|kind| self.want(kind, key));
+        news.contains(&true)
     }
 
     /// Wants a service, its routes and its endpoints no more under this key.
     pub fn unwant_service(&mut self, key: &str) -> Vec<Update> {
         // Children first: their parent's keys say whose they are.
-        SERVICE_KINDS.iter().rev().flat_map(|kind| self.unwant(*kind, key)).collect()
+        SERVICE_KINDS
+            .iter()
+            .rev()
+            .flat_map(|kind| self.unwant(*kind, key))
+            .collect()
     }
 
     /// The keys under which services are wanted now: to be saved, and asked for at the next start.
     pub fn service_keys(&self) -> impl Iterator<Item = &str> {
-        self.ledger(Kind::Service).into_iter().flat_map(Ledger::wanted)
+        self.ledger(Kind::Service)
+            .into_iter()
+            .flat_map(Ledger::wanted)
     }
 
     /// The stream is up.
@@ -219,10 +233,14 @@ impl Subscription {
         let mut updates = Vec::with_capacity(response.resources.len() + 1);
         for name in &response.removed_resources {
             let kin = self.kin(name);
-            let Some(ledger) = self.ledger_mut(kind) else { continue };
+            let Some(ledger) = self.ledger_mut(kind) else {
+                continue;
+            };
             ledger.removed(name, &kin, &mut updates);
         }
-        let Some(ledger) = self.ledger_mut(kind) else { return Ok(updates) };
+        let Some(ledger) = self.ledger_mut(kind) else {
+            return Ok(updates);
+        };
         for resource in response.resources {
             match ledger.offered(resource) {
                 Ok(Some((update, entry))) => {
@@ -255,17 +273,32 @@ impl Subscription {
             return Err(ProtocolError::NoNonce(kind));
         }
         if self.nonces.contains(&response.nonce) {
-            return Err(ProtocolError::RepeatedNonce { kind, nonce: response.nonce.clone() });
+            return Err(ProtocolError::RepeatedNonce {
+                kind,
+                nonce: response.nonce.clone(),
+            });
         }
         if self.unacked.is_some() {
             return Err(ProtocolError::VerdictMissing(kind));
         }
-        if response.resources.len().max(response.removed_resources.len()) > RESOURCES_MAX {
+        if response
+            .resources
+            .len()
+            .max(response.removed_resources.len())
+            > RESOURCES_MAX
+        {
             return Err(ProtocolError::TooMuch(kind));
         }
         let mut names = HashSet::new();
-        match response.resources.iter().find(|resource| !names.insert(&resource.name)) {
-            Some(twice) => Err(ProtocolError::RepeatedName { kind, name: twice.name.clone() }),
+        match response
+            .resources
+            .iter()
+            .find(|resource| !names.insert(&resource.name))
+        {
+            Some(twice) => Err(ProtocolError::RepeatedName {
+                kind,
+                name: twice.name.clone(),
+            }),
             None => Ok(kind),
         }
     }
@@ -280,7 +313,12 @@ impl Subscription {
         for refused in &unacked.refused {
             unacked.offered.remove(&refused.name);
         }
-        let Some(ledger) = self.ledger_mut(unacked.kind) else { return };
+        let Some(ledger) = self.ledger_mut(unacked.kind) else {
+            return;
+        };
+        for refused in &unacked.refused {
+            ledger.refused(&refused.name);
+        }
         for (name, entry) in unacked.offered {
             ledger.held.put(&name, entry);
         }
@@ -305,9 +343,10 @@ impl Subscription {
         let request = self.ledgers.iter_mut().find_map(Ledger::transmit)?;
         let node = (!self.introduced).then(|| self.node.clone());
         self.introduced = true;
-        let error_detail = request
-            .error
-            .map(|message| Status { code: INVALID_ARGUMENT, message });
+        let error_detail = request.error.map(|message| Status {
+            code: INVALID_ARGUMENT,
+            message,
+        });
         Some(DeltaDiscoveryRequest {
             node,
             type_url: request.kind.type_url().to_owned(),
@@ -326,11 +365,17 @@ impl Subscription {
 
     /// The services that a key means, as far as the accepted services say, and their other keys.
     fn kin(&self, key: &str) -> Kin {
-        let mut kin = Kin { services: vec![key.to_owned()], keys: Vec::new() };
-        let Some(services) = self.ledger(Kind::Service) else { return kin };
+        let mut kin = Kin {
+            services: vec![key.to_owned()],
+            keys: Vec::new(),
+        };
+        let Some(services) = self.ledger(Kind::Service) else {
+            return kin;
+        };
         for name in services.held.named(key) {
             kin.keys.push(name.to_owned());
-            kin.keys.extend(services.held.aliases(name).iter().map(ToString::to_string));
+            kin.keys
+                .extend(services.held.aliases(name).iter().map(ToString::to_string));
             kin.services.push(name.to_owned());
         }
         kin
@@ -351,7 +396,10 @@ fn nack_text(refused: &[Rejected]) -> String {
     for (at, rejected) in refused.iter().enumerate() {
         let line = format!("{}: {}", rejected.name, rejected.why.replace('\n', " "));
         if text.len().saturating_add(line.len()) > NACK_BYTES_MAX {
-            text.push_str(&format!("... and {} more", refused.len().saturating_sub(at)));
+            text.push_str(&format!(
+                "... and {} more",
+                refused.len().saturating_sub(at)
+            ));
             return text;
         }
         text.push_str(&line);

@@ -262,7 +262,7 @@ impl Cluster {
         if object.namespace.is_none() && !global {
             return Err(format!("a {kind} needs a namespace"));
         }
-        if !is_dns_name(&object.name) {
+        if !is_object_name(&object.name) {
             return Err("the name is not a DNS name in lower case".to_owned());
         }
         if let Spec::EndpointSlice(slice) = &object.spec
@@ -423,3 +423,10 @@ const ALL_KINDS: [Kind; 17] = [
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
 ];
+/// A Kubernetes name; a source that makes several objects of one (a policy with several targets)
+/// tells them apart by `#` and a number.
+fn is_object_name(name: &str) -> bool {
+    let (name, part) = name.split_once('#').unwrap_or((name, "0"));
+    is_dns_name(name) && !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
+}
+

@@ -1,7 +1,7 @@
 //! Which of these peers is the cheapest, without looking at more than two?
 //!
 //! Power of two choices over *peak latency x calls in flight*. Latency counts only beyond a random
-//! allowance of up to twice: equal pods, whose estimates differ by noise, share evenly; a pod that is
+//! allowance of up to twice, and beyond what is a scheduler's noise: equal pods, whose estimates differ by noise, share evenly; a pod that is
 //! a little slower gets a little less; one that is far slower gets what is left. Among equal costs
 //! it is the turn of the one that was used longer ago, so that calls one after another spread more
 //! evenly than by lot. The draw is proportional to the weights.
@@ -13,6 +13,8 @@ use super::ewma::{Evidence, Stamp};
 use super::stats::EndpointStats;
 use super::ticks::{Rng, Ticks, float, scale, unit};
 
+/// Peaks below this are a scheduler's noise, not a pod's (ours to tune).
+const NOISE_US: f32 = 4_000.0;
 /// Pairs that are drawn before every peer is looked at (ours to tune).
 const PAIRS_MAX: u32 = 4;
 
@@ -61,7 +63,7 @@ impl Looking<'_> {
             .stats
             .evidence()
             .peak_cost(self.peers_us, Stamp::of(self.now));
-        cost * slot.stats.surcharge(self.now)
+        cost.max(NOISE_US) * slot.stats.surcharge(self.now)
     }
 
     /// The cheaper one first.
@@ -90,10 +92,11 @@ struct Side {
 
 fn a_is_cheaper(a: &Side, b: &Side, bits: u64) -> bool {
     let allowance = 1.0 + unit(bits);
-    let (a_us, b_us) = if a.latency > b.latency * allowance {
-        (a.latency / allowance, b.latency)
-    } else if b.latency > a.latency * allowance {
-        (a.latency, b.latency / allowance)
+    let (a_us, b_us) = (a.latency, b.latency);
+    let (a_us, b_us) = if a_us > b_us * allowance {
+        (a_us / allowance, b_us)
+    } else if b_us > a_us * allowance {
+        (a_us, b_us / allowance)
     } else {
         (1.0, 1.0)
     };
@@ -119,7 +122,7 @@ impl EndpointStats {
             _ => a_seen.peak.max(b_seen.peak),
         };
         let side = |stats: &Self, seen: &Evidence| Side {
-            latency: seen.peak_cost(peers, Stamp::of(now)) * stats.surcharge(now),
+            latency: seen.peak_cost(peers, Stamp::of(now)).max(NOISE_US) * stats.surcharge(now),
             in_flight: stats.in_flight(),
             weight: 1.0,
             used: stats.used(),

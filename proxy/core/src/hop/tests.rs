@@ -1,3 +1,5 @@
+//! Does every endpoint have the right way, or none?
+
 use super::*;
 use crate::balance::{Outcome, OutlierPolicy, Rng};
 use proptest::prelude::*;

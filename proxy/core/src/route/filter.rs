@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::resource::{self, path_modifier, route_filter};
 
-use super::{BackendRef, Chosen, compile_backend_ref};
+use super::compile::backend_ref;
+use super::{BackendRef, Chosen};
 use crate::canonical::CanonicalPath;
 use crate::message::{Fields, RequestHead, ResponseHead, is_token};
 
@@ -123,7 +124,10 @@ pub fn apply_request<'a>(
         match filter {
             Filter::Redirect(redirect) => {
                 let location = redirect.location(head, path, chosen.prefix, port);
-                return Outcome::Redirect { status: redirect.status, location };
+                return Outcome::Redirect {
+                    status: redirect.status,
+                    location,
+                };
             }
             Filter::RequestHeaders(edit) => edit.apply(&mut head.fields),
             Filter::Rewrite(rewrite) => rewrite.apply(head, path, chosen.prefix),
@@ -173,9 +177,14 @@ impl Redirect {
         prefix: Option<&str>,
         port: u16,
     ) -> String {
-        let scheme = self.scheme.unwrap_or(if head.https { "https" } else { "http" });
+        let scheme = self
+            .scheme
+            .unwrap_or(if head.https { "https" } else { "http" });
         let authority = String::from_utf8_lossy(&head.authority);
-        let host = self.hostname.as_deref().unwrap_or_else(|| without_port(&authority));
+        let host = self
+            .hostname
+            .as_deref()
+            .unwrap_or_else(|| without_port(&authority));
         let target = match &self.path {
             Some(edit) => edit.apply(path, prefix),
             None => path.full().to_owned(),
@@ -185,7 +194,9 @@ impl Redirect {
         }
         // Gateway API: the scheme's own port where a scheme is written, else the listener's.
         let usual = if scheme == "https" { 443 } else { 80 };
-        let port = self.port.unwrap_or(if self.scheme.is_some() { usual } else { port });
+        let port = self
+            .port
+            .unwrap_or(if self.scheme.is_some() { usual } else { port });
         if port == usual {
             format!("{scheme}://{host}{target}")
         } else {
@@ -219,7 +230,10 @@ impl PathEdit {
         let mut new = match self {
             Self::Full(full) => full.to_string(),
             Self::Prefix(replacement) => {
-                let rest = path.as_str().strip_prefix(prefix.unwrap_or("")).unwrap_or("");
+                let rest = path
+                    .as_str()
+                    .strip_prefix(prefix.unwrap_or(""))
+                    .unwrap_or("");
                 format!("{replacement}{rest}")
             }
         };
@@ -308,13 +322,19 @@ fn compile(filter: &resource::RouteFilter) -> Result<Filter, String> {
 
 fn compile_edit(edit: &resource::HeaderModifier) -> Result<HeaderEdit, String> {
     if edit.set.len().max(edit.add.len()).max(edit.remove.len()) > HEADERS_MAX {
-        return Err(format!("a header modifier has more than {HEADERS_MAX} names"));
+        return Err(format!(
+            "a header modifier has more than {HEADERS_MAX} names"
+        ));
     }
     let pair = |h: &resource::Header| Ok((header_name(&h.name)?, header_value(h)?));
     Ok(HeaderEdit {
         set: edit.set.iter().map(pair).collect::<Result<_, String>>()?,
         add: edit.add.iter().map(pair).collect::<Result<_, String>>()?,
-        remove: edit.remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
+        remove: edit
+            .remove
+            .iter()
+            .map(|name| header_name(name))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -334,10 +354,16 @@ fn header_value(header: &resource::Header) -> Result<Box<str>, String> {
     let value = header.value.trim_matches([' ', '\t']);
     let control = |b: u8| (b < 0x20 && b != b'\t') || b == 0x7f;
     if value.len() > VALUE_BYTES_MAX {
-        return Err(format!("value of {} is longer than {VALUE_BYTES_MAX} bytes", header.name));
+        return Err(format!(
+            "value of {} is longer than {VALUE_BYTES_MAX} bytes",
+            header.name
+        ));
     }
     if value.bytes().any(control) {
-        return Err(format!("value of {} holds a control character", header.name));
+        return Err(format!(
+            "value of {} holds a control character",
+            header.name
+        ));
     }
     Ok(value.into())
 }
@@ -348,7 +374,11 @@ fn compile_redirect(redirect: &resource::Redirect) -> Result<Redirect, String> {
             "" => None,
             "http" => Some("http"),
             "https" => Some("https"),
-            other => return Err(format!("redirect: scheme {other:?} is neither http nor https")),
+            other => {
+                return Err(format!(
+                    "redirect: scheme {other:?} is neither http nor https"
+                ));
+            }
         },
         hostname: compile_hostname(&redirect.hostname)?,
         path: compile_path(redirect.path.as_ref())?,
@@ -363,7 +393,11 @@ fn compile_redirect(redirect: &resource::Redirect) -> Result<Redirect, String> {
             303 => 303,
             307 => 307,
             308 => 308,
-            other => return Err(format!("redirect: status {other} is not 301, 302, 303, 307, 308")),
+            other => {
+                return Err(format!(
+                    "redirect: status {other} is not 301, 302, 303, 307, 308"
+                ));
+            }
         },
     })
 }
@@ -372,7 +406,9 @@ fn compile_hostname(hostname: &str) -> Result<Option<Box<str>>, String> {
     match hostname {
         "" => Ok(None),
         name if is_dns_name(name) => Ok(Some(name.into())),
-        other => Err(format!("hostname {other:?} is not a DNS name in lower case")),
+        other => Err(format!(
+            "hostname {other:?} is not a DNS name in lower case"
+        )),
     }
 }
 
@@ -380,33 +416,44 @@ fn compile_path(path: Option<&resource::PathModifier>) -> Result<Option<PathEdit
     let Some(path) = path else { return Ok(None) };
     // RFC 3986 §3.3: what a path may hold without being a query or a fragment.
     let clean = |text: &str| {
-        text.bytes().all(|b| b.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&b))
-            && text.split('/').all(|segment| segment != "." && segment != "..")
+        text.bytes()
+            .all(|b| b.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&b))
+            && text
+                .split('/')
+                .all(|segment| segment != "." && segment != "..")
             && !text.contains("//")
     };
     let checked = |text: &str, empty: bool| {
         if clean(text) && (text.starts_with('/') || (empty && text.is_empty())) {
             Ok(())
         } else {
-            Err(format!("path {text:?} is not an absolute path in normal form"))
+            Err(format!(
+                "path {text:?} is not an absolute path in normal form"
+            ))
         }
     };
     match path.kind.as_ref().ok_or("the path modifier is empty")? {
         path_modifier::Kind::ReplaceFull(text) => {
             checked(text, false).map(|()| Some(PathEdit::Full(text.as_str().into())))
         }
-        path_modifier::Kind::ReplacePrefix(text) => checked(text, true)
-            .map(|()| Some(PathEdit::Prefix(text.trim_end_matches('/').into()))),
+        path_modifier::Kind::ReplacePrefix(text) => {
+            checked(text, true).map(|()| Some(PathEdit::Prefix(text.trim_end_matches('/').into())))
+        }
     }
 }
 
 fn compile_mirror(mirror: &resource::Mirror) -> Result<Mirror, String> {
     let millionths = mirror.millionths.unwrap_or(MILLIONTHS);
     if millionths > MILLIONTHS {
-        return Err(format!("mirror: share {millionths} is above a million millionths"));
+        return Err(format!(
+            "mirror: share {millionths} is above a million millionths"
+        ));
     }
     let backend = mirror.backend.as_ref().ok_or("mirror: no backend")?;
-    Ok(Mirror { backend: compile_backend_ref(backend)?, millionths })
+    Ok(Mirror {
+        backend: backend_ref(backend)?,
+        millionths,
+    })
 }
 
 #[cfg(test)]

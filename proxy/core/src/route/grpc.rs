@@ -106,7 +106,8 @@ pub fn answer(failure: Failure, message: &str) -> ResponseHead {
     head.fields.push(b"content-type", b"application/grpc");
     let code = GrpcStatus::of(failure).code().to_string();
     head.fields.push(b"grpc-status", code.as_bytes());
-    head.fields.push(b"grpc-message", escape(message).as_bytes());
+    head.fields
+        .push(b"grpc-message", escape(message).as_bytes());
     head
 }
 
@@ -147,10 +148,19 @@ mod tests {
 
     #[test]
     fn a_grpc_request_is_known_by_its_content_type() {
-        for yes in ["application/grpc", "application/grpc+proto", "Application/gRPC; a=b"] {
+        for yes in [
+            "application/grpc",
+            "application/grpc+proto",
+            "Application/gRPC; a=b",
+        ] {
             assert!(is_grpc(&request(yes.as_bytes())), "{yes}");
         }
-        for no in ["application/grpc-web", "application/json", "application/grp", ""] {
+        for no in [
+            "application/grpc-web",
+            "application/json",
+            "application/grp",
+            "",
+        ] {
             assert!(!is_grpc(&request(no.as_bytes())), "{no}");
         }
     }

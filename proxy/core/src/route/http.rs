@@ -46,8 +46,14 @@ impl RequestMatch {
 
     fn matches(&self, path: &CanonicalPath, head: &RequestHead) -> bool {
         self.path.matches(path.as_str())
-            && self.method.as_ref().is_none_or(|method| *method == head.method)
-            && self.headers.iter().all(|h| h.matches(&head.authority, &head.fields))
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|method| *method == head.method)
+            && self
+                .headers
+                .iter()
+                .all(|h| h.matches(&head.authority, &head.fields))
             && self.query.iter().all(|q| q.matches(path.query()))
     }
 
@@ -92,7 +98,8 @@ impl HttpEntry {
         if !self.route.is_on(port) || !self.host.matches(host) {
             return None;
         }
-        self.request_match().filter(|matching| matching.matches(path, head))
+        self.request_match()
+            .filter(|matching| matching.matches(path, head))
     }
 
     /// Host, then the match, then the older route, then its name, then what was written first.
@@ -120,7 +127,12 @@ pub(super) fn entries(routes: &[Arc<Route>]) -> Box<[HttpEntry]> {
             for matching in 0..compiled.matches.len() {
                 for host in &route.hosts {
                     let (host, route) = (host.clone(), route.clone());
-                    entries.push(HttpEntry { host, route, rule, matching });
+                    entries.push(HttpEntry {
+                        host,
+                        route,
+                        rule,
+                        matching,
+                    });
                 }
             }
         }

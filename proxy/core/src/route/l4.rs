@@ -32,10 +32,23 @@ pub fn route_l4(
     server_name: Option<&str>,
     random: u64,
 ) -> Result<L4Choice, Failure> {
-    let itself = || L4Choice { rule: None, backend: BackendRef { service: service.clone(), port } };
-    let Some(table) = table else { return Ok(itself()) };
+    let itself = || L4Choice {
+        rule: None,
+        backend: BackendRef {
+            service: service.clone(),
+            port,
+        },
+    };
+    let Some(table) = table else {
+        return Ok(itself());
+    };
     let matched = server_name
-        .and_then(|name| table.tls.iter().find(|e| e.is_on(port) && e.host.matches(name)))
+        .and_then(|name| {
+            table
+                .tls
+                .iter()
+                .find(|e| e.is_on(port) && e.host.matches(name))
+        })
         .or_else(|| table.tcp.iter().find(|e| e.is_on(port)));
     match matched {
         Some(entry) => entry.choose(random),
@@ -57,15 +70,18 @@ impl L4Entry {
         self.route.is_on(port)
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.route.name
+    pub(super) fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
     pub(super) fn choose(&self, random: u64) -> Result<L4Choice, Failure> {
         let rule = self.route.rules.first().ok_or(Failure::InvalidBackend)?;
         let backend = rule.pick(random).and_then(|b| b.target.clone());
         Ok(L4Choice {
-            rule: Some(RuleRef { route: self.route.name.clone(), index: 0 }),
+            rule: Some(RuleRef {
+                route: self.route.name.clone(),
+                index: 0,
+            }),
             backend: backend.ok_or(Failure::InvalidBackend)?,
         })
     }
@@ -75,11 +91,16 @@ impl L4Entry {
 pub(super) fn entries(routes: &[Arc<Route>], kind: RouteKind) -> Box<[L4Entry]> {
     let mut entries = Vec::new();
     for route in routes.iter().filter(|route| route.kind == kind) {
-        let entry = |host: &HostMatcher| L4Entry { host: host.clone(), route: route.clone() };
+        let entry = |host: &HostMatcher| L4Entry {
+            host: host.clone(),
+            route: route.clone(),
+        };
         entries.extend(route.hosts.iter().map(entry));
     }
     entries.sort_by(|a, b| {
-        a.host.precedence(&b.host).then_with(|| a.route.age_then_name(&b.route))
+        a.host
+            .precedence(&b.host)
+            .then_with(|| a.route.age_then_name(&b.route))
     });
     entries.into()
 }

@@ -42,7 +42,9 @@ impl TextMatcher {
     /// # Errors
     /// Nothing is set, the pattern does not compile, or something is too long.
     pub fn compile(text: Option<&resource::StringMatch>) -> Result<Self, String> {
-        let kind = text.and_then(|t| t.kind.as_ref()).ok_or("the matcher is empty")?;
+        let kind = text
+            .and_then(|t| t.kind.as_ref())
+            .ok_or("the matcher is empty")?;
         Ok(match kind {
             Kind::Exact(t) => Self::Exact(bounded(t)?),
             Kind::Prefix(t) => Self::Prefix(bounded(t)?),
@@ -80,16 +82,23 @@ impl Pattern {
     /// Too long, too large when compiled, or not a regular expression.
     pub fn compile(text: &str) -> Result<Self, String> {
         if text.chars().count() > REGEX_CHARS_MAX {
-            return Err(format!("the pattern is longer than {REGEX_CHARS_MAX} characters"));
+            return Err(format!(
+                "the pattern is longer than {REGEX_CHARS_MAX} characters"
+            ));
         }
         let build = |pattern: &str| {
-            RegexBuilder::new(pattern).size_limit(REGEX_COMPILED_BYTES_MAX).build()
+            RegexBuilder::new(pattern)
+                .size_limit(REGEX_COMPILED_BYTES_MAX)
+                .build()
         };
         // Alone first: `a)|(b` is no pattern, though it becomes one between the anchors.
         build(text).map_err(|e| format!("pattern {text:?}: {}", reason(&e.to_string())))?;
         let regex = build(&format!(r"\A(?:{text})\z"))
             .map_err(|e| format!("pattern {text:?}: {}", reason(&e.to_string())))?;
-        Ok(Self { text: text.into(), regex })
+        Ok(Self {
+            text: text.into(),
+            regex,
+        })
     }
 
     /// Does the whole text match?
@@ -101,7 +110,13 @@ impl Pattern {
 
 /// The last line of the regex crate's message is the reason; the others draw the place.
 fn reason(message: &str) -> String {
-    message.lines().last().unwrap_or("").trim().trim_start_matches("error: ").to_owned()
+    message
+        .lines()
+        .last()
+        .unwrap_or("")
+        .trim()
+        .trim_start_matches("error: ")
+        .to_owned()
 }
 
 fn bounded(text: &str) -> Result<Box<str>, String> {
@@ -184,12 +199,16 @@ impl PathMatcher {
     /// # Errors
     /// Nothing is set, the path does not begin with `/`, or the pattern does not compile.
     pub fn compile(path: Option<&resource::PathMatch>) -> Result<Self, String> {
-        let Some(path) = path else { return Ok(Self::Prefix("".into())) };
+        let Some(path) = path else {
+            return Ok(Self::Prefix("".into()));
+        };
         let rooted = |text: &str| {
             if text.starts_with('/') && !text.contains(['?', '#']) {
                 bounded(text)
             } else {
-                Err(format!("path {text:?} does not begin with / or holds ? or #"))
+                Err(format!(
+                    "path {text:?} does not begin with / or holds ? or #"
+                ))
             }
         };
         match path.kind.as_ref().ok_or("the path matcher is empty")? {
@@ -228,7 +247,9 @@ impl PathMatcher {
     /// prefix would hide every pattern otherwise.
     #[must_use]
     pub fn precedence(&self, other: &Self) -> Ordering {
-        self.rank().cmp(&other.rank()).then(other.text().len().cmp(&self.text().len()))
+        self.rank()
+            .cmp(&other.rank())
+            .then(other.text().len().cmp(&self.text().len()))
     }
 
     fn rank(&self) -> u8 {
@@ -271,7 +292,10 @@ impl HeaderMatcher {
             let value = TextMatcher::compile(header.value.as_ref())
                 .map_err(|why| format!("header {name}: {why}"))?;
             if compiled.iter().all(|h| *h.name != *name) {
-                compiled.push(Self { name: name.into(), value });
+                compiled.push(Self {
+                    name: name.into(),
+                    value,
+                });
             }
         }
         Ok(compiled.into())
@@ -284,7 +308,9 @@ impl HeaderMatcher {
         if &*self.name == "host" {
             return self.value.matches(authority);
         }
-        fields.get_all(self.name.as_bytes()).any(|value| self.value.matches(value))
+        fields
+            .get_all(self.name.as_bytes())
+            .any(|value| self.value.matches(value))
     }
 }
 
@@ -332,11 +358,18 @@ fn percent_decode(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let escape = after.first_chunk::<2>().filter(|_| *first == b'%').and_then(|digits| {
-            let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-            let [high, low] = *digits;
-            Some(digit(high)? << 4 | digit(low)?)
-        });
+        let escape = after
+            .first_chunk::<2>()
+            .filter(|_| *first == b'%')
+            .and_then(|digits| {
+                let digit = |b: u8| {
+                    char::from(b)
+                        .to_digit(16)
+                        .and_then(|d| u8::try_from(d).ok())
+                };
+                let [high, low] = *digits;
+                Some(digit(high)? << 4 | digit(low)?)
+            });
         match escape {
             Some(byte) => {
                 decoded.push(byte);
@@ -380,7 +413,10 @@ mod tests {
         assert!(pattern.matches(b"a") && pattern.matches(b"ab"));
         assert!(!pattern.matches(b"xa") && !pattern.matches(b"a\n"));
         let why = text(Kind::Regex("a)|(b".into())).unwrap_err();
-        assert!(why.contains("a)|(b") && why.contains("unopened group"), "{why}");
+        assert!(
+            why.contains("a)|(b") && why.contains("unopened group"),
+            "{why}"
+        );
         assert!(text(Kind::Regex("x".repeat(1_025))).is_err());
         assert!(text(Kind::Regex(r"\w{1000}{1000}".into())).is_err());
     }
@@ -425,7 +461,10 @@ mod tests {
     fn the_first_query_parameter_counts_and_is_decoded() {
         let kind = Some(Kind::Exact("a b".to_owned()));
         let value = Some(resource::StringMatch { kind });
-        let query = [resource::QueryMatch { name: "q".to_owned(), value }];
+        let query = [resource::QueryMatch {
+            name: "q".to_owned(),
+            value,
+        }];
         let q = &QueryMatcher::compile_all(&query).unwrap()[0];
         assert!(q.matches(Some("x=1&q=a%20b&q=z")) && q.matches(Some("%71=a%20b")));
         for miss in ["q=z&q=a%20b", "q", "q=a+b", "qq=a%20b", ""] {

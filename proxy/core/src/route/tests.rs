@@ -1,3 +1,5 @@
+//! Does the precedence of the Gateway API hold?
+
 use super::*;
 use crate::canonical;
 use crate::message::{BodyLength, Fields, Method, Version};
@@ -7,17 +9,32 @@ use proptest::prelude::*;
 const SERVICE: &str = "shop/cart.shop.svc.cluster.local";
 
 fn to() -> BackendRef {
-    BackendRef { service: SERVICE.parse().unwrap(), port: 80 }
+    BackendRef {
+        service: SERVICE.parse().unwrap(),
+        port: 80,
+    }
 }
 
 fn backend(name: &str, weight: u32) -> resource::WeightedBackend {
-    let service = if name.is_empty() { String::new() } else { format!("shop/{name}") };
-    resource::WeightedBackend { service, port: 80, weight: Some(weight), filters: Vec::new() }
+    let service = if name.is_empty() {
+        String::new()
+    } else {
+        format!("shop/{name}")
+    };
+    resource::WeightedBackend {
+        service,
+        port: 80,
+        weight: Some(weight),
+        filters: Vec::new(),
+    }
 }
 
 fn matching(path: Option<path_match::Kind>) -> resource::RouteMatch {
     let path = path.map(|kind| resource::PathMatch { kind: Some(kind) });
-    resource::RouteMatch { path, ..Default::default() }
+    resource::RouteMatch {
+        path,
+        ..Default::default()
+    }
 }
 
 fn prefix(path: &str) -> resource::RouteMatch {
@@ -27,7 +44,10 @@ fn prefix(path: &str) -> resource::RouteMatch {
 fn header(name: &str, value: &str) -> resource::HeaderMatch {
     let kind = Some(string_match::Kind::Exact(value.to_owned()));
     let value = Some(resource::StringMatch { kind });
-    resource::HeaderMatch { name: name.to_owned(), value }
+    resource::HeaderMatch {
+        name: name.to_owned(),
+        value,
+    }
 }
 
 fn route(name: &str, matches: Vec<resource::RouteMatch>) -> resource::Route {
@@ -46,7 +66,12 @@ fn route(name: &str, matches: Vec<resource::RouteMatch>) -> resource::Route {
 }
 
 fn table(routes: &[resource::Route]) -> RouteTable {
-    RouteTable::new(routes.iter().map(|r| Arc::new(Route::compile(r).unwrap())).collect())
+    RouteTable::new(
+        routes
+            .iter()
+            .map(|r| Arc::new(Route::compile(r).unwrap()))
+            .collect(),
+    )
 }
 
 fn get(path: &str) -> RequestHead {
@@ -88,9 +113,18 @@ fn without_routes_the_service_itself_is_called() {
 
 #[test]
 fn a_route_of_another_port_has_no_say() {
-    let other = resource::Route { port: 8080, ..route("a", vec![prefix("/only")]) };
-    assert_eq!(by_path(&table(&[other]), "/"), Ok("cart.shop.svc.cluster.local".to_owned()));
-    let here = resource::Route { port: 80, ..route("a", vec![prefix("/only")]) };
+    let other = resource::Route {
+        port: 8080,
+        ..route("a", vec![prefix("/only")])
+    };
+    assert_eq!(
+        by_path(&table(&[other]), "/"),
+        Ok("cart.shop.svc.cluster.local".to_owned())
+    );
+    let here = resource::Route {
+        port: 80,
+        ..route("a", vec![prefix("/only")])
+    };
     assert_eq!(by_path(&table(&[here]), "/"), Err(Failure::NoRoute));
 }
 
@@ -100,8 +134,14 @@ fn exact_paths_go_before_patterns_before_longer_prefixes() {
         route("all", vec![]),
         route("short", vec![prefix("/a")]),
         route("long", vec![prefix("/a/b")]),
-        route("exact", vec![matching(Some(path_match::Kind::Exact("/a/b".into())))]),
-        route("pattern", vec![matching(Some(path_match::Kind::Regex("/a/b[0-9]".into())))]),
+        route(
+            "exact",
+            vec![matching(Some(path_match::Kind::Exact("/a/b".into())))],
+        ),
+        route(
+            "pattern",
+            vec![matching(Some(path_match::Kind::Regex("/a/b[0-9]".into())))],
+        ),
     ]);
     for (path, expected) in [
         ("/a/b", "exact"),
@@ -131,8 +171,20 @@ fn among_equal_paths_method_then_headers_then_query_decide() {
     let two = vec![header("x-a", "1"), header("x-b", "1")];
     let table = table(&[
         route("plain", vec![]),
-        route("method", vec![resource::RouteMatch { method: "GET".into(), ..Default::default() }]),
-        route("two", vec![resource::RouteMatch { headers: two, ..Default::default() }]),
+        route(
+            "method",
+            vec![resource::RouteMatch {
+                method: "GET".into(),
+                ..Default::default()
+            }],
+        ),
+        route(
+            "two",
+            vec![resource::RouteMatch {
+                headers: two,
+                ..Default::default()
+            }],
+        ),
         route(
             "one",
             vec![resource::RouteMatch {
@@ -164,7 +216,11 @@ fn an_exact_host_goes_before_wildcards_and_long_wildcards_before_short() {
         host("exact", "a.b.example"),
         host("long", "*.b.example"),
     ]);
-    for (name, expected) in [("a.b.example", "exact"), ("c.b.example", "long"), ("c.example", "short")] {
+    for (name, expected) in [
+        ("a.b.example", "exact"),
+        ("c.b.example", "long"),
+        ("c.example", "short"),
+    ] {
         assert_eq!(choose(&table, name, &get("/")).unwrap(), expected);
     }
     assert_eq!(choose(&table, "example", &get("/")), Err(Failure::NoRoute));
@@ -172,16 +228,29 @@ fn an_exact_host_goes_before_wildcards_and_long_wildcards_before_short() {
 
 #[test]
 fn the_older_route_wins_then_the_name() {
-    let aged = |name: &str, created| resource::Route { created, ..route(name, vec![]) };
-    assert_eq!(by_path(&table(&[aged("a", 9), aged("b", 3)]), "/").unwrap(), "b");
-    assert_eq!(by_path(&table(&[aged("b", 3), aged("a", 3)]), "/").unwrap(), "a");
+    let aged = |name: &str, created| resource::Route {
+        created,
+        ..route(name, vec![])
+    };
+    assert_eq!(
+        by_path(&table(&[aged("a", 9), aged("b", 3)]), "/").unwrap(),
+        "b"
+    );
+    assert_eq!(
+        by_path(&table(&[aged("b", 3), aged("a", 3)]), "/").unwrap(),
+        "a"
+    );
 }
 
 #[test]
 fn backends_are_chosen_by_weight_and_invalid_ones_fail_their_share() {
     let mut weighted = route("x", vec![]);
-    weighted.rules[0].backends =
-        vec![backend("never", 0), backend("three", 3), backend("", 1), backend("four", 4)];
+    weighted.rules[0].backends = vec![
+        backend("never", 0),
+        backend("three", 3),
+        backend("", 1),
+        backend("four", 4),
+    ];
     let table = table(&[weighted]);
     let (path, head) = (canonical::path(b"/").unwrap(), get("/"));
     let mut counts = std::collections::BTreeMap::new();
@@ -224,7 +293,10 @@ fn tls_routes_choose_by_server_name_and_tcp_routes_take_the_rest() {
     assert_eq!(chosen(&both, Some("a.example")).unwrap(), "tls");
     assert_eq!(chosen(&both, Some("b.test")).unwrap(), "tcp");
     assert_eq!(chosen(&both, None).unwrap(), "tcp");
-    assert_eq!(chosen(&table(&[tls]), Some("b.test")), Err(Failure::NoRoute));
+    assert_eq!(
+        chosen(&table(&[tls]), Some("b.test")),
+        Err(Failure::NoRoute)
+    );
     // A TCP route speaks of HTTP connections too, where no HTTP route does.
     assert_eq!(by_path(&both, "/").unwrap(), "tcp");
 }
@@ -247,7 +319,10 @@ fn a_route_that_is_not_understood_in_full_is_refused_with_the_place() {
     };
     let bad = refused(|r| r.rules[0].matches[0].headers.push(header("a b", "1")));
     assert_eq!(bad.name, "shop/r@x");
-    assert_eq!(bad.why, "rule 0: match 0: header \"a b\" is not a field name");
+    assert_eq!(
+        bad.why,
+        "rule 0: match 0: header \"a b\" is not a field name"
+    );
     refused(|r| r.kind = 0);
     refused(|r| r.kind = 99);
     refused(|r| r.port = 65_536);
@@ -258,7 +333,10 @@ fn a_route_that_is_not_understood_in_full_is_refused_with_the_place() {
     refused(|r| r.rules[0].backends[0].service = "cart".to_owned());
     refused(|r| r.rules = vec![resource::RouteRule::default(); RULES_MAX + 1]);
     refused(|r| {
-        r.rules[0].request_timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+        r.rules[0].request_timeout = Some(prost_types::Duration {
+            seconds: -1,
+            nanos: 0,
+        });
     });
     refused(|r| r.kind = resource::RouteKind::Tcp.into());
 }
@@ -271,7 +349,11 @@ fn any_match() -> impl Strategy<Value = resource::RouteMatch> {
         Just(Some(path_match::Kind::Regex("/a.*".to_owned()))),
     ];
     (path, any::<bool>(), 0..2usize).prop_map(|(path, method, headers)| resource::RouteMatch {
-        method: if method { "GET".to_owned() } else { String::new() },
+        method: if method {
+            "GET".to_owned()
+        } else {
+            String::new()
+        },
         headers: (0..headers).map(|_| header("x-a", "1")).collect(),
         ..matching(path)
     })

@@ -85,8 +85,19 @@ impl SnapshotBuilder {
     /// Takes one piece of news. What it refuses, it names; the list goes into the NACK.
     pub fn apply(&mut self, update: Update) -> Vec<Rejected> {
         match update {
-            Update::Upsert { kind, name, aliases, version, body } => {
-                let item = Item { name, aliases, version, body };
+            Update::Upsert {
+                kind,
+                name,
+                aliases,
+                version,
+                body,
+            } => {
+                let item = Item {
+                    name,
+                    aliases,
+                    version,
+                    body,
+                };
                 self.upsert(kind, item).err().into_iter().collect()
             }
             Update::Remove { kind, name } => {
@@ -140,7 +151,9 @@ impl SnapshotBuilder {
                 let gateway: resource::Gateway = decode(&item.body)?;
                 same_name(&item.name, &gateway.name)?;
                 let stats = old.map(|old| old.stats.clone()).unwrap_or_default();
-                Gateway::compile(&gateway, stats).map(Arc::new).map_err(|rejected| rejected.why)
+                Gateway::compile(&gateway, stats)
+                    .map(Arc::new)
+                    .map_err(|rejected| rejected.why)
             }),
             Kind::ClusterFreshness => self.clusters.upsert(item, |item, _| {
                 let freshness: resource::ClusterFreshness = decode(&item.body)?;
@@ -151,7 +164,9 @@ impl SnapshotBuilder {
             Kind::ExportedEndpoint => self.exports.upsert(item, |item, _| {
                 let export: resource::ExportedEndpoint = decode(&item.body)?;
                 same_name(&item.name, &format!("{:016x}", export.id))?;
-                Export::compile(&export).map(Arc::new).map_err(|rejected| rejected.why)
+                Export::compile(&export)
+                    .map(Arc::new)
+                    .map_err(|rejected| rejected.why)
             }),
             Kind::HandleKeys => self.handle_keys.upsert(item, |item, _| {
                 let keys: resource::HandleKeys = decode(&item.body)?;
@@ -165,24 +180,32 @@ impl SnapshotBuilder {
 
     /// A policy that was never understood must not be missing: it denies until it is.
     fn upsert_policy(&mut self, item: Item) -> Result<Change, Rejected> {
-        let name = item.name.clone();
+        let (name, body) = (item.name.clone(), item.body.clone());
         let result = self
             .policies
             .upsert(item, |item, _| policy(&item.name, &item.body).map(Arc::new));
         if let Err(rejected) = &result {
-            self.policies.stand_in(&name, Arc::new(Policy::refusing(&name, &rejected.why)));
+            let refusing = Policy::refusing(&name, &rejected.why);
+            self.policies.stand_in(&name, body, Arc::new(refusing));
         }
         result
     }
 
     fn upsert_service(&mut self, item: Item) -> Result<Change, Rejected> {
         let name = service_name(&item.name, &item.name)?;
+        let keys = item.aliases.clone();
         let slot = self.slots.entry(name.clone()).or_default();
         let result = slot.upsert_service(item);
         match &result {
             Ok(Change::Content | Change::Aliases) => {
                 for key in slot.keys() {
                     self.empty.services.remove(&key);
+                }
+                // A key means one service: the one that answered last.
+                for (_, other) in self.slots.iter_mut().filter(|(other, _)| **other != name) {
+                    for key in &keys {
+                        other.lose_key(key);
+                    }
                 }
                 self.index_dirty = true;
                 self.touched.insert(name);
@@ -195,7 +218,11 @@ impl SnapshotBuilder {
 
     fn upsert_child(&mut self, kind: Kind, item: Item) -> Result<Change, Rejected> {
         let name = service_name(&item.name, kind.parent(&item.name).unwrap_or(""))?;
-        let keys = if kind == Kind::Route { &mut self.empty.routes } else { &mut self.empty.endpoints };
+        let keys = if kind == Kind::Route {
+            &mut self.empty.routes
+        } else {
+            &mut self.empty.endpoints
+        };
         keys.remove(name.as_str());
         for alias in &item.aliases {
             keys.remove(alias.as_str());
@@ -204,7 +231,7 @@ impl SnapshotBuilder {
         let result = if kind == Kind::Route {
             slot.upsert_route(item)
         } else {
-            slot.upsert_endpoint(item)
+            slot.endpoints.upsert(&item)
         };
         match &result {
             Ok(Change::Content) => {
@@ -295,8 +322,13 @@ impl SnapshotBuilder {
         let Ok(key) = name.parse::<Key>() else { return };
         self.index_dirty |= note(&mut self.empty.services, name, absent);
         if let Key::Name(service) = key {
-            let Some(slot) = self.slots.get_mut(&service) else { return };
-            let aliases = slot.spec().map(|held| held.aliases.clone()).unwrap_or_default();
+            let Some(slot) = self.slots.get_mut(&service) else {
+                return;
+            };
+            let aliases = slot
+                .spec()
+                .map(|held| held.aliases.clone())
+                .unwrap_or_default();
             if slot.remove_service() {
                 for alias in aliases.iter().filter(|_| absent) {
                     note(&mut self.empty.services, alias, true);
@@ -315,15 +347,23 @@ impl SnapshotBuilder {
     /// known or unknown whether there are any.
     fn remove_child(&mut self, kind: Kind, name: &str, known: bool) {
         if let Some(parent) = kind.parent(name) {
-            let Ok(parent) = parent.parse::<ServiceName>() else { return };
-            let Some(slot) = self.slots.get_mut(&parent) else { return };
+            let Ok(parent) = parent.parse::<ServiceName>() else {
+                return;
+            };
+            let Some(slot) = self.slots.get_mut(&parent) else {
+                return;
+            };
             if slot.remove_child(kind, name, known) {
                 self.touched.insert(parent);
             }
             return;
         }
         let Ok(key) = name.parse::<Key>() else { return };
-        let keys = if kind == Kind::Route { &mut self.empty.routes } else { &mut self.empty.endpoints };
+        let keys = if kind == Kind::Route {
+            &mut self.empty.routes
+        } else {
+            &mut self.empty.endpoints
+        };
         note(keys, name, known);
         for (service, slot) in &mut self.slots {
             if slot.answers_to(name, &key) {
@@ -382,8 +422,17 @@ impl SnapshotBuilder {
             return (last.own.clone(), last.me.clone());
         }
         let own = self.workloads.values().next().cloned();
-        let locality = own.as_ref().map_or(&self.me.locality, |own| &own.locality).clone();
-        (own, Me { locality, ..self.me.clone() })
+        let locality = own
+            .as_ref()
+            .map_or(&self.me.locality, |own| &own.locality)
+            .clone();
+        (
+            own,
+            Me {
+                locality,
+                ..self.me.clone()
+            },
+        )
     }
 
     fn build_services(&mut self, last: &Snapshot, me: &Me) -> Arc<ServiceTable> {
@@ -400,12 +449,16 @@ impl SnapshotBuilder {
             }
             self.drop_left_over(&name);
         }
-        let built: Vec<Arc<Service>> =
-            self.slots.values().filter_map(|slot| slot.built().cloned()).collect();
+        let built: Vec<Arc<Service>> = self
+            .slots
+            .values()
+            .filter_map(|slot| slot.built().cloned())
+            .collect();
         let index = if std::mem::take(&mut self.index_dirty) {
-            let named = self.slots.values().filter_map(|slot| {
-                Some((slot.built()?.as_ref(), &*slot.spec()?.aliases))
-            });
+            let named = self
+                .slots
+                .values()
+                .filter_map(|slot| Some((slot.built()?.as_ref(), &*slot.spec()?.aliases)));
             let absent = self.empty.services.iter().map(|key| &**key);
             Arc::new(Index::new(&me.network, named, absent))
         } else {
@@ -417,7 +470,11 @@ impl SnapshotBuilder {
 
 /// The table anew if its resources changed, else the last one.
 fn changed<T, U>(shelf: &mut Shelf<T>, last: &Arc<U>, make: impl FnOnce(&Shelf<T>) -> U) -> Arc<U> {
-    if shelf.take_dirty() { Arc::new(make(shelf)) } else { last.clone() }
+    if shelf.take_dirty() {
+        Arc::new(make(shelf))
+    } else {
+        last.clone()
+    }
 }
 
 /// Notes that a key leads nowhere, or that this is not known. True if that is news.
@@ -429,5 +486,8 @@ fn note(keys: &mut BTreeSet<Box<str>>, key: &str, empty: bool) -> bool {
 }
 
 fn service_name(resource: &str, service: &str) -> Result<ServiceName, Rejected> {
-    service.parse().map_err(|e| Rejected { name: resource.to_owned(), why: format!("parent {e}") })
+    service.parse().map_err(|e| Rejected {
+        name: resource.to_owned(),
+        why: format!("parent {e}"),
+    })
 }

@@ -55,6 +55,10 @@ impl ClusterFreshness {
             .map(SystemTime::try_from)
             .transpose()
             .map_err(|_| "confirmed_at is out of range")?;
-        Ok(Self { state, confirmed_at, reason: freshness.reason.clone() })
+        Ok(Self {
+            state,
+            confirmed_at,
+            reason: freshness.reason.clone(),
+        })
     }
 }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bytes::Bytes;
 use isthmus_proto::resource::Protocol;
 use prost::Message;
 
@@ -32,8 +31,8 @@ pub(super) fn protocol(number: i32) -> Result<Protocol, String> {
 }
 
 /// The content of a resource.
-pub(super) fn decode<M: Message + Default>(body: &Bytes) -> Result<M, String> {
-    M::decode(&**body).map_err(|e| format!("does not decode: {e}"))
+pub(super) fn decode<M: Message + Default>(body: &[u8]) -> Result<M, String> {
+    M::decode(body).map_err(|e| format!("does not decode: {e}"))
 }
 
 /// A policy with every field understood: one that is not could narrow what it allows.
@@ -45,5 +44,20 @@ pub(super) fn policy(name: &str, body: &[u8]) -> Result<Policy, String> {
 
 /// The name on the envelope must be the one inside.
 pub(super) fn same_name(envelope: &str, inside: &str) -> Result<(), String> {
-    if envelope == inside { Ok(()) } else { Err(format!("its content is named {inside:?}")) }
+    if envelope == inside {
+        Ok(())
+    } else {
+        Err(format!("its content is named {inside:?}"))
+    }
+}
+
+/// The parent in the name must be the one inside.
+pub(super) fn same_parent(envelope: &str, inside: &str) -> Result<(), String> {
+    if envelope == inside {
+        Ok(())
+    } else {
+        Err(format!(
+            "its name says service {envelope:?}, its content {inside:?}"
+        ))
+    }
 }

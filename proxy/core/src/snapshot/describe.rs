@@ -173,17 +173,27 @@ impl Snapshot {
                 .collect(),
             gateways: self.describe_gateways(),
             clusters: self.describe_clusters(),
-            services: self.services.iter().map(|s| describe_service(s, now)).collect(),
+            services: self
+                .services
+                .iter()
+                .map(|s| describe_service(s, now))
+                .collect(),
             exports: self.exports.len(),
             handle_epochs: self.handle_keys.iter().map(|key| key.epoch()).collect(),
         };
-        Described { generation: self.generation, content }
+        Described {
+            generation: self.generation,
+            content,
+        }
     }
 
     fn describe_own(&self) -> Option<OwnView> {
         let own = self.own.as_ref()?;
         let ports = own.ports.iter().map(|(number, port)| {
-            let services = port.services.iter().map(|(name, port)| format!("{name}:{port}"));
+            let services = port
+                .services
+                .iter()
+                .map(|(name, port)| format!("{name}:{port}"));
             (*number, protocol_name(port.protocol), services.collect())
         });
         Some(OwnView {
@@ -211,7 +221,9 @@ impl Snapshot {
         views
     }
 
-    fn describe_clusters(&self) -> Vec<ClusterView> {
+    /// How fresh the news of each cluster is.
+    #[must_use]
+    pub fn describe_clusters(&self) -> Vec<ClusterView> {
         let view = |(name, cluster): (&ClusterId, &ClusterFreshness)| ClusterView {
             name: name.to_string(),
             state: cluster.state,
@@ -225,20 +237,31 @@ impl Snapshot {
 /// Describes one service.
 #[must_use]
 pub fn describe_service(service: &Service, now: Option<Ticks>) -> ServiceView {
-    let ports = service
-        .ports
+    let ports = service.ports.iter().map(|port| {
+        (
+            port.port,
+            port.name.to_string(),
+            protocol_name(port.protocol),
+        )
+    });
+    let addresses = service
+        .addresses
         .iter()
-        .map(|port| (port.port, port.name.to_string(), protocol_name(port.protocol)));
-    let addresses = service.addresses.iter().map(|(network, ip)| format!("{network}/{ip}"));
+        .map(|(network, ip)| format!("{network}/{ip}"));
     ServiceView {
         name: service.name.to_string(),
         hostnames: service.hostnames.iter().map(ToString::to_string).collect(),
         addresses: addresses.collect(),
         ports: ports.collect(),
         local_only: service.scope == Scope::Cluster,
-        routes: service.routes_known.then(|| service.routes.names().map(ToOwned::to_owned).collect()),
+        routes: service
+            .routes_known
+            .then(|| service.routes.names().map(ToOwned::to_owned).collect()),
         endpoints: service.endpoints.known().map(|set| {
-            set.endpoints().iter().map(|endpoint| describe_endpoint(endpoint, now)).collect()
+            set.endpoints()
+                .iter()
+                .map(|endpoint| describe_endpoint(endpoint, now))
+                .collect()
         }),
     }
 }

@@ -57,14 +57,21 @@ impl OwnWorkload {
     /// A part of it can't be understood.
     pub fn compile(workload: &resource::Workload) -> Result<Self, String> {
         if workload.ports.len() > PORTS_MAX {
-            return Err(format!("{} ports, at most {PORTS_MAX}", workload.ports.len()));
+            return Err(format!(
+                "{} ports, at most {PORTS_MAX}",
+                workload.ports.len()
+            ));
         }
         let mut ports = BTreeMap::new();
         for own in &workload.ports {
             let number = port(own.port)?;
             let compiled = OwnPort {
                 protocol: protocol(own.protocol)?,
-                services: own.services.iter().map(service_ref).collect::<Result<_, _>>()?,
+                services: own
+                    .services
+                    .iter()
+                    .map(service_ref)
+                    .collect::<Result<_, _>>()?,
             };
             if ports.insert(number, compiled).is_some() {
                 return Err(format!("port {number} twice"));
@@ -75,9 +82,17 @@ impl OwnWorkload {
         Ok(Self {
             name: workload.name.parse().map_err(|e| format!("{e}"))?,
             identity: workload.identity.parse().map_err(|e| format!("{e}"))?,
-            addresses: workload.addresses.iter().map(|a| address(a)).collect::<Result<_, _>>()?,
+            addresses: workload
+                .addresses
+                .iter()
+                .map(|a| address(a))
+                .collect::<Result<_, _>>()?,
             network: workload.network.parse().map_err(|e| format!("{e}"))?,
-            locality: workload.locality.as_ref().map(Locality::from).unwrap_or_default(),
+            locality: workload
+                .locality
+                .as_ref()
+                .map(Locality::from)
+                .unwrap_or_default(),
             ports,
             inbound_mode: match inbound_mode {
                 resource::InboundMode::Permissive => InboundMode::Permissive,
@@ -91,7 +106,9 @@ impl OwnWorkload {
     /// What a port of the pod speaks. Not listed: not declared.
     #[must_use]
     pub fn protocol_of(&self, port: u16) -> Protocol {
-        self.ports.get(&port).map_or(Protocol::Unspecified, |own| own.protocol)
+        self.ports
+            .get(&port)
+            .map_or(Protocol::Unspecified, |own| own.protocol)
     }
 
     /// Which port of the pod answers for a port of a service; for standard clients, which name
@@ -103,8 +120,7 @@ impl OwnWorkload {
             self.ports.iter().filter_map(move |(number, own)| {
                 let named = |(service, port): &(ServiceName, u16)| {
                     let name = service.hostname();
-                    *port == service_port
-                        && (name == host || (short && is_leading(host, name)))
+                    *port == service_port && (name == host || (short && is_leading(host, name)))
                 };
                 own.services.iter().any(named).then_some(*number)
             })
@@ -118,7 +134,10 @@ impl OwnWorkload {
 }
 
 fn is_leading(host: &str, name: &str) -> bool {
-    !host.is_empty() && name.strip_prefix(host).is_some_and(|rest| rest.starts_with('.'))
+    !host.is_empty()
+        && name
+            .strip_prefix(host)
+            .is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn service_ref(reference: &resource::ServiceRef) -> Result<(ServiceName, u16), String> {
@@ -148,9 +167,21 @@ mod tests {
             addresses: vec![bytes::Bytes::from_static(&[10, 0, 0, 1])],
             network: "east-net".into(),
             ports: vec![
-                port(8080, Protocol::Http1, &[("shop/cart.shop.svc.cluster.local", 80)]),
-                port(9090, Protocol::Grpc, &[("shop/cart.shop.svc.clusterset.local", 81)]),
-                port(9091, Protocol::Tcp, &[("shop/cart.other.svc.cluster.local", 81)]),
+                port(
+                    8080,
+                    Protocol::Http1,
+                    &[("shop/cart.shop.svc.cluster.local", 80)],
+                ),
+                port(
+                    9090,
+                    Protocol::Grpc,
+                    &[("shop/cart.shop.svc.clusterset.local", 81)],
+                ),
+                port(
+                    9091,
+                    Protocol::Tcp,
+                    &[("shop/cart.other.svc.cluster.local", 81)],
+                ),
             ],
             ..Default::default()
         }
@@ -159,10 +190,17 @@ mod tests {
     #[test]
     fn service_ports_lead_to_the_pods_ports() {
         let own = OwnWorkload::compile(&workload()).unwrap();
-        assert_eq!(own.target_port_of("cart.shop.svc.cluster.local", 80), Some(8080));
+        assert_eq!(
+            own.target_port_of("cart.shop.svc.cluster.local", 80),
+            Some(8080)
+        );
         assert_eq!(own.target_port_of("cart.shop", 80), Some(8080));
         assert_eq!(own.target_port_of("cart.shop", 81), Some(9090));
-        assert_eq!(own.target_port_of("cart", 81), None, "two ports could be meant");
+        assert_eq!(
+            own.target_port_of("cart", 81),
+            None,
+            "two ports could be meant"
+        );
         assert_eq!(own.target_port_of("car", 80), None);
         assert_eq!(own.target_port_of("cart.shop.svc.cluster.local", 82), None);
         assert_eq!(own.protocol_of(9090), Protocol::Grpc);

@@ -41,7 +41,7 @@ pub struct Saved {
     pub keys: BTreeSet<String>,
 }
 
-/// One accepted resource.
+/// One accepted resource; or a policy that never was, and that denies as long as it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its type.
@@ -50,7 +50,7 @@ pub struct Record {
     pub name: String,
     /// Keys under which it was answered.
     pub aliases: Vec<String>,
-    /// The version that was accepted.
+    /// The version that was accepted. Empty: none was.
     pub version: String,
     /// The content, encoded.
     pub body: Bytes,
@@ -97,11 +97,29 @@ pub enum InvalidFile {
 impl Saved {
     /// The news that rebuilds the tables, in the order in which it should be applied.
     pub fn updates(&self) -> impl Iterator<Item = Update> {
-        let answered = self.answered.iter().map(|kind| Update::Answered { kind: *kind });
-        let empty = self.empty.iter().map(|(kind, name)| Update::Remove { kind: *kind, name: name.clone() });
+        let answered = self
+            .answered
+            .iter()
+            .map(|kind| Update::Answered { kind: *kind });
+        let empty = self.empty.iter().map(|(kind, name)| Update::Remove {
+            kind: *kind,
+            name: name.clone(),
+        });
         let records = self.records.iter().cloned().map(|record| {
-            let Record { kind, name, aliases, version, body } = record;
-            Update::Upsert { kind, name, aliases, version, body }
+            let Record {
+                kind,
+                name,
+                aliases,
+                version,
+                body,
+            } = record;
+            Update::Upsert {
+                kind,
+                name,
+                aliases,
+                version,
+                body,
+            }
         });
         answered.chain(empty).chain(records)
     }
@@ -111,8 +129,12 @@ impl SnapshotBuilder {
     /// Everything that was accepted, to be saved. `keys`: under which services were asked for.
     #[must_use]
     pub fn export(&self, owner: &str, keys: BTreeSet<String>) -> Saved {
-        let mut saved =
-            Saved { owner: owner.to_owned(), generation: self.generation(), keys, ..Saved::default() };
+        let mut saved = Saved {
+            owner: owner.to_owned(),
+            generation: self.generation(),
+            keys,
+            ..Saved::default()
+        };
         take(&mut saved, Kind::Workload, &self.workloads);
         take(&mut saved, Kind::AccessPolicy, &self.policies);
         take(&mut saved, Kind::TrustBundle, &self.trust);
@@ -126,12 +148,19 @@ impl SnapshotBuilder {
                     kind: Kind::Service,
                     name: name.to_string(),
                     aliases: held.aliases.iter().map(ToString::to_string).collect(),
-                    version: held.version.to_string(),
+                    version: String::from_utf8_lossy(&held.version).into_owned(),
                     body: held.body.clone(),
                 });
             }
-            take_children(&mut saved, Kind::Route, name.as_str(), &slot.routes);
-            take_children(&mut saved, Kind::Endpoint, name.as_str(), &slot.endpoints);
+            take_records(&mut saved, Kind::Route, &slot.routes);
+            saved.records.extend(slot.endpoints.records());
+            // Known to be none: saved under the service's name.
+            if slot.routes.answered && slot.routes.is_empty() {
+                saved.empty.insert((Kind::Route, name.to_string()));
+            }
+            if slot.endpoints.answered && slot.endpoints.is_empty() {
+                saved.empty.insert((Kind::Endpoint, name.to_string()));
+            }
         }
         let keys = [
             (Kind::Service, &self.empty.services),
@@ -139,7 +168,9 @@ impl SnapshotBuilder {
             (Kind::Endpoint, &self.empty.endpoints),
         ];
         for (kind, keys) in keys {
-            saved.empty.extend(keys.iter().map(|key| (kind, key.to_string())));
+            saved
+                .empty
+                .extend(keys.iter().map(|key| (kind, key.to_string())));
         }
         saved
     }
@@ -147,7 +178,10 @@ impl SnapshotBuilder {
     /// Takes over what was saved. What this version refuses, it names.
     pub fn import(&mut self, saved: &Saved) -> Vec<Rejected> {
         self.continue_after(saved.generation);
-        saved.updates().flat_map(|update| self.apply(update)).collect()
+        saved
+            .updates()
+            .flat_map(|update| self.apply(update))
+            .collect()
     }
 }
 
@@ -158,22 +192,16 @@ fn take<T>(saved: &mut Saved, kind: Kind, shelf: &Shelf<T>) {
     take_records(saved, kind, shelf);
 }
 
-/// Children without any that are known to be none are saved under the service's name.
-fn take_children<T>(saved: &mut Saved, kind: Kind, service: &str, shelf: &Shelf<T>) {
-    if shelf.answered && shelf.is_empty() {
-        saved.empty.insert((kind, service.to_owned()));
-    }
-    take_records(saved, kind, shelf);
-}
-
 fn take_records<T>(saved: &mut Saved, kind: Kind, shelf: &Shelf<T>) {
-    saved.records.extend(shelf.iter().filter(|(_, held)| held.accepted).map(|(name, held)| Record {
-        kind,
-        name: name.to_owned(),
-        aliases: held.aliases.iter().map(ToString::to_string).collect(),
-        version: held.version.to_string(),
-        body: held.body.clone(),
-    }));
+    saved
+        .records
+        .extend(shelf.iter().map(|(name, held)| Record {
+            kind,
+            name: name.to_owned(),
+            aliases: held.aliases.iter().map(ToString::to_string).collect(),
+            version: String::from_utf8_lossy(&held.version).into_owned(),
+            body: held.body.clone(),
+        }));
 }
 
 const RECORD: u8 = 1;
@@ -227,7 +255,10 @@ pub fn encode(saved: &Saved) -> Vec<u8> {
 pub fn decode(file: &[u8], owner: &str) -> Result<Saved, InvalidFile> {
     let rest = file.strip_prefix(MAGIC).ok_or(InvalidFile::Foreign)?;
     let mut reader = Reader { rest };
-    let cut_off = |_| InvalidFile::Length { expected: 28, found: length(file.len()) };
+    let cut_off = |_| InvalidFile::Length {
+        expected: 28,
+        found: length(file.len()),
+    };
     let format = reader.array().map(u32::from_be_bytes).map_err(cut_off)?;
     if format != FORMAT {
         return Err(InvalidFile::Format(format));
@@ -243,10 +274,17 @@ pub fn decode(file: &[u8], owner: &str) -> Result<Saved, InvalidFile> {
     }
     let found = reader.text()?;
     if found != owner {
-        return Err(InvalidFile::Owner { expected: owner.to_owned(), found });
+        return Err(InvalidFile::Owner {
+            expected: owner.to_owned(),
+            found,
+        });
     }
     let generation = Generation(reader.array().map(u64::from_be_bytes)?);
-    let mut saved = Saved { owner: found, generation, ..Saved::default() };
+    let mut saved = Saved {
+        owner: found,
+        generation,
+        ..Saved::default()
+    };
     while !reader.rest.is_empty() {
         reader.entry(&mut saved)?;
     }
@@ -268,10 +306,10 @@ fn length(bytes: usize) -> u64 {
 }
 
 /// FNV-1a, 64 bits: against accidents, not against anybody.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| {
+        (hash ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 struct Reader<'a> {
@@ -280,12 +318,17 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn malformed(&self, why: &'static str) -> InvalidFile {
-        InvalidFile::Malformed { left: self.rest.len(), why }
+        InvalidFile::Malformed {
+            left: self.rest.len(),
+            why,
+        }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], InvalidFile> {
-        let (bytes, rest) =
-            self.rest.split_first_chunk().ok_or_else(|| self.malformed("a number is cut off"))?;
+        let (bytes, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| self.malformed("a number is cut off"))?;
         self.rest = rest;
         Ok(*bytes)
     }
@@ -297,8 +340,10 @@ impl Reader<'_> {
 
     fn bytes(&mut self) -> Result<&[u8], InvalidFile> {
         let count = self.count()?;
-        let (bytes, rest) =
-            self.rest.split_at_checked(count).ok_or_else(|| self.malformed("a text is cut off"))?;
+        let (bytes, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or_else(|| self.malformed("a text is cut off"))?;
         self.rest = rest;
         Ok(bytes)
     }
@@ -326,7 +371,13 @@ impl Reader<'_> {
                     aliases.push(self.text()?);
                 }
                 let body = Bytes::copy_from_slice(self.bytes()?);
-                saved.records.push(Record { kind, name, aliases, version, body });
+                saved.records.push(Record {
+                    kind,
+                    name,
+                    aliases,
+                    version,
+                    body,
+                });
             }
             ANSWERED => {
                 saved.answered.insert(self.kind()?);
@@ -350,7 +401,12 @@ mod tests {
 
     fn any_saved() -> impl Strategy<Value = Saved> {
         let kind = || proptest::sample::select(Kind::ALL.to_vec());
-        let record = (kind(), "\\PC{0,9}", "[a-z]{0,4}", proptest::collection::vec("[a-z]{0,4}", 0..3))
+        let record = (
+            kind(),
+            "\\PC{0,9}",
+            "[a-z]{0,4}",
+            proptest::collection::vec("[a-z]{0,4}", 0..3),
+        )
             .prop_flat_map(|(kind, name, version, aliases)| {
                 proptest::collection::vec(any::<u8>(), 0..20).prop_map(move |body| Record {
                     kind,
@@ -379,7 +435,10 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_ours_is_refused_with_the_reason() {
-        let file = encode(&Saved { owner: "a/b/c".to_owned(), ..Saved::default() });
+        let file = encode(&Saved {
+            owner: "a/b/c".to_owned(),
+            ..Saved::default()
+        });
         assert_eq!(decode(b"", "a/b/c"), Err(InvalidFile::Foreign));
         assert_eq!(decode(b"{\"json\": 1}", "a/b/c"), Err(InvalidFile::Foreign));
         let error = decode(&file, "a/b/d").unwrap_err();

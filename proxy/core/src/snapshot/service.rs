@@ -75,13 +75,18 @@ impl Service {
     /// One of its ports.
     #[must_use]
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
-        self.ports.binary_search_by_key(&number, |port| port.port).ok().and_then(|i| self.ports.get(i))
+        self.ports
+            .binary_search_by_key(&number, |port| port.port)
+            .ok()
+            .and_then(|i| self.ports.get(i))
     }
 }
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Service")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,8 +132,16 @@ impl Spec {
             .map_err(|rejected| rejected.why)?;
         Ok(Self {
             name: service.name.parse().map_err(|e| format!("{e}"))?,
-            hostnames: service.hostnames.iter().map(|h| hostname(h)).collect::<Result<_, _>>()?,
-            addresses: service.addresses.iter().map(virtual_address).collect::<Result<_, _>>()?,
+            hostnames: service
+                .hostnames
+                .iter()
+                .map(|h| hostname(h))
+                .collect::<Result<_, _>>()?,
+            addresses: service
+                .addresses
+                .iter()
+                .map(virtual_address)
+                .collect::<Result<_, _>>()?,
             ports: ports(&service.ports)?,
             traffic: Arc::new(traffic),
             scope: match service.scope() {
@@ -175,5 +188,9 @@ fn ports(ports: &[resource::ServicePort]) -> Result<Arc<[ServicePort]>, String> 
 }
 
 fn at_most(what: &str, count: usize, most: usize) -> Result<(), String> {
-    if count > most { Err(format!("{count} {what}, at most {most}")) } else { Ok(()) }
+    if count > most {
+        Err(format!("{count} {what}, at most {most}"))
+    } else {
+        Ok(())
+    }
 }

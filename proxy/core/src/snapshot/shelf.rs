@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::Rejected;
 
 /// Most keys that are remembered of one resource.
-pub const ALIASES_MAX: usize = 256;
+pub(super) const ALIASES_MAX: usize = 256;
 
 /// A resource as it came.
 pub(super) struct Item {
@@ -21,10 +22,10 @@ pub(super) struct Item {
 /// A resource as it was accepted: what is needed to use it, and to save it.
 pub(super) struct Held<T> {
     pub(super) aliases: Arc<[Box<str>]>,
-    pub(super) version: Box<str>,
+    pub(super) version: SmallVec<[u8; 16]>,
     pub(super) body: Bytes,
     pub(super) value: T,
-    /// False for what stands in for a resource that was never accepted: it is not saved.
+    /// False for what stands in for a resource that was never accepted; it has no version.
     pub(super) accepted: bool,
 }
 
@@ -41,7 +42,12 @@ pub(super) struct Shelf<T> {
 
 impl<T> Default for Shelf<T> {
     fn default() -> Self {
-        Self { held: BTreeMap::new(), aliases: Arc::default(), answered: false, dirty: false }
+        Self {
+            held: BTreeMap::new(),
+            aliases: Arc::default(),
+            answered: false,
+            dirty: false,
+        }
     }
 }
 
@@ -82,13 +88,21 @@ impl<T> Shelf<T> {
     }
 
     /// Stores what stands in for a resource that was never accepted. An accepted one stays.
-    pub(super) fn stand_in(&mut self, name: &str, value: T) {
+    pub(super) fn stand_in(&mut self, name: &str, body: Bytes, value: T) {
         if self.held.get(name).is_some_and(|held| held.accepted) {
             return;
         }
-        let (version, body) = (Box::default(), Bytes::new());
-        let held = Held { aliases: Arc::default(), version, body, value, accepted: false };
-        self.held.insert(name.into(), held);
+        let (aliases, version) = (Arc::default(), SmallVec::new());
+        self.held.insert(
+            name.into(),
+            Held {
+                aliases,
+                version,
+                body,
+                value,
+                accepted: false,
+            },
+        );
         self.dirty = true;
         self.answered = true;
     }
@@ -145,25 +159,39 @@ pub(super) fn accept<T>(
     compile: impl FnOnce(&Item, Option<&T>) -> Result<T, String>,
 ) -> Result<Change, Rejected> {
     let aliases = merged(place.as_ref().map(|held| &held.aliases), &item.aliases);
-    if let Some(held) = place.as_mut().filter(|held| held.accepted && held.body == item.body) {
-        let change = if held.aliases == aliases { Change::Nothing } else { Change::Aliases };
-        held.version = item.version.into();
+    if let Some(held) = place
+        .as_mut()
+        .filter(|held| held.accepted && held.body == item.body)
+    {
+        let change = if held.aliases == aliases {
+            Change::Nothing
+        } else {
+            Change::Aliases
+        };
+        held.version = SmallVec::from_slice(item.version.as_bytes());
         held.aliases = aliases;
         return Ok(change);
     }
-    let value = compile(&item, place.as_ref().map(|held| &held.value))
-        .map_err(|why| Rejected { name: item.name.clone(), why })?;
+    let value = compile(&item, place.as_ref().map(|held| &held.value)).map_err(|why| Rejected {
+        name: item.name.clone(),
+        why,
+    })?;
     let Item { version, body, .. } = item;
-    *place = Some(Held { aliases, version: version.into(), body, value, accepted: true });
+    *place = Some(Held {
+        aliases,
+        version: SmallVec::from_slice(version.as_bytes()),
+        body,
+        value,
+        accepted: true,
+    });
     Ok(Change::Content)
 }
 
 /// The old and the new keys: each answer names those that it is for, not all that were asked.
-fn merged(old: Option<&Arc<[Box<str>]>>, new: &[String]) -> Arc<[Box<str>]> {
-    if let Some(old) = old {
-        if new.iter().all(|alias| old.iter().any(|o| **o == **alias)) {
-            return old.clone();
-        }
+pub(super) fn merged(old: Option<&Arc<[Box<str>]>>, new: &[String]) -> Arc<[Box<str>]> {
+    let holds = |old: &[Box<str>], alias: &str| old.iter().any(|o| **o == *alias);
+    if let Some(old) = old.filter(|old| new.iter().all(|alias| holds(old, alias))) {
+        return old.clone();
     }
     let mut all: Vec<Box<str>> = old.map(|old| old.to_vec()).unwrap_or_default();
     all.extend(new.iter().map(|alias| alias.as_str().into()));

@@ -8,11 +8,12 @@ use isthmus_proto::ids::NetworkId;
 use isthmus_proto::resource;
 
 use super::Rejected;
-use super::compile::{decode, same_name};
+use super::compile::{decode, same_name, same_parent};
+use super::endpoints::Endpoints;
 use super::service::{Known, Service, Spec};
 use super::shelf::{Change, Held, Item, Shelf, accept};
 use super::update::{Key, Kind};
-use crate::balance::{Endpoint, EndpointSet, EndpointStats, Me};
+use crate::balance::{EndpointSet, Me};
 use crate::guard::ServiceGuard;
 use crate::route::{Route, RouteTable};
 
@@ -21,7 +22,7 @@ use crate::route::{Route, RouteTable};
 pub(super) struct Slot {
     spec: Option<Held<Arc<Spec>>>,
     pub(super) routes: Shelf<Arc<Route>>,
-    pub(super) endpoints: Shelf<Arc<Endpoint>>,
+    pub(super) endpoints: Endpoints,
     guard: Option<Arc<ServiceGuard>>,
     built: Option<Arc<Service>>,
     /// Has the parent been here? Then a slot without any content is a left-over.
@@ -54,20 +55,27 @@ impl Slot {
         held.aliases.iter().any(|alias| **alias == *text)
             || match key {
                 Key::Host(host) => spec.hostnames.iter().any(|own| **own == **host),
-                Key::Vip(network, ip) => {
-                    spec.addresses.iter().any(|(of, own)| of == network && own == ip)
-                }
+                Key::Vip(network, ip) => spec
+                    .addresses
+                    .iter()
+                    .any(|(of, own)| of == network && own == ip),
                 Key::Name(name) => spec.name == *name,
             }
     }
 
     /// Every key under which the service may have been asked for.
     pub(super) fn keys(&self) -> Vec<Box<str>> {
-        let Some(held) = &self.spec else { return Vec::new() };
+        let Some(held) = &self.spec else {
+            return Vec::new();
+        };
         let spec = &held.value;
         let mut keys = vec![Box::from(spec.name.as_str())];
         keys.extend(held.aliases.iter().cloned());
-        keys.extend(spec.hostnames.iter().map(|host| format!("host:{host}").into()));
+        keys.extend(
+            spec.hostnames
+                .iter()
+                .map(|host| format!("host:{host}").into()),
+        );
         let vip = |(network, ip): &(NetworkId, IpAddr)| format!("vip:{network}/{ip}").into();
         keys.extend(spec.addresses.iter().map(vip));
         keys
@@ -91,11 +99,18 @@ impl Slot {
 
     /// Takes a key off the service. True if it led here.
     pub(super) fn lose_key(&mut self, key: &str) -> bool {
-        let Some(held) = &mut self.spec else { return false };
+        let Some(held) = &mut self.spec else {
+            return false;
+        };
         if !held.aliases.iter().any(|alias| **alias == *key) {
             return false;
         }
-        held.aliases = held.aliases.iter().filter(|alias| ***alias != *key).cloned().collect();
+        held.aliases = held
+            .aliases
+            .iter()
+            .filter(|alias| ***alias != *key)
+            .cloned()
+            .collect();
         true
     }
 
@@ -108,44 +123,25 @@ impl Slot {
                 same_name(&item.name, &route.name)?;
             }
             same_parent(parent, &route.service)?;
-            Route::compile(&route).map(Arc::new).map_err(|rejected| rejected.why)
-        })
-    }
-
-    /// Stores an endpoint. Its measurements outlive the change, unless its addresses changed:
-    /// then another pod has taken over the name.
-    pub(super) fn upsert_endpoint(&mut self, item: Item) -> Result<Change, Rejected> {
-        let sibling = self.endpoints.values().next().cloned();
-        self.endpoints.upsert(item, |item, old| {
-            let endpoint: resource::Endpoint = decode(&item.body)?;
-            let (parent, short) = item.name.split_once('#').unwrap_or(("", &item.name));
-            same_name(short, &endpoint.name)?;
-            same_parent(parent, &endpoint.service)?;
-            let stats = Arc::<EndpointStats>::default();
-            let mut compiled =
-                Endpoint::compile(&endpoint, stats).map_err(|rejected| rejected.why)?;
-            if let Some(old) = old.filter(|old| old.addresses == compiled.addresses) {
-                compiled.stats = old.stats.clone();
-            }
-            if let Some(sibling) = &sibling {
-                share(&mut compiled, sibling);
-            }
-            Ok(Arc::new(compiled))
+            Route::compile(&route)
+                .map(Arc::new)
+                .map_err(|rejected| rejected.why)
         })
     }
 
     /// Takes a child away by its whole name. `known`: it is known to be gone; otherwise, when
     /// none is left, it is unknown whether there are any.
     pub(super) fn remove_child(&mut self, kind: Kind, name: &str, known: bool) -> bool {
-        fn from<T>(shelf: &mut Shelf<T>, name: &str, known: bool) -> bool {
-            let was = shelf.remove(name);
-            shelf.answered &= known || !shelf.is_empty();
-            was
-        }
         if kind == Kind::Route {
-            from(&mut self.routes, name, known)
+            let was = self.routes.remove(name);
+            self.routes.answered &= known || !self.routes.is_empty();
+            was
         } else {
-            from(&mut self.endpoints, name, known)
+            let was = self
+                .endpoints
+                .remove(name.split_once('#').map_or("", |(_, short)| short));
+            self.endpoints.answered &= known || !self.endpoints.is_empty();
+            was
         }
     }
 
@@ -211,26 +207,4 @@ pub(super) struct Empty {
     pub(super) services: BTreeSet<Box<str>>,
     pub(super) routes: BTreeSet<Box<str>>,
     pub(super) endpoints: BTreeSet<Box<str>>,
-}
-
-/// Endpoints of one service mostly share what is not their own: one allocation serves all.
-fn share(endpoint: &mut Endpoint, sibling: &Endpoint) {
-    endpoint.service = sibling.service.clone();
-    if endpoint.network == sibling.network {
-        endpoint.network = sibling.network.clone();
-    }
-    if endpoint.cluster == sibling.cluster {
-        endpoint.cluster = sibling.cluster.clone();
-    }
-    if endpoint.identity == sibling.identity {
-        endpoint.identity = sibling.identity.clone();
-    }
-}
-
-fn same_parent(envelope: &str, inside: &str) -> Result<(), String> {
-    if envelope == inside {
-        Ok(())
-    } else {
-        Err(format!("its name says service {envelope:?}, its content {inside:?}"))
-    }
 }

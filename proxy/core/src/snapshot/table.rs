@@ -62,13 +62,20 @@ impl ServiceTable {
             return missing(self.index.absent_vips.contains(&address));
         };
         let mut services = places.iter().filter_map(|place| self.services.get(*place));
-        services.find(|service| service.port(port).is_some()).map_or(Lookup::Absent, Lookup::Found)
+        services
+            .find(|service| service.port(port).is_some())
+            .map_or(Lookup::Absent, Lookup::Found)
     }
 
     /// The service that a host name means; lower case, no port, no trailing dot.
     #[must_use]
     pub fn lookup_host(&self, host: &str) -> Lookup<'_> {
-        match self.index.hosts.get(host).and_then(|place| self.services.get(*place)) {
+        match self
+            .index
+            .hosts
+            .get(host)
+            .and_then(|place| self.services.get(*place))
+        {
             Some(service) => Lookup::Found(service),
             None => missing(self.index.absent_hosts.contains(host)),
         }
@@ -77,7 +84,9 @@ impl ServiceTable {
     /// The service of this name.
     #[must_use]
     pub fn lookup_name(&self, name: &ServiceName) -> Lookup<'_> {
-        let place = self.services.binary_search_by(|service| service.name.cmp(name));
+        let place = self
+            .services
+            .binary_search_by(|service| service.name.cmp(name));
         match place.ok().and_then(|place| self.services.get(place)) {
             Some(service) => Lookup::Found(service),
             None => missing(self.index.absent_names.contains(name)),
@@ -113,12 +122,18 @@ impl ServiceTable {
 
 impl fmt::Debug for ServiceTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.services.iter().map(|s| &s.name)).finish()
+        f.debug_list()
+            .entries(self.services.iter().map(|s| &s.name))
+            .finish()
     }
 }
 
 fn missing(absent: bool) -> Lookup<'static> {
-    if absent { Lookup::Absent } else { Lookup::Unknown }
+    if absent {
+        Lookup::Absent
+    } else {
+        Lookup::Unknown
+    }
 }
 
 impl Index {

@@ -77,7 +77,9 @@ impl Kind {
     /// The last part of the type URL, for people.
     #[must_use]
     pub fn name(self) -> &'static str {
-        self.type_url().rsplit_once('.').map_or("", |(_, name)| name)
+        self.type_url()
+            .rsplit_once('.')
+            .map_or("", |(_, name)| name)
     }
 
     /// The service's part of a child's name in discovery: `service#workload` of an endpoint,
@@ -164,8 +166,12 @@ impl FromStr for Key {
             return Err(bad("not a DNS name in lower case after host:"));
         }
         if let Some(vip) = text.strip_prefix("vip:") {
-            let (network, ip) = vip.split_once('/').ok_or_else(|| bad("not vip:network/address"))?;
-            let ip = ip.parse().map_err(|_| bad("not an IP address after vip:network/"))?;
+            let (network, ip) = vip
+                .split_once('/')
+                .ok_or_else(|| bad("not vip:network/address"))?;
+            let ip = ip
+                .parse()
+                .map_err(|_| bad("not an IP address after vip:network/"))?;
             return Ok(Self::Vip(network.parse()?, ip));
         }
         text.parse().map(Self::Name)
@@ -211,17 +217,34 @@ mod tests {
 
     #[test]
     fn keys_print_as_they_are_read() {
-        for text in ["host:cart.shop", "vip:east-net/10.0.0.1", "vip:n/fd00::1", "shop/cart.shop"] {
+        for text in [
+            "host:cart.shop",
+            "vip:east-net/10.0.0.1",
+            "vip:n/fd00::1",
+            "shop/cart.shop",
+        ] {
             assert_eq!(text.parse::<Key>().unwrap().to_string(), text);
         }
-        for bad in ["", "cart", "host:", "host:A", "vip:10.0.0.1", "vip:n/x", "a/b/c", "*"] {
+        for bad in [
+            "",
+            "cart",
+            "host:",
+            "host:A",
+            "vip:10.0.0.1",
+            "vip:n/x",
+            "a/b/c",
+            "*",
+        ] {
             assert!(bad.parse::<Key>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_childs_name_holds_its_parents() {
-        assert_eq!(Kind::Endpoint.parent("shop/cart#east/shop/cart-1"), Some("shop/cart"));
+        assert_eq!(
+            Kind::Endpoint.parent("shop/cart#east/shop/cart-1"),
+            Some("shop/cart")
+        );
         assert_eq!(Kind::Route.parent("shop/r@shop/cart"), Some("shop/cart"));
         assert_eq!(Kind::Endpoint.parent("host:cart"), None);
         assert_eq!(Kind::Service.parent("shop/cart#x"), None);

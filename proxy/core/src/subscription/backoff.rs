@@ -18,7 +18,10 @@ pub(super) struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: BACKOFF_BASE, retry_at: None }
+        Self {
+            next: BACKOFF_BASE,
+            retry_at: None,
+        }
     }
 }
 
@@ -35,7 +38,11 @@ impl Backoff {
     /// Waits between half and all of the next duration: proxies that lost the same server at
     /// the same moment come back spread over time.
     pub(super) fn disconnected(&mut self, now: Instant, jitter: f64) {
-        let share = if jitter.is_finite() { 0.5 + jitter.clamp(0.0, 1.0) / 2.0 } else { 1.0 };
+        let share = if jitter.is_finite() {
+            0.5 + jitter.clamp(0.0, 1.0) / 2.0
+        } else {
+            1.0
+        };
         self.retry_at = now.checked_add(self.next.mul_f64(share));
         self.next = self.next.mul_f64(BACKOFF_FACTOR).min(BACKOFF_MAX);
     }
@@ -53,7 +60,7 @@ mod tests {
     fn waits_grow_to_a_limit_and_begin_anew_after_an_answer() {
         let mut backoff = Backoff::default();
         let now = Instant::now();
-        let mut wait = |backoff: &mut Backoff, jitter| {
+        let wait = |backoff: &mut Backoff, jitter| {
             backoff.disconnected(now, jitter);
             backoff.retry_at().unwrap() - now
         };
@@ -65,7 +72,11 @@ mod tests {
         assert_eq!(wait(&mut backoff, 1.0), BACKOFF_MAX);
         backoff.connected();
         assert_eq!(backoff.retry_at(), None);
-        assert_eq!(wait(&mut backoff, f64::NAN), BACKOFF_MAX, "it was up and never answered");
+        assert_eq!(
+            wait(&mut backoff, f64::NAN),
+            BACKOFF_MAX,
+            "it was up and never answered"
+        );
         backoff.answered();
         assert_eq!(wait(&mut backoff, 7.0), BACKOFF_BASE);
     }

@@ -1,12 +1,14 @@
 //! Which version of which resource was accepted, and under which keys?
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 /// An accepted version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    version: Box<str>,
+    version: SmallVec<[u8; 16]>,
     /// Sorted. Shared by siblings.
     aliases: Arc<[Box<str>]>,
 }
@@ -16,7 +18,10 @@ impl Entry {
         let mut aliases: Vec<Box<str>> = aliases.iter().map(|a| a.as_str().into()).collect();
         aliases.sort_unstable();
         aliases.dedup();
-        Self { version: version.into(), aliases: aliases.into() }
+        Self {
+            version: SmallVec::from_slice(version.as_bytes()),
+            aliases: aliases.into(),
+        }
     }
 
     pub(super) fn aliases(&self) -> &[Box<str>] {
@@ -36,7 +41,11 @@ impl Held {
     /// Puts a version in the place of the one before. Keys add up: an answer names those that
     /// it is for, not all under which the resource was asked for.
     pub(super) fn put(&mut self, name: &str, mut entry: Entry) {
-        if let Some(old) = self.entries.get(name).filter(|old| *old.aliases != *entry.aliases) {
+        if let Some(old) = self
+            .entries
+            .get(name)
+            .filter(|old| *old.aliases != *entry.aliases)
+        {
             let mut all = [&*old.aliases, &*entry.aliases].concat();
             all.sort_unstable();
             all.dedup();
@@ -50,19 +59,31 @@ impl Held {
         self.entries.insert(name.into(), entry);
     }
 
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
     pub(super) fn remove(&mut self, name: &str) -> bool {
         self.entries.remove(name).is_some()
     }
 
     /// The keys under which a resource was answered.
     pub(super) fn aliases(&self, name: &str) -> &[Box<str>] {
-        self.entries.get(name).map(|entry| &*entry.aliases).unwrap_or_default()
+        self.entries
+            .get(name)
+            .map(|entry| &*entry.aliases)
+            .unwrap_or_default()
     }
 
     /// Takes a key off a resource.
     pub(super) fn lose_alias(&mut self, name: &str, key: &str) {
         if let Some(entry) = self.entries.get_mut(name) {
-            entry.aliases = entry.aliases.iter().filter(|a| ***a != *key).cloned().collect();
+            entry.aliases = entry
+                .aliases
+                .iter()
+                .filter(|a| ***a != *key)
+                .cloned()
+                .collect();
         }
     }
 
@@ -80,10 +101,27 @@ impl Held {
         self.entries.keys().map(|name| &**name)
     }
 
+    /// Every name and key that something is held under.
+    pub(super) fn keys(&self) -> HashSet<&str> {
+        let aliases = self.entries.values().flat_map(|entry| entry.aliases.iter());
+        self.entries
+            .keys()
+            .chain(aliases)
+            .map(|key| &**key)
+            .collect()
+    }
+
     /// Name to version, for the wire.
     pub(super) fn versions(&self) -> HashMap<String, String> {
-        let pair = |(name, entry): (&Box<str>, &Entry)| (name.to_string(), entry.version.to_string());
-        self.entries.iter().map(pair).collect()
+        self.entries
+            .iter()
+            .map(|(name, entry)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(&entry.version).into_owned(),
+                )
+            })
+            .collect()
     }
 
     pub(super) fn clear(&mut self) {

@@ -108,7 +108,10 @@ impl Ledger {
             self.unsubscribe.insert(key.into());
         }
         let kind = self.kind;
-        let forget = |name: &str| Update::Forget { kind, name: name.to_owned() };
+        let forget = |name: &str| Update::Forget {
+            kind,
+            name: name.to_owned(),
+        };
         let mut updates = self.drop_under(key, kin, forget);
         updates.push(forget(key));
         updates
@@ -117,13 +120,19 @@ impl Ledger {
     /// The server says that a resource is gone, or that there is nothing under a key.
     pub(super) fn removed(&mut self, name: &str, kin: &Kin, updates: &mut Vec<Update>) {
         let kind = self.kind;
-        let remove = |name: &str| Update::Remove { kind, name: name.to_owned() };
+        let remove = |name: &str| Update::Remove {
+            kind,
+            name: name.to_owned(),
+        };
         if !self.held.remove(name) {
             if name == "*" {
                 self.held.clear();
             } else if kind == Kind::Service {
                 // It may still exist under other names; nobody wants to know.
-                let forget = |name: &str| Update::Forget { kind, name: name.to_owned() };
+                let forget = |name: &str| Update::Forget {
+                    kind,
+                    name: name.to_owned(),
+                };
                 updates.extend(self.drop_under(name, kin, forget));
             } else if kind.parent(name).is_none() {
                 updates.extend(self.drop_under(name, kin, remove));
@@ -141,7 +150,12 @@ impl Ledger {
                 || self.held.aliases(name).iter().any(|alias| **alias == *key)
                 || self.is_child_of(name, kin)
         };
-        let names: Vec<String> = self.held.names().filter(under).map(ToOwned::to_owned).collect();
+        let names: Vec<String> = self
+            .held
+            .names()
+            .filter(under)
+            .map(ToOwned::to_owned)
+            .collect();
         let mut updates = Vec::new();
         for name in names {
             self.held.lose_alias(&name, key);
@@ -169,18 +183,26 @@ impl Ledger {
     }
 
     /// A resource of a response. `Ok(None)`: nobody wants it any more.
-    pub(super) fn offered(
-        &self,
-        resource: Resource,
-    ) -> Result<Option<(Update, Entry)>, Rejected> {
-        let Resource { version, resource, name, aliases } = resource;
-        let refuse = |why: &str| Rejected { name: name.clone(), why: why.to_owned() };
+    pub(super) fn offered(&self, resource: Resource) -> Result<Option<(Update, Entry)>, Rejected> {
+        let Resource {
+            version,
+            resource,
+            name,
+            aliases,
+        } = resource;
+        let refuse = |why: &str| Rejected {
+            name: name.clone(),
+            why: why.to_owned(),
+        };
         if name.is_empty() {
             return Err(refuse("a resource has no name"));
         }
         let content = resource.ok_or_else(|| refuse("has no content"))?;
         if content.type_url != self.kind.type_url() {
-            return Err(refuse(&format!("its content is of type {:?}", content.type_url)));
+            return Err(refuse(&format!(
+                "its content is of type {:?}",
+                content.type_url
+            )));
         }
         let entry = Entry::new(&version, &aliases);
         // Without aliases there is no telling why it came; with them there is.
@@ -189,7 +211,24 @@ impl Ledger {
         }
         let kind = self.kind;
         let body = content.value.into();
-        Ok(Some((Update::Upsert { kind, name, aliases, version, body }, entry)))
+        Ok(Some((
+            Update::Upsert {
+                kind,
+                name,
+                aliases,
+                version,
+                body,
+            },
+            entry,
+        )))
+    }
+
+    /// A policy that was never accepted still denies. It is listed as held, in no version, so
+    /// that after a reconnect the server says whether it is gone.
+    pub(super) fn refused(&mut self, name: &str) {
+        if self.kind == Kind::AccessPolicy && !self.held.contains(name) {
+            self.held.put(name, Entry::new("", &[]));
+        }
     }
 
     pub(super) fn answered(&mut self, now: Instant) {
@@ -234,15 +273,37 @@ impl Ledger {
         } else if !self.unsubscribe.is_empty() {
             request.unsubscribe = names(&mut self.unsubscribe);
         } else if !self.subscribe.is_empty() {
-            if !self.subscribed {
-                request.initial = self.held.versions();
-            }
-            request.subscribe = names(&mut self.subscribe);
+            request.subscribe = if self.subscribed {
+                names(&mut self.subscribe)
+            } else {
+                self.resume(&mut request.initial)
+            };
             self.subscribed = true;
         } else {
             return None;
         }
         Some(request)
+    }
+
+    /// The names of a stream's first request. Held versions go along only with the keys under
+    /// which they were answered; keys that are new wait for the next request. Otherwise the
+    /// server would see that we hold what a new key means, be silent, and we would never learn
+    /// that the key means it.
+    fn resume(&mut self, initial: &mut HashMap<String, String>) -> Vec<String> {
+        let all = std::mem::take(&mut self.subscribe);
+        let mut known = self.held.keys();
+        known.extend(self.held.names().filter_map(|name| self.kind.parent(name)));
+        known.insert("*");
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) =
+            all.into_iter().partition(|name| known.contains(&**name));
+        let first = if old.is_empty() {
+            new
+        } else {
+            *initial = self.held.versions();
+            self.subscribe = new;
+            old
+        };
+        first.into_iter().map(String::from).collect()
     }
 
     pub(super) fn status(&self) -> KindStatus {

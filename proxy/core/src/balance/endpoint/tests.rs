@@ -1,3 +1,5 @@
+//! Is a sound endpoint taken, and any other refused by name?
+
 use super::*;
 use proptest::prelude::*;
 

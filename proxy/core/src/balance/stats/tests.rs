@@ -1,3 +1,5 @@
+//! Do measurements eject, forgive and warm up as they should?
+
 use super::*;
 
 const MS: u64 = 1_000_000;

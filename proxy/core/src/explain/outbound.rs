@@ -1,0 +1,396 @@
+//! Where would this call go, and which endpoints could take it?
+
+use std::net::IpAddr;
+
+use super::RequestQuestion;
+use crate::balance::{Distance, Endpoint, EndpointSet, Health, PlaceView, Ticks};
+use crate::failure::Failure;
+use crate::hop::{NextHop, next_hop};
+use crate::route::{self, BackendRef, Outcome, filter, route_http, route_l4};
+use crate::snapshot::describe::{ClusterView, EndpointView, describe_endpoint};
+use crate::snapshot::{Generation, Known, Lookup, Service, Snapshot};
+
+/// Most endpoints that are written down; the nearest come first.
+pub const ENDPOINTS_MAX: usize = 1_000;
+
+/// What would be called.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// A host name in lower case, or a virtual address.
+    pub host: String,
+    /// The service's port.
+    pub port: u16,
+    /// `None`: a connection whose content is opaque; then `server_name` may choose.
+    pub request: Option<RequestQuestion>,
+    /// What a TLS client says in its first message.
+    pub server_name: Option<String>,
+    /// The mesh domain, for the names of handles.
+    pub mesh_domain: String,
+    /// Stands for chance where weights decide.
+    pub random: u64,
+    /// The time, for what is measured.
+    pub now: Ticks,
+}
+
+/// Which service was meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// This one.
+    Service(String),
+    /// It is known that there is none.
+    Absent,
+    /// It was never asked for, or the answer has not come.
+    Unknown,
+}
+
+/// All steps, as far as they came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation {
+    /// By which snapshot.
+    pub generation: Generation,
+    /// The service that was called.
+    pub found: Found,
+    /// What the routes say.
+    pub route: Option<RouteStep>,
+    /// Each endpoint of the backend, near to far. Empty where none is known.
+    pub endpoints: Vec<EndpointStep>,
+    /// How many endpoints the backend has.
+    pub endpoints_total: usize,
+    /// The places, near to far, with their shares as of the last call.
+    pub places: Vec<PlaceView>,
+    /// How fresh the news of the endpoints' clusters is.
+    pub clusters: Vec<ClusterView>,
+    /// How the call would fail. `None`: it would be forwarded, answered, or passed through.
+    pub failure: Option<Failure>,
+    /// In one sentence.
+    pub verdict: String,
+}
+
+/// What the routes say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteStep {
+    /// The rule. `None`: no route is attached, the service itself is the backend.
+    pub rule: Option<String>,
+    /// All backends of the rule and their weights.
+    pub backends: Vec<BackendStep>,
+    /// The one that chance chose.
+    pub chosen: String,
+    /// Path and query as they are forwarded. `None`: no request.
+    pub path: Option<String>,
+    /// Host as it is forwarded.
+    pub authority: Option<String>,
+    /// The answer that the route gives itself: status and location.
+    pub redirect: Option<(u16, String)>,
+    /// Where copies go.
+    pub mirrors: Vec<String>,
+}
+
+/// A backend of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendStep {
+    /// `service:port`. `None`: the reference is invalid.
+    pub backend: Option<String>,
+    /// Relative.
+    pub weight: u32,
+}
+
+/// What there is to say of an endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointStep {
+    /// As discovery describes it, and as it was measured.
+    pub endpoint: EndpointView,
+    /// How far it is.
+    pub distance: Distance,
+    /// The port of the pod that would be called.
+    pub target_port: Option<u16>,
+    /// Can it take the call?
+    pub usable: bool,
+    /// Why it can or can't.
+    pub why: String,
+    /// The way there: addresses, or gateways, and who must answer.
+    pub next_hop: Option<String>,
+}
+
+/// Replays the decisions about an outbound call.
+#[must_use]
+pub fn explain_outbound(snapshot: &Snapshot, question: &Question) -> Explanation {
+    let mut explanation = Explanation {
+        generation: snapshot.generation,
+        found: Found::Unknown,
+        route: None,
+        endpoints: Vec::new(),
+        endpoints_total: 0,
+        places: Vec::new(),
+        clusters: Vec::new(),
+        failure: None,
+        verdict: String::new(),
+    };
+    let lookup = match question.host.parse::<IpAddr>() {
+        Ok(address) => snapshot.services.lookup_vip(address, question.port),
+        Err(_) => snapshot.services.lookup_host(&question.host),
+    };
+    match lookup {
+        Lookup::Found(service) => {
+            explanation.found = Found::Service(service.name.to_string());
+            if let Err(failure) = routed(snapshot, question, service, &mut explanation) {
+                explanation.failure = Some(failure);
+                if explanation.verdict.is_empty() {
+                    explanation.verdict = routing_verdict(failure, service);
+                }
+            }
+        }
+        Lookup::Absent => {
+            explanation.found = Found::Absent;
+            explanation.verdict =
+                "no service has this name or address; the call passes through if it may".to_owned();
+        }
+        Lookup::Unknown => {
+            explanation.verdict =
+                "the control plane has not said what this is; it is asked at the first call"
+                    .to_owned();
+        }
+    }
+    explanation
+}
+
+/// Where the routes or the request end it, without a word of their own.
+fn routing_verdict(failure: Failure, service: &Service) -> String {
+    let routes = service.routes.names().collect::<Vec<_>>().join(", ");
+    if failure == Failure::NoRoute {
+        format!(
+            "no rule matches; the routes of {} are: {routes}",
+            service.name
+        )
+    } else if failure == Failure::InvalidBackend {
+        format!("the rule that matches leads nowhere; the routes are: {routes}")
+    } else {
+        failure.to_string()
+    }
+}
+
+fn routed(
+    snapshot: &Snapshot,
+    question: &Question,
+    service: &Service,
+    explanation: &mut Explanation,
+) -> Result<(), Failure> {
+    if service.port(question.port).is_none() {
+        explanation.verdict = format!("{} has no port {}", service.name, question.port);
+        return Err(Failure::NoDestination);
+    }
+    if !service.routes_known {
+        explanation.verdict = format!("the routes of {} are not known yet", service.name);
+        return Err(Failure::EndpointsUnknown);
+    }
+    let to = BackendRef {
+        service: service.name.clone(),
+        port: question.port,
+    };
+    let (backend, step) = match &question.request {
+        Some(request) => route_request(question, request, service, &to)?,
+        None => {
+            let server_name = question.server_name.as_deref();
+            let table = Some(&*service.routes);
+            let choice = route_l4(table, &to.service, to.port, server_name, question.random)?;
+            let step = step_of(service, choice.rule.as_ref(), &choice.backend);
+            (choice.backend, step)
+        }
+    };
+    let redirect = step.redirect.clone();
+    explanation.route = Some(step);
+    if let Some((status, location)) = redirect {
+        explanation.verdict = format!("the route answers {status} with location {location}");
+        return Ok(());
+    }
+    balanced(snapshot, question, &backend, explanation)
+}
+
+fn route_request(
+    question: &Question,
+    request: &RequestQuestion,
+    service: &Service,
+    to: &BackendRef,
+) -> Result<(BackendRef, RouteStep), Failure> {
+    let (mut head, path) = request.head(&question.host)?;
+    let table = Some(&*service.routes);
+    let chosen = route_http(table, to, &question.host, &path, &head, question.random)?;
+    let mut step = step_of(service, chosen.rule.as_ref(), &chosen.backend);
+    match filter::apply_request(&chosen, &mut head, &path, to.port, question.random) {
+        Outcome::Forward(mirrors) => {
+            step.mirrors = mirrors.iter().map(|mirror| mirror.to_string()).collect();
+        }
+        Outcome::Redirect { status, location } => step.redirect = Some((status, location)),
+    }
+    step.path = Some(String::from_utf8_lossy(&head.path).into_owned());
+    step.authority = Some(String::from_utf8_lossy(&head.authority).into_owned());
+    Ok((chosen.backend, step))
+}
+
+fn step_of(service: &Service, rule: Option<&route::RuleRef>, chosen: &BackendRef) -> RouteStep {
+    let backends = rule
+        .map(|rule| service.routes.backends(rule))
+        .unwrap_or_default();
+    RouteStep {
+        rule: rule.map(ToString::to_string),
+        backends: backends
+            .into_iter()
+            .map(|(backend, weight)| BackendStep {
+                backend: backend.map(|backend| backend.to_string()),
+                weight,
+            })
+            .collect(),
+        chosen: chosen.to_string(),
+        path: None,
+        authority: None,
+        redirect: None,
+        mirrors: Vec::new(),
+    }
+}
+
+fn balanced(
+    snapshot: &Snapshot,
+    question: &Question,
+    backend: &BackendRef,
+    explanation: &mut Explanation,
+) -> Result<(), Failure> {
+    let service = match snapshot.services.lookup_name(&backend.service) {
+        Lookup::Found(service) => service,
+        Lookup::Absent => {
+            explanation.verdict = format!("backend {} does not exist", backend.service);
+            return Err(Failure::NoDestination);
+        }
+        Lookup::Unknown => {
+            explanation.verdict = format!("backend {} is not known yet", backend.service);
+            return Err(Failure::EndpointsUnknown);
+        }
+    };
+    let Known::Known(set) = &service.endpoints else {
+        explanation.verdict = format!("the endpoints of {} are not known yet", service.name);
+        return Err(Failure::EndpointsUnknown);
+    };
+    let mut steps: Vec<EndpointStep> = set
+        .endpoints()
+        .iter()
+        .map(|endpoint| endpoint_step(snapshot, question, backend, (set, endpoint)))
+        .collect();
+    steps.sort_by(|a, b| {
+        (a.distance, !a.usable, &a.endpoint.name).cmp(&(b.distance, !b.usable, &b.endpoint.name))
+    });
+    let usable = steps.iter().filter(|step| step.usable).count();
+    explanation.endpoints_total = steps.len();
+    steps.truncate(ENDPOINTS_MAX);
+    explanation.places = set.view();
+    let clusters = snapshot.describe_clusters();
+    let here = |view: &ClusterView| {
+        set.endpoints()
+            .iter()
+            .any(|e| e.cluster.as_str() == view.name)
+    };
+    explanation.clusters = clusters.into_iter().filter(here).collect();
+    let nearest = steps
+        .iter()
+        .find(|step| step.usable)
+        .map(|step| step.distance);
+    explanation.endpoints = steps;
+    match nearest {
+        Some(distance) => {
+            explanation.verdict = format!(
+                "{usable} of {} endpoints of {} can take it; the nearest are at distance {distance:?}",
+                explanation.endpoints_total, service.name
+            );
+            Ok(())
+        }
+        None if set.is_empty() => {
+            explanation.verdict = format!("{} is known to have no endpoint", service.name);
+            Err(Failure::NoEndpoint)
+        }
+        None => {
+            explanation.verdict = format!(
+                "none of the {} endpoints of {} can take it",
+                set.len(),
+                service.name
+            );
+            Err(Failure::NoHealthyEndpoint)
+        }
+    }
+}
+
+fn endpoint_step(
+    snapshot: &Snapshot,
+    question: &Question,
+    backend: &BackendRef,
+    (set, endpoint): (&EndpointSet, &Endpoint),
+) -> EndpointStep {
+    let target_port = endpoint.target_port(backend.port);
+    let (me, gateways) = (&snapshot.me, &*snapshot.gateways);
+    let hop = target_port
+        .and_then(|port| next_hop(endpoint, port, me, gateways, &question.mesh_domain).ok());
+    let excluded = if target_port.is_none() {
+        Some(format!(
+            "has no port for the service's port {}",
+            backend.port
+        ))
+    } else if endpoint.weight == 0 {
+        Some("its weight is 0".to_owned())
+    } else if endpoint.health == Health::Unhealthy {
+        Some("it is not ready".to_owned())
+    } else if hop.is_none() {
+        Some(unreachable(snapshot, endpoint))
+    } else if set.is_out(endpoint, question.now) {
+        Some("it is ejected: its calls failed".to_owned())
+    } else {
+        None
+    };
+    let ejected = endpoint.stats.is_ejected(question.now);
+    let why = excluded.clone().unwrap_or_else(|| match endpoint.health {
+        Health::Draining => "it is terminating: only if nothing healthy is left".to_owned(),
+        Health::Healthy if ejected => {
+            "ejected, but too many are: it is used all the same".to_owned()
+        }
+        Health::Healthy | Health::Unhealthy => "it is healthy".to_owned(),
+    });
+    EndpointStep {
+        endpoint: describe_endpoint(endpoint, Some(question.now)),
+        distance: me.distance(endpoint),
+        target_port,
+        usable: excluded.is_none(),
+        why,
+        next_hop: hop.as_ref().map(describe_hop),
+    }
+}
+
+fn unreachable(snapshot: &Snapshot, endpoint: &Endpoint) -> String {
+    let network = &endpoint.network;
+    if endpoint.network == snapshot.me.network {
+        return "it has no address".to_owned();
+    }
+    if endpoint.handle.is_none() || endpoint.tunnel_port.is_none() {
+        return format!("it is on network {network} and not exported to others");
+    }
+    format!(
+        "no gateway of cluster {} leads to network {network}",
+        endpoint.cluster
+    )
+}
+
+fn describe_hop(hop: &NextHop) -> String {
+    match hop {
+        NextHop::Plain { address } => format!("plain to {address}"),
+        NextHop::Tunnel {
+            address, identity, ..
+        } => {
+            format!("tunnel to {address}, who must be {identity}")
+        }
+        NextHop::ViaGateway {
+            gateways,
+            sni,
+            identity,
+        } => {
+            let names: Vec<String> = gateways.iter().map(|g| g.name.to_string()).collect();
+            format!(
+                "by gateway {} as {sni}, who must be {identity}",
+                names.join(" or ")
+            )
+        }
+    }
+}

@@ -373,8 +373,9 @@ async fn feed(
     meter: &Meter,
 ) -> Result<(), Broken> {
     if nothing {
-        // No body; or an upgrade: not a byte before the other side has switched protocols.
-        return Ok(());
+        // No body; or an upgrade: not a byte before the other side has switched protocols, but its
+        // head has to go out.
+        return sent(tx).await;
     }
     while kept.borrow().replayed < kept.borrow().bytes.len() {
         let Ok(room) = tx.ready().await else { return pending().await };
@@ -386,7 +387,7 @@ async fn feed(
     }
     if kept.borrow().ended {
         tx.finish(&Fields::default());
-        return Ok(());
+        return sent(tx).await;
     }
     loop {
         let Ok(room) = tx.ready().await else { return pending().await };
@@ -409,12 +410,17 @@ async fn feed(
                     kept.overflowed |= !trailers.is_empty();
                 }
                 tx.finish(&trailers);
-                return match tx.drained().await {
-                    Ok(()) => Ok(()),
-                    Err(_) => pending().await,
-                };
+                return sent(tx).await;
             }
         }
+    }
+}
+
+/// Waits until all of the request is on its way. An upstream that breaks tells on the other side.
+async fn sent(tx: &mut Tx) -> Result<(), Broken> {
+    match tx.drained().await {
+        Ok(()) => Ok(()),
+        Err(_) => pending().await,
     }
 }
 

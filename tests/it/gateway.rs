@@ -79,7 +79,7 @@ async fn no_backend_is_touched_without_a_valid_handle() {
     expect_closed(to, "plaintext", b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await;
     expect_closed(to, "no SNI", &hello_for("127.0.0.1").await).await;
     expect_closed(to, "upper case", &replaced(&hello, handle, &handle.to_uppercase())).await;
-    expect_closed(to, "NUL", &replaced(&hello, &handle[..1], "\0")).await;
+    expect_closed(to, "NUL", &replaced(&hello, handle, &handle.replacen(&handle[..1], "\0", 1))).await;
     expect_closed(to, "half a ClientHello", &hello[..hello.len() / 2]).await;
     expect_closed(to, "64 KiB", &[0x16, 3, 1, 0xff, 0xff].repeat(13_000)).await;
     expect_closed(to, "silence", b"").await;

@@ -166,13 +166,14 @@ impl StreamRx {
             self.credit(taken);
             return Ok(Pull::Data);
         }
-        if let Some(broken) = inner.broken {
-            return Err(broken);
-        }
+        // RFC 9113 §8.1: what has come to its end is whole, also if the stream is reset afterwards.
         if inner.ended {
             return Ok(Pull::End(inner.trailers.take().unwrap_or_default()));
         }
-        Ok(Pull::Empty)
+        match inner.broken {
+            Some(broken) => Err(broken),
+            None => Ok(Pull::Empty),
+        }
     }
 
     fn credit(&self, taken: usize) {

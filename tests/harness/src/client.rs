@@ -1,20 +1,30 @@
 //! How does an application call through its sidecar?
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
+
+/// A whole answer comes within this, also on a busy machine.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Pieces of a content that wait to be sent.
+const PIECES: usize = 4;
 
 /// What an HTTP client sends.
-pub type Content = BoxBody<Bytes, std::convert::Infallible>;
+pub type Content = BoxBody<Bytes, Infallible>;
 
 /// A whole answer.
 #[derive(Debug, Clone)]
@@ -78,6 +88,27 @@ pub struct Client {
 #[must_use]
 pub fn full(data: impl Into<Bytes>) -> Content {
     Full::new(data.into()).boxed()
+}
+
+/// Content that is sent piece by piece, as the test goes on; it ends when the sender is dropped.
+#[must_use]
+pub fn pieces() -> (mpsc::Sender<Frame<Bytes>>, Content) {
+    let (to, from) = mpsc::channel(PIECES);
+    (to, Pieces(from).boxed())
+}
+
+struct Pieces(mpsc::Receiver<Frame<Bytes>>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|frame| frame.map(Ok))
+    }
 }
 
 impl Client {
@@ -153,7 +184,8 @@ impl Client {
             None => self.http1().await?,
         };
         sender.ready().await.context("the new connection ends at once")?;
-        let reply = Reply::read(sender.send_request(request).await.context("send")?).await?;
+        let asking = async { Reply::read(sender.send_request(request).await.context("send")?).await };
+        let reply = timeout(ANSWER_LIMIT, asking).await.context("no answer in time")??;
         *kept = Some(sender);
         Ok(reply)
     }

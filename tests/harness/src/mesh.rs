@@ -410,6 +410,7 @@ impl Building<'_> {
             "application": address,
             "workers": self.plan.workers,
             "drain_seconds": self.plan.drain_seconds,
+            "access_log": std::env::var_os("ISTHMUS_LOG").map(|_| "-"),
         });
         let full = format!("{cluster}/{name}");
         self.mesh.proxies.insert(full.clone(), Proxy::new(&full, config, place.join("state")));
@@ -447,7 +448,7 @@ fn put(folder: &std::path::Path, file: &str, text: &str) {
     std::fs::rename(&fresh, folder.join(file)).expect("a folder that can be written to");
 }
 
-/// `ISTHMUS_LOG=debug` shows what everything does, with the test's thread in front.
+/// `ISTHMUS_LOG=debug` shows what everything does, with the access logs.
 fn log_if_wanted() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

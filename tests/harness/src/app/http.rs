@@ -4,6 +4,7 @@
 //!   its trailers; `x-pod`, `x-version`, `x-path` say who answered what
 //! - `/status/N`: that status · `/heads`: the request as it arrived, as text
 //! - `/ticks`: a line every 20 ms until the connection ends · `/bytes/N`: N bytes, chunked
+//! - `/whole`: reads the whole body first, then it comes back
 //! - `/early`: 200 at once, the body is read afterwards · `/reset`: the answer breaks off midway
 //! - `Upgrade: echo`: 101, then an echo
 
@@ -90,6 +91,10 @@ async fn answer(request: Request<Incoming>, one: One) -> Result<Response<Content
     } else if path == "/early" {
         tokio::spawn(request.into_body().collect());
         builder.body(full("early\n"))
+    } else if path == "/whole" {
+        let body = request.into_body().collect().await.map_err(|_| Broken)?.to_bytes();
+        one.record.content(body.len());
+        builder.body(Full::new(body).map_err(|never: Infallible| match never {}).boxed())
     } else if path == "/reset" {
         builder.body(feed(broken))
     } else {

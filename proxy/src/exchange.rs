@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -187,7 +187,8 @@ pub async fn forward(
     let kept = RefCell::new(Kept::default());
     let end = request.head.body == BodyLength::Empty && request.head.protocol.is_empty();
     loop {
-        let mut upstream = match within(deadline, plan.open(end)).await {
+        let opened = within(deadline, pin!(plan.open(end))).await;
+        let mut upstream = match opened {
             Some(Ok(upstream)) => upstream,
             Some(Err(failure)) => {
                 if kept.borrow().is_whole() && plan.failed(failure, false) {
@@ -198,8 +199,8 @@ pub async fn forward(
             None => return Err(Failure::RequestDeadline),
         };
         let asked = Asked { request, kept: &kept, deadline };
-        let idle = until_idle([&meters.sent, &meters.received], plan.idle_timeout());
-        let tried = unless(attempt(down, &mut upstream, plan, &asked, meters), idle).await;
+        let idle = pin!(until_idle([&meters.sent, &meters.received], plan.idle_timeout()));
+        let tried = unless(pin!(attempt(down, &mut upstream, plan, &asked, meters)), idle).await;
         match tried.unwrap_or(Err(Failure::IdleTimeout)) {
             Ok(Attempt::Answered { keep }) => {
                 settle(worker, upstream, keep);
@@ -260,8 +261,8 @@ async fn attempt(
     let mut head = {
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
         let first = [asked.deadline, tried].into_iter().flatten().min();
-        let heads = final_head(&mut upstream.rx, &asked.request.head.method, answer);
-        match within(first, unless(heads, feeding.as_mut())).await {
+        let heads = pin!(final_head(&mut upstream.rx, &asked.request.head.method, answer));
+        match within(first, pin!(unless(heads, feeding.as_mut()))).await {
             Some(Ok(head)) => head?,
             Some(Err(failure)) => return Err(failure),
             None if asked.deadline.is_some_and(|d| Instant::now() >= d) => {
@@ -290,8 +291,8 @@ async fn attempt(
     if empty {
         answer.tx.drained().await.map_err(Broken::downstream)?;
     } else {
-        let relaying = pump(&mut upstream.rx, &mut answer.tx, &meters.received);
-        match within(asked.deadline, unless(relaying, feeding.as_mut())).await {
+        let relaying = pin!(pump(&mut upstream.rx, &mut answer.tx, &meters.received));
+        match within(asked.deadline, pin!(unless(relaying, feeding.as_mut()))).await {
             Some(Ok(Ok(_))) => {}
             Some(Ok(Err(Side::Source(broken)))) => {
                 answer.code = Some(broken.code());
@@ -443,7 +444,7 @@ fn settle(worker: &Worker, upstream: Upstream, keep: bool) {
     }
 }
 
-async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+async fn within<W: Future>(deadline: Option<Instant>, work: Pin<&mut W>) -> Option<W::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, work).await.ok(),
         None => Some(work.await),

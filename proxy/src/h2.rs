@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -287,8 +288,8 @@ impl Session {
                 Ok(Progress::More) => {}
                 Ok(Progress::Blocked) => {
                     // A peer that never closes must not keep a closed session alive.
-                    let readable = relay::unless(self.transport.readable(), self.unread.wait());
-                    if !matches!(readable.await, Ok(Ok(()))) {
+                    let (readable, unread) = (pin!(self.transport.readable()), pin!(self.unread.wait()));
+                    if !matches!(relay::unless(readable, unread).await, Ok(Ok(()))) {
                         break;
                     }
                 }
@@ -412,11 +413,12 @@ impl Session {
             // Every task that is ready adds its frames before one write takes them all.
             tokio::task::yield_now().await;
             // A peer that does not read gets no longer than this for the last words.
-            let last_words = async {
+            let last_words = pin!(async {
                 self.closing.wait().await;
                 sleep(CLOSE_TIMEOUT).await;
-            };
-            if !matches!(relay::unless(self.write_out(), last_words).await, Ok(Ok(()))) {
+            });
+            let writing = pin!(self.write_out());
+            if !matches!(relay::unless(writing, last_words).await, Ok(Ok(()))) {
                 break;
             }
             if self.closed.get() {

@@ -1,6 +1,7 @@
 //! How does a connection of a peer reach this workload?
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -145,8 +146,12 @@ impl Inbound {
                 let live = self.live(port, None);
                 let _registered = self.worker.connections.register(&live);
                 self.worker.recorder.count_live(&event, &meters.sent, &meters.received);
-                let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), TCP_IDLE);
-                match unless(relaying, live.cut.wait()).await {
+                let bytes = (&meters.sent, &meters.received);
+                let relayed = {
+                    let relaying = pin!(duplex(&mut left, &mut right, bytes, TCP_IDLE));
+                    unless(relaying, pin!(live.cut.wait())).await
+                };
+                match relayed {
                     Ok(ended) => ended_as(ended),
                     Err(()) => {
                         left.tx.reset(ErrorCode::Cancel);
@@ -214,8 +219,8 @@ impl Inbound {
         let live = self.live(port, Some(Rc::clone(&request)));
         let _registered = self.worker.connections.register(&live);
         let mut plan = ToApplication { worker: &self.worker, permit, hop, head: &request.head, again: false };
-        let forwarding = forward(&self.worker, down, &request, &mut plan, meters);
-        match unless(forwarding, live.cut.wait()).await {
+        let forwarding = pin!(forward(&self.worker, down, &request, &mut plan, meters));
+        match unless(forwarding, pin!(live.cut.wait())).await {
             Ok(Ok(Done::Answered)) => Ok(None),
             Ok(Ok(Done::Upgraded(upstream))) => Ok(Some(upstream)),
             Ok(Err(failure)) => Err(Failed::new(failure, format!("the application on port {port}"))),
@@ -277,7 +282,8 @@ impl Side for Inbound {
         let result = self.exchange(&snapshot, head, &mut down, (&mut event, &meters)).await;
         let result = match result {
             Ok(Some(upstream)) => {
-                let ended = upgrade::relay(down, upstream, &meters, TCP_IDLE).await;
+                let relaying = upgrade::relay(down, upstream, &meters, TCP_IDLE);
+                let ended = Box::pin(relaying).await;
                 event.status = 101;
                 finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
                 return None;

@@ -190,21 +190,19 @@ pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
 }
 
 /// Runs `work`, but no longer than `watch` stays pending: `Err` if `watch` was first.
-pub async fn unless<W: Future, T: Future>(work: W, watch: T) -> Result<W::Output, T::Output> {
-    let mut work = pin!(work);
-    let mut watch = pin!(watch);
-    poll_fn(|cx| poll_both(work.as_mut(), watch.as_mut(), cx)).await
-}
-
-fn poll_both<W: Future, T: Future>(
-    work: Pin<&mut W>,
-    watch: Pin<&mut T>,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<Result<W::Output, T::Output>> {
-    // The watch first: in an exchange it is what feeds the request, and is to be as far as it can
-    // be when the answer is looked at.
-    if let Poll::Ready(seen) = watch.poll(cx) {
-        return Poll::Ready(Err(seen));
-    }
-    work.poll(cx).map(Ok)
+///
+/// Both are pinned by the caller: an async function keeps a future that it is given twice, as its
+/// argument and as its own, and these stand in each other.
+pub fn unless<W: Future, T: Future>(
+    mut work: Pin<&mut W>,
+    mut watch: Pin<&mut T>,
+) -> impl Future<Output = Result<W::Output, T::Output>> {
+    poll_fn(move |cx| {
+        // The watch first: in an exchange it is what feeds the request, and is to be as far as it
+        // can be when the answer is looked at.
+        if let Poll::Ready(seen) = watch.as_mut().poll(cx) {
+            return Poll::Ready(Err(seen));
+        }
+        work.as_mut().poll(cx).map(Ok)
+    })
 }

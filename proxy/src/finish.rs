@@ -55,7 +55,7 @@ pub async fn finish(
             let id = worker.recorder.reason_id();
             // What the client has not sent yet would be taken for the next request.
             answer.keep_alive &= is_read(&down.rx);
-            reply::failure(answer, failure, &id, &event.detail, grpc).await;
+            Box::pin(reply::failure(answer, failure, &id, &event.detail, grpc)).await;
             reason = Some(id);
         }
     }

@@ -300,7 +300,8 @@ impl Side for Outbound {
         let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
         let result = match result {
             Ok(Some(upstream)) => {
-                let ended = upgrade::relay(down, upstream, &meters, self.service.traffic.timeouts.idle_tcp).await;
+                let relaying = upgrade::relay(down, upstream, &meters, self.service.traffic.timeouts.idle_tcp);
+                let ended = Box::pin(relaying).await;
                 event.status = 101;
                 finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
                 return None;

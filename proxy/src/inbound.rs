@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_proto::resource::Protocol;
@@ -42,6 +43,8 @@ pub struct Inbound {
     worker: Rc<Worker>,
     /// Who it is. None: plaintext, where the workload permits it.
     peer: Option<PeerIdentity>,
+    /// Its cluster.
+    source_cluster: Option<Arc<str>>,
     source: SocketAddr,
     /// The port that a captured connection wanted.
     port: Option<u16>,
@@ -53,7 +56,8 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
     let Some(identified) = identify(&worker, conn).await else { return };
     let session = Session::start(identified.transport, Role::Server, tunnel::settings());
     worker.connections.believe(&session, identified.chain);
-    let side = Inbound { worker, peer: Some(identified.peer), source, port: None };
+    let source_cluster = Some(Arc::from(identified.peer.id.trust_domain().cluster()));
+    let side = Inbound { worker, peer: Some(identified.peer), source_cluster, source, port: None };
     serve_h2(Rc::new(side), session).await;
 }
 
@@ -66,7 +70,7 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     let snapshot = worker.snapshot();
     let permissive = snapshot.own.as_ref().is_some_and(|own| own.inbound_mode == InboundMode::Permissive);
     let source = conn.peer;
-    let side = Inbound { worker, peer: None, source, port: Some(original.port()) };
+    let side = Inbound { worker, peer: None, source_cluster: None, source, port: Some(original.port()) };
     if !permissive {
         return side.refuse_plaintext(&conn.io, original.port());
     }
@@ -98,11 +102,11 @@ impl Inbound {
         let mut event = Event::new(Direction::Inbound, protocol, generation);
         let config = &self.worker.shared.config;
         if let Some(peer) = &self.peer {
-            event.source_cluster = peer.id.trust_domain().cluster().to_owned();
+            event.source_cluster.clone_from(&self.source_cluster);
             event.peer = Some(peer.id.clone());
         }
-        event.destination_cluster = config.cluster.to_string();
-        event.endpoint = config.workload.to_string();
+        event.destination_cluster = Some(config.cluster.shared());
+        event.endpoint = Some(config.workload.shared());
         event.hop = "application";
         event
     }
@@ -201,7 +205,7 @@ impl Inbound {
     ) -> Result<Option<Upstream>, Failed> {
         let asked = Asked::read(&head, self.peer.is_some());
         let mut request = canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((request.head.method.as_str().to_owned(), request.path.as_str().to_owned()));
+        event.request = Some((request.head.method.clone(), request.path.as_str().to_owned()));
         let port = self.target_port(snapshot, &asked, &request)?;
         event.service = service_of(snapshot, port);
         let facts = self.facts(port);
@@ -376,15 +380,15 @@ impl Plan for ToApplication<'_> {
 }
 
 fn note(event: &mut Event, permit: &Permit) {
-    event.policy = permit.rule.as_ref().map(ToString::to_string).unwrap_or_default();
+    event.policy = permit.rule.clone();
     event.audit = permit.audit.to_vec();
 }
 
 /// The service that leads to a port of ours: for the metrics, from configuration.
-fn service_of(snapshot: &Snapshot, port: u16) -> String {
+fn service_of(snapshot: &Snapshot, port: u16) -> Option<Arc<str>> {
     let own = snapshot.own.as_ref();
     let first = own.and_then(|own| own.ports.get(&port)).and_then(|p| p.services.first());
-    first.map(|(name, _)| name.to_string()).unwrap_or_default()
+    first.map(|(name, _)| name.shared())
 }
 
 /// Ends a stream that was not accepted: a status where it has heads, a reset where not.

@@ -142,7 +142,8 @@ impl Outbound {
     async fn serve(self: Rc<Self>, conn: Accepted) {
         let declared = self.service.port(self.port).map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
-            Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
+            // Each way gets the memory that it needs itself: a relay of bytes needs half of it.
+            Protocol::Tcp | Protocol::Tls => Box::pin(self.relay(conn, Vec::new(), None)).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
             Protocol::Http2 | Protocol::Grpc => serve_h2_plain(self, conn.io, Vec::new()).await,
             Protocol::Http1 => {
@@ -151,11 +152,11 @@ impl Outbound {
                     Detected::Http2 => serve_h2_plain(self, conn.io, first).await,
                     // Not HTTP at all is for the codec to refuse.
                     Detected::Http1 | Detected::Tls | Detected::Opaque => {
-                        serve_h1(self, conn.io, first).await;
+                        Box::pin(serve_h1(self, conn.io, first)).await;
                     }
                 }
             }
-            Protocol::Unspecified => self.race(conn).await,
+            Protocol::Unspecified => Box::pin(self.race(conn)).await,
         }
     }
 

@@ -269,7 +269,11 @@ fn every_file_says_which_question_it_answers() {
 fn nothing_is_left_to_do() {
     // Put together here, so that this file does not find itself.
     let stub = ["Not written", "yet"].join(" ");
-    let banned = [format!("{}!(", "todo"), format!("{}!(", "unimplemented"), stub];
+    let banned = [
+        format!("{}!(", "todo"),
+        format!("{}!(", "unimplemented"),
+        stub,
+    ];
     let mut bad = Vec::new();
     for (file, text) in sources() {
         for (at, line) in text.lines().enumerate() {

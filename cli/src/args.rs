@@ -194,9 +194,9 @@ pub(crate) struct StatusOptions {
         isthmus why east/shop/web-1 cart.shop:80 --path /admin --method POST\n  \
         isthmus why west/shop/reviews-1:2a         the id in x-mesh-reason of a refusal")]
 pub(crate) struct WhyOptions {
-    /// The calling pod ([cluster/][namespace/]pod), or a reason id (cluster/namespace/pod:hex).
+    /// The calling pod (`[cluster/][namespace/]pod`), or a reason id (cluster/namespace/pod:hex).
     pub(crate) client_or_reason: String,
-    /// The service called: host[:port]. Without it, the first argument is a reason id.
+    /// The service called: `host[:port]`. Without it, the first argument is a reason id.
     pub(crate) service: Option<String>,
     /// Path of the request.
     #[arg(long, default_value = "/")]

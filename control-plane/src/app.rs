@@ -28,7 +28,7 @@ use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
 use crate::clients::Clients;
 use crate::config::Config;
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, UNREAD_MAX};
 use crate::hub::{CHANGES_MAX, Hub};
 use crate::identity::Identity;
 use crate::keys::handle_keys;
@@ -212,7 +212,7 @@ impl Parts {
         });
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
         let clients = Arc::clone(&self.clients);
-        let discovery = Discovery::new(hub, clients, metrics, stopped.clone());
+        let discovery = Discovery::new(hub, clients, metrics, stopped.clone(), UNREAD_MAX);
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
         let authorities = Arc::clone(&self.authorities);
         let identity = Identity::new(hub, authorities, Arc::clone(&self.reviewer), metrics);

@@ -23,8 +23,8 @@ use crate::trust::Peer;
 
 /// Responses that wait for the client: each has at most 1 MiB.
 const QUEUE: usize = 1;
-/// A client that takes nothing for this long is cut.
-const UNREAD_MAX: Duration = Duration::from_secs(60);
+/// A client that takes nothing for this long is cut (SECURITY F39).
+pub const UNREAD_MAX: Duration = Duration::from_secs(60);
 /// A client says who it is within this time.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of a stream: so many at once ...
@@ -47,22 +47,26 @@ struct Shared {
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
+    unread_max: Duration,
 }
 
 impl Discovery {
-    /// The service over these; its streams end when `stop` becomes true.
+    /// The service over these; its streams end when `stop` becomes true, and when their client
+    /// takes nothing for `unread_max`.
     #[must_use]
     pub fn new(
         hub: Arc<Hub>,
         clients: Arc<Clients>,
         metrics: Arc<Metrics>,
         stop: watch::Receiver<bool>,
+        unread_max: Duration,
     ) -> Self {
         let shared = Arc::new(Shared {
             hub,
             clients,
             metrics,
             stop,
+            unread_max,
         });
         Self {
             shared,
@@ -130,6 +134,7 @@ impl Stream {
     async fn run(mut self) {
         let cut = Arc::clone(&self.connection.cut);
         let (metrics, responses) = (Arc::clone(&self.shared.metrics), self.responses.clone());
+        let unread_max = self.shared.unread_max;
         let (identity, remote) = (self.peer.id.clone(), self.connection.remote);
         let end = match self.open().await {
             Ok((session, place)) => {
@@ -145,7 +150,7 @@ impl Stream {
                 metrics.count(Metric::SessionsEnded, reason);
                 tracing::info!(%identity, %remote, reason, why = status.message(), "stream ended");
                 // Cut-safe: who takes nothing is not waited for any longer than others.
-                if timeout(UNREAD_MAX, responses.send(Err(status)))
+                if timeout(unread_max, responses.send(Err(status)))
                     .await
                     .is_err()
                 {
@@ -196,9 +201,8 @@ impl Stream {
         tokio::pin!(expiry);
         let responses = self.responses.clone();
         let mut pace = Pace::new();
-        // Is there perhaps something to say, and since when is there no room to say it?
-        let (mut due, mut blocked) = (true, None);
-        let mut room = None;
+        // Is there perhaps something to say; room for it; since when is there none?
+        let (mut due, mut room, mut blocked) = (true, None, Instant::now());
         loop {
             if due && let Some(permit) = room.take() {
                 match self.shared.hub.read(|world| session.poll(world)) {
@@ -206,8 +210,7 @@ impl Stream {
                         self.count(&response);
                         mpsc::Permit::send(permit, Ok(response));
                         place.update(&session);
-                        blocked = None;
-                        continue;
+                        blocked = Instant::now();
                     }
                     None => {
                         due = false;
@@ -215,13 +218,8 @@ impl Stream {
                     }
                 }
             }
-            if due {
-                blocked.get_or_insert_with(|| Instant::now() + UNREAD_MAX);
-            } else {
-                blocked = None;
-            }
-            let wait = due && room.is_none();
-            let unread = blocked.unwrap_or_else(Instant::now);
+            let wait = room.is_none();
+            let unread = blocked + self.shared.unread_max;
             tokio::select! {
                 // All are cancel-safe: messages, permits and what is dirty stay where they are.
                 request = self.requests.message(), if pace.allows() => match request {
@@ -327,3 +325,6 @@ impl Pace {
         self.tokens = self.tokens.saturating_sub(1);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -328,8 +328,8 @@ fn documents_keep_their_line_numbers_whatever_is_between() {
 
 #[test]
 fn no_bytes_of_a_manifest_panic() {
-    // Every prefix of a good file, and every file with one byte changed.
-    for at in (0..SHOP.len()).step_by(3) {
+    // Prefixes of a good file, and the file with one byte changed.
+    for at in (0..SHOP.len()).step_by(13) {
         let _ = read(&SHOP[..at]);
         let mut bytes = SHOP.as_bytes().to_vec();
         bytes[at] = b':';

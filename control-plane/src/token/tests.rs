@@ -204,10 +204,13 @@ fn a_minted_token_is_reviewed_with_the_key_in_the_state_folder() {
     assert_eq!(unknown, Refused::UnknownCluster("north".to_owned()));
 }
 
+/// One for all cases: making keys writes files.
+static FIXTURE: std::sync::LazyLock<Fixture> = std::sync::LazyLock::new(fixture);
+
 proptest! {
     #[test]
     fn one_changed_byte_is_refused(at: prop::sample::Index, by in 1..128u8) {
-        let f = fixture();
+        let f = &FIXTURE;
         let mut token = sign(&f.key, &f.claims()).into_bytes();
         let at = at.index(token.len());
         token[at] = (token[at] ^ by) & 0x7f;
@@ -217,7 +220,6 @@ proptest! {
 
     #[test]
     fn no_text_panics(token in "\\PC{0,80}") {
-        let f = fixture();
-        let _ = f.verify(&token);
+        let _ = FIXTURE.verify(&token);
     }
 }

@@ -19,7 +19,11 @@ const RESERVED: &str = "reserved";
 #[must_use]
 pub fn lines(set: &FileDescriptorSet) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
-    for file in set.file.iter().filter(|file| !file.package().starts_with("google.")) {
+    for file in set
+        .file
+        .iter()
+        .filter(|file| !file.package().starts_with("google."))
+    {
         for message in &file.message_type {
             of_message(file.package(), message, &mut lines);
         }
@@ -36,7 +40,12 @@ pub fn lines(set: &FileDescriptorSet) -> BTreeSet<String> {
 fn of_message(scope: &str, message: &DescriptorProto, lines: &mut BTreeSet<String>) {
     let scope = format!("{scope}.{}", message.name());
     for field in &message.field {
-        lines.insert(format!("{scope} {} {}: {}", field.number(), field.name(), kind(message, field)));
+        lines.insert(format!(
+            "{scope} {} {}: {}",
+            field.number(),
+            field.name(),
+            kind(message, field)
+        ));
     }
     for range in &message.reserved_range {
         // The end is exclusive here, and inclusive in enums.
@@ -66,8 +75,13 @@ fn kind(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
         .and_then(|at| message.oneof_decl.get(usize::try_from(at).ok()?))
         .map_or_else(String::new, |oneof| format!(" in {}", oneof.name()));
     let kind = match field.r#type() {
-        Type::Message | Type::Enum | Type::Group => field.type_name().trim_start_matches('.').to_owned(),
-        scalar => scalar.as_str_name().trim_start_matches("TYPE_").to_ascii_lowercase(),
+        Type::Message | Type::Enum | Type::Group => {
+            field.type_name().trim_start_matches('.').to_owned()
+        }
+        scalar => scalar
+            .as_str_name()
+            .trim_start_matches("TYPE_")
+            .to_ascii_lowercase(),
     };
     format!("{label} {kind}{oneof}")
 }
@@ -129,12 +143,17 @@ pub fn unaccepted(golden: &BTreeSet<String>, now: &BTreeSet<String>) -> Vec<Stri
 /// The accepted lines in a file's text.
 #[must_use]
 pub fn read(text: &str) -> BTreeSet<String> {
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(ToOwned::to_owned).collect()
 }
 
 /// `package.Message 5`; for a method, the method's name in place of the number.
 fn number_of(line: &str) -> &str {
-    let end = line.char_indices().filter(|(_, c)| matches!(c, ' ' | '(')).nth(1);
+    let end = line
+        .char_indices()
+        .filter(|(_, c)| matches!(c, ' ' | '('))
+        .nth(1);
     end.and_then(|(at, _)| line.get(..at)).unwrap_or(line)
 }

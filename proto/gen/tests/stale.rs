@@ -14,9 +14,16 @@ fn generated_code_is_up_to_date() {
     isthmus_proto_gen::write(&root, &fresh).unwrap();
     let (now, kept) = (files(&fresh), files(&root.join("src/gen")));
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&now), names(&kept), "proto/src/gen has other files: run `cargo gen`");
+    assert_eq!(
+        names(&now),
+        names(&kept),
+        "proto/src/gen has other files: run `cargo gen`"
+    );
     for (name, bytes) in &now {
-        assert!(kept.get(name) == Some(bytes), "proto/src/gen/{name} is stale: run `cargo gen`");
+        assert!(
+            kept.get(name) == Some(bytes),
+            "proto/src/gen/{name} is stale: run `cargo gen`"
+        );
     }
 }
 
@@ -25,7 +32,11 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     entries
         .map(|entry| {
             let path = entry.expect("an entry of the folder").path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             (name, fs::read(&path).expect("a generated file"))
         })
         .collect()

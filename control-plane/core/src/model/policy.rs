@@ -7,7 +7,7 @@ use crate::model::{Labels, Reach};
 /// Who may call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccessPolicy {
-    /// To whom it applies. Mesh and Cluster are heard only from [`SYSTEM_NAMESPACE`] (or from an
+    /// To whom it applies. Mesh and Cluster are heard only from [`super::SYSTEM_NAMESPACE`] (or from an
     /// object without namespace); elsewhere the policy is invalid in its own namespace. If the
     /// target could not be read: Namespace.
     pub target: PolicyTarget,

@@ -1,3 +1,5 @@
+//! Does the explanation tell the same verdict as the decision?
+
 use super::*;
 use crate::authorize::{ConnFacts, authorize};
 use crate::balance::{Distance, EndpointId, Rng, Ticks, pick};

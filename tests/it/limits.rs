@@ -132,6 +132,7 @@ async fn connections_that_are_broken_off_leave_nothing_open() {
         let mut io = web.port("echo", 81).tcp().await.unwrap();
         io.write_all(b"x").await.unwrap();
         let _ = io.read(&mut [0; 1]).await.unwrap();
+        assert!(mesh.proxy("east/web-1").metric("open_connections", &[]).await >= 1.0);
         drop(io);
         let mut half = web.port("echo", 83).tcp().await.unwrap();
         half.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();

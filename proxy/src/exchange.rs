@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -187,7 +187,11 @@ pub async fn forward(
     let kept = RefCell::new(Kept::default());
     let end = request.head.body == BodyLength::Empty && request.head.protocol.is_empty();
     loop {
-        let mut upstream = match within(deadline, plan.open(end)).await {
+        let opened = {
+            let opening = pin!(plan.open(end));
+            within(deadline, opening).await
+        };
+        let mut upstream = match opened {
             Some(Ok(upstream)) => upstream,
             Some(Err(failure)) => {
                 if kept.borrow().is_whole() && plan.failed(failure, false) {
@@ -198,8 +202,11 @@ pub async fn forward(
             None => return Err(Failure::RequestDeadline),
         };
         let asked = Asked { request, kept: &kept, deadline };
-        let idle = until_idle([&meters.sent, &meters.received], plan.idle_timeout());
-        let tried = unless(attempt(down, &mut upstream, plan, &asked, meters), idle).await;
+        let tried = {
+            let idle = pin!(until_idle([&meters.sent, &meters.received], plan.idle_timeout()));
+            let trying = pin!(attempt(down, &mut upstream, plan, &asked, meters));
+            unless(trying, idle).await
+        };
         match tried.unwrap_or(Err(Failure::IdleTimeout)) {
             Ok(Attempt::Answered { keep }) => {
                 settle(worker, upstream, keep);
@@ -261,7 +268,8 @@ async fn attempt(
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
         let first = [asked.deadline, tried].into_iter().flatten().min();
         let heads = final_head(&mut upstream.rx, &asked.request.head.method, answer);
-        match within(first, unless(heads, feeding.as_mut())).await {
+        let heads = pin!(heads);
+        match within(first, pin!(unless(heads, feeding.as_mut()))).await {
             Some(Ok(head)) => head?,
             Some(Err(failure)) => return Err(failure),
             None if asked.deadline.is_some_and(|d| Instant::now() >= d) => {
@@ -291,7 +299,8 @@ async fn attempt(
         answer.tx.drained().await.map_err(Broken::downstream)?;
     } else {
         let relaying = pump(&mut upstream.rx, &mut answer.tx, &meters.received);
-        match within(asked.deadline, unless(relaying, feeding.as_mut())).await {
+        let relaying = pin!(relaying);
+        match within(asked.deadline, pin!(unless(relaying, feeding.as_mut()))).await {
             Some(Ok(Ok(_))) => {}
             Some(Ok(Err(Side::Source(broken)))) => {
                 answer.code = Some(broken.code());
@@ -443,7 +452,7 @@ fn settle(worker: &Worker, upstream: Upstream, keep: bool) {
     }
 }
 
-async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+async fn within<F: Future>(deadline: Option<Instant>, work: Pin<&mut F>) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, work).await.ok(),
         None => Some(work.await),

@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -287,8 +288,9 @@ impl Session {
                 Ok(Progress::More) => {}
                 Ok(Progress::Blocked) => {
                     // A peer that never closes must not keep a closed session alive.
-                    let readable = relay::unless(self.transport.readable(), self.unread.wait());
-                    if !matches!(readable.await, Ok(Ok(()))) {
+                    let readable = pin!(self.transport.readable());
+                    let over = pin!(self.unread.wait());
+                    if !matches!(relay::unless(readable, over).await, Ok(Ok(()))) {
                         break;
                     }
                 }
@@ -416,7 +418,8 @@ impl Session {
                 self.closing.wait().await;
                 sleep(CLOSE_TIMEOUT).await;
             };
-            if !matches!(relay::unless(self.write_out(), last_words).await, Ok(Ok(()))) {
+            let writing = pin!(self.write_out());
+            if !matches!(relay::unless(writing, pin!(last_words)).await, Ok(Ok(()))) {
                 break;
             }
             if self.closed.get() {

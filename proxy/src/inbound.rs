@@ -1,6 +1,7 @@
 //! How does a connection of a peer reach this workload?
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,7 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     }
     let Some((first, kind)) = detect(&conn.io).await else { return };
     match kind {
-        Detected::Http1 => serve_h1(side, conn.io, first).await,
+        Detected::Http1 => Box::pin(serve_h1(side, conn.io, first)).await,
         Detected::Http2 => serve_h2_plain(side, conn.io, first).await,
         Detected::Tls | Detected::Opaque => side.captured_bytes(conn, first).await,
     }
@@ -145,8 +146,12 @@ impl Inbound {
                 let live = self.live(port, None);
                 let _registered = self.worker.connections.register(&live);
                 self.worker.recorder.count_live(&event, &meters.sent, &meters.received);
-                let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), TCP_IDLE);
-                match unless(relaying, live.cut.wait()).await {
+                let relayed = {
+                    let both = (&meters.sent, &meters.received);
+                    let relaying = pin!(duplex(&mut left, &mut right, both, TCP_IDLE));
+                    unless(relaying, pin!(live.cut.wait())).await
+                };
+                match relayed {
                     Ok(ended) => ended_as(ended),
                     Err(()) => {
                         left.tx.reset(ErrorCode::Cancel);
@@ -215,7 +220,8 @@ impl Inbound {
         let _registered = self.worker.connections.register(&live);
         let mut plan = ToApplication { worker: &self.worker, permit, hop, head: &request.head, again: false };
         let forwarding = forward(&self.worker, down, &request, &mut plan, meters);
-        match unless(forwarding, live.cut.wait()).await {
+        let forwarding = pin!(forwarding);
+        match unless(forwarding, pin!(live.cut.wait())).await {
             Ok(Ok(Done::Answered)) => Ok(None),
             Ok(Ok(Done::Upgraded(upstream))) => Ok(Some(upstream)),
             Ok(Err(failure)) => Err(Failed::new(failure, format!("the application on port {port}"))),

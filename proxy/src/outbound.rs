@@ -138,11 +138,13 @@ fn event(worker: &Worker, protocol: &'static str) -> Event {
 }
 
 impl Outbound {
+    /// Each way on is boxed: an idle connection should not hold what another kind of one needs.
+    ///
     /// By what the service's port declares, else by who speaks first and how.
     async fn serve(self: Rc<Self>, conn: Accepted) {
         let declared = self.service.port(self.port).map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
-            Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
+            Protocol::Tcp | Protocol::Tls => Box::pin(self.relay(conn, Vec::new(), None)).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
             Protocol::Http2 | Protocol::Grpc => serve_h2_plain(self, conn.io, Vec::new()).await,
             Protocol::Http1 => {
@@ -151,11 +153,11 @@ impl Outbound {
                     Detected::Http2 => serve_h2_plain(self, conn.io, first).await,
                     // Not HTTP at all is for the codec to refuse.
                     Detected::Http1 | Detected::Tls | Detected::Opaque => {
-                        serve_h1(self, conn.io, first).await;
+                        Box::pin(serve_h1(self, conn.io, first)).await;
                     }
                 }
             }
-            Protocol::Unspecified => self.race(conn).await,
+            Protocol::Unspecified => Box::pin(self.race(conn)).await,
         }
     }
 
@@ -163,13 +165,13 @@ impl Outbound {
     async fn race(self: Rc<Self>, conn: Accepted) {
         let hint = self.worker.hints.get(&self.service.name, self.port);
         if hint == Some(Hint::Bytes) {
-            return self.relay(conn, Vec::new(), None).await;
+            return Box::pin(self.relay(conn, Vec::new(), None)).await;
         }
         let (first, kind, opened) = match race::first(&self, &conn.io, hint).await {
             race::First::Client { bytes, kind, opened } => (bytes, kind, opened),
             race::First::Server(opened) => {
                 self.worker.hints.set(&self.service.name, self.port, Hint::Bytes);
-                return self.relay(conn, Vec::new(), Some(Ok(opened))).await;
+                return Box::pin(self.relay(conn, Vec::new(), Some(Ok(opened)))).await;
             }
             race::First::Nobody => return,
         };
@@ -178,12 +180,12 @@ impl Outbound {
                 self.worker.hints.set(&self.service.name, self.port, Hint::Http);
                 drop(opened);
                 if kind == Detected::Http1 {
-                    serve_h1(self, conn.io, first).await;
+                    Box::pin(serve_h1(self, conn.io, first)).await;
                 } else {
                     serve_h2_plain(self, conn.io, first).await;
                 }
             }
-            Detected::Tls | Detected::Opaque => self.relay(conn, first, opened).await,
+            Detected::Tls | Detected::Opaque => Box::pin(self.relay(conn, first, opened)).await,
         }
     }
 

@@ -190,10 +190,13 @@ pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
 }
 
 /// Runs `work`, but no longer than `watch` stays pending: `Err` if `watch` was first.
-pub async fn unless<W: Future, T: Future>(work: W, watch: T) -> Result<W::Output, T::Output> {
-    let mut work = pin!(work);
-    let mut watch = pin!(watch);
-    poll_fn(|cx| poll_both(work.as_mut(), watch.as_mut(), cx)).await
+///
+/// Both are pinned by the caller: a future passed by value would be stored twice.
+pub fn unless<W: Future, T: Future>(
+    mut work: Pin<&mut W>,
+    mut watch: Pin<&mut T>,
+) -> impl Future<Output = Result<W::Output, T::Output>> {
+    poll_fn(move |cx| poll_both(work.as_mut(), watch.as_mut(), cx))
 }
 
 fn poll_both<W: Future, T: Future>(

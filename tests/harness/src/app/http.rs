@@ -31,6 +31,8 @@ use super::One;
 const TICK: Duration = Duration::from_millis(20);
 /// One piece of `/bytes/N`.
 const PIECE_BYTES: usize = 16 * 1024;
+/// As much as the mesh lets through.
+const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Pieces on their way inside the application.
 const PIECES: usize = 4;
 
@@ -54,6 +56,7 @@ pub(super) async fn serve_http1(io: TcpStream, one: One) {
 pub(super) async fn serve_http2(io: TcpStream, one: One) {
     let service = service_fn(move |request| answer(request, one.clone()));
     let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(HEADER_BYTES_MAX)
         .serve_connection(TokioIo::new(io), service)
         .await;
 }

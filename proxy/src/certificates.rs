@@ -101,7 +101,7 @@ async fn issue(config: &Config, store: &Arc<TlsStore>) -> Result<Held> {
         .into_inner();
     let chain: Vec<_> = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     let key_der = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let held = assemble(&config.identity, chain.clone(), key_der.into(), SystemTime::now())?;
+    let held = assemble(&config.identity, chain.clone(), &key_der.into(), SystemTime::now())?;
     if let Err(error) = save(config, &key, &chain) {
         // Traffic does not depend on it; the next start does.
         tracing::warn!(error = format!("{error:#}"), "the certificate is not on disk");
@@ -113,7 +113,7 @@ async fn issue(config: &Config, store: &Arc<TlsStore>) -> Result<Held> {
 fn assemble(
     expected: &SpiffeId,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: &PrivateKeyDer<'static>,
     since: SystemTime,
 ) -> Result<Held> {
     let found = identity(Some(&chain)).ok_or_else(|| anyhow!("the certificate has no identity"))?;
@@ -126,7 +126,7 @@ fn assemble(
         let seconds = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
         UNIX_EPOCH + Duration::from_secs(seconds)
     };
-    let key = any_supported_type(&key)?;
+    let key = any_supported_type(key)?;
     let key = CertifiedKey::new(chain, key);
     key.keys_match().context("the key is not the certificate's")?;
     Ok(Held { key: Arc::new(key), not_after, since })
@@ -151,7 +151,7 @@ fn load(config: &Config) -> Option<Held> {
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(&read(&chain_path)?).collect::<Result<_, _>>().ok()?;
     let since = std::fs::metadata(&chain_path).and_then(|m| m.modified()).ok()?;
-    match assemble(&config.identity, chain, key, since) {
+    match assemble(&config.identity, chain, &key, since) {
         Ok(held) if held.not_after > SystemTime::now() => Some(held),
         Ok(_) => None,
         Err(error) => {

@@ -293,25 +293,39 @@ async fn attempt(
     // An answer before the request's end leaves the rest of the request in the way.
     answer.keep_alive &= fed.get();
     let keep = head.keep_alive;
+    let limits = (asked.deadline, &meters.received);
+    relay_answer(head, &mut upstream.rx, answer, feeding.as_mut(), limits).await?;
+    answer.keep_alive &= fed.get();
+    Ok(Attempt::Answered { keep: keep && fed.get() })
+}
+
+/// Sends the answer's head and relays its body, while the request is still being fed.
+async fn relay_answer(
+    mut head: ResponseHead,
+    rx: &mut Rx,
+    answer: &mut Answer,
+    feeding: Pin<&mut impl Future<Output = Failure>>,
+    (deadline, received): (Option<Instant>, &Meter),
+) -> Result<(), Failure> {
     let empty = head.body == BodyLength::Empty;
     answer.respond(&mut head, empty).map_err(Broken::downstream)?;
     if empty {
-        answer.tx.drained().await.map_err(Broken::downstream)?;
-    } else {
-        let relaying = pump(&mut upstream.rx, &mut answer.tx, &meters.received);
-        let relaying = pin!(relaying);
-        match within(asked.deadline, pin!(unless(relaying, feeding.as_mut()))).await {
-            Some(Ok(Ok(_))) => {}
-            Some(Ok(Err(Side::Source(broken)))) => {
-                answer.code = Some(broken.code());
-                return Err(broken.upstream());
-            }
-            Some(Ok(Err(Side::Sink(broken)))) => return Err(broken.downstream()),
-            Some(Err(failure)) => return Err(failure),
-            None => return Err(Failure::RequestDeadline),
-        }
+        return answer.tx.drained().await.map_err(Broken::downstream);
     }
-    Ok(Attempt::Answered { keep: keep && fed.get() })
+    let relayed = {
+        let relaying = pin!(pump(rx, &mut answer.tx, received));
+        within(deadline, pin!(unless(relaying, feeding))).await
+    };
+    match relayed {
+        Some(Ok(Ok(_))) => Ok(()),
+        Some(Ok(Err(Side::Source(broken)))) => {
+            answer.code = Some(broken.code());
+            Err(broken.upstream())
+        }
+        Some(Ok(Err(Side::Sink(broken)))) => Err(broken.downstream()),
+        Some(Err(failure)) => Err(failure),
+        None => Err(Failure::RequestDeadline),
+    }
 }
 
 /// The next head that is not informational; those are passed on.

@@ -11,14 +11,14 @@ use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::{ErrorCode, Role};
 use isthmus_proxy_core::identify::PeerIdentity;
-use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead};
 use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
 
 use crate::accept;
 use crate::connect::{self, Hop, Upstream};
 use crate::connections::Live;
 use crate::detect::detect;
-use crate::exchange::{Done, Downstream, Meters, Plan, Request, forward, upgrade};
+use crate::exchange::{Done, Downstream, Meters, Request, forward, upgrade};
 use crate::finish::{Failed, finish, finish_bytes};
 use crate::h2::Session;
 use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
@@ -28,6 +28,10 @@ use crate::tunnel;
 use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::telemetry::{Direction, Event};
 use crate::worker::{Accepted, Worker};
+
+mod plan;
+
+use plan::{Asked, ToApplication};
 
 /// To reach the application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -301,77 +305,6 @@ impl Side for Inbound {
     fn unreadable(&self, failure: Failure, version: &'static str) -> String {
         let mut event = self.event(version, self.worker.snapshot().generation);
         crate::finish::unreadable(&self.worker, &mut event, failure)
-    }
-}
-
-/// What a proxy says about a request beside the request itself.
-#[derive(Debug)]
-struct Asked {
-    port: Option<u16>,
-    was_http1: bool,
-}
-
-impl Asked {
-    /// Only peers of the mesh are listened to.
-    fn read(head: &RequestHead, meshed: bool) -> Self {
-        let text = |name: &[u8]| {
-            head.fields.get(name).filter(|_| meshed).and_then(|v| std::str::from_utf8(v).ok())
-        };
-        let port = text(b"x-mesh-port").and_then(|v| v.parse().ok()).filter(|port| *port != 0);
-        let was_http1 = text(b"x-mesh-version") == Some("1") || head.version != Version::Http2;
-        Self { port, was_http1 }
-    }
-
-    /// Does the application get HTTP/2? What its port declares, else what the client spoke.
-    fn wants_http2(&self, snapshot: &Snapshot, port: u16, head: &RequestHead) -> bool {
-        let declared = snapshot.own.as_ref().map_or(Protocol::Unspecified, |o| o.protocol_of(port));
-        match declared {
-            Protocol::Http2 | Protocol::Grpc => head.protocol.is_empty() || !self.was_http1,
-            Protocol::Http1 => false,
-            Protocol::Unspecified | Protocol::Tcp | Protocol::Tls => !self.was_http1,
-        }
-    }
-}
-
-/// To the application beside us: one place, so another try only where a kept connection had died.
-struct ToApplication<'a> {
-    worker: &'a Rc<Worker>,
-    permit: Permit,
-    hop: Hop,
-    head: &'a RequestHead,
-    again: bool,
-}
-
-impl Plan for ToApplication<'_> {
-    async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
-        connect::request(self.worker, &self.permit, &self.hop, (self.head, end), CONNECT_TIMEOUT).await
-    }
-
-    fn answered(&mut self, _: &ResponseHead, _: bool) -> bool {
-        false
-    }
-
-    fn failed(&mut self, failure: Failure, reused: bool) -> bool {
-        let stale = reused && failure == Failure::UpstreamReset && self.head.method.is_idempotent();
-        let again = !self.again && (stale || failure == Failure::UpstreamRefused);
-        self.again |= again;
-        again
-    }
-
-    fn respond(&mut self, head: &mut ResponseHead) {
-        head.fields.retain(|name, _| name != b"x-mesh-reason");
-    }
-
-    fn try_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn request_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn idle_timeout(&self) -> Duration {
-        HTTP_IDLE
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use crate::buffer;
 
 /// Carries one HTTP/2 connection.
+#[expect(clippy::large_enum_variant, reason = "one for each connection, inside an `Rc` already")]
 pub enum Transport {
     /// In the clear: applications on this host, and unmeshed peers.
     Plain(TcpStream),

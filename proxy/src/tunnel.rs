@@ -221,7 +221,7 @@ async fn keep(session: Weak<Session>) {
         if idle >= UNUSED_LOOKS {
             session.go_away();
         }
-        let ask = idle == 0 || idle % IDLE_LOOKS == 0;
+        let ask = idle == 0 || idle.is_multiple_of(IDLE_LOOKS);
         if !session.check_alive(ask) {
             session.close();
             return;

@@ -21,9 +21,19 @@ fn remote_pods() -> MeshPlan {
 #[tokio::test]
 async fn rolling_restarts_cost_no_request() {
     let mut mesh = remote_pods().start().await;
-    let load = Load::start((0..3).map(|_| mesh.client("east/web").http("cart")).collect());
+    let load = Load::start(
+        (0..3)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
     load.more(30).await;
-    for proxy in ["west/cart-1", "west/gateway-1", "west/cart-2", "west/gateway-2", "west/cart-3"] {
+    for proxy in [
+        "west/cart-1",
+        "west/gateway-1",
+        "west/cart-2",
+        "west/gateway-2",
+        "west/cart-3",
+    ] {
         mesh.proxy_mut(proxy).restart().await;
         load.more(30).await;
     }
@@ -40,7 +50,9 @@ async fn what_is_in_flight_ends_before_the_proxy_does() {
     }
     let slow = tokio::spawn(async move { client.get("/").await });
     until("the request is with an application", async || {
-        let seen: usize = (1..=3).map(|n| mesh.app(&format!("west/cart-{n}")).record.requests()).sum();
+        let seen: usize = (1..=3)
+            .map(|n| mesh.app(&format!("west/cart-{n}")).record.requests())
+            .sum();
         check(seen >= 2, seen)
     })
     .await;
@@ -68,19 +80,31 @@ async fn a_draining_proxy_is_not_ready_and_ends_at_its_limit() {
     ticks.frame().await.unwrap().unwrap();
     let begun = Instant::now();
     let stopping = mesh.proxy_mut("east/cart-1").ask_to_stop().unwrap();
-    until("it says that it drains", async || match mesh.proxy("east/cart-1").get("/ready").await {
-        Ok((503, text)) if text.contains("draining") => Ok(()),
-        other => Err(format!("{other:?}")),
+    until("it says that it drains", async || {
+        match mesh.proxy("east/cart-1").get("/ready").await {
+            Ok((503, text)) if text.contains("draining") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     })
     .await;
     // The stream goes on meanwhile ...
     ticks.frame().await.unwrap().unwrap();
     // ... and is cut when the time is over.
     stopping.ended().await;
-    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
     let rest = async { while let Some(Ok(_)) = ticks.frame().await {} };
-    tokio::time::timeout(isthmus_tests::wait::SOON, rest).await.expect("cut");
+    tokio::time::timeout(isthmus_tests::wait::SOON, rest)
+        .await
+        .expect("cut");
 }
 
 #[tokio::test]
@@ -89,5 +113,9 @@ async fn an_idle_proxy_ends_at_once() {
     let begun = Instant::now();
     mesh.proxy_mut("west/cart-1").stop().await;
     // A second, and the rest for a busy machine.
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
 }

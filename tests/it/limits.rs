@@ -13,18 +13,25 @@ const MIB: usize = 1024 * 1024;
 const GROWTH_MAX: usize = 64 * MIB;
 
 fn bytes() -> MeshPlan {
-    Mesh::builder().cluster("east", |c| c.client("web")).cluster("west", |c| {
-        c.service_with("echo", 1, |s| {
-            s.port("bytes", 81, "tcp", App::Tcp)
-                .port("sink", 82, "tcp", App::Sink)
-                .port("http", 83, "http", App::Http)
-                .port("stuck", 84, "tcp", App::custom(|io, _| async move {
-                    // Takes what is sent for a client that waits, and never reads a byte.
-                    io.writable().await.unwrap();
-                    std::future::pending::<()>().await;
-                }))
+    Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("echo", 1, |s| {
+                s.port("bytes", 81, "tcp", App::Tcp)
+                    .port("sink", 82, "tcp", App::Sink)
+                    .port("http", 83, "http", App::Http)
+                    .port(
+                        "stuck",
+                        84,
+                        "tcp",
+                        App::custom(|io, _| async move {
+                            // Takes what is sent for a client that waits, and never reads a byte.
+                            io.writable().await.unwrap();
+                            std::future::pending::<()>().await;
+                        }),
+                    )
+            })
         })
-    })
 }
 
 /// What the process holds in memory, in bytes.
@@ -35,13 +42,22 @@ fn resident() -> usize {
 
 /// One GiB with `ISTHMUS_FULL=1`; a debug build takes its time for that.
 fn bulk() -> usize {
-    if std::env::var_os("ISTHMUS_FULL").is_some() { 1024 * MIB } else { 128 * MIB }
+    if std::env::var_os("ISTHMUS_FULL").is_some() {
+        1024 * MIB
+    } else {
+        128 * MIB
+    }
 }
 
 #[tokio::test]
 async fn bulk_passes_through_with_bounded_memory() {
     let mesh = bytes().start().await;
-    let mut io = mesh.client("east/web").port("echo", 82).tcp().await.unwrap();
+    let mut io = mesh
+        .client("east/web")
+        .port("echo", 82)
+        .tcp()
+        .await
+        .unwrap();
     let piece = vec![7u8; MIB / 4];
     io.write_all(&piece).await.unwrap();
     let (begin, mut most) = (resident(), 0);
@@ -51,7 +67,10 @@ async fn bulk_passes_through_with_bounded_memory() {
     }
     io.shutdown().await.unwrap();
     let mut count = [0; 8];
-    timeout(Duration::from_secs(60), io.read_exact(&mut count)).await.expect("all arrives").unwrap();
+    timeout(Duration::from_secs(60), io.read_exact(&mut count))
+        .await
+        .expect("all arrives")
+        .unwrap();
     assert_eq!(u64::from_be_bytes(count), u64::try_from(bulk()).unwrap());
     // Other tests of this process run beside this one; alone it is a few MiB.
     let growth = most.saturating_sub(begin);
@@ -82,7 +101,10 @@ async fn a_slow_reader_does_not_hold_up_its_neighbours_in_the_tunnel() {
     io.write_all(&vec![2u8; 4 * MIB]).await.unwrap();
     io.shutdown().await.unwrap();
     let mut count = [0; 8];
-    timeout(Duration::from_secs(20), io.read_exact(&mut count)).await.expect("not held up").unwrap();
+    timeout(Duration::from_secs(20), io.read_exact(&mut count))
+        .await
+        .expect("not held up")
+        .unwrap();
     assert_eq!(u64::from_be_bytes(count), 4 * 1024 * 1024);
 }
 
@@ -91,13 +113,19 @@ async fn a_head_that_is_too_large_is_refused_by_its_status() {
     let mesh = bytes().start().await;
     let http = mesh.client("east/web").port("echo", 83);
     let big = http.request("GET", "/").header("x-big", "a".repeat(70_000));
-    let reply = http.send(big.body(isthmus_tests::client::full("")).unwrap()).await.unwrap();
+    let reply = http
+        .send(big.body(isthmus_tests::client::full("")).unwrap())
+        .await
+        .unwrap();
     assert_eq!(reply.status, 431, "{}", reply.text());
     let mut many = http.request("GET", "/");
     for n in 0..150 {
         many = many.header(format!("x-{n}"), "1");
     }
-    let reply = http.send(many.body(isthmus_tests::client::full("")).unwrap()).await.unwrap();
+    let reply = http
+        .send(many.body(isthmus_tests::client::full("")).unwrap())
+        .await
+        .unwrap();
     assert_eq!(reply.status, 431, "{}", reply.text());
     assert_eq!(mesh.app_on("west/echo-1", 83).record.requests(), 0);
     assert_eq!(http.get("/").await.status, 200);
@@ -132,10 +160,17 @@ async fn connections_that_are_broken_off_leave_nothing_open() {
         let mut io = web.port("echo", 81).tcp().await.unwrap();
         io.write_all(b"x").await.unwrap();
         let _ = io.read(&mut [0; 1]).await.unwrap();
-        assert!(mesh.proxy("east/web-1").metric("open_connections", &[]).await >= 1.0);
+        assert!(
+            mesh.proxy("east/web-1")
+                .metric("open_connections", &[])
+                .await
+                >= 1.0
+        );
         drop(io);
         let mut half = web.port("echo", 83).tcp().await.unwrap();
-        half.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        half.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf")
+            .await
+            .unwrap();
         drop(half);
     }
     for name in ["east/web-1", "west/echo-1"] {

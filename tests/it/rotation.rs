@@ -21,14 +21,23 @@ fn two_clusters() -> MeshPlan {
 #[tokio::test]
 async fn certificates_are_renewed_under_load_without_a_failed_request() {
     let mut mesh = two_clusters().start().await;
-    let load = Load::start((0..2).map(|_| mesh.client("east/web").http("cart")).collect());
+    let load = Load::start(
+        (0..2)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
     load.more(30).await;
     for name in ["west/cart-1", "west/cart-2"] {
         let chain = mesh.proxy(name).state_dir().join("chain.pem");
         let old = std::fs::read(&chain).unwrap();
         mesh.proxy_mut(name).stop().await;
         let aged = SystemTime::now() - Duration::from_secs(30 * 3600);
-        std::fs::File::options().write(true).open(&chain).unwrap().set_modified(aged).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&chain)
+            .unwrap()
+            .set_modified(aged)
+            .unwrap();
         mesh.proxy_mut(name).start().await;
         until("the certificate is replaced", async || {
             let new = std::fs::read(&chain).map_err(|e| e.to_string())?;
@@ -46,9 +55,15 @@ async fn a_certificate_outlives_a_day_without_a_control_plane() {
     let mesh = two_clusters().start().await;
     let certificate = mesh.proxy("west/cart-1").json("/config").await["certificate"].clone();
     let until = certificate["not_after"].as_u64().unwrap();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
     assert!(until > now + 24 * 3600, "{certificate}");
-    assert_eq!(certificate["identity"], "spiffe://west.mesh.internal/ns/shop/sa/cart");
+    assert_eq!(
+        certificate["identity"],
+        "spiffe://west.mesh.internal/ns/shop/sa/cart"
+    );
 }
 
 /// S8
@@ -56,9 +71,15 @@ async fn a_certificate_outlives_a_day_without_a_control_plane() {
 async fn a_private_key_is_its_owners_and_in_no_dump() {
     let mesh = two_clusters().start().await;
     let proxy = mesh.proxy("west/cart-1");
-    assert_eq!(mesh.client("east/web").http("cart").get("/").await.status, 200);
+    assert_eq!(
+        mesh.client("east/web").http("cart").get("/").await.status,
+        200
+    );
     let key = proxy.state_dir().join("key.pem");
-    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let key = std::fs::read_to_string(key).unwrap();
     let body = key.lines().nth(1).unwrap();
     for path in ["/config", "/metrics", "/listeners"] {
@@ -89,7 +110,10 @@ async fn a_foreign_token_gets_no_certificate() {
         // It asks at once, and again and again; what it gets is a refusal.
         until("it was refused", async || {
             let (status, text) = proxy.get("/ready").await.map_err(|e| e.to_string())?;
-            check(status == 503 && text.contains("no certificate"), format!("{status} {text}"))
+            check(
+                status == 503 && text.contains("no certificate"),
+                format!("{status} {text}"),
+            )
         })
         .await;
         assert!(!chain.exists());

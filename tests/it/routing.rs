@@ -58,19 +58,24 @@ async fn path_header_and_query_choose_the_backend() {
     ))
     .start()
     .await;
-    let cases: [(&str, &[(&str, &str)], &str); 8] = [
-        ("/", &[], "west/cart-1"),
-        ("/new", &[], "west/canary-1"),
-        ("/new/thing", &[], "west/canary-1"),
-        ("/newer", &[], "west/cart-1"),
-        ("/x/../new", &[], "west/canary-1"),
-        ("/", &[("X-Canary", "yes")], "west/canary-1"),
-        ("/", &[("x-canary", "no")], "west/cart-1"),
-        ("/?v=2", &[], "west/canary-1"),
+    let cases = [
+        ("/", "", "west/cart-1"),
+        ("/new", "", "west/canary-1"),
+        ("/new/thing", "", "west/canary-1"),
+        ("/newer", "", "west/cart-1"),
+        ("/x/../new", "", "west/canary-1"),
+        ("/", "yes", "west/canary-1"),
+        ("/", "no", "west/cart-1"),
+        ("/?v=2", "", "west/canary-1"),
     ];
-    for (path, fields, pod) in cases {
-        let reply = get(&mesh, path, fields).await;
-        assert_eq!((reply.status, reply.pod()), (200, pod), "{path} {fields:?}: {}", reply.text());
+    for (path, canary, pod) in cases {
+        let reply = get(&mesh, path, &[("X-Canary", canary)]).await;
+        assert_eq!(
+            (reply.status, reply.pod()),
+            (200, pod),
+            "{path} {canary}: {}",
+            reply.text()
+        );
     }
 }
 
@@ -78,7 +83,9 @@ async fn path_header_and_query_choose_the_backend() {
 async fn weights_divide_the_requests() {
     let canary = to("canary").replace('}', ", weight: 1}");
     let cart = to("cart").replace('}', ", weight: 3}");
-    let mesh = with_route(&format!("  - backendRefs: [{canary}, {cart}]\n")).start().await;
+    let mesh = with_route(&format!("  - backendRefs: [{canary}, {cart}]\n"))
+        .start()
+        .await;
     let client = mesh.client("east/web").http("cart");
     let mut pods: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..400 {
@@ -115,12 +122,27 @@ async fn filters_change_the_request_and_the_answer() {
     .await;
     let moved = get(&mesh, "/old/thing", &[]).await;
     assert_eq!(moved.status, 301);
-    assert!(moved.field("location").ends_with("/new/thing"), "{:?}", moved.headers);
-    let reply = get(&mesh, "/api/thing", &[("x-set", "client"), ("x-secret", "1")]).await;
-    assert_eq!((reply.field("x-path"), reply.field("x-added")), ("/v1/thing", "here"));
+    assert!(
+        moved.field("location").ends_with("/new/thing"),
+        "{:?}",
+        moved.headers
+    );
+    let reply = get(
+        &mesh,
+        "/api/thing",
+        &[("x-set", "client"), ("x-secret", "1")],
+    )
+    .await;
+    assert_eq!(
+        (reply.field("x-path"), reply.field("x-added")),
+        ("/v1/thing", "here")
+    );
     let heads = mesh.app("west/cart-1").record.heads();
     let head = heads.last().unwrap();
-    assert!(head.contains("x-set: mesh") && !head.contains("client") && !head.contains("x-secret"), "{head}");
+    assert!(
+        head.contains("x-set: mesh") && !head.contains("client") && !head.contains("x-secret"),
+        "{head}"
+    );
 }
 
 #[tokio::test]
@@ -146,10 +168,16 @@ async fn a_request_that_no_rule_matches_is_404_and_one_to_nowhere_500() {
 
 #[tokio::test]
 async fn a_route_changes_while_requests_go_on() {
-    let mesh = with_route(&format!("  - backendRefs: [{}]\n", to("cart"))).start().await;
+    let mesh = with_route(&format!("  - backendRefs: [{}]\n", to("cart")))
+        .start()
+        .await;
     assert_eq!(get(&mesh, "/", &[]).await.pod(), "west/cart-1");
     let load = crate::load::Load::start(vec![mesh.client("east/web").http("cart")]);
-    mesh.write("east", "route.yaml", &route(&format!("  - backendRefs: [{}]\n", to("canary"))));
+    mesh.write(
+        "east",
+        "route.yaml",
+        &route(&format!("  - backendRefs: [{}]\n", to("canary"))),
+    );
     until("the other service answers", async || {
         let reply = get(&mesh, "/", &[]).await;
         check(reply.pod() == "west/canary-1", reply.pod())
@@ -170,8 +198,17 @@ async fn time_limits_end_a_request_and_retries_stay_inside_them() {
     mesh.app("west/cart-1").behaviour.delay(5_000);
     let begun = std::time::Instant::now();
     let late = get(&mesh, "/", &[]).await;
-    assert!(matches!(late.status, 503 | 504), "{} {}", late.status, late.text());
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(
+        matches!(late.status, 503 | 504),
+        "{} {}",
+        late.status,
+        late.text()
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
     assert!(!late.reason().is_empty());
 }
 
@@ -185,13 +222,21 @@ spec: {type: ClusterSetIP, ips: [10.97.0.9], ports: [{name: http, port: 80}]}
     let mesh = Mesh::builder()
         .cluster("east", |c| {
             c.client_with("web", &["10.97.0.9:80", "10.96.0.10:80"])
-                .service_with("near", 1, |s| s.port("http", 80, "http", App::Http).unexported())
+                .service_with("near", 1, |s| {
+                    s.port("http", 80, "http", App::Http).unexported()
+                })
                 .manifest("import.yaml", import)
         })
         .cluster("west", |c| c.service("cart", 1))
         .start()
         .await;
     let web = mesh.client("east/web");
-    assert_eq!(web.destination("10.97.0.9:80").get("/").await.pod(), "west/cart-1");
-    assert_eq!(web.destination("10.96.0.10:80").get("/").await.pod(), "east/near-1");
+    assert_eq!(
+        web.destination("10.97.0.9:80").get("/").await.pod(),
+        "west/cart-1"
+    );
+    assert_eq!(
+        web.destination("10.96.0.10:80").get("/").await.pod(),
+        "east/near-1"
+    );
 }

@@ -65,7 +65,11 @@ async fn a_proxy_restarted_without_a_control_plane_serves_from_its_snapshot() {
         answers(&mesh.client("east/web").http(service)).await;
     }
     let config = mesh.proxy("east/web-1").json("/config").await;
-    assert_eq!(config["services"].as_array().map(Vec::len), Some(2), "{config}");
+    assert_eq!(
+        config["services"].as_array().map(Vec::len),
+        Some(2),
+        "{config}"
+    );
     for proxy in ["east/web-1", "west/books-1", "west/gateway-1"] {
         saved(&mesh, proxy).await;
     }
@@ -74,7 +78,10 @@ async fn a_proxy_restarted_without_a_control_plane_serves_from_its_snapshot() {
         let file = mesh.proxy("east/web-1").state_dir().join("snapshot.bin");
         let bytes = std::fs::read(file).map_err(|e| e.to_string())?;
         let has = |name: &[u8]| bytes.windows(name.len()).any(|w| w == name);
-        check(has(b"west/shop/books-2") && has(b"east/shop/cart-2"), "not yet")
+        check(
+            has(b"west/shop/books-2") && has(b"east/shop/cart-2"),
+            "not yet",
+        )
     })
     .await;
     mesh.control_mut().kill();
@@ -85,8 +92,15 @@ async fn a_proxy_restarted_without_a_control_plane_serves_from_its_snapshot() {
         proxy.start().await;
         proxy.ready().await;
         // 2 s, and the rest for a debug build on a busy machine.
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-        assert_eq!(proxy.json("/config").await["subscription"]["restored_from_disk"], true);
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert_eq!(
+            proxy.json("/config").await["subscription"]["restored_from_disk"],
+            true
+        );
     }
     for service in ["cart", "books"] {
         answers(&mesh.client("east/web").http(service)).await;
@@ -107,7 +121,10 @@ async fn a_damaged_snapshot_is_refused() {
     std::fs::write(&file, bytes).unwrap();
     let web = mesh.proxy_mut("east/web-1");
     web.start().await;
-    assert_eq!(web.json("/config").await["subscription"]["restored_from_disk"], false);
+    assert_eq!(
+        web.json("/config").await["subscription"]["restored_from_disk"],
+        false
+    );
     web.ready().await;
     answers(&mesh.client("east/web").http("cart")).await;
 }
@@ -116,14 +133,24 @@ async fn a_damaged_snapshot_is_refused() {
 #[tokio::test]
 async fn a_malformed_manifest_is_named_and_the_last_good_one_stays() {
     let mesh = two_clusters().start().await;
-    let (cart, books) = (mesh.client("east/web").http("cart"), mesh.client("east/web").http("books"));
+    let (cart, books) = (
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/web").http("books"),
+    );
     answers(&books).await;
     let load = Load::start(vec![cart, books]);
-    mesh.write("west", "service-books.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: books\n");
+    mesh.write(
+        "west",
+        "service-books.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: books\n",
+    );
     mesh.write("east", "pod-cart-1.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: cart-1, namespace: shop}\nstatus: {podIP: nowhere}\n");
     until("both files are named", async || {
         let clusters = mesh.control().json("/clusters").await.to_string();
-        check(clusters.contains("service-books.yaml") && clusters.contains("pod-cart-1.yaml"), clusters)
+        check(
+            clusters.contains("service-books.yaml") && clusters.contains("pod-cart-1.yaml"),
+            clusters,
+        )
     })
     .await;
     load.more(60).await;
@@ -158,9 +185,20 @@ async fn changes_during_an_outage_are_learned_after_it() {
 #[tokio::test]
 async fn a_service_that_does_not_exist_is_refused_at_once() {
     let nobody = "nobody.shop.svc.clusterset.local:80";
-    let mesh = Mesh::builder().cluster("east", |c| c.client_with("web", &[nobody])).start().await;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client_with("web", &[nobody]))
+        .start()
+        .await;
     let begun = Instant::now();
-    let reply = mesh.client("east/web").destination(nobody).try_get("/").await;
+    let reply = mesh
+        .client("east/web")
+        .destination(nobody)
+        .try_get("/")
+        .await;
     assert!(reply.is_err(), "{reply:?}");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -48,7 +48,11 @@ impl Mesh {
     /// A mesh to be.
     #[must_use]
     pub fn builder() -> MeshPlan {
-        MeshPlan { workers: 1, drain_seconds: 1, ..MeshPlan::default() }
+        MeshPlan {
+            workers: 1,
+            drain_seconds: 1,
+            ..MeshPlan::default()
+        }
     }
 
     /// A client of the sidecar `cluster/name`.
@@ -59,7 +63,10 @@ impl Mesh {
     pub fn client(&self, name: &str) -> Caller<'_> {
         let name = format!("{name}-1");
         let listeners = self.listeners.get(&name).expect("a client of this name");
-        Caller { proxy: self.proxy(&name), listeners }
+        Caller {
+            proxy: self.proxy(&name),
+            listeners,
+        }
     }
 
     /// A proxy: `cluster/pod`; the gateways are `gateway-1` and so on.
@@ -85,7 +92,11 @@ impl Mesh {
     /// There is no such pod.
     #[must_use]
     pub fn app(&self, name: &str) -> &AppServer {
-        let (_, app) = self.apps.iter().find(|((pod, _), _)| pod == name).expect("an app of this pod");
+        let (_, app) = self
+            .apps
+            .iter()
+            .find(|((pod, _), _)| pod == name)
+            .expect("an app of this pod");
         app
     }
 
@@ -95,7 +106,9 @@ impl Mesh {
     /// There is no such pod or port.
     #[must_use]
     pub fn app_on(&self, name: &str, port: u16) -> &AppServer {
-        self.apps.get(&(name.to_owned(), port)).expect("an app of this pod and port")
+        self.apps
+            .get(&(name.to_owned(), port))
+            .expect("an app of this pod and port")
     }
 
     /// What answers on a pod's first port, to be stopped and started.
@@ -104,7 +117,9 @@ impl Mesh {
     /// There is no such pod.
     pub fn app_mut(&mut self, name: &str) -> &mut AppServer {
         let mut apps = self.apps.iter_mut();
-        apps.find(|((pod, _), _)| pod == name).map(|(_, app)| app).expect("an app of this pod")
+        apps.find(|((pod, _), _)| pod == name)
+            .map(|(_, app)| app)
+            .expect("an app of this pod")
     }
 
     /// The link in front of a gateway: `cluster/gateway-1`.
@@ -170,7 +185,11 @@ impl Drop for Mesh {
         self.apps.clear();
         self.links.clear();
         // All at once, so that they drain side by side.
-        let stopping: Vec<_> = self.proxies.values_mut().filter_map(Proxy::ask_to_stop).collect();
+        let stopping: Vec<_> = self
+            .proxies
+            .values_mut()
+            .filter_map(Proxy::ask_to_stop)
+            .collect();
         for one in stopping {
             one.join();
         }
@@ -213,9 +232,22 @@ impl Caller<'_> {
     }
 
     fn find(&self, wanted: impl Fn(&Listener) -> bool) -> Client {
-        let at = self.listeners.iter().position(wanted).expect("a listener for this");
-        let bound = self.proxy.listeners().virtuals.get(at).expect("as many as were asked for");
-        let host = self.listeners.get(at).map(|listener| listener.host.clone()).unwrap_or_default();
+        let at = self
+            .listeners
+            .iter()
+            .position(wanted)
+            .expect("a listener for this");
+        let bound = self
+            .proxy
+            .listeners()
+            .virtuals
+            .get(at)
+            .expect("as many as were asked for");
+        let host = self
+            .listeners
+            .get(at)
+            .map(|listener| listener.host.clone())
+            .unwrap_or_default();
         Client::new(*bound, &host)
     }
 }
@@ -250,7 +282,15 @@ impl MeshPlan {
         };
         for cluster in &self.clusters {
             if let Some(subnet) = subnets.get(&cluster.name) {
-                Building { mesh: &mut mesh, plan: &self, cluster, subnet, next: POD_FIRST }.build().await;
+                Building {
+                    mesh: &mut mesh,
+                    plan: &self,
+                    cluster,
+                    subnet,
+                    next: POD_FIRST,
+                }
+                .build()
+                .await;
             }
         }
         mesh._subnets = subnets;
@@ -283,7 +323,10 @@ struct Building<'a> {
 impl Building<'_> {
     async fn build(mut self) {
         let cluster = self.cluster;
-        self.put("cluster.yaml", &manifest::cluster(&cluster.name, &cluster.network));
+        self.put(
+            "cluster.yaml",
+            &manifest::cluster(&cluster.name, &cluster.network),
+        );
         for (file, text) in &cluster.manifests {
             self.put(file, text);
         }
@@ -292,24 +335,35 @@ impl Building<'_> {
         }
         for (number, service) in cluster.services.iter().enumerate() {
             let ip = format!("10.96.0.{}", number + 10);
-            self.put(&format!("service-{}.yaml", service.name), &manifest::service(service, &ip));
+            self.put(
+                &format!("service-{}.yaml", service.name),
+                &manifest::service(service, &ip),
+            );
             for pod in 1..=service.pods {
                 self.pod(service, pod).await;
             }
         }
         for client in &cluster.clients {
             let listeners = self.listeners(&client.also);
-            let destinations: Vec<String> =
-                listeners.iter().map(|listener| listener.destination.clone()).collect();
+            let destinations: Vec<String> = listeners
+                .iter()
+                .map(|listener| listener.destination.clone())
+                .collect();
             let name = format!("{}-1", client.name);
-            self.mesh.listeners.insert(format!("{}/{name}", cluster.name), listeners);
+            self.mesh
+                .listeners
+                .insert(format!("{}/{name}", cluster.name), listeners);
             let pod = self.declare(NAMESPACE, &name, &client.name);
             self.sidecar(&pod, &destinations);
         }
     }
 
     fn put(&self, file: &str, text: &str) {
-        put(&self.mesh.folder.path().join(&self.cluster.name), file, text);
+        put(
+            &self.mesh.folder.path().join(&self.cluster.name),
+            file,
+            text,
+        );
     }
 
     /// Writes a pod's manifest.
@@ -330,7 +384,9 @@ impl Building<'_> {
 
     fn keep(&mut self, pod: &PodManifest) {
         self.put(&format!("pod-{}.yaml", pod.name), &pod.text());
-        self.mesh.pods.insert(format!("{}/{}", self.cluster.name, pod.name), pod.clone());
+        self.mesh
+            .pods
+            .insert(format!("{}/{}", self.cluster.name, pod.name), pod.clone());
     }
 
     async fn pod(&mut self, service: &ServicePlan, number: usize) {
@@ -354,9 +410,14 @@ impl Building<'_> {
         if self.cluster.linked {
             front = self.subnet.host(LINK_OFFSET + host);
             let [from, to] = [front, address].map(|ip| SocketAddr::new(ip, GATEWAY_PORT));
-            self.mesh.links.insert(full.clone(), Link::start(from, to, u64::from(number)).await);
+            self.mesh
+                .links
+                .insert(full.clone(), Link::start(from, to, u64::from(number)).await);
         }
-        self.put(&format!("{name}.yaml"), &manifest::gateway(&name, front, GATEWAY_PORT));
+        self.put(
+            &format!("{name}.yaml"),
+            &manifest::gateway(&name, front, GATEWAY_PORT),
+        );
         let pod = PodManifest {
             namespace: SYSTEM.to_owned(),
             name: name.clone(),
@@ -366,7 +427,8 @@ impl Building<'_> {
             ready: true,
         };
         self.keep(&pod);
-        let listen = json!({ "gateway": SocketAddr::new(address, GATEWAY_PORT), "admin": "127.0.0.1:0" });
+        let listen =
+            json!({ "gateway": SocketAddr::new(address, GATEWAY_PORT), "admin": "127.0.0.1:0" });
         self.proxy(&pod, "gateway", &listen);
     }
 
@@ -384,9 +446,21 @@ impl Building<'_> {
     }
 
     fn proxy(&mut self, pod: &PodManifest, role: &str, listen: &Value) {
-        let PodManifest { namespace, name, account, address, .. } = pod;
+        let PodManifest {
+            namespace,
+            name,
+            account,
+            address,
+            ..
+        } = pod;
         let cluster = &self.cluster.name;
-        let place: PathBuf = self.mesh.folder.path().join("proxies").join(cluster).join(name);
+        let place: PathBuf = self
+            .mesh
+            .folder
+            .path()
+            .join("proxies")
+            .join(cluster)
+            .join(name);
         std::fs::create_dir_all(&place).expect("a folder for a proxy");
         let token = self.mesh.control.token(cluster, namespace, name, account);
         std::fs::write(place.join("token"), token).expect("a token on disk");
@@ -413,7 +487,9 @@ impl Building<'_> {
             "access_log": std::env::var_os("ISTHMUS_LOG").map(|_| "-"),
         });
         let full = format!("{cluster}/{name}");
-        self.mesh.proxies.insert(full.clone(), Proxy::new(&full, config, place.join("state")));
+        self.mesh
+            .proxies
+            .insert(full.clone(), Proxy::new(&full, config, place.join("state")));
     }
 
     /// A listener for every port of every service, and for what else is wanted.
@@ -424,9 +500,18 @@ impl Building<'_> {
             for service in cluster.services.iter().filter(visible) {
                 for port in &service.ports {
                     let destination = format!("{}:{}", service.host(), port.port);
-                    if listeners.iter().all(|listener| listener.destination != destination) {
-                        let (service, port, host) = (service.name.clone(), port.port, service.host());
-                        listeners.push(Listener { service, port, host, destination });
+                    if listeners
+                        .iter()
+                        .all(|listener| listener.destination != destination)
+                    {
+                        let (service, port, host) =
+                            (service.name.clone(), port.port, service.host());
+                        listeners.push(Listener {
+                            service,
+                            port,
+                            host,
+                            destination,
+                        });
                     }
                 }
             }
@@ -454,7 +539,10 @@ fn log_if_wanted() {
     ONCE.call_once(|| {
         if let Ok(filter) = std::env::var("ISTHMUS_LOG") {
             // Somebody else's subscriber is as good.
-            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_thread_names(true).try_init();
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_thread_names(true)
+                .try_init();
         }
     });
 }

@@ -133,7 +133,7 @@ async fn application(
             let session = match worker.apps.session(address) {
                 Some(session) => session,
                 None => {
-                    let io = dial(permit, address, None, limit).await?;
+                    let io = Box::pin(dial(permit, address, None, limit)).await?;
                     let session = Session::start(Transport::Plain(io), http2::Role::Client, Settings::default());
                     worker.apps.share(address, &session);
                     session
@@ -152,7 +152,7 @@ async fn application(
     let (kept, reused) = (worker.apps.take(address), true);
     let ((rx, mut tx), reused) = match kept {
         Some(halves) => (halves, reused),
-        None => (h1::split(dial(permit, address, None, limit).await?, Vec::new()), false),
+        None => (h1::split(Box::pin(dial(permit, address, None, limit)).await?, Vec::new()), false),
     };
     tx.request(head);
     let mut tx = Tx::H1(tx);

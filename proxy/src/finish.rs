@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
+use isthmus_proxy_core::message::Method;
 
 use crate::exchange::{Downstream, Meters, reply};
 use crate::stream::Tx;
@@ -55,7 +56,7 @@ pub async fn finish(
             let id = worker.recorder.reason_id();
             // What the client has not sent yet would be taken for the next request.
             answer.keep_alive &= is_read(&down.rx);
-            reply::failure(answer, failure, &id, &event.detail, grpc).await;
+            Box::pin(reply::failure(answer, failure, &id, &event.detail, grpc)).await;
             reason = Some(id);
         }
     }
@@ -85,7 +86,7 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
     event.status = failure.status();
     event.detail = failure.to_string();
     // Its method and path are not known, but it was a request.
-    event.request = Some((String::new(), String::new()));
+    event.request = Some((Method::Other("".into()), String::new()));
     worker.recorder.record(event, Some(id.clone()));
     id
 }
@@ -93,8 +94,8 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
 fn note(event: &mut Event, failed: Failed) {
     event.failure = Some(failed.failure);
     event.detail = failed.detail;
-    if let Some(policy) = failed.policy {
-        event.policy = policy.to_string();
+    if failed.policy.is_some() {
+        event.policy = failed.policy;
     }
     if !failed.audit.is_empty() {
         event.audit = failed.audit;

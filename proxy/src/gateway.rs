@@ -47,7 +47,7 @@ pub async fn serve(worker: Rc<Worker>, conn: Accepted) {
     let _active = worker.activity();
     let snapshot = worker.snapshot();
     let mut event = Event::new(Direction::Gateway, "tls", snapshot.generation);
-    event.destination_cluster = worker.shared.config.cluster.to_string();
+    event.destination_cluster = Some(worker.shared.config.cluster.shared());
     let meters = Meters::default();
     let result = forward(&worker, conn.io, &mut event, &meters).await;
     finish_bytes(&worker, event, result, &meters, conn.since);
@@ -70,7 +70,7 @@ async fn forward(
     let domain = format!("{}.{}", config.cluster, config.mesh_domain);
     let export = admit(name.as_deref(), &domain, &snapshot.handle_keys, &snapshot.exports)
         .map_err(|why| refused(format!("{}: {why}", why.name())))?;
-    event.endpoint = export.workload.to_string();
+    event.endpoint = Some(export.workload.shared());
     let hop = Hop::Through(export.address);
     event.hop = "pod";
     let permit = Permit::outbound(snapshot.generation);

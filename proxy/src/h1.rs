@@ -105,7 +105,7 @@ impl H1Rx {
             }
             self.io.readable().await?;
             let read = buffer::with(|space| {
-                let got = match self.io.try_read(space) {
+                let got = match buffer::read(&self.io, space) {
                     Ok(0) => {
                         self.closed = true;
                         return Ok(None);
@@ -157,7 +157,7 @@ impl H1Rx {
             // What is left over must fit into `unread`: framing and the next message's beginning.
             let limit = space.len().min(room.saturating_add(FRAMING_BYTES));
             let space = space.get_mut(..limit).unwrap_or_default();
-            let got = match io.try_read(space) {
+            let got = match buffer::read(io, space) {
                 Ok(0) => {
                     *closed = true;
                     return Ok(Pull::Empty);
@@ -217,7 +217,7 @@ impl H1Rx {
             let broken = buffer::with(|space| {
                 let limit = AHEAD_BYTES_MAX.saturating_sub(self.unread.len());
                 let space = space.get_mut(..limit).unwrap_or_default();
-                match self.io.try_read(space) {
+                match buffer::read(&self.io, space) {
                     Ok(0) => self.closed = true,
                     Ok(n) => self.unread.extend_from_slice(space.get(..n).unwrap_or_default()),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}

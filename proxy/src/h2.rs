@@ -288,9 +288,8 @@ impl Session {
                 Ok(Progress::More) => {}
                 Ok(Progress::Blocked) => {
                     // A peer that never closes must not keep a closed session alive.
-                    let readable = pin!(self.transport.readable());
-                    let over = pin!(self.unread.wait());
-                    if !matches!(relay::unless(readable, over).await, Ok(Ok(()))) {
+                    let (readable, unread) = (pin!(self.transport.readable()), pin!(self.unread.wait()));
+                    if !matches!(relay::unless(readable, unread).await, Ok(Ok(()))) {
                         break;
                     }
                 }
@@ -414,12 +413,12 @@ impl Session {
             // Every task that is ready adds its frames before one write takes them all.
             tokio::task::yield_now().await;
             // A peer that does not read gets no longer than this for the last words.
-            let last_words = async {
+            let last_words = pin!(async {
                 self.closing.wait().await;
                 sleep(CLOSE_TIMEOUT).await;
-            };
+            });
             let writing = pin!(self.write_out());
-            if !matches!(relay::unless(writing, pin!(last_words)).await, Ok(Ok(()))) {
+            if !matches!(relay::unless(writing, last_words).await, Ok(Ok(()))) {
                 break;
             }
             if self.closed.get() {

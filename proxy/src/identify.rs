@@ -63,7 +63,7 @@ pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
     };
     worker.shared.telemetry.metrics.handshakes_failed.inc();
     let mut event = Event::new(Direction::Inbound, "tls", worker.snapshot().generation);
-    event.destination_cluster = worker.shared.config.cluster.to_string();
+    event.destination_cluster = Some(worker.shared.config.cluster.shared());
     event.failure = Some(Failure::Unauthenticated);
     event.detail = format!("handshake with {}: {why}", conn.peer);
     event.duration = conn.since.elapsed();

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_proto::resource::Protocol;
@@ -46,6 +47,8 @@ pub struct Inbound {
     worker: Rc<Worker>,
     /// Who it is. None: plaintext, where the workload permits it.
     peer: Option<PeerIdentity>,
+    /// Its cluster.
+    source_cluster: Option<Arc<str>>,
     source: SocketAddr,
     /// The port that a captured connection wanted.
     port: Option<u16>,
@@ -57,7 +60,8 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
     let Some(identified) = identify(&worker, conn).await else { return };
     let session = Session::start(identified.transport, Role::Server, tunnel::settings());
     worker.connections.believe(&session, identified.chain);
-    let side = Inbound { worker, peer: Some(identified.peer), source, port: None };
+    let source_cluster = Some(Arc::from(identified.peer.id.trust_domain().cluster()));
+    let side = Inbound { worker, peer: Some(identified.peer), source_cluster, source, port: None };
     serve_h2(Rc::new(side), session).await;
 }
 
@@ -70,7 +74,7 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     let snapshot = worker.snapshot();
     let permissive = snapshot.own.as_ref().is_some_and(|own| own.inbound_mode == InboundMode::Permissive);
     let source = conn.peer;
-    let side = Inbound { worker, peer: None, source, port: Some(original.port()) };
+    let side = Inbound { worker, peer: None, source_cluster: None, source, port: Some(original.port()) };
     if !permissive {
         return side.refuse_plaintext(&conn.io, original.port());
     }
@@ -102,11 +106,11 @@ impl Inbound {
         let mut event = Event::new(Direction::Inbound, protocol, generation);
         let config = &self.worker.shared.config;
         if let Some(peer) = &self.peer {
-            event.source_cluster = peer.id.trust_domain().cluster().to_owned();
+            event.source_cluster.clone_from(&self.source_cluster);
             event.peer = Some(peer.id.clone());
         }
-        event.destination_cluster = config.cluster.to_string();
-        event.endpoint = config.workload.to_string();
+        event.destination_cluster = Some(config.cluster.shared());
+        event.endpoint = Some(config.workload.shared());
         event.hop = "application";
         event
     }
@@ -150,9 +154,9 @@ impl Inbound {
                 let live = self.live(port, None);
                 let _registered = self.worker.connections.register(&live);
                 self.worker.recorder.count_live(&event, &meters.sent, &meters.received);
+                let bytes = (&meters.sent, &meters.received);
                 let relayed = {
-                    let both = (&meters.sent, &meters.received);
-                    let relaying = pin!(duplex(&mut left, &mut right, both, TCP_IDLE));
+                    let relaying = pin!(duplex(&mut left, &mut right, bytes, TCP_IDLE));
                     unless(relaying, pin!(live.cut.wait())).await
                 };
                 match relayed {
@@ -205,7 +209,7 @@ impl Inbound {
     ) -> Result<Option<Upstream>, Failed> {
         let asked = Asked::read(&head, self.peer.is_some());
         let mut request = canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((request.head.method.as_str().to_owned(), request.path.as_str().to_owned()));
+        event.request = Some((request.head.method.clone(), request.path.as_str().to_owned()));
         let port = self.target_port(snapshot, &asked, &request)?;
         event.service = service_of(snapshot, port);
         let facts = self.facts(port);
@@ -223,8 +227,7 @@ impl Inbound {
         let live = self.live(port, Some(Rc::clone(&request)));
         let _registered = self.worker.connections.register(&live);
         let mut plan = ToApplication { worker: &self.worker, permit, hop, head: &request.head, again: false };
-        let forwarding = forward(&self.worker, down, &request, &mut plan, meters);
-        let forwarding = pin!(forwarding);
+        let forwarding = pin!(forward(&self.worker, down, &request, &mut plan, meters));
         match unless(forwarding, pin!(live.cut.wait())).await {
             Ok(Ok(Done::Answered)) => Ok(None),
             Ok(Ok(Done::Upgraded(upstream))) => Ok(Some(upstream)),
@@ -287,7 +290,8 @@ impl Side for Inbound {
         let result = self.exchange(&snapshot, head, &mut down, (&mut event, &meters)).await;
         let result = match result {
             Ok(Some(upstream)) => {
-                let ended = upgrade::relay(down, upstream, &meters, TCP_IDLE).await;
+                let relaying = upgrade::relay(down, upstream, &meters, TCP_IDLE);
+                let ended = Box::pin(relaying).await;
                 event.status = 101;
                 finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
                 return None;
@@ -309,15 +313,15 @@ impl Side for Inbound {
 }
 
 fn note(event: &mut Event, permit: &Permit) {
-    event.policy = permit.rule.as_ref().map(ToString::to_string).unwrap_or_default();
+    event.policy = permit.rule.clone();
     event.audit = permit.audit.to_vec();
 }
 
 /// The service that leads to a port of ours: for the metrics, from configuration.
-fn service_of(snapshot: &Snapshot, port: u16) -> String {
+fn service_of(snapshot: &Snapshot, port: u16) -> Option<Arc<str>> {
     let own = snapshot.own.as_ref();
     let first = own.and_then(|own| own.ports.get(&port)).and_then(|p| p.services.first());
-    first.map(|(name, _)| name.to_string()).unwrap_or_default()
+    first.map(|(name, _)| name.shared())
 }
 
 /// Ends a stream that was not accepted: a status where it has heads, a reset where not.

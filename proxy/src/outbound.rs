@@ -133,7 +133,7 @@ fn event(worker: &Worker, protocol: &'static str) -> Event {
     let config = &worker.shared.config;
     let mut event = Event::new(Direction::Outbound, protocol, worker.snapshot().generation);
     event.peer = Some(config.identity.clone());
-    event.source_cluster = config.cluster.to_string();
+    event.source_cluster = Some(config.cluster.shared());
     event
 }
 
@@ -193,7 +193,7 @@ impl Outbound {
     async fn relay(&self, conn: Accepted, first: Vec<u8>, opened: Option<Result<Opened, Failed>>) {
         let _active = self.worker.activity();
         let mut event = event(&self.worker, "tcp");
-        event.service = self.service.name.to_string();
+        event.service = Some(self.service.name.shared());
         let meters = Meters::default();
         let opened = match opened {
             Some(opened) => opened,
@@ -201,8 +201,8 @@ impl Outbound {
         };
         let result = match opened {
             Ok(Opened { mut right, attempt, endpoint, hop, route }) => {
-                event.endpoint = endpoint.name.to_string();
-                event.destination_cluster = endpoint.cluster.to_string();
+                event.endpoint = Some(endpoint.name.shared());
+                event.destination_cluster = Some(endpoint.cluster.shared());
                 event.hop = hop;
                 event.route = route;
                 let (rx, tx) = crate::tcp::split_with(conn.io, first);
@@ -251,8 +251,8 @@ impl Outbound {
     ) -> Result<Option<Upstream>, Failed> {
         let version = head.version;
         let mut request = canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((request.head.method.as_str().to_owned(), request.path.as_str().to_owned()));
-        event.service = self.service.name.to_string();
+        event.request = Some((request.head.method.clone(), request.path.as_str().to_owned()));
+        event.service = Some(self.service.name.shared());
         if request.head.authority.is_empty() {
             // HTTP/1.0 may name no host; the tunnel needs one.
             request.host = self.service.name.hostname().to_owned();
@@ -276,7 +276,7 @@ impl Outbound {
         let (snapshot, service) = self.resolve(&chosen.backend).await?;
         let begun = service.guard.begin(&service.traffic, self.worker.now());
         let _ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
-        event.service = service.name.to_string();
+        event.service = Some(service.name.shared());
         let mut plan = ToService::new(&self.worker, (&snapshot, &service), &chosen, &request, version);
         let result = forward(&self.worker, down, &request, &mut plan, meters).await;
         plan.describe(event);
@@ -302,7 +302,8 @@ impl Side for Outbound {
         let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
         let result = match result {
             Ok(Some(upstream)) => {
-                let ended = upgrade::relay(down, upstream, &meters, self.service.traffic.timeouts.idle_tcp).await;
+                let relaying = upgrade::relay(down, upstream, &meters, self.service.traffic.timeouts.idle_tcp);
+                let ended = Box::pin(relaying).await;
                 event.status = 101;
                 finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
                 return None;
@@ -319,7 +320,7 @@ impl Side for Outbound {
 
     fn unreadable(&self, failure: Failure, version: &'static str) -> String {
         let mut event = event(&self.worker, version);
-        event.service = self.service.name.to_string();
+        event.service = Some(self.service.name.shared());
         crate::finish::unreadable(&self.worker, &mut event, failure)
     }
 }

@@ -191,23 +191,18 @@ pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
 
 /// Runs `work`, but no longer than `watch` stays pending: `Err` if `watch` was first.
 ///
-/// Both are pinned by the caller: a future passed by value would be stored twice.
+/// Both are pinned by the caller: an async function keeps a future that it is given twice, as its
+/// argument and as its own, and these stand in each other.
 pub fn unless<W: Future, T: Future>(
     mut work: Pin<&mut W>,
     mut watch: Pin<&mut T>,
 ) -> impl Future<Output = Result<W::Output, T::Output>> {
-    poll_fn(move |cx| poll_both(work.as_mut(), watch.as_mut(), cx))
-}
-
-fn poll_both<W: Future, T: Future>(
-    work: Pin<&mut W>,
-    watch: Pin<&mut T>,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<Result<W::Output, T::Output>> {
-    // The watch first: in an exchange it is what feeds the request, and is to be as far as it can
-    // be when the answer is looked at.
-    if let Poll::Ready(seen) = watch.poll(cx) {
-        return Poll::Ready(Err(seen));
-    }
-    work.poll(cx).map(Ok)
+    poll_fn(move |cx| {
+        // The watch first: in an exchange it is what feeds the request, and is to be as far as it
+        // can be when the answer is looked at.
+        if let Poll::Ready(seen) = watch.as_mut().poll(cx) {
+            return Poll::Ready(Err(seen));
+        }
+        work.as_mut().poll(cx).map(Ok)
+    })
 }

@@ -61,7 +61,7 @@ impl TcpRx {
         let read = buffer::with(|space| {
             let limit = space.len().min(room);
             let space = space.get_mut(..limit).unwrap_or_default();
-            let result = self.io.try_read(space);
+            let result = buffer::read(&self.io, space);
             if let Ok(n) = result {
                 sink(space.get(..n).unwrap_or_default());
             }

@@ -69,7 +69,7 @@ impl Transport {
     /// The socket broke, the TLS is wrong, or the sink failed.
     pub fn read(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Progress> {
         buffer::with(|space| {
-            let got = match self.io().try_read(space) {
+            let got = match buffer::read(self.io(), space) {
                 Ok(0) => return Ok(Progress::Ended),
                 Ok(n) => space.get(..n).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Blocked),

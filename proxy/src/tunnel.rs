@@ -105,7 +105,8 @@ impl Tunnels {
         }
         // Whatever happens to this task, the next one may try.
         let opening = Opening::begin(&entry);
-        let session = open().await;
+        // Seldom: the task of each request must not have room for a handshake.
+        let session = Box::pin(open()).await;
         opening.end(session.as_ref().err().copied());
         let session = session?;
         entry.sessions.borrow_mut().push((Rc::clone(&session), Instant::now()));

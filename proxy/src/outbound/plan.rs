@@ -131,8 +131,8 @@ impl<'a> ToService<'a> {
     pub(super) fn describe(&self, event: &mut Event) {
         event.retries = self.retries;
         if let Some(current) = &self.current {
-            event.endpoint = current.endpoint.name.to_string();
-            event.destination_cluster = current.endpoint.cluster.to_string();
+            event.endpoint = Some(current.endpoint.name.shared());
+            event.destination_cluster = Some(current.endpoint.cluster.shared());
             event.hop = current.hop;
         }
     }

@@ -64,6 +64,10 @@ fn write_lines(queue: &Receiver<String>, out: Box<dyn Write + Send>) {
     }
 }
 
+fn text(known: &Option<Arc<str>>) -> &str {
+    known.as_deref().unwrap_or_default()
+}
+
 /// The event as JSON.
 #[must_use]
 pub fn value(event: &Event, reason: Option<&str>) -> Value {
@@ -73,13 +77,13 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         "direction": event.direction.as_str(),
         "protocol": event.protocol,
         "source": event.peer.as_ref().map(ToString::to_string),
-        "source_cluster": event.source_cluster,
-        "service": event.service,
-        "destination_cluster": event.destination_cluster,
-        "endpoint": event.endpoint,
+        "source_cluster": text(&event.source_cluster),
+        "service": text(&event.service),
+        "destination_cluster": text(&event.destination_cluster),
+        "endpoint": text(&event.endpoint),
         "hop": event.hop,
         "route": event.route,
-        "policy": event.policy,
+        "policy": text(&event.policy),
         "status": event.status,
         "bytes_sent": event.bytes_sent,
         "bytes_received": event.bytes_received,
@@ -89,7 +93,7 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
     });
     let Some(fields) = value.as_object_mut() else { return value };
     if let Some((method, path)) = &event.request {
-        fields.insert("method".to_owned(), json!(method));
+        fields.insert("method".to_owned(), json!(method.as_str()));
         fields.insert("path".to_owned(), json!(path));
     }
     if let Some(failure) = event.failure {

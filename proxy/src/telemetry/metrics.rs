@@ -50,9 +50,9 @@ pub struct SeriesKey {
     direction: Direction,
     is_request: bool,
     protocol: &'static str,
-    source_cluster: String,
-    destination_cluster: String,
-    service: String,
+    source_cluster: Option<Arc<str>>,
+    destination_cluster: Option<Arc<str>>,
+    service: Option<Arc<str>>,
     status_class: u16,
     failure: Option<&'static str>,
 }
@@ -216,9 +216,9 @@ impl Metrics {
     pub fn series(&self, key: &SeriesKey) -> Series {
         let ends = Ends {
             direction: key.direction.as_str(),
-            source_cluster: key.source_cluster.clone(),
-            destination_cluster: key.destination_cluster.clone(),
-            service: key.service.clone(),
+            source_cluster: label(&key.source_cluster),
+            destination_cluster: label(&key.destination_cluster),
+            service: label(&key.service),
         };
         let result = Result {
             direction: ends.direction,
@@ -273,4 +273,8 @@ fn class(hundreds: u16) -> &'static str {
         5 => "5xx",
         _ => "-",
     }
+}
+
+fn label(known: &Option<Arc<str>>) -> String {
+    known.as_deref().unwrap_or_default().to_owned()
 }

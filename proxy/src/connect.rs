@@ -15,6 +15,7 @@ use isthmus_proxy_core::hop::{Gateway, GatewayAddress, NextHop, pick_gateway};
 use isthmus_proxy_core::http2::{self, Settings};
 use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
 use rustls::pki_types::ServerName;
+use smallvec::SmallVec;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -239,33 +240,43 @@ async fn tunnel_to(
         }
         NextHop::ViaGateway { gateways, sni, identity } => {
             let peer = Peer::Behind(Arc::clone(sni));
-            let open = async || {
-                let io = dial_gateway(worker, permit, gateways, limit).await?;
-                handshake(worker, io, sni, identity, limit).await
-            };
+            let open = async || through_gateway(worker, permit, gateways, (sni, identity), limit).await;
             worker.tunnels.get(peer, identity, open).await
         }
     }
 }
 
-/// A connection to one of the gateways, the better of two.
-async fn dial_gateway(
+/// A tunnel through one of the gateways, the better of two; if nothing comes of it, through another.
+///
+/// What counts for the gateway is whether an answer to the handshake came through it: in front of a
+/// dead one there is often a load balancer that still takes connections.
+async fn through_gateway(
     worker: &Rc<Worker>,
     permit: &Permit,
     gateways: &[Arc<Gateway>],
+    (sni, identity): (&str, &SpiffeId),
     limit: Duration,
-) -> Result<TcpStream, Failure> {
+) -> Result<Rc<Session>, Failure> {
     let mut failure = Failure::NoHealthyEndpoint;
-    for _ in 0..GATEWAY_TRIES.min(gateways.len()) {
+    let mut left: SmallVec<[Arc<Gateway>; 4]> = gateways.iter().cloned().collect();
+    for _ in 0..GATEWAY_TRIES {
         let now = worker.now();
-        let Some(gateway) = worker.rng(|rng| pick_gateway(gateways, rng, now)) else { break };
+        let Some(gateway) = worker.rng(|rng| pick_gateway(&left, rng, now)) else { break };
+        // The next try takes another one, be it ejected: it may be back.
+        left.retain(|other| !Arc::ptr_eq(other, &gateway));
         let begun = std::time::Instant::now();
         let attempt = gateway.stats.begin(now);
-        let result = dial_any(worker, permit, &gateway.addresses, limit).await;
-        let outcome = if result.is_ok() { Outcome::Success } else { Outcome::NoAnswer };
+        let result = match dial_any(worker, permit, &gateway.addresses, limit).await {
+            Ok(io) => handshake(worker, io, sni, identity, limit).await,
+            Err(why) => Err(why),
+        };
+        let outcome = match &result {
+            Ok(_) | Err(Failure::IdentityMismatch) => Outcome::Success,
+            Err(_) => Outcome::NoAnswer,
+        };
         attempt.finish(outcome, begun.elapsed(), worker.now(), &OutlierPolicy::default());
         match result {
-            Ok(io) => return Ok(io),
+            Ok(_) | Err(Failure::IdentityMismatch) => return result,
             Err(why) => failure = why,
         }
     }

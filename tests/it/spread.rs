@@ -16,10 +16,10 @@ async fn requests_through_one_gateway_are_spread_evenly_over_every_remote_pod() 
         .await;
     for pod in 1..=4 {
         // Equal pods: next to this, the noise of a busy machine is small.
-        mesh.app(&format!("west/cart-{pod}")).behaviour.delay(5);
+        mesh.app(&format!("west/cart-{pod}")).behaviour.delay(20);
     }
     let load = Load::start(
-        (0..8)
+        (0..16)
             .map(|_| mesh.client("east/web").http("cart"))
             .collect(),
     );

@@ -63,7 +63,9 @@ impl Looking<'_> {
         let cost = if slot.stats.is_hardly_known() {
             self.peers_us
         } else {
-            slot.stats.evidence().peak_cost(self.peers_us, Stamp::of(self.now))
+            slot.stats
+                .evidence()
+                .peak_cost(self.peers_us, Stamp::of(self.now))
         };
         cost.max(NOISE_US) * slot.stats.surcharge(self.now)
     }

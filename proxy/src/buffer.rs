@@ -4,6 +4,10 @@
 //! come. Whoever reads processes in place, and keeps only the rest of an unfinished head or frame.
 
 use std::cell::RefCell;
+use std::io;
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 /// Large enough that bulk needs few system calls (64 KiB was measured 10% slower).
 pub const READ_BYTES: usize = 256 * 1024;
@@ -21,6 +25,24 @@ pub fn with<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
         }
         f(buffer)
     })
+}
+
+/// Reads once, without waiting.
+///
+/// A read that did not fill the space took all that was there: the socket then counts as empty
+/// until the system reports something new, and nobody asks it again in vain. The peer's end is
+/// not lost by that: tokio keeps it apart from what was to be read.
+///
+/// # Errors
+/// `WouldBlock`, or the socket is gone.
+pub fn read(io: &TcpStream, space: &mut [u8]) -> io::Result<usize> {
+    let taken = io.try_read(space)?;
+    if taken > 0 && taken < space.len() {
+        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        // An error by its making.
+        let _ = io.try_io(Interest::READABLE, nothing);
+    }
+    Ok(taken)
 }
 
 /// Forgets the first `used` bytes, and the memory with them when nothing is left.

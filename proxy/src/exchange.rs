@@ -17,9 +17,7 @@ use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{Limits, ResponseContext};
 use isthmus_proxy_core::http2::ErrorCode;
-use isthmus_proxy_core::message::{
-    BodyLength, Fields, Method, RequestHead, ResponseHead, Version,
-};
+use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connect::Upstream;
@@ -67,7 +65,14 @@ impl Request {
         let permit = authorize(policies, conn, Some(&facts))?;
         let lax = self.path.lax();
         if *lax != *facts.path {
-            authorize(policies, conn, Some(&RequestFacts { path: &lax, ..facts }))?;
+            authorize(
+                policies,
+                conn,
+                Some(&RequestFacts {
+                    path: &lax,
+                    ..facts
+                }),
+            )?;
         }
         Ok(permit)
     }
@@ -104,7 +109,14 @@ impl Answer {
     #[must_use]
     pub fn new(tx: Tx, head: &RequestHead, keep_alive: bool) -> Self {
         let context = ResponseContext::of(head);
-        Self { tx, context, keep_alive, started: false, status: 0, code: None }
+        Self {
+            tx,
+            context,
+            keep_alive,
+            started: false,
+            status: 0,
+            code: None,
+        }
     }
 
     /// Sends a head. `end`: no body follows.
@@ -201,9 +213,16 @@ pub async fn forward(
             }
             None => return Err(Failure::RequestDeadline),
         };
-        let asked = Asked { request, kept: &kept, deadline };
+        let asked = Asked {
+            request,
+            kept: &kept,
+            deadline,
+        };
         let tried = {
-            let idle = pin!(until_idle([&meters.sent, &meters.received], plan.idle_timeout()));
+            let idle = pin!(until_idle(
+                [&meters.sent, &meters.received],
+                plan.idle_timeout()
+            ));
             let trying = pin!(attempt(down, &mut upstream, plan, &asked, meters));
             unless(trying, idle).await
         };
@@ -281,7 +300,9 @@ async fn attempt(
     if upgrade::accepted(asked.request, &head) {
         plan.respond(&mut head);
         upgrade::translate(&mut head, &answer.context, &asked.request.head.protocol);
-        answer.respond(&mut head, false).map_err(Broken::downstream)?;
+        answer
+            .respond(&mut head, false)
+            .map_err(Broken::downstream)?;
         answer.tx.flush();
         return Ok(Attempt::Upgraded);
     }
@@ -296,7 +317,9 @@ async fn attempt(
     let limits = (asked.deadline, &meters.received);
     relay_answer(head, &mut upstream.rx, answer, feeding.as_mut(), limits).await?;
     answer.keep_alive &= fed.get();
-    Ok(Attempt::Answered { keep: keep && fed.get() })
+    Ok(Attempt::Answered {
+        keep: keep && fed.get(),
+    })
 }
 
 /// Sends the answer's head and relays its body, while the request is still being fed.
@@ -308,7 +331,9 @@ async fn relay_answer(
     (deadline, received): (Option<Instant>, &Meter),
 ) -> Result<(), Failure> {
     let empty = head.body == BodyLength::Empty;
-    answer.respond(&mut head, empty).map_err(Broken::downstream)?;
+    answer
+        .respond(&mut head, empty)
+        .map_err(Broken::downstream)?;
     if empty {
         return answer.tx.drained().await.map_err(Broken::downstream);
     }
@@ -337,7 +362,10 @@ async fn final_head(
     let limits = Limits::default();
     loop {
         let head = match rx {
-            Rx::H1(rx) => rx.response(method, &limits).await.and_then(|h| h.ok_or(Broken::Reset(None))),
+            Rx::H1(rx) => rx
+                .response(method, &limits)
+                .await
+                .and_then(|h| h.ok_or(Broken::Reset(None))),
             Rx::H2(rx) => rx.head().await,
             Rx::Tcp(_) | Rx::Kept { .. } => Err(Broken::Reset(None)),
         };
@@ -347,7 +375,9 @@ async fn final_head(
         }
         // HTTP/1.0 knows no informational answers (RFC 9110 §15.2).
         if answer.context.version != Version::Http10 {
-            answer.respond(&mut head, false).map_err(Broken::downstream)?;
+            answer
+                .respond(&mut head, false)
+                .map_err(Broken::downstream)?;
         }
     }
 }
@@ -401,7 +431,9 @@ async fn feed(
         return sent(tx).await;
     }
     while kept.borrow().replayed < kept.borrow().bytes.len() {
-        let Ok(room) = tx.ready().await else { return pending().await };
+        let Ok(room) = tx.ready().await else {
+            return pending().await;
+        };
         let mut kept = kept.borrow_mut();
         let start = kept.replayed;
         let stop = kept.bytes.len().min(start + room);
@@ -413,7 +445,9 @@ async fn feed(
         return sent(tx).await;
     }
     loop {
-        let Ok(room) = tx.ready().await else { return pending().await };
+        let Ok(room) = tx.ready().await else {
+            return pending().await;
+        };
         let pulled = rx.try_pull(room, &mut |data| {
             meter.add(data.len());
             kept.borrow_mut().keep(data);
@@ -458,7 +492,12 @@ async fn gone(rx: &mut Rx) -> Broken {
 
 /// Keeps an upstream connection that can carry another request.
 fn settle(worker: &Worker, upstream: Upstream, keep: bool) {
-    if let Upstream { rx: Rx::H1(rx), tx: Tx::H1(tx), home: Some(home), .. } = upstream
+    if let Upstream {
+        rx: Rx::H1(rx),
+        tx: Tx::H1(tx),
+        home: Some(home),
+        ..
+    } = upstream
         && keep
         && rx.is_at_end()
     {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
+use isthmus_proxy_core::message::Method;
 
 use crate::exchange::{Downstream, Meters, reply};
 use crate::stream::Tx;
@@ -29,7 +30,12 @@ impl Failed {
     /// A failure that no policy decided.
     #[must_use]
     pub fn new(failure: Failure, detail: impl Into<String>) -> Self {
-        Self { failure, detail: detail.into(), policy: None, audit: Vec::new() }
+        Self {
+            failure,
+            detail: detail.into(),
+            policy: None,
+            audit: Vec::new(),
+        }
     }
 }
 
@@ -49,13 +55,15 @@ pub async fn finish(
         let failure = event.failure.unwrap_or(Failure::Internal);
         let answer = &mut down.answer;
         if answer.started || failure.status() == 0 {
-            answer.tx.reset(answer.code.unwrap_or_else(|| code(failure)));
+            answer
+                .tx
+                .reset(answer.code.unwrap_or_else(|| code(failure)));
             usable = false;
         } else {
             let id = worker.recorder.reason_id();
             // What the client has not sent yet would be taken for the next request.
             answer.keep_alive &= is_read(&down.rx);
-            reply::failure(answer, failure, &id, &event.detail, grpc).await;
+            Box::pin(reply::failure(answer, failure, &id, &event.detail, grpc)).await;
             reason = Some(id);
         }
     }
@@ -85,7 +93,7 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
     event.status = failure.status();
     event.detail = failure.to_string();
     // Its method and path are not known, but it was a request.
-    event.request = Some((String::new(), String::new()));
+    event.request = Some((Method::Other("".into()), String::new()));
     worker.recorder.record(event, Some(id.clone()));
     id
 }
@@ -93,15 +101,21 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
 fn note(event: &mut Event, failed: Failed) {
     event.failure = Some(failed.failure);
     event.detail = failed.detail;
-    if let Some(policy) = failed.policy {
-        event.policy = policy.to_string();
+    if failed.policy.is_some() {
+        event.policy = failed.policy;
     }
     if !failed.audit.is_empty() {
         event.audit = failed.audit;
     }
 }
 
-fn conclude(worker: &Rc<Worker>, mut event: Event, meters: &Meters, begun: Instant, reason: Option<String>) {
+fn conclude(
+    worker: &Rc<Worker>,
+    mut event: Event,
+    meters: &Meters,
+    begun: Instant,
+    reason: Option<String>,
+) {
     event.counted_live = meters.sent.is_live();
     event.bytes_sent = meters.sent.bytes();
     event.bytes_received = meters.received.bytes();
@@ -112,7 +126,9 @@ fn conclude(worker: &Rc<Worker>, mut event: Event, meters: &Meters, begun: Insta
 fn is_read(rx: &crate::stream::Rx) -> bool {
     match rx {
         crate::stream::Rx::H1(rx) => rx.is_at_end(),
-        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) | crate::stream::Rx::Kept { .. } => true,
+        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) | crate::stream::Rx::Kept { .. } => {
+            true
+        }
     }
 }
 

@@ -16,7 +16,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::http2::{Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId};
+use isthmus_proxy_core::http2::{
+    Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId,
+};
 use isthmus_proxy_core::message::RequestHead;
 use tokio::time::sleep;
 
@@ -27,8 +29,8 @@ use crate::transport::{Progress, Transport};
 
 mod stream;
 
-pub use stream::{StreamRx, StreamTx};
 use stream::Slot;
+pub use stream::{StreamRx, StreamTx};
 
 /// Encoded bytes that wait for the socket, at most, before streams are told to wait.
 pub const OUT_BYTES_MAX: usize = 64 * 1024;
@@ -288,9 +290,9 @@ impl Session {
                 Ok(Progress::More) => {}
                 Ok(Progress::Blocked) => {
                     // A peer that never closes must not keep a closed session alive.
-                    let readable = pin!(self.transport.readable());
-                    let over = pin!(self.unread.wait());
-                    if !matches!(relay::unless(readable, over).await, Ok(Ok(()))) {
+                    let (readable, unread) =
+                        (pin!(self.transport.readable()), pin!(self.unread.wait()));
+                    if !matches!(relay::unless(readable, unread).await, Ok(Ok(()))) {
                         break;
                     }
                 }
@@ -313,7 +315,9 @@ impl Session {
         let seconds = state.aged.elapsed().as_secs();
         if seconds > 0 {
             state.aged = Instant::now();
-            state.codec.elapsed(u32::try_from(seconds).unwrap_or(u32::MAX));
+            state
+                .codec
+                .elapsed(u32::try_from(seconds).unwrap_or(u32::MAX));
         }
         let result = if state.rest.is_empty() {
             let mut input = plain;
@@ -346,7 +350,10 @@ impl Session {
                 Err(error) => {
                     // The codec has written GOAWAY; the flusher sends it and closes.
                     state.going_away = true;
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        error.to_string(),
+                    ));
                 }
             };
             self.dispatch(state, event);
@@ -414,12 +421,12 @@ impl Session {
             // Every task that is ready adds its frames before one write takes them all.
             tokio::task::yield_now().await;
             // A peer that does not read gets no longer than this for the last words.
-            let last_words = async {
+            let last_words = pin!(async {
                 self.closing.wait().await;
                 sleep(CLOSE_TIMEOUT).await;
-            };
+            });
             let writing = pin!(self.write_out());
-            if !matches!(relay::unless(writing, pin!(last_words)).await, Ok(Ok(()))) {
+            if !matches!(relay::unless(writing, last_words).await, Ok(Ok(()))) {
                 break;
             }
             if self.closed.get() {

@@ -51,9 +51,22 @@ pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
         };
         let keep_alive = head.keep_alive && !side.worker().is_draining();
         let answer = Answer::new(Tx::H1(tx), &head, keep_alive);
-        let down = Downstream { rx: Rx::H1(rx), answer };
-        let Some(down) = Rc::clone(&side).take(head, down).await else { return };
-        let Downstream { rx: Rx::H1(back), answer: Answer { tx: Tx::H1(mut sink), keep_alive, .. } } = down
+        let down = Downstream {
+            rx: Rx::H1(rx),
+            answer,
+        };
+        let Some(down) = Rc::clone(&side).take(head, down).await else {
+            return;
+        };
+        let Downstream {
+            rx: Rx::H1(back),
+            answer:
+                Answer {
+                    tx: Tx::H1(mut sink),
+                    keep_alive,
+                    ..
+                },
+        } = down
         else {
             return;
         };
@@ -81,7 +94,14 @@ async fn refuse(side: &impl Side, tx: h1::H1Tx, failure: Failure) {
         expects_continue: false,
     };
     let mut answer = Answer::new(Tx::H1(tx), &head, false);
-    reply::failure(&mut answer, failure, &reason, "the request was not read", false).await;
+    reply::failure(
+        &mut answer,
+        failure,
+        &reason,
+        "the request was not read",
+        false,
+    )
+    .await;
     if let Tx::H1(mut tx) = answer.tx {
         tx.close();
     }
@@ -132,7 +152,14 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
         let side = Rc::clone(&side);
         tokio::task::spawn_local(async move {
             let answer = Answer::new(Tx::H2(tx), &head, true);
-            side.take(head, Downstream { rx: Rx::H2(rx), answer }).await;
+            side.take(
+                head,
+                Downstream {
+                    rx: Rx::H2(rx),
+                    answer,
+                },
+            )
+            .await;
         });
     }
     going.abort();

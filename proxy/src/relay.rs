@@ -32,7 +32,11 @@ pub struct Meter {
 
 impl Default for Meter {
     fn default() -> Self {
-        Self { bytes: Cell::new(0), live: std::cell::OnceCell::new(), last: Cell::new(Instant::now()) }
+        Self {
+            bytes: Cell::new(0),
+            live: std::cell::OnceCell::new(),
+            last: Cell::new(Instant::now()),
+        }
     }
 }
 
@@ -180,7 +184,11 @@ fn ended(side: Side, from_left: bool) -> Ended {
 /// Ends when none of the meters has moved for `idle`.
 pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
     loop {
-        let last = meters.iter().map(|m| m.last.get()).max().unwrap_or_else(Instant::now);
+        let last = meters
+            .iter()
+            .map(|m| m.last.get())
+            .max()
+            .unwrap_or_else(Instant::now);
         let deadline = last + idle;
         if Instant::now() >= deadline {
             return;
@@ -191,23 +199,18 @@ pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
 
 /// Runs `work`, but no longer than `watch` stays pending: `Err` if `watch` was first.
 ///
-/// Both are pinned by the caller: a future passed by value would be stored twice.
+/// Both are pinned by the caller: an async function keeps a future that it is given twice, as its
+/// argument and as its own, and these stand in each other.
 pub fn unless<W: Future, T: Future>(
     mut work: Pin<&mut W>,
     mut watch: Pin<&mut T>,
 ) -> impl Future<Output = Result<W::Output, T::Output>> {
-    poll_fn(move |cx| poll_both(work.as_mut(), watch.as_mut(), cx))
-}
-
-fn poll_both<W: Future, T: Future>(
-    work: Pin<&mut W>,
-    watch: Pin<&mut T>,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<Result<W::Output, T::Output>> {
-    // The watch first: in an exchange it is what feeds the request, and is to be as far as it can
-    // be when the answer is looked at.
-    if let Poll::Ready(seen) = watch.poll(cx) {
-        return Poll::Ready(Err(seen));
-    }
-    work.poll(cx).map(Ok)
+    poll_fn(move |cx| {
+        // The watch first: in an exchange it is what feeds the request, and is to be as far as it
+        // can be when the answer is looked at.
+        if let Poll::Ready(seen) = watch.as_mut().poll(cx) {
+            return Poll::Ready(Err(seen));
+        }
+        work.as_mut().poll(cx).map(Ok)
+    })
 }

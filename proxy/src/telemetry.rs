@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_proto::spiffe::SpiffeId;
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::message::Method;
 use isthmus_proxy_core::snapshot::Generation;
 use serde::Serialize;
 
@@ -59,24 +60,24 @@ pub struct Event {
     pub protocol: &'static str,
     /// Who asked, if that is known and proved.
     pub peer: Option<SpiffeId>,
-    /// The cluster of who asked. Empty: not known.
-    pub source_cluster: String,
-    /// The service that was asked for: its name. Empty: none of the mesh.
-    pub service: String,
-    /// The cluster that answered, or was to answer. Empty: none was chosen.
-    pub destination_cluster: String,
-    /// The pod that answered, or was to answer. Empty: none was chosen.
-    pub endpoint: String,
+    /// The cluster of who asked. None: not known.
+    pub source_cluster: Option<Arc<str>>,
+    /// The service that was asked for: its name. None: none of the mesh.
+    pub service: Option<Arc<str>>,
+    /// The cluster that answered, or was to answer. None: none was chosen.
+    pub destination_cluster: Option<Arc<str>>,
+    /// The pod that answered, or was to answer. None: none was chosen.
+    pub endpoint: Option<Arc<str>>,
     /// `tunnel`, `gateway`, `plain`, `application`, `passthrough`. Empty: none was chosen.
     pub hop: &'static str,
     /// The route's name. Empty: none.
     pub route: String,
-    /// The policy that allowed or denied. Empty: none selects the workload.
-    pub policy: String,
+    /// The policy that allowed or denied. None: none selects the workload.
+    pub policy: Option<Arc<str>>,
     /// Policies with the action AUDIT that matched.
     pub audit: Vec<Arc<str>>,
     /// Method and path of a request. The path is canonical, without its query.
-    pub request: Option<(String, String)>,
+    pub request: Option<(Method, String)>,
     /// What the client was told. 0: nothing, or it is no request.
     pub status: u16,
     /// Why it failed, if it did.
@@ -105,13 +106,13 @@ impl Event {
             direction,
             protocol,
             peer: None,
-            source_cluster: String::new(),
-            service: String::new(),
-            destination_cluster: String::new(),
-            endpoint: String::new(),
+            source_cluster: None,
+            service: None,
+            destination_cluster: None,
+            endpoint: None,
             hop: "",
             route: String::new(),
-            policy: String::new(),
+            policy: None,
             audit: Vec::new(),
             request: None,
             status: 0,
@@ -151,7 +152,10 @@ impl Telemetry {
     /// Telemetry of a workload.
     #[must_use]
     pub fn new(workload: String, log: Option<AccessLog>) -> Self {
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let seed = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
         Self {
             workload,
             metrics: Metrics::default(),
@@ -165,7 +169,11 @@ impl Telemetry {
     /// An id for a failure that is about to be told to a client.
     #[must_use]
     pub fn reason_id(&self) -> String {
-        format!("{}:{:x}", self.workload, self.next.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "{}:{:x}",
+            self.workload,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     /// The failure with this id, if it is still remembered.
@@ -200,7 +208,10 @@ impl Recorder {
     /// A worker's recorder.
     #[must_use]
     pub fn new(shared: Arc<Telemetry>) -> Self {
-        Self { shared, series: RefCell::default() }
+        Self {
+            shared,
+            series: RefCell::default(),
+        }
     }
 
     /// An id for a failure that is about to be told to a client.

@@ -12,7 +12,10 @@ use tokio::net::TcpStream;
 use crate::buffer;
 
 /// Carries one HTTP/2 connection.
-#[expect(clippy::large_enum_variant, reason = "one for each connection, inside an `Rc` already")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each connection, inside an `Rc` already"
+)]
 pub enum Transport {
     /// In the clear: applications on this host, and unmeshed peers.
     Plain(TcpStream),
@@ -69,10 +72,12 @@ impl Transport {
     /// The socket broke, the TLS is wrong, or the sink failed.
     pub fn read(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Progress> {
         buffer::with(|space| {
-            let got = match self.io().try_read(space) {
+            let got = match buffer::read(self.io(), space) {
                 Ok(0) => return Ok(Progress::Ended),
                 Ok(n) => space.get(..n).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Blocked),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(Progress::Blocked);
+                }
                 Err(error) => return Err(error),
             };
             match self {
@@ -155,7 +160,10 @@ fn decrypt(
 }
 
 /// Everything that is decrypted goes to the sink, record by record.
-fn drain(tls: &mut rustls::Connection, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+fn drain(
+    tls: &mut rustls::Connection,
+    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<bool> {
     loop {
         let mut reader = tls.reader();
         let taken = match reader.fill_buf() {

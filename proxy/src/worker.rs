@@ -137,6 +137,22 @@ impl Worker {
         key: impl Fn() -> String,
         find: impl Fn(&Snapshot) -> Lookup<'_>,
     ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
+        let snapshot = self.snapshot();
+        if let Lookup::Found(service) = find(&snapshot)
+            && service.is_complete()
+        {
+            let service = Arc::clone(service);
+            return Ok((snapshot, service));
+        }
+        // Seldom: the task of each request must not have room for it.
+        Box::pin(self.first_use(key, find)).await
+    }
+
+    async fn first_use(
+        &self,
+        key: impl Fn() -> String,
+        find: impl Fn(&Snapshot) -> Lookup<'_>,
+    ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
         let mut changes = None;
         let deadline = tokio::time::Instant::now() + FIRST_USE_TIMEOUT;
         loop {

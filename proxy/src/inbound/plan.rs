@@ -25,16 +25,24 @@ impl Asked {
     /// Only peers of the mesh are listened to.
     pub(super) fn read(head: &RequestHead, meshed: bool) -> Self {
         let text = |name: &[u8]| {
-            head.fields.get(name).filter(|_| meshed).and_then(|v| std::str::from_utf8(v).ok())
+            head.fields
+                .get(name)
+                .filter(|_| meshed)
+                .and_then(|v| std::str::from_utf8(v).ok())
         };
-        let port = text(b"x-mesh-port").and_then(|v| v.parse().ok()).filter(|port| *port != 0);
+        let port = text(b"x-mesh-port")
+            .and_then(|v| v.parse().ok())
+            .filter(|port| *port != 0);
         let was_http1 = text(b"x-mesh-version") == Some("1") || head.version != Version::Http2;
         Self { port, was_http1 }
     }
 
     /// Does the application get HTTP/2? What its port declares, else what the client spoke.
     pub(super) fn wants_http2(&self, snapshot: &Snapshot, port: u16, head: &RequestHead) -> bool {
-        let declared = snapshot.own.as_ref().map_or(Protocol::Unspecified, |o| o.protocol_of(port));
+        let declared = snapshot
+            .own
+            .as_ref()
+            .map_or(Protocol::Unspecified, |o| o.protocol_of(port));
         match declared {
             Protocol::Http2 | Protocol::Grpc => head.protocol.is_empty() || !self.was_http1,
             Protocol::Http1 => false,
@@ -55,7 +63,14 @@ pub(super) struct ToApplication<'a> {
 
 impl Plan for ToApplication<'_> {
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
-        connect::request(self.worker, &self.permit, &self.hop, (self.head, end), CONNECT_TIMEOUT).await
+        connect::request(
+            self.worker,
+            &self.permit,
+            &self.hop,
+            (self.head, end),
+            CONNECT_TIMEOUT,
+        )
+        .await
     }
 
     fn answered(&mut self, _: &ResponseHead, _: bool) -> bool {

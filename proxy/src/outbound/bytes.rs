@@ -49,7 +49,13 @@ pub(super) async fn open(side: &Outbound) -> Result<Opened, Failed> {
         match opened {
             Ok((right, hop)) => {
                 let attempt = (attempt, ticket);
-                return Ok(Opened { right, attempt, endpoint, hop, route });
+                return Ok(Opened {
+                    right,
+                    attempt,
+                    endpoint,
+                    hop,
+                    route,
+                });
             }
             Err(failed) => {
                 // Another one, as long as there is one that was not tried.
@@ -69,11 +75,16 @@ fn choose(
     tried: &[EndpointId],
 ) -> Result<Arc<Endpoint>, Failed> {
     let failed = |f| Failed::new(f, format!("endpoints of {}", service.name));
-    let endpoints = service.endpoints.known().ok_or_else(|| failed(Failure::EndpointsUnknown))?;
+    let endpoints = service
+        .endpoints
+        .known()
+        .ok_or_else(|| failed(Failure::EndpointsUnknown))?;
     let now = side.worker.now();
     let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
     let policy = &service.traffic.balance;
-    side.worker.rng(|rng| pick(endpoints, policy, &can, tried, rng, now)).map_err(failed)
+    side.worker
+        .rng(|rng| pick(endpoints, policy, &can, tried, rng, now))
+        .map_err(failed)
 }
 
 /// One try. The outer error ends them all: another endpoint would not help.
@@ -102,8 +113,15 @@ async fn try_one(
     let permit = Permit::outbound(snapshot.generation);
     let limit = service.traffic.timeouts.connect;
     let opened = connect::bytes(worker, &permit, &hop, address, limit).await;
-    let outcome = opened.as_ref().map_or_else(|f| Outcome::of_failure(*f), |_| Outcome::Success);
-    attempt.record(outcome, begun.elapsed(), worker.now(), &service.traffic.outlier);
+    let outcome = opened
+        .as_ref()
+        .map_or_else(|f| Outcome::of_failure(*f), |_| Outcome::Success);
+    attempt.record(
+        outcome,
+        begun.elapsed(),
+        worker.now(),
+        &service.traffic.outlier,
+    );
     let name = hop.name();
     let opened = opened
         .map(|right| (right, name))

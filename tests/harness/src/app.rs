@@ -24,7 +24,7 @@ pub type Handler =
 /// What answers on a port.
 #[derive(Clone)]
 pub enum App {
-    /// HTTP/1.1; see [`http`] for its paths.
+    /// HTTP/1.1; the module `http` says its paths.
     Http,
     /// The same over HTTP/2 without TLS.
     Http2,

@@ -17,20 +17,20 @@ use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{Limits, ResponseContext};
 use isthmus_proxy_core::http2::ErrorCode;
-use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connect::Upstream;
 use crate::relay::{Meter, Side, pump, unless, until_idle};
-use crate::stream::{Broken, Pull, Rx, Tx};
+use crate::stream::{Broken, Rx, Tx};
 use crate::worker::Worker;
 
+mod feed;
 pub mod mirror;
 pub mod reply;
 pub mod upgrade;
 
-/// Bytes of a request's body kept for another try; longer ones are sent once.
-const KEEP_BYTES_MAX: usize = 64 * 1024;
+use feed::{Kept, feed};
 
 /// A request, read and made canonical.
 #[derive(Debug)]
@@ -379,105 +379,6 @@ async fn final_head(
                 .respond(&mut head, false)
                 .map_err(Broken::downstream)?;
         }
-    }
-}
-
-/// A body's beginning, kept for another try.
-#[derive(Debug, Default)]
-struct Kept {
-    bytes: Vec<u8>,
-    /// The body was longer than is kept: it can't be sent again.
-    overflowed: bool,
-    /// Of `bytes`, what the try under way has sent.
-    replayed: usize,
-    ended: bool,
-}
-
-impl Kept {
-    fn is_whole(&self) -> bool {
-        !self.overflowed
-    }
-
-    fn rewind(&mut self) {
-        self.replayed = 0;
-    }
-
-    fn keep(&mut self, data: &[u8]) {
-        if self.overflowed {
-            return;
-        }
-        if self.bytes.len() + data.len() > KEEP_BYTES_MAX {
-            self.overflowed = true;
-            self.bytes = Vec::new();
-            self.replayed = 0;
-        } else {
-            self.bytes.extend_from_slice(data);
-            self.replayed = self.bytes.len();
-        }
-    }
-}
-
-/// Sends the request's body: first what is kept of it, then the rest as it comes. An upstream that
-/// breaks does not end it: its answer, or its failure, is read on the other side.
-async fn feed(
-    rx: &mut Rx,
-    tx: &mut Tx,
-    (kept, nothing): (&RefCell<Kept>, bool),
-    meter: &Meter,
-) -> Result<(), Broken> {
-    if nothing {
-        // No body; or an upgrade: not a byte before the other side has switched protocols, but its
-        // head has to go out.
-        return sent(tx).await;
-    }
-    while kept.borrow().replayed < kept.borrow().bytes.len() {
-        let Ok(room) = tx.ready().await else {
-            return pending().await;
-        };
-        let mut kept = kept.borrow_mut();
-        let start = kept.replayed;
-        let stop = kept.bytes.len().min(start + room);
-        tx.push(kept.bytes.get(start..stop).unwrap_or_default());
-        kept.replayed = stop;
-    }
-    if kept.borrow().ended {
-        tx.finish(&Fields::default());
-        return sent(tx).await;
-    }
-    loop {
-        let Ok(room) = tx.ready().await else {
-            return pending().await;
-        };
-        let pulled = rx.try_pull(room, &mut |data| {
-            meter.add(data.len());
-            kept.borrow_mut().keep(data);
-            tx.push(data);
-        });
-        match pulled? {
-            Pull::Data => meter.touch(),
-            Pull::Empty => {
-                tx.flush();
-                rx.wait().await?;
-            }
-            Pull::End(trailers) => {
-                {
-                    let mut kept = kept.borrow_mut();
-                    kept.ended = true;
-                    // Trailers are not kept: such a body goes out once.
-                    kept.overflowed |= !trailers.is_empty();
-                }
-                tx.finish(&trailers);
-                return sent(tx).await;
-            }
-        }
-    }
-}
-
-/// Waits until all of the request is on its way. An upstream that breaks tells on the other side.
-async fn sent(tx: &mut Tx) -> Result<(), Broken> {
-    match tx.drained().await {
-        Ok(()) => Ok(()),
-        Err(_) => pending().await,
     }
 }
 

@@ -7,6 +7,9 @@ mod judge;
 mod pick;
 mod wire;
 
+/// Measures, and calls back with a row's name and nanoseconds.
+type Report = fn(&mut dyn FnMut(&str, f64)) -> isthmus_benches::Outcome;
+
 fn main() -> isthmus_benches::Outcome {
     // Cargo adds `--bench`.
     let word = std::env::args()
@@ -14,10 +17,7 @@ fn main() -> isthmus_benches::Outcome {
         .find(|word| !word.starts_with('-'))
         .unwrap_or_default();
     let mut row = |name: &str, ns: f64| println!("{ns:>9.1} ns  {name}");
-    let parts: [(
-        &str,
-        fn(&mut dyn FnMut(&str, f64)) -> isthmus_benches::Outcome,
-    ); 3] = [
+    let parts: [(&str, Report); 3] = [
         ("pick", pick::report),
         ("judge", judge::report),
         ("wire", wire::report),

@@ -12,8 +12,14 @@ use tokio::net::TcpStream;
 /// Large enough that bulk needs few system calls (64 KiB was measured 10% slower).
 pub const READ_BYTES: usize = 256 * 1024;
 
+/// Output buffers that a worker keeps for its next turns, at most.
+const SPARES_MAX: usize = 4;
+/// Larger ones are not kept.
+const SPARE_BYTES_MAX: usize = 128 * 1024;
+
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends the worker's buffer. Not to be nested: `f` must not read from another socket.
@@ -43,6 +49,22 @@ pub fn read(io: &TcpStream, space: &mut [u8]) -> io::Result<usize> {
         let _ = io.try_io(Interest::READABLE, nothing);
     }
     Ok(taken)
+}
+
+/// An empty buffer for output, used before if there is one: it need not grow again.
+#[must_use]
+pub fn spare() -> Vec<u8> {
+    SPARES.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Keeps a buffer whose content is written.
+pub fn keep(mut bytes: Vec<u8>) {
+    bytes.clear();
+    SPARES.with_borrow_mut(|spares| {
+        if spares.len() < SPARES_MAX && bytes.capacity() <= SPARE_BYTES_MAX {
+            spares.push(bytes);
+        }
+    });
 }
 
 /// Forgets the first `used` bytes, and the memory with them when nothing is left.

@@ -22,6 +22,7 @@ use isthmus_proxy_core::http2::{
 use isthmus_proxy_core::message::RequestHead;
 use tokio::time::sleep;
 
+use crate::buffer;
 use crate::notify::{Flag, Queue};
 use crate::relay;
 use crate::stream::Broken;
@@ -92,6 +93,15 @@ impl Hasher for IdHasher {
     fn write_u32(&mut self, id: u32) {
         // The table looks at the highest bits, too.
         self.0 = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+impl State {
+    /// To be called before much is encoded: a session that has nothing to say holds no buffer.
+    fn begin(&mut self) {
+        if self.out.capacity() == 0 {
+            self.out = buffer::spare();
+        }
     }
 }
 
@@ -172,6 +182,7 @@ impl Session {
             if self.closed.get() {
                 return Poll::Ready(Err(Broken::Refused));
             }
+            state.begin();
             match state.codec.open(head, end, &mut state.out) {
                 Ok(id) => {
                     let slot = Rc::new(Slot::new(end));
@@ -330,7 +341,7 @@ impl Session {
             let mut input = joined.as_slice();
             let result = self.decode(state, &mut input);
             let used = joined.len() - input.len();
-            crate::buffer::drop_front(&mut joined, used);
+            buffer::drop_front(&mut joined, used);
             state.rest = joined;
             result
         };
@@ -446,17 +457,15 @@ impl Session {
     }
 
     async fn write_out(&self) -> io::Result<()> {
-        let mut spare = Vec::new();
         loop {
             let data = {
                 let mut state = self.state.borrow_mut();
-                let data = std::mem::replace(&mut state.out, std::mem::take(&mut spare));
+                let data = std::mem::take(&mut state.out);
                 state.writing = data.len();
                 state.codec.flushed();
                 data
             };
             if data.is_empty() {
-                self.give_back(data);
                 return Ok(());
             }
             let mut rest = data.as_slice();
@@ -473,17 +482,8 @@ impl Session {
             while !self.transport.flush()? {
                 self.transport.writable().await?;
             }
-            spare = data;
-            crate::buffer::drop_front(&mut spare, usize::MAX);
+            buffer::keep(data);
             self.state.borrow_mut().senders.wake(WAKE_PER_FLUSH);
-        }
-    }
-
-    /// Keeps the buffer for the next turn, if nobody wrote meanwhile.
-    fn give_back(&self, buffer: Vec<u8>) {
-        let mut state = self.state.borrow_mut();
-        if state.out.is_empty() && state.out.capacity() == 0 {
-            state.out = buffer;
         }
     }
 }

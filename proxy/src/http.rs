@@ -1,5 +1,6 @@
 //! How are the requests of one connection taken, one after another or many at once?
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,13 +35,15 @@ pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
     let (mut rx, mut tx) = h1::split(io, first);
     let limits = Limits::default();
     let mut draining = side.worker().shared.draining.clone();
+    // One wait for all requests: each would take its place in the list of those who wait.
+    let mut drained = pin!(draining.wait_for(|draining| *draining));
     loop {
         let reading = rx.request(&limits, KEEP_ALIVE_TIMEOUT);
         let head = tokio::select! {
             biased;
             head = reading => head,
             // Between two requests there is nothing to wait for.
-            _ = draining.wait_for(|draining| *draining) => return,
+            _ = &mut drained => return,
         };
         let head = match head {
             Ok(Some(head)) => head,
@@ -214,4 +217,26 @@ pub fn redirect(status: u16, location: &str) -> ResponseHead {
     head.fields.push(b"location", location.as_bytes());
     head.fields.push(b"content-length", b"0");
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbound::Inbound;
+    use crate::outbound::Outbound;
+
+    const TASK_BYTES_MAX: usize = 5 * 1024;
+
+    /// Of what a call returns, without making the call.
+    fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_request_is_small() {
+        let inbound = size(|side: Rc<Inbound>, head, down| side.take(head, down));
+        let outbound = size(|side: Rc<Outbound>, head, down| side.take(head, down));
+        // It is made, moved and allocated once a stream; what is seldom stands in boxes.
+        assert!(inbound <= TASK_BYTES_MAX && outbound <= TASK_BYTES_MAX, "{inbound}, {outbound}");
+    }
 }

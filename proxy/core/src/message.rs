@@ -4,7 +4,6 @@
 //! translating between HTTP/1.1 and HTTP/2 is one walk over the index, and dropping a field costs
 //! nothing. Names are in lower case; values are bytes, without surrounding white space.
 
-use smallvec::SmallVec;
 use std::fmt;
 use std::ops::Range;
 
@@ -21,11 +20,15 @@ struct Field {
     value: Span,
 }
 
+/// Room for so many fields is made at once.
+const FIELDS_USUAL: usize = 12;
+
 /// The fields of a head or of trailers, in their order. Repeated fields stay apart.
 #[derive(Clone, Default)]
 pub struct Fields {
     block: Vec<u8>,
-    index: SmallVec<[Field; 16]>,
+    /// On the heap: a head is moved from hand to hand far more often than it is made.
+    index: Vec<Field>,
 }
 
 impl Fields {
@@ -34,7 +37,7 @@ impl Fields {
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
             block: Vec::with_capacity(bytes),
-            index: SmallVec::new(),
+            index: Vec::with_capacity(FIELDS_USUAL),
         }
     }
 
@@ -60,7 +63,7 @@ impl Fields {
     pub(crate) fn of_block(block: &[u8]) -> Self {
         Self {
             block: block.to_vec(),
-            index: SmallVec::new(),
+            index: Vec::with_capacity(FIELDS_USUAL),
         }
     }
 

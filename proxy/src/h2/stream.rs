@@ -279,6 +279,7 @@ impl StreamTx {
     pub fn respond(&mut self, head: &ResponseHead, end: bool) -> Result<(), Broken> {
         let mut guard = self.session.state.borrow_mut();
         let state = &mut *guard;
+        state.begin();
         let result = state.codec.respond(self.id, head, end, &mut state.out);
         drop(guard);
         self.session.dirty.set();
@@ -317,6 +318,7 @@ impl StreamTx {
         let mut guard = self.session.state.borrow_mut();
         let state = &mut *guard;
         // A stream that is gone says so at the next `ready`.
+        state.begin();
         let _ = state.codec.data(self.id, data, false, &mut state.out);
         drop(guard);
         self.session.dirty.set();

@@ -237,6 +237,9 @@ mod tests {
         let inbound = size(|side: Rc<Inbound>, head, down| side.take(head, down));
         let outbound = size(|side: Rc<Outbound>, head, down| side.take(head, down));
         // It is made, moved and allocated once a stream; what is seldom stands in boxes.
-        assert!(inbound <= TASK_BYTES_MAX && outbound <= TASK_BYTES_MAX, "{inbound}, {outbound}");
+        assert!(
+            inbound <= TASK_BYTES_MAX && outbound <= TASK_BYTES_MAX,
+            "{inbound}, {outbound}"
+        );
     }
 }

@@ -14,10 +14,6 @@ use crate::tcp::{TcpRx, TcpTx};
 
 /// What a pull gave.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, on the stack; a box would allocate"
-)]
 pub enum Pull {
     /// Some bytes went to the sink.
     Data,

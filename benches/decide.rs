@@ -7,12 +7,21 @@ mod judge;
 mod pick;
 mod wire;
 
+/// Measures, and calls back with a row's name and nanoseconds.
+type Report = fn(&mut dyn FnMut(&str, f64)) -> isthmus_benches::Outcome;
+
 fn main() -> isthmus_benches::Outcome {
     // Cargo adds `--bench`.
-    let word = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
+    let word = std::env::args()
+        .skip(1)
+        .find(|word| !word.starts_with('-'))
+        .unwrap_or_default();
     let mut row = |name: &str, ns: f64| println!("{ns:>9.1} ns  {name}");
-    let parts: [(&str, fn(&mut dyn FnMut(&str, f64)) -> isthmus_benches::Outcome); 3] =
-        [("pick", pick::report), ("judge", judge::report), ("wire", wire::report)];
+    let parts: [(&str, Report); 3] = [
+        ("pick", pick::report),
+        ("judge", judge::report),
+        ("wire", wire::report),
+    ];
     for (name, report) in parts {
         if name.contains(&word) {
             println!("{name}");

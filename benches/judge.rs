@@ -21,11 +21,21 @@ const RULES: usize = 10;
 
 /// Authorization against few and many rules, canonical forms, and routing by few and many rules.
 pub(crate) fn report(row: &mut dyn FnMut(&str, f64)) -> Outcome {
-    let peer = PeerIdentity { id: "spiffe://west.mesh.internal/ns/bench/sa/client".parse()? };
-    let conn = ConnFacts { peer: Some(&peer), port: 8080, source: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let peer = PeerIdentity {
+        id: "spiffe://west.mesh.internal/ns/bench/sa/client".parse()?,
+    };
+    let conn = ConnFacts {
+        peer: Some(&peer),
+        port: 8080,
+        source: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
     let head = head();
-    let facts =
-        RequestFacts { method: &head.method, host: "cart.shop", path: "/v1/items/7", fields: &head.fields };
+    let facts = RequestFacts {
+        method: &head.method,
+        host: "cart.shop",
+        path: "/v1/items/7",
+        fields: &head.fields,
+    };
     for rules in [1, 100, 1_000] {
         let set = policies(rules)?;
         let judged = ns_each(COUNT, || {
@@ -40,12 +50,17 @@ pub(crate) fn report(row: &mut dyn FnMut(&str, f64)) -> Outcome {
     });
     row("canonical path", cost?);
     let cost = ns_each(COUNT, || {
-        black_box(canonical::authority(black_box(b"cart.shop.svc.cluster.local:8080"))?);
+        black_box(canonical::authority(black_box(
+            b"cart.shop.svc.cluster.local:8080",
+        ))?);
         Ok(())
     });
     row("canonical authority", cost?);
     let path = canonical::path(b"/v1/items/7?page=2")?;
-    let to = BackendRef { service: "shop/cart.shop.svc.cluster.local".parse()?, port: 8080 };
+    let to = BackendRef {
+        service: "shop/cart.shop.svc.cluster.local".parse()?,
+        port: 8080,
+    };
     for rules in [0, 1, 100] {
         let table = routes(rules)?;
         let routed = ns_each(COUNT, || {
@@ -78,7 +93,11 @@ fn head() -> RequestHead {
 /// ALLOW rules for so many callers; the last one is for ours.
 fn policies(rules: usize) -> Result<PolicySet, Box<dyn std::error::Error>> {
     let rule = |at: usize| {
-        let client = if at + 1 == rules { "client".to_owned() } else { format!("other-{at}") };
+        let client = if at + 1 == rules {
+            "client".to_owned()
+        } else {
+            format!("other-{at}")
+        };
         resource::AccessRule {
             from: vec![resource::Caller {
                 identities: vec![format!("spiffe://west.mesh.internal/ns/bench/sa/{client}")],
@@ -113,10 +132,16 @@ fn routes(rules: usize) -> Result<RouteTable, Box<dyn std::error::Error>> {
         return Ok(RouteTable::default());
     }
     let rule = |at: usize| {
-        let prefix = if at + 1 == rules { "/v1".to_owned() } else { format!("/other-{at}/long") };
+        let prefix = if at + 1 == rules {
+            "/v1".to_owned()
+        } else {
+            format!("/other-{at}/long")
+        };
         resource::RouteRule {
             matches: vec![resource::RouteMatch {
-                path: Some(resource::PathMatch { kind: Some(path_match::Kind::Prefix(prefix)) }),
+                path: Some(resource::PathMatch {
+                    kind: Some(path_match::Kind::Prefix(prefix)),
+                }),
                 ..Default::default()
             }],
             backends: vec![resource::WeightedBackend {

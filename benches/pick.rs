@@ -21,7 +21,10 @@ pub(crate) fn report(row: &mut dyn FnMut(&str, f64)) -> Outcomes {
     for count in [16, 100, 10_000] {
         let set = endpoints(count)?;
         row(&format!("pick among {count}"), measure(&set, picks)?);
-        row(&format!("pick, begin, finish among {count}"), measure(&set, calls)?);
+        row(
+            &format!("pick, begin, finish among {count}"),
+            measure(&set, calls)?,
+        );
     }
     Ok(())
 }
@@ -39,7 +42,13 @@ fn measure(
     round: fn(&Bench, &mut Rng, u64) -> Outcomes,
 ) -> Result<f64, Box<dyn std::error::Error>> {
     let mut rng = Rng::new(7);
-    ns_per_op(PICKS, |at| round(bench, &mut rng, u64::from(at + 1) * u64::from(PICKS) * 1_000))
+    ns_per_op(PICKS, |at| {
+        round(
+            bench,
+            &mut rng,
+            u64::from(at + 1) * u64::from(PICKS) * 1_000,
+        )
+    })
 }
 
 /// Picks alone, a microsecond apart.

@@ -19,7 +19,8 @@ user-agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36\r\naccept: applic
 accept-encoding: gzip, deflate, br\r\naccept-language: en-US,en;q=0.9\r\ncookie: session=0123456789abcdef\r\n\
 x-request-id: 7f0c2f3a-9a3e-4d38-8c1f-0f6f3a1c2b4d\r\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\
 cache-control: no-cache\r\n\r\n";
-const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sun, 22 Nov 2026 18:00:00 GMT\r\n\
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sun, 22 Nov 2026 18:00:00 GMT\r\n\
 Content-Type: text/plain\r\nContent-Length: 1024\r\nConnection: keep-alive\r\n\r\n";
 
 /// HTTP/1.1 heads read and written, and a whole exchange on both ends of a tunnel.
@@ -80,15 +81,27 @@ impl Pair {
         let (mut there, mut back) = (Vec::new(), Vec::new());
         let client = Connection::new(Role::Client, Settings::default(), &mut there);
         let server = Connection::new(Role::Server, Settings::default(), &mut back);
-        Self { client, server, there, back, body: vec![b'x'; 1024] }
+        Self {
+            client,
+            server,
+            there,
+            back,
+            body: vec![b'x'; 1024],
+        }
     }
 
     fn exchange(&mut self, request: &RequestHead, response: &ResponseHead) -> Outcome {
-        self.client.open(request, true, &mut self.there).map_err(|e| format!("{e:?}"))?;
+        self.client
+            .open(request, true, &mut self.there)
+            .map_err(|e| format!("{e:?}"))?;
         let asked = self.serve()?.ok_or("no request came")?;
         let gone = |_| "the stream is gone";
-        self.server.respond(asked, response, false, &mut self.back).map_err(gone)?;
-        self.server.data(asked, &self.body, true, &mut self.back).map_err(gone)?;
+        self.server
+            .respond(asked, response, false, &mut self.back)
+            .map_err(gone)?;
+        self.server
+            .data(asked, &self.body, true, &mut self.back)
+            .map_err(gone)?;
         self.take()
     }
 

@@ -110,13 +110,20 @@ impl HandleKey {
 pub fn verify(label: &[u8], keys: &[HandleKey]) -> Result<u64, InvalidHandle> {
     let bytes = from_base32(label).ok_or(InvalidHandle::Shape)?;
     let (head, tag) = bytes.split_at(BYTES - MAC_BYTES);
-    let [version, epoch, id @ ..] = head else { return Err(InvalidHandle::Shape) };
+    let [version, epoch, id @ ..] = head else {
+        return Err(InvalidHandle::Shape);
+    };
     if *version != VERSION {
         return Err(InvalidHandle::Version(*version));
     }
-    let key = keys.iter().find(|k| k.epoch == *epoch).ok_or(InvalidHandle::Epoch(*epoch))?;
+    let key = keys
+        .iter()
+        .find(|k| k.epoch == *epoch)
+        .ok_or(InvalidHandle::Epoch(*epoch))?;
     // Constant time: a MAC is not compared byte by byte.
-    key.hmac(head).verify_truncated_left(tag).map_err(|_| InvalidHandle::Mac)?;
+    key.hmac(head)
+        .verify_truncated_left(tag)
+        .map_err(|_| InvalidHandle::Mac)?;
     Ok(id.iter().fold(0u64, |sum, b| (sum << 8) | u64::from(*b)))
 }
 
@@ -172,11 +179,20 @@ mod tests {
     #[test]
     fn another_clusters_key_is_refused() {
         let foreign = HandleKey::new(1, [9; 32]).encode(5);
-        assert_eq!(verify(foreign.as_bytes(), &[key(1)]), Err(InvalidHandle::Mac));
-        assert_eq!(verify(foreign.as_bytes(), &[key(2)]), Err(InvalidHandle::Epoch(1)));
+        assert_eq!(
+            verify(foreign.as_bytes(), &[key(1)]),
+            Err(InvalidHandle::Mac)
+        );
+        assert_eq!(
+            verify(foreign.as_bytes(), &[key(2)]),
+            Err(InvalidHandle::Epoch(1))
+        );
         assert_eq!(verify(b"short", &[key(2)]), Err(InvalidHandle::Shape));
         let upper = foreign.to_uppercase();
-        assert_eq!(verify(upper.as_bytes(), &[key(1)]), Err(InvalidHandle::Shape));
+        assert_eq!(
+            verify(upper.as_bytes(), &[key(1)]),
+            Err(InvalidHandle::Shape)
+        );
     }
 
     proptest! {

@@ -28,7 +28,11 @@ impl InvalidName {
     /// Says why `value` is no `kind`.
     #[must_use]
     pub fn new(kind: &'static str, value: &str, why: &'static str) -> Self {
-        Self { kind, value: value.chars().take(80).collect(), why }
+        Self {
+            kind,
+            value: value.chars().take(80).collect(),
+            why,
+        }
     }
 }
 
@@ -191,9 +195,15 @@ mod tests {
     #[test]
     fn the_parts_of_a_name_are_found() {
         let service: ServiceName = "shop/cart.shop.svc.cluster.local".parse().unwrap();
-        assert_eq!((service.namespace(), service.hostname()), ("shop", "cart.shop.svc.cluster.local"));
+        assert_eq!(
+            (service.namespace(), service.hostname()),
+            ("shop", "cart.shop.svc.cluster.local")
+        );
         let pod: WorkloadName = "east/shop/cart-1".parse().unwrap();
-        assert_eq!((pod.cluster(), pod.namespace(), pod.pod()), ("east", "shop", "cart-1"));
+        assert_eq!(
+            (pod.cluster(), pod.namespace(), pod.pod()),
+            ("east", "shop", "cart-1")
+        );
         assert!("east/shop".parse::<WorkloadName>().is_err());
         assert!("east/shop/a/b".parse::<WorkloadName>().is_err());
     }

@@ -27,7 +27,10 @@ impl Locality {
 
 impl From<&resource::Locality> for Locality {
     fn from(locality: &resource::Locality) -> Self {
-        Self { region: locality.region.clone(), zone: locality.zone.clone() }
+        Self {
+            region: locality.region.clone(),
+            zone: locality.zone.clone(),
+        }
     }
 }
 

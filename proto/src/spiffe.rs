@@ -41,7 +41,11 @@ impl FromStr for TrustDomain {
         if is_dns_name(text) {
             Ok(Self(Arc::from(text)))
         } else {
-            Err(InvalidName::new("trust domain", text, "not a DNS name in lower case"))
+            Err(InvalidName::new(
+                "trust domain",
+                text,
+                "not a DNS name in lower case",
+            ))
         }
     }
 }
@@ -75,7 +79,11 @@ impl SpiffeId {
     ///
     /// # Errors
     /// The namespace or the account is not a Kubernetes name.
-    pub fn new(trust_domain: &TrustDomain, namespace: &str, account: &str) -> Result<Self, InvalidName> {
+    pub fn new(
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        account: &str,
+    ) -> Result<Self, InvalidName> {
         format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}").parse()
     }
 
@@ -94,7 +102,9 @@ impl SpiffeId {
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.text.get(self.namespace.0..self.namespace.1).unwrap_or("")
+        self.text
+            .get(self.namespace.0..self.namespace.1)
+            .unwrap_or("")
     }
 
     /// The service account.
@@ -111,10 +121,13 @@ impl FromStr for SpiffeId {
         if text.len() > ID_BYTES_MAX {
             return Err(bad("longer than 2,048 bytes"));
         }
-        let rest = text.strip_prefix("spiffe://").ok_or_else(|| bad("does not begin with spiffe://"))?;
+        let rest = text
+            .strip_prefix("spiffe://")
+            .ok_or_else(|| bad("does not begin with spiffe://"))?;
         let (domain, path) = rest.split_once('/').ok_or_else(|| bad("has no path"))?;
-        let trust_domain: TrustDomain =
-            domain.parse().map_err(|_| bad("the trust domain is not a DNS name in lower case"))?;
+        let trust_domain: TrustDomain = domain
+            .parse()
+            .map_err(|_| bad("the trust domain is not a DNS name in lower case"))?;
         let shape = "the path is not /ns/<namespace>/sa/<service account>";
         let (namespace, account) = path
             .strip_prefix("ns/")
@@ -154,7 +167,9 @@ mod tests {
 
     #[test]
     fn the_parts_are_found() {
-        let id: SpiffeId = "spiffe://east.mesh.internal/ns/shop/sa/cart".parse().unwrap();
+        let id: SpiffeId = "spiffe://east.mesh.internal/ns/shop/sa/cart"
+            .parse()
+            .unwrap();
         assert_eq!(id.trust_domain().as_str(), "east.mesh.internal");
         assert_eq!(id.trust_domain().cluster(), "east");
         assert_eq!((id.namespace(), id.service_account()), ("shop", "cart"));

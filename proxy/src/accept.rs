@@ -22,7 +22,11 @@ const CONNECTIONS_MAX: usize = 10_000;
 /// # Errors
 /// The address is taken or not ours.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
@@ -66,7 +70,14 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         let _ = io.set_nodelay(true);
         let held = Rc::clone(&open);
         let panics = Panics(Rc::clone(&worker));
-        let served = serve(Rc::clone(&worker), Accepted { io, peer, since: Instant::now() });
+        let served = serve(
+            Rc::clone(&worker),
+            Accepted {
+                io,
+                peer,
+                since: Instant::now(),
+            },
+        );
         tokio::task::spawn_local(async move {
             let _panics = panics;
             let mut cut = _panics.0.shared.cut.clone();
@@ -95,7 +106,10 @@ impl Drop for Panics {
 #[must_use]
 pub fn original_destination(io: &TcpStream) -> Option<SocketAddr> {
     let socket = SockRef::from(io);
-    let original = socket.original_dst_v4().or_else(|_| socket.original_dst_v6()).ok()?;
+    let original = socket
+        .original_dst_v4()
+        .or_else(|_| socket.original_dst_v6())
+        .ok()?;
     original.as_socket()
 }
 

@@ -56,8 +56,17 @@ type Answer = Response<Full<Bytes>>;
 impl Admin {
     /// Admin of a proxy.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, discovery: Arc<Mutex<State>>, drain: watch::Sender<bool>) -> Self {
-        Self { shared, discovery, drain, bound: Mutex::default() }
+    pub fn new(
+        shared: Arc<Shared>,
+        discovery: Arc<Mutex<State>>,
+        drain: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            shared,
+            discovery,
+            drain,
+            bound: Mutex::default(),
+        }
     }
 
     /// Remembers where the listeners are.
@@ -74,7 +83,11 @@ impl Admin {
             (_, _, Face::Ready) => text(StatusCode::NOT_FOUND, "only /ready and /metrics here\n"),
             (&Method::GET, "/config", _) => json_answer(&self.config()),
             (&Method::GET, "/listeners", _) => {
-                let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let bound = self
+                    .bound
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
                 json_answer(&serde_json::to_value(bound).unwrap_or_default())
             }
             (&Method::GET, "/why", _) => self.why(query),
@@ -104,7 +117,11 @@ impl Admin {
     /// Ready: it can prove who it is, and knows who may call it.
     fn ready(&self) -> Answer {
         let snapshot = self.snapshot();
-        let held = self.shared.tls.held().filter(|h| h.not_after > SystemTime::now());
+        let held = self
+            .shared
+            .tls
+            .held()
+            .filter(|h| h.not_after > SystemTime::now());
         let why = if *self.shared.draining.borrow() {
             Some("draining")
         } else if held.is_none() {
@@ -120,7 +137,10 @@ impl Admin {
         };
         match why {
             None => text(StatusCode::OK, "ready\n"),
-            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}\n")),
+            Some(why) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &format!("not ready: {why}\n"),
+            ),
         }
     }
 
@@ -137,7 +157,9 @@ impl Admin {
         metrics.set_ejected(u64::try_from(ejected).unwrap_or(u64::MAX));
         let mut answer = text(StatusCode::OK, &metrics.text());
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+        answer
+            .headers_mut()
+            .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
         answer
     }
 
@@ -145,16 +167,27 @@ impl Admin {
         let mut dump = dump::snapshot(&self.snapshot(), self.now());
         let certificate = self.shared.tls.held().map(|held| {
             let age = held.since.elapsed().unwrap_or_default().as_secs();
-            let until = held.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let until = held
+                .not_after
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
             json!({
                 "identity": self.shared.config.identity.as_str(),
                 "not_after": until,
                 "age_seconds": age,
             })
         });
-        let state = self.discovery.lock().unwrap_or_else(PoisonError::into_inner).describe();
+        let state = self
+            .discovery
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .describe();
         if let Some(fields) = dump.as_object_mut() {
-            fields.insert("workload".to_owned(), json!(self.shared.config.workload.as_str()));
+            fields.insert(
+                "workload".to_owned(),
+                json!(self.shared.config.workload.as_str()),
+            );
             fields.insert("certificate".to_owned(), certificate.unwrap_or(Value::Null));
             fields.insert("subscription".to_owned(), state);
         }
@@ -165,10 +198,18 @@ impl Admin {
         if let Some(id) = why::parameter(query, "reason") {
             return match self.shared.telemetry.reason(&id) {
                 Some(reason) => json_answer(&json!(reason)),
-                None => text(StatusCode::NOT_FOUND, "this reason is not remembered (the last 1,024 are)\n"),
+                None => text(
+                    StatusCode::NOT_FOUND,
+                    "this reason is not remembered (the last 1,024 are)\n",
+                ),
             };
         }
-        let found = why::outbound(&self.snapshot(), query, self.now(), &self.shared.config.mesh_domain);
+        let found = why::outbound(
+            &self.snapshot(),
+            query,
+            self.now(),
+            &self.shared.config.mesh_domain,
+        );
         match found {
             Ok(value) => json_answer(&value),
             Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
@@ -180,8 +221,14 @@ impl Admin {
 ///
 /// # Errors
 /// The address is taken or not ours.
-pub fn listen(address: Option<SocketAddr>, admin: &Arc<Admin>, face: Face) -> Result<Option<SocketAddr>> {
-    let Some(address) = address else { return Ok(None) };
+pub fn listen(
+    address: Option<SocketAddr>,
+    admin: &Arc<Admin>,
+    face: Face,
+) -> Result<Option<SocketAddr>> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
     let listener = bind(address).with_context(|| format!("listen on {address} for admin"))?;
     let bound = listener.local_addr()?;
     let listener = TcpListener::from_std(listener)?;
@@ -192,7 +239,9 @@ pub fn listen(address: Option<SocketAddr>, admin: &Arc<Admin>, face: Face) -> Re
 async fn serve(listener: TcpListener, admin: Arc<Admin>, face: Face) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
         let Ok((io, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;

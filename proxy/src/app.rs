@@ -41,7 +41,12 @@ pub fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
 
 async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let (sets, mut bound) = Listeners::bind(&config)?;
-    let log = config.access_log.as_deref().map(AccessLog::open).transpose().context("access_log")?;
+    let log = config
+        .access_log
+        .as_deref()
+        .map(AccessLog::open)
+        .transpose()
+        .context("access_log")?;
     let telemetry = Arc::new(Telemetry::new(config.workload.to_string(), log));
     let tls = Arc::new(TlsStore::default());
     let me = Me {
@@ -89,7 +94,8 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     }
     tracing::info!("draining");
     drain.send_replace(true);
-    let joining = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
+    let joining =
+        tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
     let limit = shared.config.drain;
     let mut joining = std::pin::pin!(joining);
     if tokio::time::timeout(limit, joining.as_mut()).await.is_err() {

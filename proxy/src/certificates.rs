@@ -70,15 +70,30 @@ pub async fn keep(
 }
 
 fn hold(store: &TlsStore, telemetry: &Telemetry, held: Held) {
-    let expires = held.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    telemetry.metrics.certificate_expires.set(i64::try_from(expires).unwrap_or(i64::MAX));
+    let expires = held
+        .not_after
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    telemetry
+        .metrics
+        .certificate_expires
+        .set(i64::try_from(expires).unwrap_or(i64::MAX));
     store.hold(held);
 }
 
 /// When the next certificate is due: each proxy a little elsewhere, by its own certificate.
 fn renewal(held: &Held) -> SystemTime {
-    let life = held.not_after.duration_since(held.since).unwrap_or_default();
-    let spread = held.key.cert.first().map_or(0, |leaf| leaf.iter().rev().take(2).fold(0u16, |n, b| (n << 8) | u16::from(*b)));
+    let life = held
+        .not_after
+        .duration_since(held.since)
+        .unwrap_or_default();
+    let spread = held.key.cert.first().map_or(0, |leaf| {
+        leaf.iter()
+            .rev()
+            .take(2)
+            .fold(0u16, |n, b| (n << 8) | u16::from(*b))
+    });
     let moved = 0.9 + 0.2 * f64::from(spread) / f64::from(u16::MAX);
     held.since + life.mul_f64(RENEW_AT * moved)
 }
@@ -99,12 +114,24 @@ async fn issue(config: &Config, store: &Arc<TlsStore>) -> Result<Held> {
         .await
         .map_err(|status| anyhow!("{:?}: {}", status.code(), status.message()))?
         .into_inner();
-    let chain: Vec<_> = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let chain: Vec<_> = answer
+        .chain
+        .iter()
+        .map(|der| CertificateDer::from(der.to_vec()))
+        .collect();
     let key_der = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let held = assemble(&config.identity, chain.clone(), key_der.into(), SystemTime::now())?;
+    let held = assemble(
+        &config.identity,
+        chain.clone(),
+        &key_der.into(),
+        SystemTime::now(),
+    )?;
     if let Err(error) = save(config, &key, &chain) {
         // Traffic does not depend on it; the next start does.
-        tracing::warn!(error = format!("{error:#}"), "the certificate is not on disk");
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the certificate is not on disk"
+        );
     }
     Ok(held)
 }
@@ -113,7 +140,7 @@ async fn issue(config: &Config, store: &Arc<TlsStore>) -> Result<Held> {
 fn assemble(
     expected: &SpiffeId,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: &PrivateKeyDer<'static>,
     since: SystemTime,
 ) -> Result<Held> {
     let found = identity(Some(&chain)).ok_or_else(|| anyhow!("the certificate has no identity"))?;
@@ -122,23 +149,35 @@ fn assemble(
     }
     let not_after = {
         let leaf = chain.first().ok_or_else(|| anyhow!("the chain is empty"))?;
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|e| anyhow!("the certificate: {e}"))?;
+        let (_, leaf) =
+            X509Certificate::from_der(leaf).map_err(|e| anyhow!("the certificate: {e}"))?;
         let seconds = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
         UNIX_EPOCH + Duration::from_secs(seconds)
     };
-    let key = any_supported_type(&key)?;
+    let key = any_supported_type(key)?;
     let key = CertifiedKey::new(chain, key);
-    key.keys_match().context("the key is not the certificate's")?;
-    Ok(Held { key: Arc::new(key), not_after, since })
+    key.keys_match()
+        .context("the key is not the certificate's")?;
+    Ok(Held {
+        key: Arc::new(key),
+        not_after,
+        since,
+    })
 }
 
 fn paths(config: &Config) -> (PathBuf, PathBuf) {
-    (config.state_dir.join("key.pem"), config.state_dir.join("chain.pem"))
+    (
+        config.state_dir.join("key.pem"),
+        config.state_dir.join("chain.pem"),
+    )
 }
 
 fn save(config: &Config, key: &KeyPair, chain: &[CertificateDer<'_>]) -> Result<()> {
     let (key_path, chain_path) = paths(config);
-    let pem: String = chain.iter().map(|der| files::pem("CERTIFICATE", der)).collect();
+    let pem: String = chain
+        .iter()
+        .map(|der| files::pem("CERTIFICATE", der))
+        .collect();
     files::write_private(&key_path, key.serialize_pem().as_bytes())?;
     files::write_private(&chain_path, pem.as_bytes())
 }
@@ -148,14 +187,20 @@ fn load(config: &Config) -> Option<Held> {
     let (key_path, chain_path) = paths(config);
     let read = |path: &Path| std::fs::read(path).ok();
     let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?).ok()?;
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(&read(&chain_path)?).collect::<Result<_, _>>().ok()?;
-    let since = std::fs::metadata(&chain_path).and_then(|m| m.modified()).ok()?;
-    match assemble(&config.identity, chain, key, since) {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(&chain_path)?)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let since = std::fs::metadata(&chain_path)
+        .and_then(|m| m.modified())
+        .ok()?;
+    match assemble(&config.identity, chain, &key, since) {
         Ok(held) if held.not_after > SystemTime::now() => Some(held),
         Ok(_) => None,
         Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "the certificate on disk is not used");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the certificate on disk is not used"
+            );
             None
         }
     }

@@ -201,10 +201,14 @@ impl Config {
     /// # Errors
     /// The file, the key or the value at fault.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let raw: RawConfig = serde_json::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let raw: RawConfig = serde_json::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source,
+        })?;
         raw.build()
     }
 }
@@ -218,7 +222,10 @@ impl RawConfig {
         let cluster: ClusterId = name("cluster", &self.cluster)?;
         let _: Namespace = name("namespace", &self.namespace)?;
         if !is_dns_name(&self.mesh_domain) {
-            return Err(value("mesh_domain", format!("{:?} is no DNS name", self.mesh_domain)));
+            return Err(value(
+                "mesh_domain",
+                format!("{:?} is no DNS name", self.mesh_domain),
+            ));
         }
         let domain = TrustDomain::of_cluster(&cluster, &self.mesh_domain)
             .map_err(|e| value("mesh_domain", e.to_string()))?;
@@ -232,16 +239,25 @@ impl RawConfig {
             .map(|v| destination(&v.destination))
             .collect::<Result<Vec<_>, _>>()?;
         if self.workers == 0 || self.workers > 256 {
-            return Err(value("workers", format!("{} is not from 1 to 256", self.workers)));
+            return Err(value(
+                "workers",
+                format!("{} is not from 1 to 256", self.workers),
+            ));
         }
         if self.tunnels_per_peer == 0 || self.tunnels_per_peer > 64 {
             return Err(value("tunnels_per_peer", "not from 1 to 64".to_owned()));
         }
         if let Some(admin) = self.listen.admin.filter(|a| !a.ip().is_loopback()) {
-            return Err(value("listen.admin", format!("{admin} is not a loopback address")));
+            return Err(value(
+                "listen.admin",
+                format!("{admin} is not a loopback address"),
+            ));
         }
         if self.role == Role::Gateway && self.listen.gateway.is_none() {
-            return Err(value("listen.gateway", "missing, and the role is gateway".to_owned()));
+            return Err(value(
+                "listen.gateway",
+                "missing, and the role is gateway".to_owned(),
+            ));
         }
         Ok(Config {
             role: self.role,
@@ -250,7 +266,9 @@ impl RawConfig {
             cluster,
             mesh_domain: self.mesh_domain,
             identity,
-            application: self.application.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+            application: self
+                .application
+                .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
             addresses: self.addresses,
             control_plane: self.control_plane,
             token_file: self.token_file,
@@ -272,8 +290,12 @@ fn value(key: &'static str, why: String) -> ConfigError {
     ConfigError::Value { key, why }
 }
 
-fn name<T: std::str::FromStr<Err = InvalidName>>(key: &'static str, text: &str) -> Result<T, ConfigError> {
-    text.parse().map_err(|e: InvalidName| value(key, e.to_string()))
+fn name<T: std::str::FromStr<Err = InvalidName>>(
+    key: &'static str,
+    text: &str,
+) -> Result<T, ConfigError> {
+    text.parse()
+        .map_err(|e: InvalidName| value(key, e.to_string()))
 }
 
 fn destination(text: &str) -> Result<Destination, ConfigError> {
@@ -281,7 +303,12 @@ fn destination(text: &str) -> Result<Destination, ConfigError> {
     if let Ok(address) = text.parse() {
         return Ok(Destination::Address(address));
     }
-    let wrong = || value(key, format!("{text:?} is not address:port or hostname:port"));
+    let wrong = || {
+        value(
+            key,
+            format!("{text:?} is not address:port or hostname:port"),
+        )
+    };
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port = port.parse().map_err(|_| wrong())?;
     if !is_dns_name(host) || port == 0 {
@@ -306,7 +333,10 @@ mod tests {
     #[test]
     fn an_identity_follows_from_the_names() {
         let config = raw("", "").unwrap();
-        assert_eq!(config.identity.as_str(), "spiffe://east.mesh.internal/ns/shop/sa/cart");
+        assert_eq!(
+            config.identity.as_str(),
+            "spiffe://east.mesh.internal/ns/shop/sa/cart"
+        );
         assert_eq!(config.workload.as_str(), "east/shop/cart-1");
     }
 

@@ -15,6 +15,7 @@ use isthmus_proxy_core::hop::{Gateway, GatewayAddress, NextHop, pick_gateway};
 use isthmus_proxy_core::http2::{self, Settings};
 use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
 use rustls::pki_types::ServerName;
+use smallvec::SmallVec;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -59,9 +60,18 @@ impl Hop {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Next { hop: NextHop::Plain { .. }, .. } => "plain",
-            Self::Next { hop: NextHop::Tunnel { .. }, .. } => "tunnel",
-            Self::Next { hop: NextHop::ViaGateway { .. }, .. } => "gateway",
+            Self::Next {
+                hop: NextHop::Plain { .. },
+                ..
+            } => "plain",
+            Self::Next {
+                hop: NextHop::Tunnel { .. },
+                ..
+            } => "tunnel",
+            Self::Next {
+                hop: NextHop::ViaGateway { .. },
+                ..
+            } => "gateway",
             Self::Application { .. } => "application",
             Self::Through(_) => "passthrough",
         }
@@ -93,9 +103,10 @@ pub async fn request(
     limit: Duration,
 ) -> Result<Upstream, Failure> {
     match hop {
-        Hop::Next { hop: NextHop::Plain { address }, http2 } => {
-            application(worker, permit, (*address, *http2), (head, end), limit).await
-        }
+        Hop::Next {
+            hop: NextHop::Plain { address },
+            http2,
+        } => application(worker, permit, (*address, *http2), (head, end), limit).await,
         Hop::Through(address) => {
             application(worker, permit, (*address, false), (head, end), limit).await
         }
@@ -109,7 +120,12 @@ pub async fn request(
                 let session = tunnel_to(worker, permit, next, limit).await?;
                 match session.open(head, end).await {
                     Ok((rx, tx)) => {
-                        return Ok(Upstream { rx: Rx::H2(rx), tx: Tx::H2(tx), reused: false, home: None });
+                        return Ok(Upstream {
+                            rx: Rx::H2(rx),
+                            tx: Tx::H2(tx),
+                            reused: false,
+                            home: None,
+                        });
                     }
                     Err(Broken::Refused) => {}
                     Err(broken) => return Err(broken.upstream()),
@@ -134,14 +150,23 @@ async fn application(
                 Some(session) => session,
                 None => {
                     let io = Box::pin(dial(permit, address, None, limit)).await?;
-                    let session = Session::start(Transport::Plain(io), http2::Role::Client, Settings::default());
+                    let session = Session::start(
+                        Transport::Plain(io),
+                        http2::Role::Client,
+                        Settings::default(),
+                    );
                     worker.apps.share(address, &session);
                     session
                 }
             };
             match session.open(head, end).await {
                 Ok((rx, tx)) => {
-                    return Ok(Upstream { rx: Rx::H2(rx), tx: Tx::H2(tx), reused: false, home: None });
+                    return Ok(Upstream {
+                        rx: Rx::H2(rx),
+                        tx: Tx::H2(tx),
+                        reused: false,
+                        home: None,
+                    });
                 }
                 Err(Broken::Refused) => {}
                 Err(broken) => return Err(broken.upstream()),
@@ -152,14 +177,25 @@ async fn application(
     let (kept, reused) = (worker.apps.take(address), true);
     let ((rx, mut tx), reused) = match kept {
         Some(halves) => (halves, reused),
-        None => (h1::split(Box::pin(dial(permit, address, None, limit)).await?, Vec::new()), false),
+        None => (
+            h1::split(
+                Box::pin(dial(permit, address, None, limit)).await?,
+                Vec::new(),
+            ),
+            false,
+        ),
     };
     tx.request(head);
     let mut tx = Tx::H1(tx);
     if end {
         tx.finish(&Fields::default());
     }
-    Ok(Upstream { rx: Rx::H1(rx), tx, reused, home: Some(address) })
+    Ok(Upstream {
+        rx: Rx::H1(rx),
+        tx,
+        reused,
+        home: Some(address),
+    })
 }
 
 /// Opens a byte stream to the hop. `target`: the pod's address and port.
@@ -174,14 +210,25 @@ pub async fn bytes(
     limit: Duration,
 ) -> Result<Duplex, Failure> {
     let address = match hop {
-        Hop::Next { hop: NextHop::Plain { address }, .. } | Hop::Through(address) => *address,
+        Hop::Next {
+            hop: NextHop::Plain { address },
+            ..
+        }
+        | Hop::Through(address) => *address,
         Hop::Application { port, .. } => SocketAddr::new(worker.shared.config.application, *port),
         Hop::Next { hop, .. } => return connect_stream(worker, permit, hop, target, limit).await,
     };
     // A gateway speaks for itself; a sidecar's plain connections leave as the system chooses.
-    let source = worker.shared.config.source.filter(|_| worker.shared.config.role == Role::Gateway);
+    let source = worker
+        .shared
+        .config
+        .source
+        .filter(|_| worker.shared.config.role == Role::Gateway);
     let (rx, tx) = tcp::split(dial(permit, address, source, limit).await?);
-    Ok(Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) })
+    Ok(Duplex {
+        rx: Rx::Tcp(rx),
+        tx: Tx::Tcp(tx),
+    })
 }
 
 /// CONNECT through a tunnel (RFC 9113 §8.5, HBONE).
@@ -204,15 +251,23 @@ async fn connect_stream(
         keep_alive: true,
         expects_continue: false,
     };
-    let hop = Hop::Next { hop: next.clone(), http2: false };
+    let hop = Hop::Next {
+        hop: next.clone(),
+        http2: false,
+    };
     let upstream = request(worker, permit, &hop, (&head, false), limit).await?;
-    let Rx::H2(mut rx) = upstream.rx else { return Err(Failure::Internal) };
+    let Rx::H2(mut rx) = upstream.rx else {
+        return Err(Failure::Internal);
+    };
     let answer = timeout(limit, rx.head())
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(Broken::upstream)?;
     match answer.status {
-        200..=299 => Ok(Duplex { rx: Rx::H2(rx), tx: upstream.tx }),
+        200..=299 => Ok(Duplex {
+            rx: Rx::H2(rx),
+            tx: upstream.tx,
+        }),
         403 => Err(Failure::Denied),
         504 => Err(Failure::ConnectTimeout),
         _ => Err(Failure::ConnectFailed),
@@ -228,44 +283,72 @@ async fn tunnel_to(
 ) -> Result<Rc<Session>, Failure> {
     match next {
         NextHop::Plain { .. } => Err(Failure::Internal),
-        NextHop::Tunnel { address, sni, identity } => {
+        NextHop::Tunnel {
+            address,
+            sni,
+            identity,
+        } => {
             let peer = Peer::Direct(*address);
             let open = async || {
-                let name = sni.clone().unwrap_or_else(|| identity.trust_domain().as_str().into());
+                let name = sni
+                    .clone()
+                    .unwrap_or_else(|| identity.trust_domain().as_str().into());
                 let io = dial(permit, *address, worker.shared.config.source, limit).await?;
                 handshake(worker, io, &name, identity, limit).await
             };
             worker.tunnels.get(peer, identity, open).await
         }
-        NextHop::ViaGateway { gateways, sni, identity } => {
+        NextHop::ViaGateway {
+            gateways,
+            sni,
+            identity,
+        } => {
             let peer = Peer::Behind(Arc::clone(sni));
-            let open = async || {
-                let io = dial_gateway(worker, permit, gateways, limit).await?;
-                handshake(worker, io, sni, identity, limit).await
-            };
+            let open =
+                async || through_gateway(worker, permit, gateways, (sni, identity), limit).await;
             worker.tunnels.get(peer, identity, open).await
         }
     }
 }
 
-/// A connection to one of the gateways, the better of two.
-async fn dial_gateway(
+/// A tunnel through one of the gateways, the better of two; if nothing comes of it, through another.
+///
+/// What counts for the gateway is whether an answer to the handshake came through it: in front of a
+/// dead one there is often a load balancer that still takes connections.
+async fn through_gateway(
     worker: &Rc<Worker>,
     permit: &Permit,
     gateways: &[Arc<Gateway>],
+    (sni, identity): (&str, &SpiffeId),
     limit: Duration,
-) -> Result<TcpStream, Failure> {
+) -> Result<Rc<Session>, Failure> {
     let mut failure = Failure::NoHealthyEndpoint;
-    for _ in 0..GATEWAY_TRIES.min(gateways.len()) {
+    let mut left: SmallVec<[Arc<Gateway>; 4]> = gateways.iter().cloned().collect();
+    for _ in 0..GATEWAY_TRIES {
         let now = worker.now();
-        let Some(gateway) = worker.rng(|rng| pick_gateway(gateways, rng, now)) else { break };
+        let Some(gateway) = worker.rng(|rng| pick_gateway(&left, rng, now)) else {
+            break;
+        };
+        // The next try takes another one, be it ejected: it may be back.
+        left.retain(|other| !Arc::ptr_eq(other, &gateway));
         let begun = std::time::Instant::now();
         let attempt = gateway.stats.begin(now);
-        let result = dial_any(worker, permit, &gateway.addresses, limit).await;
-        let outcome = if result.is_ok() { Outcome::Success } else { Outcome::NoAnswer };
-        attempt.finish(outcome, begun.elapsed(), worker.now(), &OutlierPolicy::default());
+        let result = match dial_any(worker, permit, &gateway.addresses, limit).await {
+            Ok(io) => handshake(worker, io, sni, identity, limit).await,
+            Err(why) => Err(why),
+        };
+        let outcome = match &result {
+            Ok(_) | Err(Failure::IdentityMismatch) => Outcome::Success,
+            Err(_) => Outcome::NoAnswer,
+        };
+        attempt.finish(
+            outcome,
+            begun.elapsed(),
+            worker.now(),
+            &OutlierPolicy::default(),
+        );
         match result {
-            Ok(io) => return Ok(io),
+            Ok(_) | Err(Failure::IdentityMismatch) => return result,
             Err(why) => failure = why,
         }
     }
@@ -307,7 +390,11 @@ async fn dial(
     limit: Duration,
 ) -> Result<TcpStream, Failure> {
     let connect = async {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
             socket.bind(SocketAddr::new(source, 0))?;
         }
@@ -345,18 +432,26 @@ async fn handshake(
     if connection.alpn_protocol() != Some(b"h2") {
         return Err(Failure::UpstreamProtocol);
     }
-    let chain = connection.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    let chain = connection
+        .peer_certificates()
+        .map(<[_]>::to_vec)
+        .unwrap_or_default();
     let transport = Transport::Tls(io, std::cell::RefCell::new(connection.into()));
     let session = Session::start(transport, http2::Role::Client, tunnel::settings());
     worker.connections.believe(
         &session,
-        chain.into_iter().map(rustls::pki_types::CertificateDer::into_owned).collect(),
+        chain
+            .into_iter()
+            .map(rustls::pki_types::CertificateDer::into_owned)
+            .collect(),
     );
     Ok(session)
 }
 
 fn blame(error: &std::io::Error) -> Failure {
-    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    let inner = error
+        .get_ref()
+        .and_then(|e| e.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::General(text)) if text.starts_with(IDENTITY_MISMATCH) => {
             Failure::IdentityMismatch

@@ -54,21 +54,31 @@ impl Connections {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         self.live.borrow_mut().insert(id, Rc::clone(live));
-        Registered { connections: self, id }
+        Registered {
+            connections: self,
+            id,
+        }
     }
 
     /// Remembers by which certificates a connection's peer was believed.
     pub fn believe(&self, session: &Rc<Session>, chain: Vec<CertificateDer<'static>>) {
         let mut believed = self.believed.borrow_mut();
         believed.retain(|b| b.session.strong_count() > 0);
-        believed.push(Believed { session: Rc::downgrade(session), chain });
+        believed.push(Believed {
+            session: Rc::downgrade(session),
+            chain,
+        });
     }
 
     /// Cuts what the policies of this snapshot don't allow. How many.
     pub fn judge(&self, snapshot: &Snapshot) -> u64 {
         let mut cut = 0;
         for live in self.live.borrow().values() {
-            let facts = ConnFacts { peer: live.peer.as_ref(), port: live.port, source: live.source };
+            let facts = ConnFacts {
+                peer: live.peer.as_ref(),
+                port: live.port,
+                source: live.source,
+            };
             let judged = match &live.request {
                 Some(request) => request.judge(&snapshot.policies, &facts),
                 None => authorize(&snapshot.policies, &facts, None),
@@ -85,7 +95,9 @@ impl Connections {
     pub fn doubt(&self, believe: impl Fn(&[CertificateDer<'static>]) -> bool) -> u64 {
         let mut closed = 0;
         self.believed.borrow_mut().retain(|believed| {
-            let Some(session) = believed.session.upgrade() else { return false };
+            let Some(session) = believed.session.upgrade() else {
+                return false;
+            };
             if believe(&believed.chain) {
                 return !session.is_closed();
             }

@@ -45,7 +45,9 @@ pub async fn connect(config: &Config, store: &Arc<TlsStore>) -> Result<Channel> 
                 TlsConnector::from(tls).connect(name, io).await
             };
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-            connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?.map(TokioIo::new)
+            connected
+                .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+                .map(TokioIo::new)
         }
     });
     // The URI is only a form: the connector knows where to go.
@@ -55,7 +57,12 @@ pub async fn connect(config: &Config, store: &Arc<TlsStore>) -> Result<Channel> 
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
-        .with_context(|| format!("connect to the control plane at {}", config.control_plane.address))
+        .with_context(|| {
+            format!(
+                "connect to the control plane at {}",
+                config.control_plane.address
+            )
+        })
 }
 
 /// Read anew each time: the file may be replaced while we run.

@@ -69,7 +69,9 @@ pub struct Discovery {
 
 impl fmt::Debug for Discovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Discovery").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("Discovery")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,7 +121,11 @@ impl Discovery {
         let updates = self.subscription.handle(response, Instant::now())?;
         let rejected = self.apply(updates);
         self.subscription.acked(&nonce, &rejected);
-        self.shared.telemetry.metrics.rejected.inc_by(u64::try_from(rejected.len()).unwrap_or(0));
+        self.shared
+            .telemetry
+            .metrics
+            .rejected
+            .inc_by(u64::try_from(rejected.len()).unwrap_or(0));
         for rejected in rejected {
             tracing::warn!(%rejected, "resource refused, the last good one stays");
         }
@@ -127,7 +133,10 @@ impl Discovery {
     }
 
     fn apply(&mut self, updates: Vec<Update>) -> Vec<isthmus_proxy_core::snapshot::Rejected> {
-        updates.into_iter().flat_map(|update| self.builder.apply(update)).collect()
+        updates
+            .into_iter()
+            .flat_map(|update| self.builder.apply(update))
+            .collect()
     }
 
     fn publish(&mut self) {
@@ -136,7 +145,11 @@ impl Discovery {
             self.unsaved.get_or_insert_with(Instant::now);
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.keys = self.subscription.service_keys().map(ToOwned::to_owned).collect();
+        state.keys = self
+            .subscription
+            .service_keys()
+            .map(ToOwned::to_owned)
+            .collect();
         state.kinds = self
             .subscription
             .status()
@@ -156,12 +169,21 @@ impl Discovery {
 
     /// Writes the snapshot to disk if that is due.
     fn save(&mut self) {
-        if self.unsaved.is_none_or(|since| since.elapsed() < SAVE_AFTER) {
+        if self
+            .unsaved
+            .is_none_or(|since| since.elapsed() < SAVE_AFTER)
+        {
             return;
         }
         self.unsaved = None;
-        let keys = self.subscription.service_keys().map(ToOwned::to_owned).collect();
-        let saved = self.builder.export(self.shared.config.workload.as_str(), keys);
+        let keys = self
+            .subscription
+            .service_keys()
+            .map(ToOwned::to_owned)
+            .collect();
+        let saved = self
+            .builder
+            .export(self.shared.config.workload.as_str(), keys);
         if let Err(error) = files::write_private(&self.file, &persist::encode(&saved)) {
             // Traffic does not depend on it; the next start does.
             tracing::warn!(error = format!("{error:#}"), "the snapshot is not on disk");
@@ -169,7 +191,11 @@ impl Discovery {
     }
 
     fn up(&self, connected: bool, error: String) {
-        self.shared.telemetry.metrics.discovery_up.set(i64::from(connected));
+        self.shared
+            .telemetry
+            .metrics
+            .discovery_up
+            .set(i64::from(connected));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.connected = connected;
         state.since = Some(SystemTime::now());
@@ -180,9 +206,12 @@ impl Discovery {
 /// What a proxy is always told.
 fn standing(role: Role) -> &'static [Kind] {
     match role {
-        Role::Sidecar => {
-            &[Kind::AccessPolicy, Kind::TrustBundle, Kind::Gateway, Kind::ClusterFreshness]
-        }
+        Role::Sidecar => &[
+            Kind::AccessPolicy,
+            Kind::TrustBundle,
+            Kind::Gateway,
+            Kind::ClusterFreshness,
+        ],
         Role::Gateway => &[
             Kind::AccessPolicy,
             Kind::TrustBundle,
@@ -217,7 +246,11 @@ fn node(shared: &Shared) -> Node {
     }
 }
 
-fn publish_now(shared: &Shared, builder: &mut SnapshotBuilder, publish: &watch::Sender<Arc<Snapshot>>) {
+fn publish_now(
+    shared: &Shared,
+    builder: &mut SnapshotBuilder,
+    publish: &watch::Sender<Arc<Snapshot>>,
+) {
     let snapshot = builder.build();
     // Before the workers hear of it: a handshake that follows must find the new roots.
     shared.tls.believe(Arc::clone(&snapshot.trust));
@@ -261,14 +294,19 @@ pub async fn run(
         };
         tracing::warn!(error, "discovery is down; what is known stays");
         discovery.up(false, error);
-        discovery.subscription.disconnected(Instant::now(), jitter());
+        discovery
+            .subscription
+            .disconnected(Instant::now(), jitter());
         pause(&mut discovery, &mut wanted).await;
     }
 }
 
 /// Waits until it is time to connect again; what is wanted meanwhile is remembered.
 async fn pause(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) {
-    let until = discovery.subscription.poll_timeout().unwrap_or_else(Instant::now);
+    let until = discovery
+        .subscription
+        .poll_timeout()
+        .unwrap_or_else(Instant::now);
     let mut waiting = std::pin::pin!(tokio::time::sleep_until(until.into()));
     loop {
         tokio::select! {
@@ -287,7 +325,8 @@ async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) 
     let shared = Arc::clone(&discovery.shared);
     let channel = control::connect(&shared.config, &shared.tls).await?;
     let (out, requests) = mpsc::channel(OUT_REQUESTS_MAX);
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+    let mut client =
+        AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
     discovery.subscription.connected();
     // The first request goes out with the call: the server may wait for it before it answers.
     transmit(&mut discovery.subscription, &out);
@@ -332,13 +371,18 @@ fn transmit(
     out: &mpsc::Sender<isthmus_proto::discovery::DeltaDiscoveryRequest>,
 ) {
     while let Ok(permit) = out.try_reserve() {
-        let Some(request) = subscription.poll_transmit() else { return };
+        let Some(request) = subscription.poll_transmit() else {
+            return;
+        };
         permit.send(request);
     }
 }
 
 /// From 0 to 1: proxies that lost the same control plane come back one after another.
 fn jitter() -> f64 {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    let nanos = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .subsec_nanos();
     f64::from(nanos % 1_000_003) / 1_000_003.0
 }

@@ -17,22 +17,20 @@ use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{Limits, ResponseContext};
 use isthmus_proxy_core::http2::ErrorCode;
-use isthmus_proxy_core::message::{
-    BodyLength, Fields, Method, RequestHead, ResponseHead, Version,
-};
+use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connect::Upstream;
 use crate::relay::{Meter, Side, pump, unless, until_idle};
-use crate::stream::{Broken, Pull, Rx, Tx};
+use crate::stream::{Broken, Rx, Tx};
 use crate::worker::Worker;
 
+mod feed;
 pub mod mirror;
 pub mod reply;
 pub mod upgrade;
 
-/// Bytes of a request's body kept for another try; longer ones are sent once.
-const KEEP_BYTES_MAX: usize = 64 * 1024;
+use feed::{Kept, feed};
 
 /// A request, read and made canonical.
 #[derive(Debug)]
@@ -67,7 +65,14 @@ impl Request {
         let permit = authorize(policies, conn, Some(&facts))?;
         let lax = self.path.lax();
         if *lax != *facts.path {
-            authorize(policies, conn, Some(&RequestFacts { path: &lax, ..facts }))?;
+            authorize(
+                policies,
+                conn,
+                Some(&RequestFacts {
+                    path: &lax,
+                    ..facts
+                }),
+            )?;
         }
         Ok(permit)
     }
@@ -104,7 +109,14 @@ impl Answer {
     #[must_use]
     pub fn new(tx: Tx, head: &RequestHead, keep_alive: bool) -> Self {
         let context = ResponseContext::of(head);
-        Self { tx, context, keep_alive, started: false, status: 0, code: None }
+        Self {
+            tx,
+            context,
+            keep_alive,
+            started: false,
+            status: 0,
+            code: None,
+        }
     }
 
     /// Sends a head. `end`: no body follows.
@@ -187,7 +199,10 @@ pub async fn forward(
     let kept = RefCell::new(Kept::default());
     let end = request.head.body == BodyLength::Empty && request.head.protocol.is_empty();
     loop {
-        let opened = within(deadline, pin!(plan.open(end))).await;
+        let opened = {
+            let opening = pin!(plan.open(end));
+            within(deadline, opening).await
+        };
         let mut upstream = match opened {
             Some(Ok(upstream)) => upstream,
             Some(Err(failure)) => {
@@ -198,9 +213,19 @@ pub async fn forward(
             }
             None => return Err(Failure::RequestDeadline),
         };
-        let asked = Asked { request, kept: &kept, deadline };
-        let idle = pin!(until_idle([&meters.sent, &meters.received], plan.idle_timeout()));
-        let tried = unless(pin!(attempt(down, &mut upstream, plan, &asked, meters)), idle).await;
+        let asked = Asked {
+            request,
+            kept: &kept,
+            deadline,
+        };
+        let tried = {
+            let idle = pin!(until_idle(
+                [&meters.sent, &meters.received],
+                plan.idle_timeout()
+            ));
+            let trying = pin!(attempt(down, &mut upstream, plan, &asked, meters));
+            unless(trying, idle).await
+        };
         match tried.unwrap_or(Err(Failure::IdleTimeout)) {
             Ok(Attempt::Answered { keep }) => {
                 settle(worker, upstream, keep);
@@ -261,7 +286,8 @@ async fn attempt(
     let mut head = {
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
         let first = [asked.deadline, tried].into_iter().flatten().min();
-        let heads = pin!(final_head(&mut upstream.rx, &asked.request.head.method, answer));
+        let heads = final_head(&mut upstream.rx, &asked.request.head.method, answer);
+        let heads = pin!(heads);
         match within(first, pin!(unless(heads, feeding.as_mut()))).await {
             Some(Ok(head)) => head?,
             Some(Err(failure)) => return Err(failure),
@@ -274,7 +300,9 @@ async fn attempt(
     if upgrade::accepted(asked.request, &head) {
         plan.respond(&mut head);
         upgrade::translate(&mut head, &answer.context, &asked.request.head.protocol);
-        answer.respond(&mut head, false).map_err(Broken::downstream)?;
+        answer
+            .respond(&mut head, false)
+            .map_err(Broken::downstream)?;
         answer.tx.flush();
         return Ok(Attempt::Upgraded);
     }
@@ -286,24 +314,43 @@ async fn attempt(
     // An answer before the request's end leaves the rest of the request in the way.
     answer.keep_alive &= fed.get();
     let keep = head.keep_alive;
+    let limits = (asked.deadline, &meters.received);
+    relay_answer(head, &mut upstream.rx, answer, feeding.as_mut(), limits).await?;
+    answer.keep_alive &= fed.get();
+    Ok(Attempt::Answered {
+        keep: keep && fed.get(),
+    })
+}
+
+/// Sends the answer's head and relays its body, while the request is still being fed.
+async fn relay_answer(
+    mut head: ResponseHead,
+    rx: &mut Rx,
+    answer: &mut Answer,
+    feeding: Pin<&mut impl Future<Output = Failure>>,
+    (deadline, received): (Option<Instant>, &Meter),
+) -> Result<(), Failure> {
     let empty = head.body == BodyLength::Empty;
-    answer.respond(&mut head, empty).map_err(Broken::downstream)?;
+    answer
+        .respond(&mut head, empty)
+        .map_err(Broken::downstream)?;
     if empty {
-        answer.tx.drained().await.map_err(Broken::downstream)?;
-    } else {
-        let relaying = pin!(pump(&mut upstream.rx, &mut answer.tx, &meters.received));
-        match within(asked.deadline, pin!(unless(relaying, feeding.as_mut()))).await {
-            Some(Ok(Ok(_))) => {}
-            Some(Ok(Err(Side::Source(broken)))) => {
-                answer.code = Some(broken.code());
-                return Err(broken.upstream());
-            }
-            Some(Ok(Err(Side::Sink(broken)))) => return Err(broken.downstream()),
-            Some(Err(failure)) => return Err(failure),
-            None => return Err(Failure::RequestDeadline),
-        }
+        return answer.tx.drained().await.map_err(Broken::downstream);
     }
-    Ok(Attempt::Answered { keep: keep && fed.get() })
+    let relayed = {
+        let relaying = pin!(pump(rx, &mut answer.tx, received));
+        within(deadline, pin!(unless(relaying, feeding))).await
+    };
+    match relayed {
+        Some(Ok(Ok(_))) => Ok(()),
+        Some(Ok(Err(Side::Source(broken)))) => {
+            answer.code = Some(broken.code());
+            Err(broken.upstream())
+        }
+        Some(Ok(Err(Side::Sink(broken)))) => Err(broken.downstream()),
+        Some(Err(failure)) => Err(failure),
+        None => Err(Failure::RequestDeadline),
+    }
 }
 
 /// The next head that is not informational; those are passed on.
@@ -315,7 +362,10 @@ async fn final_head(
     let limits = Limits::default();
     loop {
         let head = match rx {
-            Rx::H1(rx) => rx.response(method, &limits).await.and_then(|h| h.ok_or(Broken::Reset(None))),
+            Rx::H1(rx) => rx
+                .response(method, &limits)
+                .await
+                .and_then(|h| h.ok_or(Broken::Reset(None))),
             Rx::H2(rx) => rx.head().await,
             Rx::Tcp(_) | Rx::Kept { .. } => Err(Broken::Reset(None)),
         };
@@ -325,103 +375,10 @@ async fn final_head(
         }
         // HTTP/1.0 knows no informational answers (RFC 9110 §15.2).
         if answer.context.version != Version::Http10 {
-            answer.respond(&mut head, false).map_err(Broken::downstream)?;
+            answer
+                .respond(&mut head, false)
+                .map_err(Broken::downstream)?;
         }
-    }
-}
-
-/// A body's beginning, kept for another try.
-#[derive(Debug, Default)]
-struct Kept {
-    bytes: Vec<u8>,
-    /// The body was longer than is kept: it can't be sent again.
-    overflowed: bool,
-    /// Of `bytes`, what the try under way has sent.
-    replayed: usize,
-    ended: bool,
-}
-
-impl Kept {
-    fn is_whole(&self) -> bool {
-        !self.overflowed
-    }
-
-    fn rewind(&mut self) {
-        self.replayed = 0;
-    }
-
-    fn keep(&mut self, data: &[u8]) {
-        if self.overflowed {
-            return;
-        }
-        if self.bytes.len() + data.len() > KEEP_BYTES_MAX {
-            self.overflowed = true;
-            self.bytes = Vec::new();
-            self.replayed = 0;
-        } else {
-            self.bytes.extend_from_slice(data);
-            self.replayed = self.bytes.len();
-        }
-    }
-}
-
-/// Sends the request's body: first what is kept of it, then the rest as it comes. An upstream that
-/// breaks does not end it: its answer, or its failure, is read on the other side.
-async fn feed(
-    rx: &mut Rx,
-    tx: &mut Tx,
-    (kept, nothing): (&RefCell<Kept>, bool),
-    meter: &Meter,
-) -> Result<(), Broken> {
-    if nothing {
-        // No body; or an upgrade: not a byte before the other side has switched protocols, but its
-        // head has to go out.
-        return sent(tx).await;
-    }
-    while kept.borrow().replayed < kept.borrow().bytes.len() {
-        let Ok(room) = tx.ready().await else { return pending().await };
-        let mut kept = kept.borrow_mut();
-        let start = kept.replayed;
-        let stop = kept.bytes.len().min(start + room);
-        tx.push(kept.bytes.get(start..stop).unwrap_or_default());
-        kept.replayed = stop;
-    }
-    if kept.borrow().ended {
-        tx.finish(&Fields::default());
-        return sent(tx).await;
-    }
-    loop {
-        let Ok(room) = tx.ready().await else { return pending().await };
-        let pulled = rx.try_pull(room, &mut |data| {
-            meter.add(data.len());
-            kept.borrow_mut().keep(data);
-            tx.push(data);
-        });
-        match pulled? {
-            Pull::Data => meter.touch(),
-            Pull::Empty => {
-                tx.flush();
-                rx.wait().await?;
-            }
-            Pull::End(trailers) => {
-                {
-                    let mut kept = kept.borrow_mut();
-                    kept.ended = true;
-                    // Trailers are not kept: such a body goes out once.
-                    kept.overflowed |= !trailers.is_empty();
-                }
-                tx.finish(&trailers);
-                return sent(tx).await;
-            }
-        }
-    }
-}
-
-/// Waits until all of the request is on its way. An upstream that breaks tells on the other side.
-async fn sent(tx: &mut Tx) -> Result<(), Broken> {
-    match tx.drained().await {
-        Ok(()) => Ok(()),
-        Err(_) => pending().await,
     }
 }
 
@@ -436,7 +393,12 @@ async fn gone(rx: &mut Rx) -> Broken {
 
 /// Keeps an upstream connection that can carry another request.
 fn settle(worker: &Worker, upstream: Upstream, keep: bool) {
-    if let Upstream { rx: Rx::H1(rx), tx: Tx::H1(tx), home: Some(home), .. } = upstream
+    if let Upstream {
+        rx: Rx::H1(rx),
+        tx: Tx::H1(tx),
+        home: Some(home),
+        ..
+    } = upstream
         && keep
         && rx.is_at_end()
     {
@@ -444,7 +406,7 @@ fn settle(worker: &Worker, upstream: Upstream, keep: bool) {
     }
 }
 
-async fn within<W: Future>(deadline: Option<Instant>, work: Pin<&mut W>) -> Option<W::Output> {
+async fn within<F: Future>(deadline: Option<Instant>, work: Pin<&mut F>) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, work).await.ok(),
         None => Some(work.await),

@@ -30,7 +30,12 @@ impl Failed {
     /// A failure that no policy decided.
     #[must_use]
     pub fn new(failure: Failure, detail: impl Into<String>) -> Self {
-        Self { failure, detail: detail.into(), policy: None, audit: Vec::new() }
+        Self {
+            failure,
+            detail: detail.into(),
+            policy: None,
+            audit: Vec::new(),
+        }
     }
 }
 
@@ -50,7 +55,9 @@ pub async fn finish(
         let failure = event.failure.unwrap_or(Failure::Internal);
         let answer = &mut down.answer;
         if answer.started || failure.status() == 0 {
-            answer.tx.reset(answer.code.unwrap_or_else(|| code(failure)));
+            answer
+                .tx
+                .reset(answer.code.unwrap_or_else(|| code(failure)));
             usable = false;
         } else {
             let id = worker.recorder.reason_id();
@@ -102,7 +109,13 @@ fn note(event: &mut Event, failed: Failed) {
     }
 }
 
-fn conclude(worker: &Rc<Worker>, mut event: Event, meters: &Meters, begun: Instant, reason: Option<String>) {
+fn conclude(
+    worker: &Rc<Worker>,
+    mut event: Event,
+    meters: &Meters,
+    begun: Instant,
+    reason: Option<String>,
+) {
     event.counted_live = meters.sent.is_live();
     event.bytes_sent = meters.sent.bytes();
     event.bytes_received = meters.received.bytes();
@@ -113,7 +126,9 @@ fn conclude(worker: &Rc<Worker>, mut event: Event, meters: &Meters, begun: Insta
 fn is_read(rx: &crate::stream::Rx) -> bool {
     match rx {
         crate::stream::Rx::H1(rx) => rx.is_at_end(),
-        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) | crate::stream::Rx::Kept { .. } => true,
+        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) | crate::stream::Rx::Kept { .. } => {
+            true
+        }
     }
 }
 

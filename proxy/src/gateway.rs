@@ -43,7 +43,9 @@ thread_local! {
 
 /// One connection, from accept to close. Start reading here.
 pub async fn serve(worker: Rc<Worker>, conn: Accepted) {
-    let Some(_source) = Source::enter(conn.peer.ip()) else { return accept::reset(&conn.io) };
+    let Some(_source) = Source::enter(conn.peer.ip()) else {
+        return accept::reset(&conn.io);
+    };
     let _active = worker.activity();
     let snapshot = worker.snapshot();
     let mut event = Event::new(Direction::Gateway, "tls", snapshot.generation);
@@ -68,19 +70,41 @@ async fn forward(
     let snapshot = worker.snapshot();
     let config = &worker.shared.config;
     let domain = format!("{}.{}", config.cluster, config.mesh_domain);
-    let export = admit(name.as_deref(), &domain, &snapshot.handle_keys, &snapshot.exports)
-        .map_err(|why| refused(format!("{}: {why}", why.name())))?;
+    let export = admit(
+        name.as_deref(),
+        &domain,
+        &snapshot.handle_keys,
+        &snapshot.exports,
+    )
+    .map_err(|why| refused(format!("{}: {why}", why.name())))?;
     event.endpoint = Some(export.workload.shared());
     let hop = Hop::Through(export.address);
     event.hop = "pod";
     let permit = Permit::outbound(snapshot.generation);
     let mut right = connect::bytes(worker, &permit, &hop, export.address, CONNECT_TIMEOUT)
         .await
-        .map_err(|f| Failed::new(f, format!("connect to {} on {}", export.workload, export.address)))?;
+        .map_err(|f| {
+            Failed::new(
+                f,
+                format!("connect to {} on {}", export.workload, export.address),
+            )
+        })?;
     let (rx, tx) = tcp::split_with(io, first);
-    let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
-    worker.recorder.count_live(event, &meters.sent, &meters.received);
-    match duplex(&mut left, &mut right, (&meters.sent, &meters.received), IDLE).await {
+    let mut left = Duplex {
+        rx: Rx::Tcp(rx),
+        tx: Tx::Tcp(tx),
+    };
+    worker
+        .recorder
+        .count_live(event, &meters.sent, &meters.received);
+    match duplex(
+        &mut left,
+        &mut right,
+        (&meters.sent, &meters.received),
+        IDLE,
+    )
+    .await
+    {
         Ended::Clean => Ok(()),
         Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the caller broke it off")),
         Ended::Right(broken) => Err(Failed::new(broken.upstream(), "the pod broke it off")),
@@ -142,4 +166,3 @@ impl Drop for Source {
         });
     }
 }
-

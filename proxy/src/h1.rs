@@ -10,11 +10,10 @@ use std::time::Duration;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{
     BodyReader, Framing, Limits, Piece, ResponseContext, parse_request, parse_response,
-    request_framing, response_framing, write_chunk, write_last_chunk, write_request, write_response,
+    request_framing, response_framing, write_chunk, write_last_chunk, write_request,
+    write_response,
 };
-use isthmus_proxy_core::message::{
-    BodyLength, Fields, Method, RequestHead, ResponseHead,
-};
+use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -38,7 +37,13 @@ pub fn split(io: TcpStream, unread: Vec<u8>) -> (H1Rx, H1Tx) {
         ended: false,
         closed: false,
     };
-    (rx, H1Tx { tcp: TcpTx::new(io), framing: Delimited::Plainly })
+    (
+        rx,
+        H1Tx {
+            tcp: TcpTx::new(io),
+            framing: Delimited::Plainly,
+        },
+    )
 }
 
 /// The half that is read.
@@ -59,16 +64,23 @@ impl H1Rx {
     ///
     /// # Errors
     /// The head is malformed, too large, or did not come to its end in time.
-    pub async fn request(&mut self, limits: &Limits, idle: Duration) -> Result<Option<RequestHead>, Broken> {
+    pub async fn request(
+        &mut self,
+        limits: &Limits,
+        idle: Duration,
+    ) -> Result<Option<RequestHead>, Broken> {
         if self.unread.is_empty() {
             match timeout(idle, self.io.readable()).await {
                 Ok(result) => result?,
                 Err(_) => return Ok(None),
             }
         }
-        let head = timeout(HEAD_TIMEOUT, self.head(|bytes| parse_request(bytes, limits)))
-            .await
-            .map_err(|_| Broken::Timeout)??;
+        let head = timeout(
+            HEAD_TIMEOUT,
+            self.head(|bytes| parse_request(bytes, limits)),
+        )
+        .await
+        .map_err(|_| Broken::Timeout)??;
         if let Some(head) = &head {
             self.begin(BodyReader::new(head.body));
         }
@@ -79,8 +91,14 @@ impl H1Rx {
     ///
     /// # Errors
     /// The head is malformed or too large.
-    pub async fn response(&mut self, method: &Method, limits: &Limits) -> Result<Option<ResponseHead>, Broken> {
-        let head = self.head(|bytes| parse_response(bytes, method, limits)).await?;
+    pub async fn response(
+        &mut self,
+        method: &Method,
+        limits: &Limits,
+    ) -> Result<Option<ResponseHead>, Broken> {
+        let head = self
+            .head(|bytes| parse_response(bytes, method, limits))
+            .await?;
         if let Some(head) = &head {
             self.begin(BodyReader::of_response(head.body));
         }
@@ -101,7 +119,11 @@ impl H1Rx {
         }
         loop {
             if self.closed {
-                return if self.unread.is_empty() { Ok(None) } else { Err(Broken::Reset(None)) };
+                return if self.unread.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(Broken::Reset(None))
+                };
             }
             self.io.readable().await?;
             let read = buffer::with(|space| {
@@ -118,7 +140,8 @@ impl H1Rx {
                     // The common case: a whole head in one read, parsed where it lies.
                     let parsed = parse(got).map_err(Broken::Malformed)?;
                     let used = parsed.as_ref().map_or(0, |(_, used)| *used);
-                    self.unread.extend_from_slice(got.get(used..).unwrap_or_default());
+                    self.unread
+                        .extend_from_slice(got.get(used..).unwrap_or_default());
                     return Ok(parsed.map(|(head, _)| head));
                 }
                 self.unread.extend_from_slice(got);
@@ -135,7 +158,11 @@ impl H1Rx {
         }
     }
 
-    pub(crate) fn try_pull(&mut self, room: usize, sink: &mut dyn FnMut(&[u8])) -> Result<Pull, Broken> {
+    pub(crate) fn try_pull(
+        &mut self,
+        room: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<Pull, Broken> {
         if self.ended {
             return Ok(Pull::End(Fields::default()));
         }
@@ -152,7 +179,13 @@ impl H1Rx {
         if self.closed {
             return self.end_of_input();
         }
-        let Self { io, unread, body, closed, .. } = self;
+        let Self {
+            io,
+            unread,
+            body,
+            closed,
+            ..
+        } = self;
         let pull = buffer::with(|space| {
             // What is left over must fit into `unread`: framing and the next message's beginning.
             let limit = space.len().min(room.saturating_add(FRAMING_BYTES));
@@ -219,7 +252,9 @@ impl H1Rx {
                 let space = space.get_mut(..limit).unwrap_or_default();
                 match buffer::read(&self.io, space) {
                     Ok(0) => self.closed = true,
-                    Ok(n) => self.unread.extend_from_slice(space.get(..n).unwrap_or_default()),
+                    Ok(n) => self
+                        .unread
+                        .extend_from_slice(space.get(..n).unwrap_or_default()),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(_) => self.closed = true,
                 }
@@ -286,7 +321,10 @@ fn pieces(
     let mut given = 0;
     while given < room {
         let rest = input.get(used..).unwrap_or_default();
-        match body.next_within(rest, room - given).map_err(Broken::Malformed)? {
+        match body
+            .next_within(rest, room - given)
+            .map_err(Broken::Malformed)?
+        {
             Piece::NeedMore => break,
             Piece::Data { skip, data } => {
                 let start = used + skip;

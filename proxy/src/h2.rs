@@ -16,7 +16,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::http2::{Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId};
+use isthmus_proxy_core::http2::{
+    Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId,
+};
 use isthmus_proxy_core::message::RequestHead;
 use tokio::time::sleep;
 
@@ -28,8 +30,8 @@ use crate::transport::{Progress, Transport};
 
 mod stream;
 
-pub use stream::{StreamRx, StreamTx};
 use stream::Slot;
+pub use stream::{StreamRx, StreamTx};
 
 /// Encoded bytes that wait for the socket, at most, before streams are told to wait.
 pub const OUT_BYTES_MAX: usize = 64 * 1024;
@@ -299,7 +301,8 @@ impl Session {
                 Ok(Progress::More) => {}
                 Ok(Progress::Blocked) => {
                     // A peer that never closes must not keep a closed session alive.
-                    let (readable, unread) = (pin!(self.transport.readable()), pin!(self.unread.wait()));
+                    let (readable, unread) =
+                        (pin!(self.transport.readable()), pin!(self.unread.wait()));
                     if !matches!(relay::unless(readable, unread).await, Ok(Ok(()))) {
                         break;
                     }
@@ -323,7 +326,9 @@ impl Session {
         let seconds = state.aged.elapsed().as_secs();
         if seconds > 0 {
             state.aged = Instant::now();
-            state.codec.elapsed(u32::try_from(seconds).unwrap_or(u32::MAX));
+            state
+                .codec
+                .elapsed(u32::try_from(seconds).unwrap_or(u32::MAX));
         }
         let result = if state.rest.is_empty() {
             let mut input = plain;
@@ -356,7 +361,10 @@ impl Session {
                 Err(error) => {
                     // The codec has written GOAWAY; the flusher sends it and closes.
                     state.going_away = true;
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        error.to_string(),
+                    ));
                 }
             };
             self.dispatch(state, event);

@@ -54,9 +54,22 @@ pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
         };
         let keep_alive = head.keep_alive && !side.worker().is_draining();
         let answer = Answer::new(Tx::H1(tx), &head, keep_alive);
-        let down = Downstream { rx: Rx::H1(rx), answer };
-        let Some(down) = Rc::clone(&side).take(head, down).await else { return };
-        let Downstream { rx: Rx::H1(back), answer: Answer { tx: Tx::H1(mut sink), keep_alive, .. } } = down
+        let down = Downstream {
+            rx: Rx::H1(rx),
+            answer,
+        };
+        let Some(down) = Rc::clone(&side).take(head, down).await else {
+            return;
+        };
+        let Downstream {
+            rx: Rx::H1(back),
+            answer:
+                Answer {
+                    tx: Tx::H1(mut sink),
+                    keep_alive,
+                    ..
+                },
+        } = down
         else {
             return;
         };
@@ -84,7 +97,14 @@ async fn refuse(side: &impl Side, tx: h1::H1Tx, failure: Failure) {
         expects_continue: false,
     };
     let mut answer = Answer::new(Tx::H1(tx), &head, false);
-    reply::failure(&mut answer, failure, &reason, "the request was not read", false).await;
+    reply::failure(
+        &mut answer,
+        failure,
+        &reason,
+        "the request was not read",
+        false,
+    )
+    .await;
     if let Tx::H1(mut tx) = answer.tx {
         tx.close();
     }
@@ -134,7 +154,10 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
     while let Some((head, rx, tx)) = session.accept().await {
         let side = Rc::clone(&side);
         let answer = Answer::new(Tx::H2(tx), &head, true);
-        let down = Downstream { rx: Rx::H2(rx), answer };
+        let down = Downstream {
+            rx: Rx::H2(rx),
+            answer,
+        };
         // In a box at once: the runtime moves what it is given several times.
         let taking = Box::pin(async move {
             side.take(head, down).await;
@@ -213,6 +236,9 @@ mod tests {
         let inbound = size(|side: Rc<Inbound>, head, down| side.take(head, down));
         let outbound = size(|side: Rc<Outbound>, head, down| side.take(head, down));
         // It is made, moved and allocated once a stream; what is seldom stands in boxes.
-        assert!(inbound <= TASK_BYTES_MAX && outbound <= TASK_BYTES_MAX, "{inbound}, {outbound}");
+        assert!(
+            inbound <= TASK_BYTES_MAX && outbound <= TASK_BYTES_MAX,
+            "{inbound}, {outbound}"
+        );
     }
 }

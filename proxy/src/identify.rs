@@ -52,7 +52,11 @@ pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
             match tls::identity(Some(&chain)) {
                 Some(id) if connection.alpn_protocol() == Some(b"h2") => {
                     let transport = Transport::Tls(io, RefCell::new(connection.into()));
-                    return Some(Identified { transport, peer: PeerIdentity { id }, chain });
+                    return Some(Identified {
+                        transport,
+                        peer: PeerIdentity { id },
+                        chain,
+                    });
                 }
                 Some(_) => "the peer does not speak h2".to_owned(),
                 None => "the peer showed no identity".to_owned(),

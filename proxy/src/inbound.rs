@@ -12,23 +12,27 @@ use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::{ErrorCode, Role};
 use isthmus_proxy_core::identify::PeerIdentity;
-use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead};
 use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
 
 use crate::accept;
 use crate::connect::{self, Hop, Upstream};
 use crate::connections::Live;
 use crate::detect::detect;
-use crate::exchange::{Done, Downstream, Meters, Plan, Request, forward, upgrade};
+use crate::exchange::{Done, Downstream, Meters, Request, forward, upgrade};
 use crate::finish::{Failed, finish, finish_bytes};
 use crate::h2::Session;
 use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
 use crate::notify::Flag;
-use crate::tunnel;
 use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::telemetry::{Direction, Event};
+use crate::tunnel;
 use crate::worker::{Accepted, Worker};
+
+mod plan;
+
+use plan::{Asked, ToApplication};
 
 /// To reach the application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,36 +57,66 @@ pub struct Inbound {
 /// One connection to the mesh port, from accept to close. Start reading here.
 pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
     let source = conn.peer;
-    let Some(identified) = identify(&worker, conn).await else { return };
+    let Some(identified) = identify(&worker, conn).await else {
+        return;
+    };
     let session = Session::start(identified.transport, Role::Server, tunnel::settings());
     worker.connections.believe(&session, identified.chain);
     let source_cluster = Some(Arc::from(identified.peer.id.trust_domain().cluster()));
-    let side = Inbound { worker, peer: Some(identified.peer), source_cluster, source, port: None };
+    let side = Inbound {
+        worker,
+        peer: Some(identified.peer),
+        source_cluster,
+        source,
+        port: None,
+    };
     serve_h2(Rc::new(side), session).await;
 }
 
 /// One captured connection to a port of the workload.
 pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
-    let Some(original) = accept::original_destination(&conn.io) else { return };
-    if worker.shared.config.listen.mesh.is_some_and(|mesh| mesh.port() == original.port()) {
+    let Some(original) = accept::original_destination(&conn.io) else {
+        return;
+    };
+    if worker
+        .shared
+        .config
+        .listen
+        .mesh
+        .is_some_and(|mesh| mesh.port() == original.port())
+    {
         return serve_mesh(worker, conn).await;
     }
     let snapshot = worker.snapshot();
-    let permissive = snapshot.own.as_ref().is_some_and(|own| own.inbound_mode == InboundMode::Permissive);
+    let permissive = snapshot
+        .own
+        .as_ref()
+        .is_some_and(|own| own.inbound_mode == InboundMode::Permissive);
     let source = conn.peer;
-    let side = Inbound { worker, peer: None, source_cluster: None, source, port: Some(original.port()) };
+    let side = Inbound {
+        worker,
+        peer: None,
+        source_cluster: None,
+        source,
+        port: Some(original.port()),
+    };
     if !permissive {
         return side.refuse_plaintext(&conn.io, original.port());
     }
     side.worker.shared.telemetry.metrics.plaintext.inc();
-    let protocol = snapshot.own.as_ref().map_or(Protocol::Unspecified, |o| o.protocol_of(original.port()));
+    let protocol = snapshot
+        .own
+        .as_ref()
+        .map_or(Protocol::Unspecified, |o| o.protocol_of(original.port()));
     let side = Rc::new(side);
     if matches!(protocol, Protocol::Tcp | Protocol::Tls) {
         return side.captured_bytes(conn, Vec::new()).await;
     }
-    let Some((first, kind)) = detect(&conn.io).await else { return };
+    let Some((first, kind)) = detect(&conn.io).await else {
+        return;
+    };
     match kind {
-        Detected::Http1 => serve_h1(side, conn.io, first).await,
+        Detected::Http1 => Box::pin(serve_h1(side, conn.io, first)).await,
         Detected::Http2 => serve_h2_plain(side, conn.io, first).await,
         Detected::Tls | Detected::Opaque => side.captured_bytes(conn, first).await,
     }
@@ -112,18 +146,31 @@ impl Inbound {
     }
 
     fn facts(&self, port: u16) -> ConnFacts<'_> {
-        ConnFacts { peer: self.peer.as_ref(), port, source: self.source.ip() }
+        ConnFacts {
+            peer: self.peer.as_ref(),
+            port,
+            source: self.source.ip(),
+        }
     }
 
     fn live(&self, port: u16, request: Option<Rc<Request>>) -> Rc<Live> {
         let (peer, source) = (self.peer.clone(), self.source.ip());
-        Rc::new(Live { peer, source, port, request, cut: Flag::default() })
+        Rc::new(Live {
+            peer,
+            source,
+            port,
+            request,
+            cut: Flag::default(),
+        })
     }
 
     async fn captured_bytes(&self, conn: Accepted, first: Vec<u8>) {
         let Some(port) = self.port else { return };
         let (rx, tx) = crate::tcp::split_with(conn.io, first);
-        let left = Duplex { rx: crate::stream::Rx::Tcp(rx), tx: crate::stream::Tx::Tcp(tx) };
+        let left = Duplex {
+            rx: crate::stream::Rx::Tcp(rx),
+            tx: crate::stream::Tx::Tcp(tx),
+        };
         self.bytes(port, left, |_: &mut Duplex| true).await;
     }
 
@@ -145,45 +192,68 @@ impl Inbound {
         note(&mut event, &permit);
         let hop = Hop::Application { port, http2: false };
         let address = SocketAddr::new(self.worker.shared.config.application, port);
-        let result = match connect::bytes(&self.worker, &permit, &hop, address, CONNECT_TIMEOUT).await {
-            Ok(mut right) if accept(&mut left) => {
-                let live = self.live(port, None);
-                let _registered = self.worker.connections.register(&live);
-                self.worker.recorder.count_live(&event, &meters.sent, &meters.received);
-                let bytes = (&meters.sent, &meters.received);
-                let relayed = {
-                    let relaying = pin!(duplex(&mut left, &mut right, bytes, TCP_IDLE));
-                    unless(relaying, pin!(live.cut.wait())).await
-                };
-                match relayed {
-                    Ok(ended) => ended_as(ended),
-                    Err(()) => {
-                        left.tx.reset(ErrorCode::Cancel);
-                        right.tx.reset(ErrorCode::Cancel);
-                        self.worker.shared.telemetry.metrics.revoked.inc();
-                        Err(Failed::new(Failure::Denied, "the permission ended while it was open"))
+        let result =
+            match connect::bytes(&self.worker, &permit, &hop, address, CONNECT_TIMEOUT).await {
+                Ok(mut right) if accept(&mut left) => {
+                    let live = self.live(port, None);
+                    let _registered = self.worker.connections.register(&live);
+                    self.worker
+                        .recorder
+                        .count_live(&event, &meters.sent, &meters.received);
+                    let bytes = (&meters.sent, &meters.received);
+                    let relayed = {
+                        let relaying = pin!(duplex(&mut left, &mut right, bytes, TCP_IDLE));
+                        unless(relaying, pin!(live.cut.wait())).await
+                    };
+                    match relayed {
+                        Ok(ended) => ended_as(ended),
+                        Err(()) => {
+                            left.tx.reset(ErrorCode::Cancel);
+                            right.tx.reset(ErrorCode::Cancel);
+                            self.worker.shared.telemetry.metrics.revoked.inc();
+                            Err(Failed::new(
+                                Failure::Denied,
+                                "the permission ended while it was open",
+                            ))
+                        }
                     }
                 }
-            }
-            Ok(_) => Err(Failed::new(Failure::DownstreamReset, "the peer left")),
-            Err(failure) => {
-                refuse_stream(&mut left, if failure == Failure::ConnectTimeout { 504 } else { 503 });
-                Err(Failed::new(failure, format!("connect to the application on {address}")))
-            }
-        };
+                Ok(_) => Err(Failed::new(Failure::DownstreamReset, "the peer left")),
+                Err(failure) => {
+                    refuse_stream(
+                        &mut left,
+                        if failure == Failure::ConnectTimeout {
+                            504
+                        } else {
+                            503
+                        },
+                    );
+                    Err(Failed::new(
+                        failure,
+                        format!("connect to the application on {address}"),
+                    ))
+                }
+            };
         finish_bytes(&self.worker, event, result, &meters, begun);
     }
 
     /// CONNECT: a TCP connection in a tunnel.
     async fn connect(&self, head: &RequestHead, down: Downstream) {
-        let left = Duplex { rx: down.rx, tx: down.answer.tx };
-        let target = std::str::from_utf8(&head.authority).ok().and_then(|t| t.parse::<SocketAddr>().ok());
+        let left = Duplex {
+            rx: down.rx,
+            tx: down.answer.tx,
+        };
+        let target = std::str::from_utf8(&head.authority)
+            .ok()
+            .and_then(|t| t.parse::<SocketAddr>().ok());
         let Some(target) = target.filter(|t| self.is_own(t.ip()) && t.port() != 0) else {
             let mut left = left;
             return refuse_stream(&mut left, 400);
         };
         self.bytes(target.port(), left, |left| match &mut left.tx {
-            crate::stream::Tx::H2(tx) => tx.respond(&ResponseHead::new(200, BodyLength::Marked), false).is_ok(),
+            crate::stream::Tx::H2(tx) => tx
+                .respond(&ResponseHead::new(200, BodyLength::Marked), false)
+                .is_ok(),
             crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
         })
         .await;
@@ -204,15 +274,24 @@ impl Inbound {
         (event, meters): (&mut Event, &Meters),
     ) -> Result<Option<Upstream>, Failed> {
         let asked = Asked::read(&head, self.peer.is_some());
-        let mut request = canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((request.head.method.clone(), request.path.as_str().to_owned()));
+        let mut request =
+            canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
+        event.request = Some((
+            request.head.method.clone(),
+            request.path.as_str().to_owned(),
+        ));
         let port = self.target_port(snapshot, &asked, &request)?;
         event.service = service_of(snapshot, port);
         let facts = self.facts(port);
-        let permit = request.judge(&snapshot.policies, &facts).map_err(Failed::from)?;
+        let permit = request
+            .judge(&snapshot.policies, &facts)
+            .map_err(Failed::from)?;
         note(event, &permit);
         if let Some(peer) = &self.peer {
-            request.head.fields.push(b"x-mesh-peer", peer.id.as_str().as_bytes());
+            request
+                .head
+                .fields
+                .push(b"x-mesh-peer", peer.id.as_str().as_bytes());
         }
         let http2 = asked.wants_http2(snapshot, port, &request.head);
         if !http2 {
@@ -222,15 +301,27 @@ impl Inbound {
         let request = Rc::new(request);
         let live = self.live(port, Some(Rc::clone(&request)));
         let _registered = self.worker.connections.register(&live);
-        let mut plan = ToApplication { worker: &self.worker, permit, hop, head: &request.head, again: false };
+        let mut plan = ToApplication {
+            worker: &self.worker,
+            permit,
+            hop,
+            head: &request.head,
+            again: false,
+        };
         let forwarding = pin!(forward(&self.worker, down, &request, &mut plan, meters));
         match unless(forwarding, pin!(live.cut.wait())).await {
             Ok(Ok(Done::Answered)) => Ok(None),
             Ok(Ok(Done::Upgraded(upstream))) => Ok(Some(upstream)),
-            Ok(Err(failure)) => Err(Failed::new(failure, format!("the application on port {port}"))),
+            Ok(Err(failure)) => Err(Failed::new(
+                failure,
+                format!("the application on port {port}"),
+            )),
             Err(()) => {
                 self.worker.shared.telemetry.metrics.revoked.inc();
-                Err(Failed::new(Failure::Denied, "the permission ended while it was open"))
+                Err(Failed::new(
+                    Failure::Denied,
+                    "the permission ended while it was open",
+                ))
             }
         }
     }
@@ -238,12 +329,23 @@ impl Inbound {
     /// What HTTP/1.1 demands and the request did not bring along.
     fn complete(&self, head: &mut RequestHead) {
         if head.authority.is_empty() {
-            head.authority = self.worker.shared.config.application.to_string().into_bytes();
+            head.authority = self
+                .worker
+                .shared
+                .config
+                .application
+                .to_string()
+                .into_bytes();
         }
         // RFC 8441 §5.1: a WebSocket that began on HTTP/2 has no key; RFC 6455 §4.1 asks for one.
         if head.protocol == b"websocket" && head.fields.get(b"sec-websocket-key").is_none() {
-            let bits = self.worker.rng(|rng| [rng.bits().to_be_bytes(), rng.bits().to_be_bytes()]);
-            head.fields.push(b"sec-websocket-key", crate::files::base64(&bits.concat()).as_bytes());
+            let bits = self
+                .worker
+                .rng(|rng| [rng.bits().to_be_bytes(), rng.bits().to_be_bytes()]);
+            head.fields.push(
+                b"sec-websocket-key",
+                crate::files::base64(&bits.concat()).as_bytes(),
+            );
             if head.fields.get(b"sec-websocket-version").is_none() {
                 head.fields.push(b"sec-websocket-version", b"13");
             }
@@ -251,7 +353,12 @@ impl Inbound {
     }
 
     /// Which port of the workload is meant? A proxy says it; a standard client names the service.
-    fn target_port(&self, snapshot: &Snapshot, asked: &Asked, request: &Request) -> Result<u16, Failed> {
+    fn target_port(
+        &self,
+        snapshot: &Snapshot,
+        asked: &Asked,
+        request: &Request,
+    ) -> Result<u16, Failed> {
         if let Some(port) = self.port.or(asked.port) {
             return Ok(port);
         }
@@ -262,7 +369,12 @@ impl Inbound {
             .and_then(|(_, port)| port.parse().ok())
             .unwrap_or(if request.head.https { 443 } else { 80 });
         own.and_then(|own| own.target_port_of(&request.host, port))
-            .ok_or_else(|| Failed::new(Failure::NoDestination, format!("no port here serves {authority}")))
+            .ok_or_else(|| {
+                Failed::new(
+                    Failure::NoDestination,
+                    format!("no port here serves {authority}"),
+                )
+            })
     }
 }
 
@@ -272,7 +384,10 @@ impl Side for Inbound {
             if self.peer.is_some() {
                 self.connect(&head, down).await;
             } else {
-                let mut left = Duplex { rx: down.rx, tx: down.answer.tx };
+                let mut left = Duplex {
+                    rx: down.rx,
+                    tx: down.answer.tx,
+                };
                 refuse_stream(&mut left, 405);
             }
             return None;
@@ -283,7 +398,9 @@ impl Side for Inbound {
         let mut event = self.event(version_name(head.version), snapshot.generation);
         let meters = Meters::default();
         let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
-        let result = self.exchange(&snapshot, head, &mut down, (&mut event, &meters)).await;
+        let result = self
+            .exchange(&snapshot, head, &mut down, (&mut event, &meters))
+            .await;
         let result = match result {
             Ok(Some(upstream)) => {
                 let relaying = upgrade::relay(down, upstream, &meters, TCP_IDLE);
@@ -308,77 +425,6 @@ impl Side for Inbound {
     }
 }
 
-/// What a proxy says about a request beside the request itself.
-#[derive(Debug)]
-struct Asked {
-    port: Option<u16>,
-    was_http1: bool,
-}
-
-impl Asked {
-    /// Only peers of the mesh are listened to.
-    fn read(head: &RequestHead, meshed: bool) -> Self {
-        let text = |name: &[u8]| {
-            head.fields.get(name).filter(|_| meshed).and_then(|v| std::str::from_utf8(v).ok())
-        };
-        let port = text(b"x-mesh-port").and_then(|v| v.parse().ok()).filter(|port| *port != 0);
-        let was_http1 = text(b"x-mesh-version") == Some("1") || head.version != Version::Http2;
-        Self { port, was_http1 }
-    }
-
-    /// Does the application get HTTP/2? What its port declares, else what the client spoke.
-    fn wants_http2(&self, snapshot: &Snapshot, port: u16, head: &RequestHead) -> bool {
-        let declared = snapshot.own.as_ref().map_or(Protocol::Unspecified, |o| o.protocol_of(port));
-        match declared {
-            Protocol::Http2 | Protocol::Grpc => head.protocol.is_empty() || !self.was_http1,
-            Protocol::Http1 => false,
-            Protocol::Unspecified | Protocol::Tcp | Protocol::Tls => !self.was_http1,
-        }
-    }
-}
-
-/// To the application beside us: one place, so another try only where a kept connection had died.
-struct ToApplication<'a> {
-    worker: &'a Rc<Worker>,
-    permit: Permit,
-    hop: Hop,
-    head: &'a RequestHead,
-    again: bool,
-}
-
-impl Plan for ToApplication<'_> {
-    async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
-        connect::request(self.worker, &self.permit, &self.hop, (self.head, end), CONNECT_TIMEOUT).await
-    }
-
-    fn answered(&mut self, _: &ResponseHead, _: bool) -> bool {
-        false
-    }
-
-    fn failed(&mut self, failure: Failure, reused: bool) -> bool {
-        let stale = reused && failure == Failure::UpstreamReset && self.head.method.is_idempotent();
-        let again = !self.again && (stale || failure == Failure::UpstreamRefused);
-        self.again |= again;
-        again
-    }
-
-    fn respond(&mut self, head: &mut ResponseHead) {
-        head.fields.retain(|name, _| name != b"x-mesh-reason");
-    }
-
-    fn try_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn request_timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    fn idle_timeout(&self) -> Duration {
-        HTTP_IDLE
-    }
-}
-
 fn note(event: &mut Event, permit: &Permit) {
     event.policy = permit.rule.clone();
     event.audit = permit.audit.to_vec();
@@ -387,7 +433,9 @@ fn note(event: &mut Event, permit: &Permit) {
 /// The service that leads to a port of ours: for the metrics, from configuration.
 fn service_of(snapshot: &Snapshot, port: u16) -> Option<Arc<str>> {
     let own = snapshot.own.as_ref();
-    let first = own.and_then(|own| own.ports.get(&port)).and_then(|p| p.services.first());
+    let first = own
+        .and_then(|own| own.ports.get(&port))
+        .and_then(|p| p.services.first());
     first.map(|(name, _)| name.shared())
 }
 
@@ -407,7 +455,10 @@ fn ended_as(ended: Ended) -> Result<(), Failed> {
     match ended {
         Ended::Clean => Ok(()),
         Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the peer broke it off")),
-        Ended::Right(broken) => Err(Failed::new(broken.upstream(), "the application broke it off")),
+        Ended::Right(broken) => Err(Failed::new(
+            broken.upstream(),
+            "the application broke it off",
+        )),
         Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
     }
 }
@@ -422,4 +473,3 @@ impl From<Denied> for Failed {
         }
     }
 }
-

@@ -8,7 +8,9 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
         .with_writer(std::io::stderr)
         .init();
     let mut arguments = std::env::args_os().skip(1);
@@ -19,7 +21,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let result = Config::load(&path).map_err(anyhow::Error::from).and_then(|c| run(c, stopped()));
+    let result = Config::load(&path)
+        .map_err(anyhow::Error::from)
+        .and_then(|c| run(c, stopped()));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -32,8 +32,8 @@ mod plan;
 mod race;
 
 pub use bytes::Opened;
-pub use hints::Hints;
 use hints::Hint;
+pub use hints::Hints;
 use plan::ToService;
 
 /// To a destination that the mesh doesn't know.
@@ -51,7 +51,9 @@ pub struct Outbound {
 
 /// One captured connection, from accept to close. Start reading here.
 pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
-    let Some(original) = accept::original_destination(&conn.io) else { return };
+    let Some(original) = accept::original_destination(&conn.io) else {
+        return;
+    };
     serve(worker, conn, Destination::Address(original)).await;
 }
 
@@ -63,7 +65,11 @@ pub async fn serve_virtual(worker: Rc<Worker>, conn: Accepted, destination: Dest
 async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
     match locate(&worker, &destination).await {
         Ok((service, port)) => {
-            let side = Rc::new(Outbound { worker, service, port });
+            let side = Rc::new(Outbound {
+                worker,
+                service,
+                port,
+            });
             side.serve(conn).await;
         }
         Err(known) => match destination {
@@ -72,7 +78,9 @@ async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
             Destination::Address(address) if worker.shared.config.passthrough => {
                 pass_through(worker, conn, address).await;
             }
-            Destination::Address(_) | Destination::Host(..) => refuse(&worker, &conn, &destination, known),
+            Destination::Address(_) | Destination::Host(..) => {
+                refuse(&worker, &conn, &destination, known)
+            }
         },
     }
 }
@@ -83,13 +91,16 @@ async fn locate(worker: &Worker, destination: &Destination) -> Result<(Arc<Servi
     let (_, service, port) = match destination {
         Destination::Address(address) => {
             let key = || format!("vip:{network}/{}", address.ip());
-            let (snapshot, service) =
-                worker.service(key, |s| s.services.lookup_vip(address.ip(), address.port())).await?;
+            let (snapshot, service) = worker
+                .service(key, |s| s.services.lookup_vip(address.ip(), address.port()))
+                .await?;
             (snapshot, service, address.port())
         }
         Destination::Host(host, port) => {
             let key = || format!("host:{host}");
-            let (snapshot, service) = worker.service(key, |s| s.services.lookup_host(host)).await?;
+            let (snapshot, service) = worker
+                .service(key, |s| s.services.lookup_host(host))
+                .await?;
             (snapshot, service, *port)
         }
     };
@@ -99,7 +110,11 @@ async fn locate(worker: &Worker, destination: &Destination) -> Result<(Arc<Servi
 fn refuse(worker: &Worker, conn: &Accepted, destination: &Destination, known: bool) {
     accept::reset(&conn.io);
     let mut event = event(worker, "tcp");
-    event.failure = Some(if known { Failure::NoDestination } else { Failure::EndpointsUnknown });
+    event.failure = Some(if known {
+        Failure::NoDestination
+    } else {
+        Failure::EndpointsUnknown
+    });
     event.detail = format!("{destination:?} leads to no service");
     worker.recorder.record(&event, None);
 }
@@ -116,14 +131,27 @@ async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
     let result = match opened {
         Ok(mut right) => {
             let (rx, tx) = crate::tcp::split(conn.io);
-            let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
-            worker.recorder.count_live(&event, &meters.sent, &meters.received);
-            let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), TCP_IDLE);
+            let mut left = Duplex {
+                rx: Rx::Tcp(rx),
+                tx: Tx::Tcp(tx),
+            };
+            worker
+                .recorder
+                .count_live(&event, &meters.sent, &meters.received);
+            let relaying = duplex(
+                &mut left,
+                &mut right,
+                (&meters.sent, &meters.received),
+                TCP_IDLE,
+            );
             ended_as(relaying.await)
         }
         Err(failure) => {
             accept::reset(&conn.io);
-            Err(Failed::new(failure, format!("connect to {address}, which is not of the mesh")))
+            Err(Failed::new(
+                failure,
+                format!("connect to {address}, which is not of the mesh"),
+            ))
         }
     };
     finish_bytes(&worker, event, result, &meters, begun);
@@ -138,16 +166,22 @@ fn event(worker: &Worker, protocol: &'static str) -> Event {
 }
 
 impl Outbound {
+    /// Each way on is boxed: an idle connection should not hold what another kind of one needs.
+    ///
     /// By what the service's port declares, else by who speaks first and how.
     async fn serve(self: Rc<Self>, conn: Accepted) {
-        let declared = self.service.port(self.port).map_or(Protocol::Unspecified, |p| p.protocol);
+        let declared = self
+            .service
+            .port(self.port)
+            .map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
-            // Each way gets the memory that it needs itself: a relay of bytes needs half of it.
             Protocol::Tcp | Protocol::Tls => Box::pin(self.relay(conn, Vec::new(), None)).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
             Protocol::Http2 | Protocol::Grpc => serve_h2_plain(self, conn.io, Vec::new()).await,
             Protocol::Http1 => {
-                let Some((first, kind)) = detect(&conn.io).await else { return };
+                let Some((first, kind)) = detect(&conn.io).await else {
+                    return;
+                };
                 match kind {
                     Detected::Http2 => serve_h2_plain(self, conn.io, first).await,
                     // Not HTTP at all is for the codec to refuse.
@@ -164,27 +198,35 @@ impl Outbound {
     async fn race(self: Rc<Self>, conn: Accepted) {
         let hint = self.worker.hints.get(&self.service.name, self.port);
         if hint == Some(Hint::Bytes) {
-            return self.relay(conn, Vec::new(), None).await;
+            return Box::pin(self.relay(conn, Vec::new(), None)).await;
         }
         let (first, kind, opened) = match race::first(&self, &conn.io, hint).await {
-            race::First::Client { bytes, kind, opened } => (bytes, kind, opened),
+            race::First::Client {
+                bytes,
+                kind,
+                opened,
+            } => (bytes, kind, opened),
             race::First::Server(opened) => {
-                self.worker.hints.set(&self.service.name, self.port, Hint::Bytes);
-                return self.relay(conn, Vec::new(), Some(Ok(opened))).await;
+                self.worker
+                    .hints
+                    .set(&self.service.name, self.port, Hint::Bytes);
+                return Box::pin(self.relay(conn, Vec::new(), Some(Ok(opened)))).await;
             }
             race::First::Nobody => return,
         };
         match kind {
             Detected::Http1 | Detected::Http2 => {
-                self.worker.hints.set(&self.service.name, self.port, Hint::Http);
+                self.worker
+                    .hints
+                    .set(&self.service.name, self.port, Hint::Http);
                 drop(opened);
                 if kind == Detected::Http1 {
-                    serve_h1(self, conn.io, first).await;
+                    Box::pin(serve_h1(self, conn.io, first)).await;
                 } else {
                     serve_h2_plain(self, conn.io, first).await;
                 }
             }
-            Detected::Tls | Detected::Opaque => self.relay(conn, first, opened).await,
+            Detected::Tls | Detected::Opaque => Box::pin(self.relay(conn, first, opened)).await,
         }
     }
 
@@ -199,16 +241,32 @@ impl Outbound {
             None => bytes::open(self).await,
         };
         let result = match opened {
-            Ok(Opened { mut right, attempt, endpoint, hop, route }) => {
+            Ok(Opened {
+                mut right,
+                attempt,
+                endpoint,
+                hop,
+                route,
+            }) => {
                 event.endpoint = Some(endpoint.name.shared());
                 event.destination_cluster = Some(endpoint.cluster.shared());
                 event.hop = hop;
                 event.route = route;
                 let (rx, tx) = crate::tcp::split_with(conn.io, first);
-                let mut left = Duplex { rx: Rx::Tcp(rx), tx: Tx::Tcp(tx) };
+                let mut left = Duplex {
+                    rx: Rx::Tcp(rx),
+                    tx: Tx::Tcp(tx),
+                };
                 let idle = self.service.traffic.timeouts.idle_tcp;
-                self.worker.recorder.count_live(&event, &meters.sent, &meters.received);
-                let relaying = duplex(&mut left, &mut right, (&meters.sent, &meters.received), idle);
+                self.worker
+                    .recorder
+                    .count_live(&event, &meters.sent, &meters.received);
+                let relaying = duplex(
+                    &mut left,
+                    &mut right,
+                    (&meters.sent, &meters.received),
+                    idle,
+                );
                 let ended = relaying.await;
                 drop(attempt);
                 ended_as(ended)
@@ -224,8 +282,14 @@ impl Outbound {
     /// Where a connection goes by the routes of layer 4.
     async fn backend(&self) -> Result<(Arc<Snapshot>, Arc<Service>, u16, String), Failed> {
         let random = self.worker.rng(|rng| rng.bits());
-        let choice = route_l4(Some(&self.service.routes), &self.service.name, self.port, None, random)
-            .map_err(|f| Failed::new(f, format!("routes of {}", self.service.name)))?;
+        let choice = route_l4(
+            Some(&self.service.routes),
+            &self.service.name,
+            self.port,
+            None,
+            random,
+        )
+        .map_err(|f| Failed::new(f, format!("routes of {}", self.service.name)))?;
         let route = choice.rule.map(|r| r.route.to_string()).unwrap_or_default();
         let (snapshot, service) = self.resolve(&choice.backend).await?;
         Ok((snapshot, service, choice.backend.port, route))
@@ -234,9 +298,16 @@ impl Outbound {
     /// The service of a backend, as the newest snapshot has it.
     async fn resolve(&self, backend: &BackendRef) -> Result<(Arc<Snapshot>, Arc<Service>), Failed> {
         let key = || backend.service.to_string();
-        let found = self.worker.service(key, |s| s.services.lookup_name(&backend.service)).await;
+        let found = self
+            .worker
+            .service(key, |s| s.services.lookup_name(&backend.service))
+            .await;
         found.map_err(|known| {
-            let failure = if known { Failure::InvalidBackend } else { Failure::EndpointsUnknown };
+            let failure = if known {
+                Failure::InvalidBackend
+            } else {
+                Failure::EndpointsUnknown
+            };
             Failed::new(failure, format!("service {}", backend.service))
         })
     }
@@ -249,21 +320,38 @@ impl Outbound {
         (event, meters): (&mut Event, &Meters),
     ) -> Result<Option<Upstream>, Failed> {
         let version = head.version;
-        let mut request = canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((request.head.method.clone(), request.path.as_str().to_owned()));
+        let mut request =
+            canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
+        event.request = Some((
+            request.head.method.clone(),
+            request.path.as_str().to_owned(),
+        ));
         event.service = Some(self.service.name.shared());
         if request.head.authority.is_empty() {
             // HTTP/1.0 may name no host; the tunnel needs one.
             request.host = self.service.name.hostname().to_owned();
             request.head.authority = format!("{}:{}", request.host, self.port).into_bytes();
         }
-        let to = BackendRef { service: self.service.name.clone(), port: self.port };
+        let to = BackendRef {
+            service: self.service.name.clone(),
+            port: self.port,
+        };
         let random = self.worker.rng(|rng| rng.bits());
         let (_, parent) = self.resolve(&to).await?;
-        let chosen =
-            route_http(Some(&parent.routes), &to, &request.host, &request.path, &request.head, random)
-                .map_err(|f| Failed::new(f, format!("routes of {}", to.service)))?;
-        event.route = chosen.rule.as_ref().map(ToString::to_string).unwrap_or_default();
+        let chosen = route_http(
+            Some(&parent.routes),
+            &to,
+            &request.host,
+            &request.path,
+            &request.head,
+            random,
+        )
+        .map_err(|f| Failed::new(f, format!("routes of {}", to.service)))?;
+        event.route = chosen
+            .rule
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let random = self.worker.rng(|rng| rng.bits());
         match apply_request(&chosen, &mut request.head, &request.path, self.port, random) {
             Filtered::Redirect { status, location } => {
@@ -274,9 +362,16 @@ impl Outbound {
         }
         let (snapshot, service) = self.resolve(&chosen.backend).await?;
         let begun = service.guard.begin(&service.traffic, self.worker.now());
-        let _ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
+        let _ticket =
+            begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
         event.service = Some(service.name.shared());
-        let mut plan = ToService::new(&self.worker, (&snapshot, &service), &chosen, &request, version);
+        let mut plan = ToService::new(
+            &self.worker,
+            (&snapshot, &service),
+            &chosen,
+            &request,
+            version,
+        );
         let result = forward(&self.worker, down, &request, &mut plan, meters).await;
         plan.describe(event);
         match result {
@@ -301,7 +396,12 @@ impl Side for Outbound {
         let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
         let result = match result {
             Ok(Some(upstream)) => {
-                let relaying = upgrade::relay(down, upstream, &meters, self.service.traffic.timeouts.idle_tcp);
+                let relaying = upgrade::relay(
+                    down,
+                    upstream,
+                    &meters,
+                    self.service.traffic.timeouts.idle_tcp,
+                );
                 let ended = Box::pin(relaying).await;
                 event.status = 101;
                 finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
@@ -328,7 +428,10 @@ impl Side for Outbound {
 fn ended_as(ended: Ended) -> Result<(), Failed> {
     match ended {
         Ended::Clean => Ok(()),
-        Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the application broke it off")),
+        Ended::Left(broken) => Err(Failed::new(
+            broken.downstream(),
+            "the application broke it off",
+        )),
         Ended::Right(broken) => Err(Failed::new(broken.upstream(), "the upstream broke it off")),
         Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
     }

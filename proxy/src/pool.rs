@@ -50,7 +50,11 @@ impl AppPool {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.entry(address).or_default();
         if connections.len() < IDLE_MAX {
-            connections.push(Idle { rx, tx, since: Instant::now() });
+            connections.push(Idle {
+                rx,
+                tx,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -58,12 +62,17 @@ impl AppPool {
     #[must_use]
     pub fn session(&self, address: SocketAddr) -> Option<Rc<Session>> {
         let sessions = self.sessions.borrow();
-        sessions.get(&address).filter(|s| s.is_usable()).map(Rc::clone)
+        sessions
+            .get(&address)
+            .filter(|s| s.is_usable())
+            .map(Rc::clone)
     }
 
     /// From now on this session serves the address.
     pub fn share(&self, address: SocketAddr, session: &Rc<Session>) {
-        self.sessions.borrow_mut().insert(address, Rc::clone(session));
+        self.sessions
+            .borrow_mut()
+            .insert(address, Rc::clone(session));
     }
 
     /// Closes what has been idle for too long.
@@ -72,7 +81,9 @@ impl AppPool {
             connections.retain(|c| c.since.elapsed() < IDLE_TIMEOUT && c.rx.is_quiet());
             !connections.is_empty()
         });
-        self.sessions.borrow_mut().retain(|_, session| !session.is_closed());
+        self.sessions
+            .borrow_mut()
+            .retain(|_, session| !session.is_closed());
     }
 
     /// Closes all that is idle, and lets sessions end with their last stream.

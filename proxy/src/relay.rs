@@ -32,7 +32,11 @@ pub struct Meter {
 
 impl Default for Meter {
     fn default() -> Self {
-        Self { bytes: Cell::new(0), live: std::cell::OnceCell::new(), last: Cell::new(Instant::now()) }
+        Self {
+            bytes: Cell::new(0),
+            live: std::cell::OnceCell::new(),
+            last: Cell::new(Instant::now()),
+        }
     }
 }
 
@@ -180,7 +184,11 @@ fn ended(side: Side, from_left: bool) -> Ended {
 /// Ends when none of the meters has moved for `idle`.
 pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
     loop {
-        let last = meters.iter().map(|m| m.last.get()).max().unwrap_or_else(Instant::now);
+        let last = meters
+            .iter()
+            .map(|m| m.last.get())
+            .max()
+            .unwrap_or_else(Instant::now);
         let deadline = last + idle;
         if Instant::now() >= deadline {
             return;

@@ -70,11 +70,18 @@ impl Listeners {
             bind_one(listen.mesh, &mut bound.mesh, &mut set.mesh, first).context("listen.mesh")?;
             bind_one(listen.inbound, &mut bound.inbound, &mut set.inbound, first)
                 .context("listen.inbound")?;
-            bind_one(listen.outbound, &mut bound.outbound, &mut set.outbound, first)
-                .context("listen.outbound")?;
+            bind_one(
+                listen.outbound,
+                &mut bound.outbound,
+                &mut set.outbound,
+                first,
+            )
+            .context("listen.outbound")?;
             bind_one(listen.gateway, &mut bound.gateway, &mut set.gateway, first)
                 .context("listen.gateway")?;
-            for (at, (entry, destination)) in listen.virtuals.iter().zip(&config.destinations).enumerate() {
+            for (at, (entry, destination)) in
+                listen.virtuals.iter().zip(&config.destinations).enumerate()
+            {
                 let mut address = bound.virtuals.get(at).copied();
                 let mut socket = None;
                 bind_one(Some(entry.listen), &mut address, &mut socket, first)
@@ -82,7 +89,8 @@ impl Listeners {
                 if first {
                     bound.virtuals.extend(address);
                 }
-                set.virtuals.extend(socket.map(|s| (s, destination.clone())));
+                set.virtuals
+                    .extend(socket.map(|s| (s, destination.clone())));
             }
             sets.push(set);
         }
@@ -123,7 +131,10 @@ pub fn start(shared: &Arc<Shared>, sets: Vec<Listeners>) -> Result<Vec<JoinHandl
 }
 
 fn run(shared: Arc<Shared>, listeners: Listeners, number: usize) {
-    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+    let runtime = match Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+    {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "start a worker's runtime"),
     };
@@ -143,7 +154,9 @@ fn listen(worker: &Rc<Worker>, listeners: Listeners) {
     let all = |_: IpAddr| true;
     if let Some(listener) = listeners.mesh {
         let allowed = worker.shared.config.mesh_accept_from.clone();
-        let allowed = move |source: IpAddr| allowed.is_empty() || allowed.iter().any(|net| net.contains(&source));
+        let allowed = move |source: IpAddr| {
+            allowed.is_empty() || allowed.iter().any(|net| net.contains(&source))
+        };
         let serving = accept_loop(Rc::clone(worker), listener, allowed, inbound::serve_mesh);
         tokio::task::spawn_local(serving);
     }
@@ -182,7 +195,11 @@ async fn judge(worker: Rc<Worker>) {
             trust = Arc::clone(&snapshot.trust);
             worker.shared.tls.believe(Arc::clone(&trust));
             let verifier = Verifier::new(Arc::clone(&worker.shared.tls), None);
-            revoked.inc_by(worker.connections.doubt(|chain| verifier.believes(chain, UnixTime::now())));
+            revoked.inc_by(
+                worker
+                    .connections
+                    .doubt(|chain| verifier.believes(chain, UnixTime::now())),
+            );
         }
     }
 }

@@ -45,10 +45,18 @@ impl TcpRx {
     /// A half whose first bytes are already read.
     #[must_use]
     pub fn new(io: Rc<TcpStream>, unread: Vec<u8>) -> Self {
-        Self { io, unread, ended: false }
+        Self {
+            io,
+            unread,
+            ended: false,
+        }
     }
 
-    pub(crate) fn try_pull(&mut self, room: usize, sink: &mut dyn FnMut(&[u8])) -> Result<Pull, Broken> {
+    pub(crate) fn try_pull(
+        &mut self,
+        room: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<Pull, Broken> {
         if !self.unread.is_empty() {
             let taken = self.unread.len().min(room);
             sink(self.unread.get(..taken).unwrap_or_default());
@@ -100,7 +108,12 @@ impl TcpTx {
     /// A half with nothing pending.
     #[must_use]
     pub fn new(io: Rc<TcpStream>) -> Self {
-        Self { io, pending: Vec::new(), finishing: false, failed: false }
+        Self {
+            io,
+            pending: Vec::new(),
+            finishing: false,
+            failed: false,
+        }
     }
 
     /// The buffer, for those who encode into it. Small things only; [`Self::flush`] follows.
@@ -172,7 +185,11 @@ impl TcpTx {
         while !self.flush() {
             self.io.writable().await?;
         }
-        if self.failed { Err(Broken::Reset(None)) } else { Ok(()) }
+        if self.failed {
+            Err(Broken::Reset(None))
+        } else {
+            Ok(())
+        }
     }
 
     /// Closing will send RST: what was sent must not look like a clean end.

@@ -152,7 +152,10 @@ impl Telemetry {
     /// Telemetry of a workload.
     #[must_use]
     pub fn new(workload: String, log: Option<AccessLog>) -> Self {
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let seed = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
         Self {
             workload,
             metrics: Metrics::default(),
@@ -166,7 +169,11 @@ impl Telemetry {
     /// An id for a failure that is about to be told to a client.
     #[must_use]
     pub fn reason_id(&self) -> String {
-        format!("{}:{:x}", self.workload, self.next.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "{}:{:x}",
+            self.workload,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     /// The failure with this id, if it is still remembered.
@@ -201,7 +208,10 @@ impl Recorder {
     /// A worker's recorder.
     #[must_use]
     pub fn new(shared: Arc<Telemetry>) -> Self {
-        Self { shared, series: RefCell::default() }
+        Self {
+            shared,
+            series: RefCell::default(),
+        }
     }
 
     /// An id for a failure that is about to be told to a client.

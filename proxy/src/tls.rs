@@ -12,7 +12,9 @@ use isthmus_proto::spiffe::SpiffeId;
 use isthmus_proxy_core::identify::{TrustBundles, identity_of};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ResolvesClientCert};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
@@ -55,7 +57,10 @@ impl TlsStore {
     /// Our certificate, if we have one.
     #[must_use]
     pub fn held(&self) -> Option<Arc<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// From now on this one is shown.
@@ -75,7 +80,9 @@ impl TlsStore {
     }
 
     fn shown(&self) -> Option<Arc<CertifiedKey>> {
-        self.held().filter(|held| held.not_after > SystemTime::now()).map(|held| Arc::clone(&held.key))
+        self.held()
+            .filter(|held| held.not_after > SystemTime::now())
+            .map(|held| Arc::clone(&held.key))
     }
 }
 
@@ -100,7 +107,10 @@ pub fn server_config(store: &Arc<TlsStore>) -> Result<Arc<ServerConfig>, Error> 
 ///
 /// # Errors
 /// Never in practice: the provider has TLS 1.3.
-pub fn client_config(store: &Arc<TlsStore>, expected: &SpiffeId) -> Result<Arc<ClientConfig>, Error> {
+pub fn client_config(
+    store: &Arc<TlsStore>,
+    expected: &SpiffeId,
+) -> Result<Arc<ClientConfig>, Error> {
     client_config_of(store, store, expected)
 }
 
@@ -169,7 +179,11 @@ impl Verifier {
     #[must_use]
     pub fn new(store: Arc<TlsStore>, expected: Option<SpiffeId>) -> Self {
         let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        Self { store, expected, algorithms }
+        Self {
+            store,
+            expected,
+            algorithms,
+        }
     }
 
     /// Would the peer with this chain still be believed?
@@ -196,14 +210,22 @@ impl Verifier {
         if let Some(expected) = &self.expected
             && id != *expected
         {
-            return Err(Error::General(format!("{IDENTITY_MISMATCH} {expected}, met {id}")));
+            return Err(Error::General(format!(
+                "{IDENTITY_MISMATCH} {expected}, met {id}"
+            )));
         }
         let trust = self.store.trust();
         let roots = trust.roots(id.trust_domain()).ok_or_else(|| {
-            Error::General(format!("trust domain {} is not believed", id.trust_domain()))
+            Error::General(format!(
+                "trust domain {} is not believed",
+                id.trust_domain()
+            ))
         })?;
-        let roots: Vec<CertificateDer<'_>> =
-            roots.roots().iter().map(|der| CertificateDer::from(&**der)).collect();
+        let roots: Vec<CertificateDer<'_>> = roots
+            .roots()
+            .iter()
+            .map(|der| CertificateDer::from(&**der))
+            .collect();
         let anchors = roots
             .iter()
             .map(webpki::anchor_from_trusted_cert)
@@ -249,7 +271,9 @@ fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
                 return Err(Error::General("the peer's leaf is a CA".to_owned()));
             }
             ParsedExtension::KeyUsage(usage) if usage.key_cert_sign() || usage.crl_sign() => {
-                return Err(Error::General("the peer's leaf may sign certificates".to_owned()));
+                return Err(Error::General(
+                    "the peer's leaf may sign certificates".to_owned(),
+                ));
             }
             _ => {}
         }

@@ -12,6 +12,10 @@ use tokio::net::TcpStream;
 use crate::buffer;
 
 /// Carries one HTTP/2 connection.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each connection, inside an `Rc` already"
+)]
 pub enum Transport {
     /// In the clear: applications on this host, and unmeshed peers.
     Plain(TcpStream),
@@ -71,7 +75,9 @@ impl Transport {
             let got = match buffer::read(self.io(), space) {
                 Ok(0) => return Ok(Progress::Ended),
                 Ok(n) => space.get(..n).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Blocked),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(Progress::Blocked);
+                }
                 Err(error) => return Err(error),
             };
             match self {
@@ -154,7 +160,10 @@ fn decrypt(
 }
 
 /// Everything that is decrypted goes to the sink, record by record.
-fn drain(tls: &mut rustls::Connection, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
+fn drain(
+    tls: &mut rustls::Connection,
+    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<bool> {
     loop {
         let mut reader = tls.reader();
         let taken = match reader.fill_buf() {

@@ -76,7 +76,10 @@ impl Tunnels {
     /// None open; up to `per_peer` to each peer.
     #[must_use]
     pub fn new(per_peer: usize) -> Self {
-        Self { per_peer, entries: RefCell::default() }
+        Self {
+            per_peer,
+            entries: RefCell::default(),
+        }
     }
 
     /// A tunnel to this peer: an open one, or one that `open` opens.
@@ -90,7 +93,10 @@ impl Tunnels {
         open: impl AsyncFnOnce() -> Result<Rc<Session>, Failure>,
     ) -> Result<Rc<Session>, Failure> {
         let entry = Rc::clone(
-            self.entries.borrow_mut().entry((peer, identity.clone())).or_default(),
+            self.entries
+                .borrow_mut()
+                .entry((peer, identity.clone()))
+                .or_default(),
         );
         if let Some(session) = entry.best(self.per_peer) {
             return Ok(session);
@@ -109,7 +115,10 @@ impl Tunnels {
         let session = Box::pin(open()).await;
         opening.end(session.as_ref().err().copied());
         let session = session?;
-        entry.sessions.borrow_mut().push((Rc::clone(&session), Instant::now()));
+        entry
+            .sessions
+            .borrow_mut()
+            .push((Rc::clone(&session), Instant::now()));
         tokio::task::spawn_local(keep(Rc::downgrade(&session)));
         Ok(session)
     }
@@ -141,7 +150,11 @@ impl Tunnels {
     /// Open tunnels.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.borrow().values().map(|e| e.sessions.borrow().len()).sum()
+        self.entries
+            .borrow()
+            .values()
+            .map(|e| e.sessions.borrow().len())
+            .sum()
     }
 
     /// Are there none?
@@ -162,10 +175,16 @@ impl Entry {
             !session.is_closed()
         });
         let usable = || sessions.iter().filter(|(s, _)| s.is_usable());
-        let best = usable().min_by_key(|(s, _)| s.streams()).map(|(s, _)| Rc::clone(s))?;
+        let best = usable()
+            .min_by_key(|(s, _)| s.streams())
+            .map(|(s, _)| Rc::clone(s))?;
         // One more is opened only when the ones there are busy.
         let busy = best.streams() > 0;
-        if usable().count() < enough && busy && !self.opening.get() { None } else { Some(best) }
+        if usable().count() < enough && busy && !self.opening.get() {
+            None
+        } else {
+            Some(best)
+        }
     }
 
     /// Waits until the opening that is under way has ended; how it failed, if it did.
@@ -192,7 +211,10 @@ impl<'a> Opening<'a> {
     fn begin(entry: &'a Entry) -> Self {
         entry.opening.set(true);
         // A task that is dropped on the way fails nobody else: they try for themselves.
-        Self { entry, failure: Cell::new(None) }
+        Self {
+            entry,
+            failure: Cell::new(None),
+        }
     }
 
     fn end(self, failure: Option<Failure>) {
@@ -203,7 +225,9 @@ impl<'a> Opening<'a> {
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         let (count, _) = self.entry.ended.get();
-        self.entry.ended.set((count.wrapping_add(1), self.failure.get()));
+        self.entry
+            .ended
+            .set((count.wrapping_add(1), self.failure.get()));
         self.entry.opening.set(false);
         self.entry.waiting.borrow_mut().wake_all();
     }
@@ -214,7 +238,9 @@ async fn keep(session: Weak<Session>) {
     let mut idle = 0u32;
     loop {
         sleep(KEEPALIVE).await;
-        let Some(session) = session.upgrade() else { return };
+        let Some(session) = session.upgrade() else {
+            return;
+        };
         if session.is_closed() {
             return;
         }
@@ -222,7 +248,7 @@ async fn keep(session: Weak<Session>) {
         if idle >= UNUSED_LOOKS {
             session.go_away();
         }
-        let ask = idle == 0 || idle % IDLE_LOOKS == 0;
+        let ask = idle == 0 || idle.is_multiple_of(IDLE_LOOKS);
         if !session.check_alive(ask) {
             session.close();
             return;

@@ -1,9 +1,9 @@
 //! Is access policy enforced the same on every path, also on what is open? (SECURITY S4, S13)
 
+use http_body_util::BodyExt;
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::{App, Client, Mesh, until};
-use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const DENY_WEB_OF_EAST: &str = "apiVersion: isthmus.dev/v1alpha1
@@ -17,27 +17,41 @@ spec:
 ";
 
 fn two_clusters() -> MeshPlan {
-    Mesh::builder().cluster("east", |c| c.client("web").client("desk")).cluster("west", |c| {
-        c.service_with("cart", 1, |s| {
-            s.port("http", 80, "http", App::Http).port("bytes", 81, "tcp", App::Tcp)
+    Mesh::builder()
+        .cluster("east", |c| c.client("web").client("desk"))
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| {
+                s.port("http", 80, "http", App::Http)
+                    .port("bytes", 81, "tcp", App::Tcp)
+            })
         })
-    })
 }
 
 #[tokio::test]
 async fn a_policy_about_a_remote_caller_is_enforced_within_seconds_and_lifted_again() {
     let mesh = two_clusters().start().await;
-    let (web, desk) = (mesh.client("east/web").http("cart"), mesh.client("east/desk").http("cart"));
+    let (web, desk) = (
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/desk").http("cart"),
+    );
     assert_eq!(web.get("/").await.status, 200);
     mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
     let denied = becomes(&web, 403).await;
     assert_eq!(desk.get("/").await.status, 200, "the policy names web only");
     let seen = mesh.app("west/cart-1").record.requests();
     assert_eq!(web.get("/").await.status, 403);
-    assert_eq!(mesh.app("west/cart-1").record.requests(), seen, "a denied request was forwarded");
+    assert_eq!(
+        mesh.app("west/cart-1").record.requests(),
+        seen,
+        "a denied request was forwarded"
+    );
     // The id names the proxy that decided; there `why` tells which policy it was.
     let id = denied.reason();
-    assert!(id.starts_with("west/shop/cart-1:"), "{id:?}: {}", denied.text());
+    assert!(
+        id.starts_with("west/shop/cart-1:"),
+        "{id:?}: {}",
+        denied.text()
+    );
     let why = mesh.proxy("west/cart-1").why(id).await;
     assert!(why.to_string().contains("no-web-of-east"), "{why}");
     assert_eq!(why["event"]["flag"], "UAEX", "{why}");
@@ -61,16 +75,25 @@ async fn what_is_open_is_cut_when_its_permission_ends() {
     mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
     // Both end, and not by their own will: the application never ends them.
     let limit = isthmus_tests::wait::SOON;
-    let tcp = tokio::time::timeout(limit, stream.read(&mut back)).await.expect("the stream is cut");
+    let tcp = tokio::time::timeout(limit, stream.read(&mut back))
+        .await
+        .expect("the stream is cut");
     assert!(!matches!(tcp, Ok(1..)), "{tcp:?}");
     let cut = async { while let Some(Ok(_)) = answer.frame().await {} };
-    tokio::time::timeout(limit, cut).await.expect("the answer is cut");
+    tokio::time::timeout(limit, cut)
+        .await
+        .expect("the answer is cut");
     // New ones are refused.
     becomes(&http, 403).await;
     let mut stream = bytes.tcp().await.unwrap();
     let refused = stream.read(&mut back).await;
     assert!(!matches!(refused, Ok(1..)), "{refused:?}");
-    assert!(mesh.proxy("west/cart-1").metric("revoked_connections_total", &[]).await >= 2.0);
+    assert!(
+        mesh.proxy("west/cart-1")
+            .metric("revoked_connections_total", &[])
+            .await
+            >= 2.0
+    );
 }
 
 #[tokio::test]
@@ -97,23 +120,50 @@ spec:
         .await;
     let web = mesh.client("east/web").http("cart");
     assert_eq!(web.get("/open/1").await.status, 200);
-    for path in ["/", "/closed", "/open/../closed", "/open/%2e%2e/closed", "//closed"] {
+    for path in [
+        "/",
+        "/closed",
+        "/open/../closed",
+        "/open/%2e%2e/closed",
+        "//closed",
+    ] {
         assert_eq!(web.get(path).await.status, 403, "{path}");
     }
-    assert_eq!(web.get("/open/%2f..%2fclosed").await.status, 400, "an ambiguous path");
+    assert_eq!(
+        web.get("/open/%2f..%2fclosed").await.status,
+        400,
+        "an ambiguous path"
+    );
     assert_eq!(web.post("/open/1", "x").await.status, 403);
-    let keyed = web.request("POST", "/").header("x-key", "7").body(full("x")).unwrap();
+    let keyed = web
+        .request("POST", "/")
+        .header("x-key", "7")
+        .body(full("x"))
+        .unwrap();
     assert_eq!(web.send(keyed).await.unwrap().status, 200);
-    let wrong = web.request("POST", "/").header("x-key", "77").body(full("x")).unwrap();
+    let wrong = web
+        .request("POST", "/")
+        .header("x-key", "77")
+        .body(full("x"))
+        .unwrap();
     assert_eq!(web.send(wrong).await.unwrap().status, 403);
-    assert_eq!(mesh.client("east/desk").http("cart").get("/open/1").await.status, 403);
+    assert_eq!(
+        mesh.client("east/desk")
+            .http("cart")
+            .get("/open/1")
+            .await
+            .status,
+        403
+    );
 }
 
 /// S13
 #[tokio::test]
 async fn a_policy_that_is_not_understood_denies_where_it_applies() {
     let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web").service("cart", 1).service("books", 1))
+        .cluster("east", |c| {
+            c.client("web").service("cart", 1).service("books", 1)
+        })
         .start()
         .await;
     let web = mesh.client("east/web");
@@ -121,13 +171,21 @@ async fn a_policy_that_is_not_understood_denies_where_it_applies() {
     let text = DENY_WEB_OF_EAST.replace("serviceAccounts: [web]", "serviceAcounts: [web]");
     mesh.write("east", "policy.yaml", &text);
     becomes(&web.http("cart"), 403).await;
-    assert_eq!(web.http("books").get("/").await.status, 200, "elsewhere nothing changes");
+    assert_eq!(
+        web.http("books").get("/").await.status,
+        200,
+        "elsewhere nothing changes"
+    );
 }
 
 async fn becomes(client: &Client, status: u16) -> isthmus_tests::Reply {
     until(&format!("the answer is {status}"), async || {
         let reply = client.get("/").await;
-        if reply.status == status { Ok(reply) } else { Err(format!("{} {}", reply.status, reply.text())) }
+        if reply.status == status {
+            Ok(reply)
+        } else {
+            Err(format!("{} {}", reply.status, reply.text()))
+        }
     })
     .await
 }

@@ -30,7 +30,10 @@ async fn unready_pods_are_replaced_by_another_clusters_and_come_back() {
     let mut mesh = in_both_clusters().start().await;
     let client = mesh.client("east/web").http("cart");
     served_by(&client, "east").await;
-    let load = Load::start(vec![mesh.client("east/web").http("cart"), mesh.client("east/web").http("cart")]);
+    let load = Load::start(vec![
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/web").http("cart"),
+    ]);
     load.more(20).await;
     for pod in ["east/cart-1", "east/cart-2"] {
         mesh.mark(pod, false);
@@ -43,7 +46,11 @@ async fn unready_pods_are_replaced_by_another_clusters_and_come_back() {
     served_by(&client, "east").await;
     load.more(20).await;
     let tally = load.stop_without_failure().await;
-    assert!(tally.pods.keys().any(|pod| pod.starts_with("west")), "{:?}", tally.pods);
+    assert!(
+        tally.pods.keys().any(|pod| pod.starts_with("west")),
+        "{:?}",
+        tally.pods
+    );
 }
 
 /// Nobody tells the mesh: connections are refused, and that is all there is to see.
@@ -71,7 +78,10 @@ async fn one_of_two_gateways_may_die() {
         .cluster("west", |c| c.linked().gateways(2).service("cart", 3))
         .start()
         .await;
-    let load = Load::start(vec![mesh.client("east/web").http("cart"), mesh.client("east/web").http("cart")]);
+    let load = Load::start(vec![
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/web").http("cart"),
+    ]);
     load.more(50).await;
     mesh.link("west/gateway-1").set(Fault::Reset);
     load.more(100).await;
@@ -96,7 +106,11 @@ async fn without_any_gateway_failures_are_told_at_once() {
     let begun = std::time::Instant::now();
     let reply = client.get("/").await;
     assert_eq!(reply.status, 503);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
     assert!(!reply.reason().is_empty());
     mesh.link("west/gateway-1").set(Fault::None);
     served_by(&client, "west").await;
@@ -107,7 +121,10 @@ async fn without_any_gateway_failures_are_told_at_once() {
 #[tokio::test]
 async fn a_lost_server_proxy_costs_no_idempotent_request() {
     let mut mesh = in_both_clusters().drain_seconds(0).start().await;
-    let load = Load::start(vec![mesh.client("east/web").http("cart"), mesh.client("east/web").http("cart")]);
+    let load = Load::start(vec![
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/web").http("cart"),
+    ]);
     load.more(50).await;
     mesh.proxy_mut("east/cart-1").stop().await;
     load.more(100).await;

@@ -20,14 +20,23 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(4);
 async fn recorded() -> (Mesh, AppServer, String) {
     let mut mesh = Mesh::builder()
         .cluster("east", |c| c.client("web"))
-        .cluster("west", |c| c.linked().service("cart", 1).service_with("vault", 1, |s| {
-            s.port("http", 80, "http", App::Http).unexported()
-        }))
+        .cluster("west", |c| {
+            c.linked().service("cart", 1).service_with("vault", 1, |s| {
+                s.port("http", 80, "http", App::Http).unexported()
+            })
+        })
         .start()
         .await;
-    assert_eq!(mesh.client("east/web").http("cart").get("/").await.status, 200);
+    assert_eq!(
+        mesh.client("east/web").http("cart").get("/").await.status,
+        200
+    );
     let hello = mesh.link(GATEWAY).hello();
-    let name = client_hello::read(&hello).unwrap().unwrap().server_name.unwrap();
+    let name = client_hello::read(&hello)
+        .unwrap()
+        .unwrap()
+        .server_name
+        .unwrap();
     let cart = mesh.proxy_mut("west/cart-1");
     cart.stop().await;
     let recorder = AppServer::start("recorder", cart.mesh(), App::Tcp).await;
@@ -35,7 +44,10 @@ async fn recorded() -> (Mesh, AppServer, String) {
 }
 
 fn gateway(mesh: &Mesh) -> SocketAddr {
-    SocketAddr::new(mesh.proxy(GATEWAY).address(), isthmus_tests::proxy::GATEWAY_PORT)
+    SocketAddr::new(
+        mesh.proxy(GATEWAY).address(),
+        isthmus_tests::proxy::GATEWAY_PORT,
+    )
 }
 
 /// Says something, and waits until the gateway closes.
@@ -46,8 +58,16 @@ async fn expect_closed(to: SocketAddr, what: &str, words: &[u8]) {
     let _ = io.write_all(words).await;
     let mut said = Vec::new();
     let read = timeout(CLOSED_WITHIN * 2, io.read_to_end(&mut said)).await;
-    assert!(read.is_ok() && begun.elapsed() < CLOSED_WITHIN, "{what}: open for {:?}", begun.elapsed());
-    assert!(said.len() < 64, "{what}: {}", String::from_utf8_lossy(&said));
+    assert!(
+        read.is_ok() && begun.elapsed() < CLOSED_WITHIN,
+        "{what}: open for {:?}",
+        begun.elapsed()
+    );
+    assert!(
+        said.len() < 64,
+        "{what}: {}",
+        String::from_utf8_lossy(&said)
+    );
 }
 
 #[tokio::test]
@@ -72,14 +92,26 @@ async fn no_backend_is_touched_without_a_valid_handle() {
     ]);
     for name in names {
         let knocking = tls::connect(TcpStream::connect(to).await.unwrap(), &name, None);
-        let refused = timeout(CLOSED_WITHIN, knocking).await.expect("closed in time");
+        let refused = timeout(CLOSED_WITHIN, knocking)
+            .await
+            .expect("closed in time");
         assert!(refused.is_err(), "{name}");
     }
     let hello = hello_for(&name).await;
     expect_closed(to, "plaintext", b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n").await;
     expect_closed(to, "no SNI", &hello_for("127.0.0.1").await).await;
-    expect_closed(to, "upper case", &replaced(&hello, handle, &handle.to_uppercase())).await;
-    expect_closed(to, "NUL", &replaced(&hello, handle, &handle.replacen(&handle[..1], "\0", 1))).await;
+    expect_closed(
+        to,
+        "upper case",
+        &replaced(&hello, handle, &handle.to_uppercase()),
+    )
+    .await;
+    expect_closed(
+        to,
+        "NUL",
+        &replaced(&hello, handle, &handle.replacen(&handle[..1], "\0", 1)),
+    )
+    .await;
     expect_closed(to, "half a ClientHello", &hello[..hello.len() / 2]).await;
     expect_closed(to, "64 KiB", &[0x16, 3, 1, 0xff, 0xff].repeat(13_000)).await;
     expect_closed(to, "silence", b"").await;
@@ -105,7 +137,10 @@ async fn a_client_hello_in_many_segments_is_read_as_one() {
         tokio::task::yield_now().await;
     }
     let mut back = vec![0; hello.len()];
-    timeout(CLOSED_WITHIN, io.read_exact(&mut back)).await.expect("relayed").unwrap();
+    timeout(CLOSED_WITHIN, io.read_exact(&mut back))
+        .await
+        .expect("relayed")
+        .unwrap();
     assert_eq!((recorder.record.accepts(), back), (1, hello));
 }
 
@@ -115,7 +150,11 @@ async fn what_is_no_longer_exported_is_refused() {
     let (mesh, recorder, name) = recorded().await;
     let to = gateway(&mesh);
     let text = manifest::service(&service("cart"), "10.96.0.10");
-    mesh.write("west", "service-cart.yaml", text.split("---").next().unwrap());
+    mesh.write(
+        "west",
+        "service-cart.yaml",
+        text.split("---").next().unwrap(),
+    );
     let hello = hello_for(&name).await;
     until("the gateway refuses it", async || {
         let mut io = TcpStream::connect(to).await.map_err(|e| e.to_string())?;
@@ -139,14 +178,27 @@ async fn a_good_handle_is_no_identity() {
         .cluster("west", |c| c.linked().service("cart", 1))
         .start()
         .await;
-    assert_eq!(mesh.client("east/web").http("cart").get("/").await.status, 200);
+    assert_eq!(
+        mesh.client("east/web").http("cart").get("/").await.status,
+        200
+    );
     let hello = mesh.link(GATEWAY).hello();
-    let name = client_hello::read(&hello).unwrap().unwrap().server_name.unwrap();
+    let name = client_hello::read(&hello)
+        .unwrap()
+        .unwrap()
+        .server_name
+        .unwrap();
     let seen = mesh.app("west/cart-1").record.accepts();
     let io = TcpStream::connect(gateway(&mesh)).await.unwrap();
-    let mut io = tls::connect(io, &name, None).await.expect("TLS 1.3 refuses a client afterwards");
-    let _ = io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
-    let read = timeout(CLOSED_WITHIN, io.read(&mut [0; 64])).await.expect("refused in time");
+    let mut io = tls::connect(io, &name, None)
+        .await
+        .expect("TLS 1.3 refuses a client afterwards");
+    let _ = io
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await;
+    let read = timeout(CLOSED_WITHIN, io.read(&mut [0; 64]))
+        .await
+        .expect("refused in time");
     assert!(!matches!(read, Ok(1..)), "{read:?}");
     assert_eq!(mesh.app("west/cart-1").record.accepts(), seen);
 }
@@ -158,12 +210,15 @@ fn service(name: &str) -> isthmus_tests::plan::ServicePlan {
 /// The ClientHello of a real client that asks for this name.
 async fn hello_for(name: &str) -> Vec<u8> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let io = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
     let name = name.to_owned();
     let knocking = tokio::spawn(async move { tls::connect(io, &name, None).await.map(drop) });
     let (mut io, _) = listener.accept().await.unwrap();
     let mut hello = Vec::new();
-    while hello.len() < 5 || hello.len() < 5 + usize::from(u16::from_be_bytes([hello[3], hello[4]])) {
+    while hello.len() < 5 || hello.len() < 5 + usize::from(u16::from_be_bytes([hello[3], hello[4]]))
+    {
         assert!(io.read_buf(&mut hello).await.unwrap() > 0);
     }
     drop(io);
@@ -173,7 +228,10 @@ async fn hello_for(name: &str) -> Vec<u8> {
 
 /// The words with a text in them replaced by one of the same length.
 fn replaced(words: &[u8], old: &str, new: &str) -> Vec<u8> {
-    let at = words.windows(old.len()).rposition(|w| w == old.as_bytes()).expect("the name is in it");
+    let at = words
+        .windows(old.len())
+        .rposition(|w| w == old.as_bytes())
+        .expect("the name is in it");
     let mut changed = words.to_vec();
     changed[at..at + old.len()].copy_from_slice(new.as_bytes());
     changed

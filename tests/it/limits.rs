@@ -1,1 +1,183 @@
-//! Not written yet.
+//! Is everything bounded that one caller can make another pay for? (SECURITY section 4)
+
+use std::time::Duration;
+
+use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::wait::check;
+use isthmus_tests::{App, Mesh, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+const MIB: usize = 1024 * 1024;
+/// Everything that runs here: both proxies, the gateway, the application and the client.
+const GROWTH_MAX: usize = 64 * MIB;
+
+fn bytes() -> MeshPlan {
+    Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("echo", 1, |s| {
+                s.port("bytes", 81, "tcp", App::Tcp)
+                    .port("sink", 82, "tcp", App::Sink)
+                    .port("http", 83, "http", App::Http)
+                    .port(
+                        "stuck",
+                        84,
+                        "tcp",
+                        App::custom(|io, _| async move {
+                            // Takes what is sent for a client that waits, and never reads a byte.
+                            io.writable().await.unwrap();
+                            std::future::pending::<()>().await;
+                        }),
+                    )
+            })
+        })
+}
+
+/// What the process holds in memory, in bytes.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// One GiB with `ISTHMUS_FULL=1`; a debug build takes its time for that.
+fn bulk() -> usize {
+    if std::env::var_os("ISTHMUS_FULL").is_some() {
+        1024 * MIB
+    } else {
+        128 * MIB
+    }
+}
+
+#[tokio::test]
+async fn bulk_passes_through_with_bounded_memory() {
+    let mesh = bytes().start().await;
+    let mut io = mesh
+        .client("east/web")
+        .port("echo", 82)
+        .tcp()
+        .await
+        .unwrap();
+    let piece = vec![7u8; MIB / 4];
+    io.write_all(&piece).await.unwrap();
+    let (begin, mut most) = (resident(), 0);
+    for _ in 1..bulk() / piece.len() {
+        io.write_all(&piece).await.unwrap();
+        most = most.max(resident());
+    }
+    io.shutdown().await.unwrap();
+    let mut count = [0; 8];
+    timeout(Duration::from_secs(60), io.read_exact(&mut count))
+        .await
+        .expect("all arrives")
+        .unwrap();
+    assert_eq!(u64::from_be_bytes(count), u64::try_from(bulk()).unwrap());
+    // Other tests of this process run beside this one; alone it is a few MiB.
+    let growth = most.saturating_sub(begin);
+    assert!(growth < GROWTH_MAX, "{} MiB", growth / MIB);
+}
+
+/// One stream of a tunnel that nobody reads fills its own window, and nobody else's.
+#[tokio::test]
+async fn a_slow_reader_does_not_hold_up_its_neighbours_in_the_tunnel() {
+    let mesh = bytes().start().await;
+    let web = mesh.client("east/web");
+    let mut stuck = Vec::new();
+    for port in [81, 81, 84] {
+        let mut io = web.port("echo", port).tcp().await.unwrap();
+        let piece = vec![1u8; MIB];
+        // Until nothing more is taken.
+        let filling = async { while io.write_all(&piece).await.is_ok() {} };
+        let taken = timeout(Duration::from_secs(1), filling).await;
+        assert!(taken.is_err(), "it was never held back");
+        stuck.push(io);
+    }
+    let http = web.port("echo", 83);
+    for _ in 0..20 {
+        let reply = timeout(Duration::from_secs(10), http.post("/", vec![b'n'; 20_000])).await;
+        assert_eq!(reply.expect("not held up").body.len(), 20_000);
+    }
+    let mut io = web.port("echo", 82).tcp().await.unwrap();
+    io.write_all(&vec![2u8; 4 * MIB]).await.unwrap();
+    io.shutdown().await.unwrap();
+    let mut count = [0; 8];
+    timeout(Duration::from_secs(20), io.read_exact(&mut count))
+        .await
+        .expect("not held up")
+        .unwrap();
+    assert_eq!(u64::from_be_bytes(count), 4 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_by_its_status() {
+    let mesh = bytes().start().await;
+    let http = mesh.client("east/web").port("echo", 83);
+    let big = http.request("GET", "/").header("x-big", "a".repeat(70_000));
+    let reply = http
+        .send(big.body(isthmus_tests::client::full("")).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(reply.status, 431, "{}", reply.text());
+    let mut many = http.request("GET", "/");
+    for n in 0..150 {
+        many = many.header(format!("x-{n}"), "1");
+    }
+    let reply = http
+        .send(many.body(isthmus_tests::client::full("")).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(reply.status, 431, "{}", reply.text());
+    assert_eq!(mesh.app_on("west/echo-1", 83).record.requests(), 0);
+    assert_eq!(http.get("/").await.status, 200);
+}
+
+/// More callers at once than one tunnel carries streams.
+#[tokio::test]
+async fn more_requests_at_once_than_a_tunnel_has_streams_are_all_answered() {
+    const CALLERS: usize = 200;
+    let mesh = bytes().start().await;
+    mesh.app_on("west/echo-1", 83).behaviour.delay(100);
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..CALLERS {
+        let client = mesh.client("east/web").port("echo", 83);
+        calls.spawn(async move { client.get("/").await });
+    }
+    let mut good = 0;
+    while let Some(reply) = calls.join_next().await {
+        let reply = reply.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        good += 1;
+    }
+    assert_eq!(good, CALLERS);
+}
+
+/// What a client leaves behind is gone soon.
+#[tokio::test]
+async fn connections_that_are_broken_off_leave_nothing_open() {
+    let mesh = bytes().start().await;
+    let web = mesh.client("east/web");
+    for _ in 0..50 {
+        let mut io = web.port("echo", 81).tcp().await.unwrap();
+        io.write_all(b"x").await.unwrap();
+        let _ = io.read(&mut [0; 1]).await.unwrap();
+        assert!(
+            mesh.proxy("east/web-1")
+                .metric("open_connections", &[])
+                .await
+                >= 1.0
+        );
+        drop(io);
+        let mut half = web.port("echo", 83).tcp().await.unwrap();
+        half.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf")
+            .await
+            .unwrap();
+        drop(half);
+    }
+    for name in ["east/web-1", "west/echo-1"] {
+        until("nothing is open", async || {
+            let open = mesh.proxy(name).metric("open_connections", &[]).await;
+            check(open < 1.0, format!("{name}: {open}"))
+        })
+        .await;
+    }
+}

@@ -34,7 +34,11 @@ impl Load {
             .into_iter()
             .map(|client| tokio::spawn(call(client, Arc::clone(&stop), Arc::clone(&done))))
             .collect();
-        Self { stop, done, callers }
+        Self {
+            stop,
+            done,
+            callers,
+        }
     }
 
     /// Waits for so many more answers, good or bad.
@@ -65,7 +69,12 @@ impl Load {
     /// Ends it; every answer was good.
     pub(crate) async fn stop_without_failure(self) -> Tally {
         let tally = self.stop().await;
-        assert!(tally.bad.is_empty(), "{} good, failed: {:?}", tally.good, tally.bad);
+        assert!(
+            tally.bad.is_empty(),
+            "{} good, failed: {:?}",
+            tally.good,
+            tally.bad
+        );
         tally
     }
 }
@@ -78,7 +87,9 @@ async fn call(client: Client, stop: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> 
                 tally.good += 1;
                 *tally.pods.entry(reply.pod().to_owned()).or_default() += 1;
             }
-            Ok(reply) => tally.bad.push(format!("{}: {}", reply.status, reply.text())),
+            Ok(reply) => tally
+                .bad
+                .push(format!("{}: {}", reply.status, reply.text())),
             Err(error) => tally.bad.push(format!("{error:#}")),
         }
         done.fetch_add(1, Ordering::SeqCst);

@@ -26,6 +26,10 @@ mod staleness;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod why;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod load;

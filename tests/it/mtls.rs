@@ -47,15 +47,27 @@ async fn nothing_is_sent_to_somebody_else_than_was_expected() {
         let before = mesh.app(pod).record.requests();
         let reply = until("the other identity is expected", async || {
             let reply = client.get("/").await;
-            if reply.status == 200 { Err("the old one is") } else { Ok(reply) }
+            if reply.status == 200 {
+                Err("the old one is")
+            } else {
+                Ok(reply)
+            }
         })
         .await;
         assert_eq!(reply.status, 503);
-        assert!(reply.text().starts_with("UF identity_mismatch"), "{}", reply.text());
+        assert!(
+            reply.text().starts_with("UF identity_mismatch"),
+            "{}",
+            reply.text()
+        );
         // A request that was answered before the change is no surprise; none after it may come.
         let settled = mesh.app(pod).record.requests();
         assert_eq!(client.get("/").await.status, 503);
-        assert_eq!(mesh.app(pod).record.requests(), settled, "{before} before the change");
+        assert_eq!(
+            mesh.app(pod).record.requests(),
+            settled,
+            "{before} before the change"
+        );
         let why = mesh.proxy("east/web-1").why(reply.reason()).await;
         assert_eq!(why["event"]["flag"], "UF", "{why}");
     }
@@ -63,7 +75,10 @@ async fn nothing_is_sent_to_somebody_else_than_was_expected() {
 
 #[tokio::test]
 async fn strangers_never_reach_the_application() {
-    let mesh = Mesh::builder().cluster("east", |c| c.client("web").service("cart", 1)).start().await;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
     let cart = mesh.proxy("east/cart-1");
     let nobody = Authority::new();
     let west = "spiffe://west.mesh.internal/ns/shop/sa/web";
@@ -71,7 +86,10 @@ async fn strangers_never_reach_the_application() {
         ("no certificate", None),
         ("self-signed", Some(tls::self_signed(&[RIGHT]))),
         ("an unknown authority", Some(nobody.leaf(&[RIGHT], |_| {}))),
-        ("an unknown trust domain", Some(nobody.leaf(&[west], |_| {}))),
+        (
+            "an unknown trust domain",
+            Some(nobody.leaf(&[west], |_| {})),
+        ),
         // Signed by our own authority, but its name is another trust domain's (S3).
         ("a foreign name", Some(own(&mesh).leaf(&[west], |_| {}))),
     ];
@@ -98,7 +116,10 @@ type Change = Box<dyn FnOnce(&mut CertificateParams)>;
 /// S2: the authority's signature is right, and the leaf is not an identity all the same.
 #[tokio::test]
 async fn a_malformed_identity_is_refused_even_if_it_is_signed() {
-    let mesh = Mesh::builder().cluster("east", |c| c.client("web").service("cart", 1)).start().await;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
     let cart = mesh.proxy("east/cart-1");
     let authority = own(&mesh);
     let long = format!("{RIGHT}{}", "a".repeat(2049 - RIGHT.len()));
@@ -119,20 +140,44 @@ async fn a_malformed_identity_is_refused_even_if_it_is_signed() {
         &[&long],
     ];
     for uris in uris {
-        expect_refused(&mesh, cart, &format!("{uris:?}"), Some(authority.leaf(uris, |_| {}))).await;
+        expect_refused(
+            &mesh,
+            cart,
+            &format!("{uris:?}"),
+            Some(authority.leaf(uris, |_| {})),
+        )
+        .await;
     }
     let changes: [(&str, Change); 6] = [
-        ("a CA", Box::new(|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained))),
-        ("may sign certificates", Box::new(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign))),
-        ("may sign CRLs", Box::new(|p| p.key_usages.push(KeyUsagePurpose::CrlSign))),
-        ("expired", Box::new(|p| p.not_after = rcgen::date_time_ymd(2024, 1, 1))),
-        ("not valid yet", Box::new(|p| {
-            p.not_before = rcgen::date_time_ymd(2090, 1, 1);
-            p.not_after = rcgen::date_time_ymd(2091, 1, 1);
-        })),
-        ("only a DNS name", Box::new(|p| {
-            p.subject_alt_names = vec![SanType::DnsName("web.shop".try_into().unwrap())];
-        })),
+        (
+            "a CA",
+            Box::new(|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained)),
+        ),
+        (
+            "may sign certificates",
+            Box::new(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)),
+        ),
+        (
+            "may sign CRLs",
+            Box::new(|p| p.key_usages.push(KeyUsagePurpose::CrlSign)),
+        ),
+        (
+            "expired",
+            Box::new(|p| p.not_after = rcgen::date_time_ymd(2024, 1, 1)),
+        ),
+        (
+            "not valid yet",
+            Box::new(|p| {
+                p.not_before = rcgen::date_time_ymd(2090, 1, 1);
+                p.not_after = rcgen::date_time_ymd(2091, 1, 1);
+            }),
+        ),
+        (
+            "only a DNS name",
+            Box::new(|p| {
+                p.subject_alt_names = vec![SanType::DnsName("web.shop".try_into().unwrap())];
+            }),
+        ),
     ];
     for (what, change) in changes {
         expect_refused(&mesh, cart, what, Some(authority.leaf(&[RIGHT], change))).await;
@@ -145,18 +190,27 @@ async fn a_malformed_identity_is_refused_even_if_it_is_signed() {
 /// S1
 #[tokio::test]
 async fn plaintext_to_the_mesh_port_reaches_nobody() {
-    let mesh = Mesh::builder().cluster("east", |c| c.client("web").service("cart", 1)).start().await;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
     let cart = mesh.proxy("east/cart-1");
     let from = mesh.proxy("east/web-1").address();
-    let words: [&[u8]; 4] =
-        [b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0", b"\x16\x03\x01\xff\xff"];
+    let words: [&[u8]; 4] = [
+        b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\0",
+        b"\x16\x03\x01\xff\xff",
+    ];
     for word in words {
         let mut io = tls::dial(from, cart.mesh()).await.unwrap();
         io.write_all(word).await.unwrap();
         io.shutdown().await.unwrap();
         let mut said = Vec::new();
         // An alert may come; or the connection breaks.
-        let _ = timeout(REFUSED_WITHIN, io.read_to_end(&mut said)).await.expect("closed");
+        let _ = timeout(REFUSED_WITHIN, io.read_to_end(&mut said))
+            .await
+            .expect("closed");
         assert!(said.len() < 64, "{}", String::from_utf8_lossy(&said));
     }
     assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
@@ -171,7 +225,11 @@ async fn the_mesh_port_is_closed_to_other_networks() {
         .start()
         .await;
     let right = Identity::of_state_dir(mesh.proxy("east/web-1").state_dir());
-    assert!(status_of_from(&mesh, "east/web-1", mesh.proxy("west/cart-1"), right).await.is_err());
+    assert!(
+        status_of_from(&mesh, "east/web-1", mesh.proxy("west/cart-1"), right)
+            .await
+            .is_err()
+    );
     assert_eq!(mesh.app("west/cart-1").record.accepts(), 0);
 }
 
@@ -184,11 +242,14 @@ async fn expect_refused(mesh: &Mesh, server: &Proxy, who: &str, identity: Option
     let io = tls::dial(from, server.mesh()).await.unwrap();
     let knocking = async {
         let mut io = tls::connect(io, "cart", identity).await?;
-        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await?;
         // TLS 1.3: the refusal comes with the first read.
         anyhow::Ok(io.read(&mut [0; 64]).await?)
     };
-    let read = timeout(REFUSED_WITHIN, knocking).await.expect("an answer in time");
+    let read = timeout(REFUSED_WITHIN, knocking)
+        .await
+        .expect("an answer in time");
     assert!(!matches!(read, Ok(1..)), "{who}: the server speaks to it");
 }
 
@@ -197,13 +258,20 @@ async fn status_of(mesh: &Mesh, server: &Proxy, identity: Identity) -> anyhow::R
 }
 
 /// Asks the mesh port as a standard client would: mutual TLS and HTTP/2.
-async fn status_of_from(mesh: &Mesh, from: &str, server: &Proxy, identity: Identity) -> anyhow::Result<u16> {
+async fn status_of_from(
+    mesh: &Mesh,
+    from: &str,
+    server: &Proxy,
+    identity: Identity,
+) -> anyhow::Result<u16> {
     let io = tls::dial(mesh.proxy(from).address(), server.mesh()).await?;
-    let io = TokioIo::new(tls::connect(io, "cart", Some(identity)).await?);
+    let io = TokioIo::new(Box::new(tls::connect(io, "cart", Some(identity)).await?));
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
     tokio::spawn(connection);
     let request = hyper::Request::get("http://cart.shop.svc.cluster.local/");
-    let request = request.header("x-mesh-port", "8080").body(Empty::<Bytes>::new())?;
+    let request = request
+        .header("x-mesh-port", "8080")
+        .body(Empty::<Bytes>::new())?;
     Ok(sender.send_request(request).await?.status().as_u16())
 }

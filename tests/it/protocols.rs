@@ -18,16 +18,18 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// One service in another network, with every protocol.
 pub(crate) fn all_protocols() -> MeshPlan {
-    Mesh::builder().cluster("east", |c| c.client("web")).cluster("west", |c| {
-        c.service_with("echo", 1, |s| {
-            s.port("http", 80, "http", App::Http)
-                .port("h2", 81, "kubernetes.io/h2c", App::Http2)
-                .port("grpc", 82, "grpc", App::Http2)
-                .port("bytes", 83, "tcp", App::Tcp)
-                .port("greeter", 84, "", App::Greeter("220 hello\r\n"))
-                .port("undeclared", 85, "", App::Http)
+    Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("echo", 1, |s| {
+                s.port("http", 80, "http", App::Http)
+                    .port("h2", 81, "kubernetes.io/h2c", App::Http2)
+                    .port("grpc", 82, "grpc", App::Http2)
+                    .port("bytes", 83, "tcp", App::Tcp)
+                    .port("greeter", 84, "", App::Greeter("220 hello\r\n"))
+                    .port("undeclared", 85, "", App::Http)
+            })
         })
-    })
 }
 
 /// Reads until this many answers, as text, have come, or the connection ends.
@@ -35,7 +37,10 @@ async fn raw(client: &Client, words: &str) -> String {
     let mut io = client.tcp().await.unwrap();
     io.write_all(words.as_bytes()).await.unwrap();
     let mut said = Vec::new();
-    timeout(AT_ONCE, io.read_to_end(&mut said)).await.expect("it ends").unwrap();
+    timeout(AT_ONCE, io.read_to_end(&mut said))
+        .await
+        .expect("it ends")
+        .unwrap();
     String::from_utf8_lossy(&said).into_owned()
 }
 
@@ -50,7 +55,10 @@ async fn refused(client: &Client, words: &str) -> String {
 async fn head(io: &mut TcpStream) -> String {
     let mut said = Vec::new();
     while !said.ends_with(b"\r\n\r\n") {
-        let byte = timeout(AT_ONCE, io.read_u8()).await.expect("an answer at once").expect("an answer");
+        let byte = timeout(AT_ONCE, io.read_u8())
+            .await
+            .expect("an answer at once")
+            .expect("an answer");
         said.push(byte);
     }
     String::from_utf8_lossy(&said).into_owned()
@@ -64,8 +72,15 @@ async fn http1_keeps_its_connection_and_its_order() {
     let mut words: String = (0..9).map(|n| request(n, "")).collect();
     words += &request(9, "connection: close\r\n");
     let said = raw(&client, &words).await;
-    let paths: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("x-path: /")).collect();
-    assert_eq!(paths, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], "{said}");
+    let paths: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("x-path: /"))
+        .collect();
+    assert_eq!(
+        paths,
+        ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+        "{said}"
+    );
     assert!(said.contains("connection: close"), "{said}");
     assert!(mesh.app("west/echo-1").record.requests() == 10);
 }
@@ -94,7 +109,10 @@ async fn answers_without_a_body_have_none() {
         let reply = client.get(&format!("/status/{status}")).await;
         assert_eq!((reply.status, reply.body.len()), (status, 0));
     }
-    let head = client.request("HEAD", "/bytes/70000").body(full("")).unwrap();
+    let head = client
+        .request("HEAD", "/bytes/70000")
+        .body(full(""))
+        .unwrap();
     let reply = client.send(head).await.unwrap();
     assert_eq!((reply.status, reply.body.len()), (200, 0));
     // The connection is still in step.
@@ -115,7 +133,10 @@ async fn a_client_that_expects_100_continue_is_told() {
         let answer = head(&mut io).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         let mut back = [0; 5];
-        timeout(AT_ONCE, io.read_exact(&mut back)).await.expect("an echo").unwrap();
+        timeout(AT_ONCE, io.read_exact(&mut back))
+            .await
+            .expect("an echo")
+            .unwrap();
         assert_eq!(&back, word.as_bytes());
     }
 }
@@ -148,7 +169,14 @@ async fn ambiguous_requests_are_refused_and_never_forwarded() {
         assert!(matches!(status, "400" | "501"), "{words:?}: {said}");
         assert!(said.contains("x-mesh-reason: "), "{words:?}: {said}");
     }
-    let said = refused(&client, &format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(100_000))).await;
+    let said = refused(
+        &client,
+        &format!(
+            "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+            "a".repeat(100_000)
+        ),
+    )
+    .await;
     assert!(said.starts_with("HTTP/1.1 431"), "{said}");
     assert_eq!(mesh.app("west/echo-1").record.accepts(), 0);
 }
@@ -160,15 +188,24 @@ async fn a_client_cannot_speak_for_the_mesh() {
     let client = mesh.client("east/web").port("echo", 80);
     let request = client
         .request("GET", "/heads")
-        .header("x-mesh-peer", "spiffe://east.mesh.internal/ns/shop/sa/admin")
+        .header(
+            "x-mesh-peer",
+            "spiffe://east.mesh.internal/ns/shop/sa/admin",
+        )
         .header("x-mesh-port", "8083")
         .header("x-forwarded-client-cert", "By=me")
         .header("x-own", "stays")
         .body(full(""))
         .unwrap();
     let head = client.send(request).await.unwrap().text();
-    assert!(head.contains("x-own: stays") && !head.contains("x-forwarded-client-cert"), "{head}");
-    assert!(!head.contains("sa/admin") && head.contains("sa/web"), "{head}");
+    assert!(
+        head.contains("x-own: stays") && !head.contains("x-forwarded-client-cert"),
+        "{head}"
+    );
+    assert!(
+        !head.contains("sa/admin") && head.contains("sa/web"),
+        "{head}"
+    );
     assert!(!head.contains("x-mesh-port"), "{head}");
 }
 
@@ -184,18 +221,27 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
         .header("upgrade", "echo")
         .body(full(""))
         .unwrap();
-    let answer = timeout(AT_ONCE, sender.send_request(request)).await.expect("an answer").unwrap();
+    let answer = timeout(AT_ONCE, sender.send_request(request))
+        .await
+        .expect("an answer")
+        .unwrap();
     assert_eq!(answer.status(), 101);
     let mut io = hyper_util::rt::TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
     for word in ["one", "two", "three"] {
         io.write_all(word.as_bytes()).await.unwrap();
         let mut back = vec![0; word.len()];
-        timeout(AT_ONCE, io.read_exact(&mut back)).await.expect("an echo").unwrap();
+        timeout(AT_ONCE, io.read_exact(&mut back))
+            .await
+            .expect("an echo")
+            .unwrap();
         assert_eq!(back, word.as_bytes());
     }
     io.shutdown().await.unwrap();
     let mut rest = Vec::new();
-    timeout(AT_ONCE, io.read_to_end(&mut rest)).await.expect("the end is passed on").unwrap();
+    timeout(AT_ONCE, io.read_to_end(&mut rest))
+        .await
+        .expect("the end is passed on")
+        .unwrap();
     assert!(rest.is_empty());
     // A refused upgrade is an ordinary answer.
     let refused = client
@@ -216,27 +262,47 @@ async fn streams_go_both_ways_at_once_and_end_with_trailers() {
         let mut sender = client.http2().await.unwrap();
         let (to, body) = pieces();
         let request = request(&client, "/talk", body);
-        to.send(Frame::data(Bytes::from_static(b"0"))).await.unwrap();
-        let mut answer = timeout(AT_ONCE, sender.send_request(request)).await.unwrap().unwrap();
+        to.send(Frame::data(Bytes::from_static(b"0")))
+            .await
+            .unwrap();
+        let mut answer = timeout(AT_ONCE, sender.send_request(request))
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(answer.status(), 200);
         // Each message comes back before the next one is sent.
         for n in 0..20u8 {
-            let frame = timeout(AT_ONCE, answer.frame()).await.expect("at once").unwrap().unwrap();
+            let frame = timeout(AT_ONCE, answer.frame())
+                .await
+                .expect("at once")
+                .unwrap()
+                .unwrap();
             assert_eq!(frame.into_data().unwrap(), n.to_string());
-            to.send(Frame::data((n + 1).to_string().into())).await.unwrap();
+            to.send(Frame::data((n + 1).to_string().into()))
+                .await
+                .unwrap();
         }
         let mut trailers = HeaderMap::new();
         trailers.insert("x-check", "7".parse().unwrap());
         to.send(Frame::trailers(trailers)).await.unwrap();
         drop(to);
-        let rest = timeout(AT_ONCE, Reply::read(answer)).await.unwrap().unwrap();
-        assert_eq!((rest.text().as_str(), &rest.trailers["x-check"]), ("20", &"7".parse().unwrap()));
+        let rest = timeout(AT_ONCE, Reply::read(answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (rest.text().as_str(), &rest.trailers["x-check"]),
+            ("20", &"7".parse().unwrap())
+        );
     }
 }
 
 fn request(client: &Client, path: &str, body: Content) -> hyper::Request<Content> {
     let uri = format!("http://{}{path}", client.host());
-    hyper::Request::post(uri).header("te", "trailers").body(body).unwrap()
+    hyper::Request::post(uri)
+        .header("te", "trailers")
+        .body(body)
+        .unwrap()
 }
 
 #[tokio::test]
@@ -246,11 +312,17 @@ async fn an_answer_may_come_before_the_requests_end() {
     let mut sender = client.http2().await.unwrap();
     let (to, body) = pieces();
     let sending = sender.send_request(request(&client, "/early", body));
-    let answer = timeout(AT_ONCE, sending).await.expect("not held back").unwrap();
+    let answer = timeout(AT_ONCE, sending)
+        .await
+        .expect("not held back")
+        .unwrap();
     assert_eq!(Reply::read(answer).await.unwrap().text(), "early\n");
     drop(to);
     // Its neighbour on the same connection does not suffer.
-    let next = sender.send_request(request(&client, "/", full(""))).await.unwrap();
+    let next = sender
+        .send_request(request(&client, "/", full("")))
+        .await
+        .unwrap();
     assert_eq!(next.status(), 200);
 }
 
@@ -259,19 +331,35 @@ async fn a_reset_is_passed_on_and_hurts_no_neighbour() {
     let mesh = all_protocols().start().await;
     let client = mesh.client("east/web").port("echo", 81);
     let mut sender = client.http2().await.unwrap();
-    let ticks = sender.send_request(request(&client, "/ticks", full(""))).await.unwrap();
-    let answer = sender.send_request(request(&client, "/reset", full(""))).await.unwrap();
+    let ticks = sender
+        .send_request(request(&client, "/ticks", full("")))
+        .await
+        .unwrap();
+    let answer = sender
+        .send_request(request(&client, "/reset", full("")))
+        .await
+        .unwrap();
     let error = Reply::read(answer).await.unwrap_err();
-    let reason = error.chain().filter_map(|e| e.downcast_ref::<h2::Error>()).find_map(h2::Error::reason);
+    let reason = error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<h2::Error>())
+        .find_map(h2::Error::reason);
     // What hyper sends for a body that fails.
     assert_eq!(reason, Some(h2::Reason::INTERNAL_ERROR), "{error:#}");
     let mut ticks = ticks.into_body();
     for _ in 0..3 {
-        timeout(AT_ONCE, ticks.frame()).await.expect("the neighbour goes on").unwrap().unwrap();
+        timeout(AT_ONCE, ticks.frame())
+            .await
+            .expect("the neighbour goes on")
+            .unwrap()
+            .unwrap();
     }
     // And the other way: the client leaves, and the application hears of it.
     drop(ticks);
-    let again = sender.send_request(request(&client, "/", full(""))).await.unwrap();
+    let again = sender
+        .send_request(request(&client, "/", full("")))
+        .await
+        .unwrap();
     assert_eq!(again.status(), 200);
 }
 
@@ -282,7 +370,10 @@ async fn an_answer_that_breaks_off_is_seen_to_be_broken() {
     let mut sender = client.http1().await.unwrap();
     let request = client.request("GET", "/reset").body(full("")).unwrap();
     let answer = sender.send_request(request).await.unwrap();
-    assert!(Reply::read(answer).await.is_err(), "half an answer looked like a whole one");
+    assert!(
+        Reply::read(answer).await.is_err(),
+        "half an answer looked like a whole one"
+    );
 }
 
 #[tokio::test]
@@ -292,11 +383,17 @@ async fn a_server_that_speaks_first_on_an_undeclared_port_is_heard_at_once() {
     for _ in 0..3 {
         let mut io = client.tcp().await.unwrap();
         let mut hello = [0; 11];
-        timeout(AT_ONCE, io.read_exact(&mut hello)).await.expect("at once").unwrap();
+        timeout(AT_ONCE, io.read_exact(&mut hello))
+            .await
+            .expect("at once")
+            .unwrap();
         assert_eq!(&hello, b"220 hello\r\n");
         io.write_all(b"quit").await.unwrap();
         let mut back = [0; 4];
-        timeout(AT_ONCE, io.read_exact(&mut back)).await.expect("an echo").unwrap();
+        timeout(AT_ONCE, io.read_exact(&mut back))
+            .await
+            .expect("an echo")
+            .unwrap();
         assert_eq!(&back, b"quit");
     }
 }
@@ -307,7 +404,11 @@ async fn http_on_an_undeclared_port_is_understood() {
     let client = mesh.client("east/web").port("echo", 85);
     let reply = client.get("/heads").await;
     assert_eq!(reply.status, 200);
-    assert!(reply.text().contains("x-mesh-peer"), "it went as a request: {}", reply.text());
+    assert!(
+        reply.text().contains("x-mesh-peer"),
+        "it went as a request: {}",
+        reply.text()
+    );
 }
 
 #[tokio::test]
@@ -318,7 +419,10 @@ async fn tcp_is_half_closed_and_closed_as_at_home() {
     io.write_all(b"all that there is").await.unwrap();
     io.shutdown().await.unwrap();
     let mut back = Vec::new();
-    timeout(AT_ONCE, io.read_to_end(&mut back)).await.expect("the end comes back").unwrap();
+    timeout(AT_ONCE, io.read_to_end(&mut back))
+        .await
+        .expect("the end comes back")
+        .unwrap();
     assert_eq!(back, b"all that there is");
 }
 
@@ -326,7 +430,10 @@ async fn tcp_is_half_closed_and_closed_as_at_home() {
 async fn an_unknown_destination_is_passed_through_untouched() {
     let outside = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = outside.local_addr().unwrap().to_string();
-    let mesh = Mesh::builder().cluster("east", |c| c.client_with("web", &[&address])).start().await;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client_with("web", &[&address]))
+        .start()
+        .await;
     let serving = tokio::spawn(async move {
         let (mut io, _): (TcpStream, _) = outside.accept().await.unwrap();
         let mut word = [0; 7];
@@ -334,11 +441,22 @@ async fn an_unknown_destination_is_passed_through_untouched() {
         io.write_all(b"\x00raw").await.unwrap();
         word
     });
-    let mut io = mesh.client("east/web").destination(&address).tcp().await.unwrap();
+    let mut io = mesh
+        .client("east/web")
+        .destination(&address)
+        .tcp()
+        .await
+        .unwrap();
     io.write_all(b"\x16\xffGET \r").await.unwrap();
     let mut back = [0; 4];
-    timeout(AT_ONCE, io.read_exact(&mut back)).await.expect("it passes").unwrap();
-    assert_eq!((&serving.await.unwrap(), &back), (b"\x16\xffGET \r", b"\x00raw"));
+    timeout(AT_ONCE, io.read_exact(&mut back))
+        .await
+        .expect("it passes")
+        .unwrap();
+    assert_eq!(
+        (&serving.await.unwrap(), &back),
+        (b"\x16\xffGET \r", b"\x00raw")
+    );
 }
 
 /// A port that declares HTTP/1.1 may be called with either version; one that declares HTTP/2 speaks
@@ -348,9 +466,15 @@ async fn a_client_may_speak_http2_to_an_http1_application() {
     let mesh = all_protocols().start().await;
     let client = mesh.client("east/web").port("echo", 80);
     let reply = client.post("/", "from 1.1").await;
-    assert_eq!((reply.text().as_str(), reply.field("x-version")), ("from 1.1", "HTTP/1.1"));
+    assert_eq!(
+        (reply.text().as_str(), reply.field("x-version")),
+        ("from 1.1", "HTTP/1.1")
+    );
     let mut sender = client.http2().await.unwrap();
     let sending = sender.send_request(request(&client, "/", full("from 2")));
     let reply = Reply::read(sending.await.unwrap()).await.unwrap();
-    assert_eq!((reply.text().as_str(), reply.field("x-version")), ("from 2", "HTTP/1.1"));
+    assert_eq!(
+        (reply.text().as_str(), reply.field("x-version")),
+        ("from 2", "HTTP/1.1")
+    );
 }

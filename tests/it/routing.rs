@@ -1,1 +1,242 @@
-//! Not written yet.
+//! Do requests go where the routes say?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use isthmus_tests::client::full;
+use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::wait::check;
+use isthmus_tests::{App, Mesh, Reply, until};
+
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: cart, port: 80}]
+  rules:
+";
+
+/// A route of `cart` with these rules.
+fn route(rules: &str) -> String {
+    format!("{ROUTE}{rules}")
+}
+
+/// As a backend of a rule.
+fn to(service: &str) -> String {
+    format!("{{group: multicluster.x-k8s.io, kind: ServiceImport, name: {service}, port: 80}}")
+}
+
+fn with_route(rules: &str) -> MeshPlan {
+    let route = route(rules);
+    Mesh::builder()
+        .cluster("east", |c| c.client("web").manifest("route.yaml", &route))
+        .cluster("west", |c| c.service("cart", 1).service("canary", 1))
+}
+
+async fn get(mesh: &Mesh, path: &str, fields: &[(&str, &str)]) -> Reply {
+    let client = mesh.client("east/web").http("cart");
+    let mut request = client.request("GET", path);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    client.send(request.body(full("")).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn path_header_and_query_choose_the_backend() {
+    let mesh = with_route(&format!(
+        "  - matches: [{{path: {{type: PathPrefix, value: /new}}}}]
+    backendRefs: [{canary}]
+  - matches: [{{headers: [{{name: x-canary, value: \"yes\"}}]}}]
+    backendRefs: [{canary}]
+  - matches: [{{queryParams: [{{name: v, value: \"2\"}}]}}]
+    backendRefs: [{canary}]
+  - backendRefs: [{cart}]
+",
+        canary = to("canary"),
+        cart = to("cart"),
+    ))
+    .start()
+    .await;
+    let cases = [
+        ("/", "", "west/cart-1"),
+        ("/new", "", "west/canary-1"),
+        ("/new/thing", "", "west/canary-1"),
+        ("/newer", "", "west/cart-1"),
+        ("/x/../new", "", "west/canary-1"),
+        ("/", "yes", "west/canary-1"),
+        ("/", "no", "west/cart-1"),
+        ("/?v=2", "", "west/canary-1"),
+    ];
+    for (path, canary, pod) in cases {
+        let reply = get(&mesh, path, &[("X-Canary", canary)]).await;
+        assert_eq!(
+            (reply.status, reply.pod()),
+            (200, pod),
+            "{path} {canary}: {}",
+            reply.text()
+        );
+    }
+}
+
+#[tokio::test]
+async fn weights_divide_the_requests() {
+    let canary = to("canary").replace('}', ", weight: 1}");
+    let cart = to("cart").replace('}', ", weight: 3}");
+    let mesh = with_route(&format!("  - backendRefs: [{canary}, {cart}]\n"))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    let mut pods: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..400 {
+        let reply = client.get("/").await;
+        assert_eq!(reply.status, 200);
+        *pods.entry(reply.pod().to_owned()).or_default() += 1;
+    }
+    // 100 of 400; more than five standard deviations (8.7) away is no chance.
+    let canary = pods["west/canary-1"];
+    assert!((55..=145).contains(&canary), "{pods:?}");
+}
+
+#[tokio::test]
+async fn filters_change_the_request_and_the_answer() {
+    let mesh = with_route(&format!(
+        "  - matches: [{{path: {{type: PathPrefix, value: /old}}}}]
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {{statusCode: 301, path: {{type: ReplacePrefixMatch, replacePrefixMatch: /new}}}}
+  - matches: [{{path: {{type: PathPrefix, value: /api}}}}]
+    filters:
+    - type: URLRewrite
+      urlRewrite: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: /v1}}}}
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {{set: [{{name: x-set, value: mesh}}], remove: [x-secret]}}
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {{add: [{{name: x-added, value: here}}]}}
+    backendRefs: [{cart}]
+  - backendRefs: [{cart}]
+",
+        cart = to("cart"),
+    ))
+    .start()
+    .await;
+    let moved = get(&mesh, "/old/thing", &[]).await;
+    assert_eq!(moved.status, 301);
+    assert!(
+        moved.field("location").ends_with("/new/thing"),
+        "{:?}",
+        moved.headers
+    );
+    let reply = get(
+        &mesh,
+        "/api/thing",
+        &[("x-set", "client"), ("x-secret", "1")],
+    )
+    .await;
+    assert_eq!(
+        (reply.field("x-path"), reply.field("x-added")),
+        ("/v1/thing", "here")
+    );
+    let heads = mesh.app("west/cart-1").record.heads();
+    let head = heads.last().unwrap();
+    assert!(
+        head.contains("x-set: mesh") && !head.contains("client") && !head.contains("x-secret"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_no_rule_matches_is_404_and_one_to_nowhere_500() {
+    let mesh = with_route(&format!(
+        "  - matches: [{{path: {{type: Exact, value: /only}}}}]
+    backendRefs: [{cart}]
+  - matches: [{{path: {{type: Exact, value: /nowhere}}}}]
+    backendRefs: [{nowhere}]
+",
+        cart = to("cart"),
+        nowhere = to("nowhere"),
+    ))
+    .start()
+    .await;
+    assert_eq!(get(&mesh, "/only", &[]).await.status, 200);
+    let none = get(&mesh, "/other", &[]).await;
+    assert_eq!(none.status, 404, "{}", none.text());
+    assert!(none.text().starts_with("NR "), "{}", none.text());
+    let nowhere = get(&mesh, "/nowhere", &[]).await;
+    assert_eq!(nowhere.status, 500, "{}", nowhere.text());
+}
+
+#[tokio::test]
+async fn a_route_changes_while_requests_go_on() {
+    let mesh = with_route(&format!("  - backendRefs: [{}]\n", to("cart")))
+        .start()
+        .await;
+    assert_eq!(get(&mesh, "/", &[]).await.pod(), "west/cart-1");
+    let load = crate::load::Load::start(vec![mesh.client("east/web").http("cart")]);
+    mesh.write(
+        "east",
+        "route.yaml",
+        &route(&format!("  - backendRefs: [{}]\n", to("canary"))),
+    );
+    until("the other service answers", async || {
+        let reply = get(&mesh, "/", &[]).await;
+        check(reply.pod() == "west/canary-1", reply.pod())
+    })
+    .await;
+    load.stop_without_failure().await;
+}
+
+#[tokio::test]
+async fn time_limits_end_a_request_and_retries_stay_inside_them() {
+    let mesh = with_route(&format!(
+        "  - timeouts: {{request: 1s, backendRequest: 300ms}}\n    backendRefs: [{}]\n",
+        to("cart")
+    ))
+    .start()
+    .await;
+    assert_eq!(get(&mesh, "/", &[]).await.status, 200);
+    mesh.app("west/cart-1").behaviour.delay(5_000);
+    let begun = std::time::Instant::now();
+    let late = get(&mesh, "/", &[]).await;
+    assert!(
+        matches!(late.status, 503 | 504),
+        "{} {}",
+        late.status,
+        late.text()
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(!late.reason().is_empty());
+}
+
+#[tokio::test]
+async fn services_are_reached_by_their_virtual_addresses() {
+    let import = "apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceImport
+metadata: {name: cart, namespace: shop}
+spec: {type: ClusterSetIP, ips: [10.97.0.9], ports: [{name: http, port: 80}]}
+";
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client_with("web", &["10.97.0.9:80", "10.96.0.10:80"])
+                .service_with("near", 1, |s| {
+                    s.port("http", 80, "http", App::Http).unexported()
+                })
+                .manifest("import.yaml", import)
+        })
+        .cluster("west", |c| c.service("cart", 1))
+        .start()
+        .await;
+    let web = mesh.client("east/web");
+    assert_eq!(
+        web.destination("10.97.0.9:80").get("/").await.pod(),
+        "west/cart-1"
+    );
+    assert_eq!(
+        web.destination("10.96.0.10:80").get("/").await.pod(),
+        "east/near-1"
+    );
+}

@@ -16,13 +16,20 @@ async fn requests_through_one_gateway_are_spread_evenly_over_every_remote_pod() 
         .await;
     for pod in 1..=4 {
         // Equal pods: next to this, the noise of a busy machine is small.
-        mesh.app(&format!("west/cart-{pod}")).behaviour.delay(5);
+        mesh.app(&format!("west/cart-{pod}")).behaviour.delay(20);
     }
-    let load = Load::start((0..8).map(|_| mesh.client("east/web").http("cart")).collect());
+    let load = Load::start(
+        (0..16)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
     load.more(REQUESTS).await;
     let tally = load.stop_without_failure().await;
     assert_eq!(tally.pods.len(), 4, "{:?}", tally.pods);
-    let counts = tally.pods.values().map(|&n| f64::from(u32::try_from(n).unwrap()));
+    let counts = tally
+        .pods
+        .values()
+        .map(|&n| f64::from(u32::try_from(n).unwrap()));
     let mean = counts.clone().sum::<f64>() / 4.0;
     let variation = (counts.map(|n| (n - mean).powi(2)).sum::<f64>() / 4.0).sqrt() / mean;
     assert!(variation < 0.05, "CV {variation:.3}: {:?}", tally.pods);
@@ -37,7 +44,11 @@ async fn one_bad_remote_pod_is_ejected_while_its_neighbours_serve() {
         .cluster("west", |c| c.service("cart", 3))
         .start()
         .await;
-    let load = Load::start((0..4).map(|_| mesh.client("east/web").http("cart")).collect());
+    let load = Load::start(
+        (0..4)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
     load.more(60).await;
     mesh.app("west/cart-2").behaviour.fail_with(500);
     let begun = Instant::now();
@@ -49,18 +60,34 @@ async fn one_bad_remote_pod_is_ejected_while_its_neighbours_serve() {
     })
     .await;
     // A fifth of it on a machine with nothing else to do.
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
     let before = mesh.app("west/cart-2").record.requests();
     load.more(100).await;
     let after = mesh.app("west/cart-2").record.requests();
     // What was in flight at that moment, one for each caller.
-    assert!(after <= before + 4, "{} requests after it was ejected", after - before);
+    assert!(
+        after <= before + 4,
+        "{} requests after it was ejected",
+        after - before
+    );
     let config = web.json("/config").await;
     for neighbour in ["west/shop/cart-1", "west/shop/cart-3"] {
-        assert_eq!(endpoint(&config, neighbour)["stats"]["ejected"], false, "{neighbour}");
+        assert_eq!(
+            endpoint(&config, neighbour)["stats"]["ejected"],
+            false,
+            "{neighbour}"
+        );
     }
     let tally = load.stop().await;
-    assert!(tally.bad.iter().all(|bad| bad.starts_with("500")), "{:?}", tally.bad);
+    assert!(
+        tally.bad.iter().all(|bad| bad.starts_with("500")),
+        "{:?}",
+        tally.bad
+    );
     // Five in a row eject, and each caller may have had one more under way.
     assert!(tally.bad.len() <= 5 + 4, "{} failed", tally.bad.len());
 }
@@ -101,7 +128,9 @@ async fn pods_come_and_go_without_a_failed_request() {
 /// An endpoint in a proxy's `/config`; null if it is not there.
 fn endpoint(config: &serde_json::Value, name: &str) -> serde_json::Value {
     let services = config["services"].as_array().cloned().unwrap_or_default();
-    let endpoints = services.iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default());
+    let endpoints = services
+        .iter()
+        .flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default());
     let mut found = endpoints.filter(|e| e["name"] == name);
     found.next().unwrap_or_default()
 }

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -23,10 +24,14 @@ impl Folder {
     /// # Errors
     /// The folder for temporary files can't be written to.
     pub(crate) fn make(keeps: bool) -> anyhow::Result<Self> {
+        // Of this process, another one of the same number before it, and once more within it.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis());
-        let root = std::env::temp_dir().join(format!("isthmus-demo-{}-{now}", process::id()));
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("isthmus-demo-{}-{now}-{count}", process::id());
+        let root = std::env::temp_dir().join(name);
         DirBuilder::new()
             .mode(0o700)
             .create(&root)

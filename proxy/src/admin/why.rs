@@ -42,9 +42,14 @@ pub(super) fn outbound(
 /// A parameter is missing or can't be read.
 pub(super) fn inbound(snapshot: &Snapshot, query: &str) -> Result<Value, String> {
     let identity = parameter(query, "identity")
-        .map(|id| id.parse().map_err(|e| format!("the parameter identity: {e}")))
+        .map(|id| {
+            id.parse()
+                .map_err(|e| format!("the parameter identity: {e}"))
+        })
         .transpose()?;
-    let is_request = ["path", "method", "header"].iter().any(|name| parameter(query, name).is_some());
+    let is_request = ["path", "method", "header"]
+        .iter()
+        .any(|name| parameter(query, name).is_some());
     let question = InboundQuestion {
         identity,
         port: port(query)?,
@@ -71,7 +76,10 @@ pub(super) fn inbound(snapshot: &Snapshot, query: &str) -> Result<Value, String>
 
 fn request(query: &str) -> RequestQuestion {
     let headers = parameters(query, "header")
-        .filter_map(|line| line.split_once(':').map(|(n, v)| (n.to_owned(), v.to_owned())))
+        .filter_map(|line| {
+            line.split_once(':')
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+        })
         .collect();
     RequestQuestion {
         method: parameter(query, "method").unwrap_or_default(),
@@ -143,12 +151,17 @@ fn step(step: &Step) -> Value {
 
 fn port(query: &str) -> Result<u16, String> {
     let text = parameter(query, "port").ok_or("the parameter port is missing")?;
-    text.parse().ok().filter(|p| *p != 0).ok_or_else(|| format!("the parameter port: {text:?} is not 1 to 65,535"))
+    text.parse()
+        .ok()
+        .filter(|p| *p != 0)
+        .ok_or_else(|| format!("the parameter port: {text:?} is not 1 to 65,535"))
 }
 
 /// The first value of a query parameter, decoded. Empty ones are none.
 pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
-    parameters(query, name).next().filter(|value| !value.is_empty())
+    parameters(query, name)
+        .next()
+        .filter(|value| !value.is_empty())
 }
 
 fn parameters<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
@@ -181,7 +194,9 @@ fn decode(text: &str) -> String {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|d| u8::try_from(d).ok())
 }
 
 #[cfg(test)]
@@ -193,7 +208,10 @@ mod tests {
         let query = "path=%2Fa%252Fb&x=1&header=a:1&header=b%3A2&empty=";
         assert_eq!(parameter(query, "path").as_deref(), Some("/a%2Fb"));
         assert_eq!(parameter(query, "empty"), None);
-        assert_eq!(parameters(query, "header").collect::<Vec<_>>(), ["a:1", "b:2"]);
+        assert_eq!(
+            parameters(query, "header").collect::<Vec<_>>(),
+            ["a:1", "b:2"]
+        );
         assert_eq!(decode("100%"), "100%");
         assert_eq!(decode("%zz%f"), "%zz%f");
     }

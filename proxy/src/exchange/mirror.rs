@@ -42,24 +42,40 @@ async fn copy(
     version: Version,
 ) -> Result<(), Failure> {
     let key = || backend.service.to_string();
-    let found = worker.service(key, |s| s.services.lookup_name(&backend.service)).await;
+    let found = worker
+        .service(key, |s| s.services.lookup_name(&backend.service))
+        .await;
     let (snapshot, service) = found.map_err(|_| Failure::InvalidBackend)?;
     let endpoints = service.endpoints.known().ok_or(Failure::EndpointsUnknown)?;
     let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
     let now = worker.now();
-    let endpoint = worker.rng(|rng| pick(endpoints, &service.traffic.balance, &can, &[], rng, now))?;
-    let target = endpoint.target_port(backend.port).ok_or(Failure::NoDestination)?;
+    let endpoint =
+        worker.rng(|rng| pick(endpoints, &service.traffic.balance, &can, &[], rng, now))?;
+    let target = endpoint
+        .target_port(backend.port)
+        .ok_or(Failure::NoDestination)?;
     let domain = &worker.shared.config.mesh_domain;
     let hop = next_hop(&endpoint, target, &snapshot.me, &snapshot.gateways, domain)?;
     if !matches!(hop, NextHop::Plain { .. }) {
-        head.fields.set(b"x-mesh-port", target.to_string().as_bytes());
+        head.fields
+            .set(b"x-mesh-port", target.to_string().as_bytes());
         if version != Version::Http2 {
             head.fields.set(b"x-mesh-version", b"1");
         }
     }
     let permit = Permit::outbound(snapshot.generation);
-    let hop = Hop::Next { hop, http2: version == Version::Http2 };
-    let upstream = connect::request(worker, &permit, &hop, (&head, true), service.traffic.timeouts.connect).await?;
+    let hop = Hop::Next {
+        hop,
+        http2: version == Version::Http2,
+    };
+    let upstream = connect::request(
+        worker,
+        &permit,
+        &hop,
+        (&head, true),
+        service.traffic.timeouts.connect,
+    )
+    .await?;
     let meter = Meter::default();
     let mut rx = upstream.rx;
     if let Rx::H1(rx) = &mut rx {

@@ -9,7 +9,13 @@ use crate::stream::Tx;
 
 /// Answers a request that failed before its answer began: the status, the reason's id, and a line
 /// of text. gRPC clients get a trailers-only answer.
-pub async fn failure(answer: &mut Answer, failure: Failure, reason: &str, detail: &str, grpc: bool) {
+pub async fn failure(
+    answer: &mut Answer,
+    failure: Failure,
+    reason: &str,
+    detail: &str,
+    grpc: bool,
+) {
     let text = format!("{} {failure}: {detail}\n", failure.flag());
     if grpc {
         let mut head = grpc_answer(failure, text.trim_end());
@@ -19,9 +25,15 @@ pub async fn failure(answer: &mut Answer, failure: Failure, reason: &str, detail
     let length = u64::try_from(text.len()).unwrap_or(0);
     let mut head = ResponseHead::new(failure.status(), BodyLength::Exact(length));
     head.fields.push(b"x-mesh-reason", reason.as_bytes());
-    head.fields.push(b"content-type", b"text/plain; charset=utf-8");
-    head.fields.push(b"content-length", length.to_string().as_bytes());
-    let body = if answer.context.method == Method::Head { "" } else { text.as_str() };
+    head.fields
+        .push(b"content-type", b"text/plain; charset=utf-8");
+    head.fields
+        .push(b"content-length", length.to_string().as_bytes());
+    let body = if answer.context.method == Method::Head {
+        ""
+    } else {
+        text.as_str()
+    };
     simple(answer, head, body.as_bytes()).await;
 }
 

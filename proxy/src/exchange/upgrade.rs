@@ -47,7 +47,13 @@ pub fn translate(head: &mut ResponseHead, to: &ResponseContext, protocol: &[u8])
 pub async fn relay(down: Downstream, upstream: Upstream, meters: &Meters, idle: Duration) -> Ended {
     let mut left = bytes(down.rx, down.answer.tx);
     let mut right = bytes(upstream.rx, upstream.tx);
-    duplex(&mut left, &mut right, (&meters.sent, &meters.received), idle).await
+    duplex(
+        &mut left,
+        &mut right,
+        (&meters.sent, &meters.received),
+        idle,
+    )
+    .await
 }
 
 /// A connection without messages from here on; a stream stays as it is.

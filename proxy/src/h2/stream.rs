@@ -114,8 +114,19 @@ impl Inner {
 
 /// The two halves of a stream.
 pub(super) fn halves(session: &Rc<Session>, id: StreamId, slot: Rc<Slot>) -> (StreamRx, StreamTx) {
-    let rx = StreamRx { session: Rc::clone(session), id, slot: Rc::clone(&slot) };
-    (rx, StreamTx { session: Rc::clone(session), id, slot })
+    let rx = StreamRx {
+        session: Rc::clone(session),
+        id,
+        slot: Rc::clone(&slot),
+    };
+    (
+        rx,
+        StreamTx {
+            session: Rc::clone(session),
+            id,
+            slot,
+        },
+    )
 }
 
 /// The half that is read.
@@ -247,7 +258,11 @@ impl Drop for StreamRx {
         if !ended {
             // RFC 9113 §8.1: a complete answer may stop the request without an error.
             let answered = sent && self.session.role == Role::Server;
-            let code = if answered { ErrorCode::NoError } else { ErrorCode::Cancel };
+            let code = if answered {
+                ErrorCode::NoError
+            } else {
+                ErrorCode::Cancel
+            };
             release(&self.session, self.id, &self.slot, Some(code));
         }
         release(&self.session, self.id, &self.slot, None);
@@ -301,7 +316,11 @@ impl StreamTx {
             let room = room.min(capacity);
             if room > 0 {
                 // Whole frames: each is then a TLS record, and is decoded where it was decrypted.
-                let part = if room > DATA_BYTES_MAX { room % DATA_BYTES_MAX } else { 0 };
+                let part = if room > DATA_BYTES_MAX {
+                    room % DATA_BYTES_MAX
+                } else {
+                    0
+                };
                 return Poll::Ready(Ok(room - part));
             }
             // Woken by the flusher, by the connection's window, and by the stream's own.
@@ -330,7 +349,10 @@ impl StreamTx {
         let mut guard = self.session.state.borrow_mut();
         let state = &mut *guard;
         let _ = if trailers.is_empty() {
-            state.codec.data(self.id, &[], true, &mut state.out).map(|_| ())
+            state
+                .codec
+                .data(self.id, &[], true, &mut state.out)
+                .map(|_| ())
         } else {
             state.codec.trailers(self.id, trailers, &mut state.out)
         };
@@ -379,7 +401,9 @@ fn release(session: &Session, id: StreamId, slot: &Slot, code: Option<ErrorCode>
         inner.reading || inner.writing
     };
     // While the connection itself is being taken apart, there is nobody to tell.
-    let Ok(mut guard) = session.state.try_borrow_mut() else { return };
+    let Ok(mut guard) = session.state.try_borrow_mut() else {
+        return;
+    };
     let state = &mut *guard;
     if let Some(code) = code {
         state.codec.reset(id, code, &mut state.out);

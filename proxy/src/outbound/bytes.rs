@@ -9,6 +9,7 @@ use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, pick};
 use isthmus_proxy_core::failure::{Failure, Retry};
 use isthmus_proxy_core::guard::Ticket;
 use isthmus_proxy_core::hop::{next_hop, reachable};
+use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use smallvec::SmallVec;
 
 use super::Outbound;
@@ -40,45 +41,90 @@ pub(super) async fn open(side: &Outbound) -> Result<Opened, Failed> {
     let (snapshot, service, port, route) = side.backend().await?;
     let begun = service.guard.begin(&service.traffic, worker.now());
     let ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
-    let permit = Permit::outbound(snapshot.generation);
     let mut tried: SmallVec<[EndpointId; 4]> = SmallVec::new();
-    let mut failed = Failed::new(Failure::EndpointsUnknown, format!("endpoints of {}", service.name));
-    let Some(endpoints) = service.endpoints.known() else { return Err(failed) };
-    while tried.len() < TRIES {
-        let now = worker.now();
-        let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
-        let picked = worker.rng(|rng| pick(endpoints, &service.traffic.balance, &can, &tried, rng, now));
-        let endpoint = picked.map_err(|f| Failed::new(f, format!("endpoints of {}", service.name)))?;
-        if tried.contains(&endpoint.id) {
-            break;
-        }
+    loop {
+        let endpoint = choose(side, (&snapshot, &service), &tried)?;
         tried.push(endpoint.id);
-        let Some(target) = endpoint.target_port(port) else {
-            return Err(Failed::new(Failure::NoDestination, format!("{} has no port {port}", service.name)));
-        };
-        let domain = &worker.shared.config.mesh_domain;
-        let hop = next_hop(&endpoint, target, &snapshot.me, &snapshot.gateways, domain)
-            .map_err(|f| Failed::new(f, format!("no way to {}", endpoint.name)))?;
-        let hop = Hop::Next { hop, http2: false };
-        let Some(address) = endpoint.addresses.first() else { continue };
-        let address = SocketAddr::new(*address, target);
-        let begun = Instant::now();
-        let mut attempt = endpoint.stats.begin(now);
-        let opened = connect::bytes(worker, &permit, &hop, address, service.traffic.timeouts.connect).await;
-        let outcome = opened.as_ref().map_or_else(|f| Outcome::of_failure(*f), |_| Outcome::Success);
-        attempt.record(outcome, begun.elapsed(), worker.now(), &service.traffic.outlier);
+        let (attempt, opened) = try_one(side, (&snapshot, &service), &endpoint, port).await?;
         match opened {
-            Ok(right) => {
+            Ok((right, hop)) => {
                 let attempt = (attempt, ticket);
-                return Ok(Opened { right, attempt, endpoint, hop: hop.name(), route });
+                return Ok(Opened {
+                    right,
+                    attempt,
+                    endpoint,
+                    hop,
+                    route,
+                });
             }
-            Err(failure) => {
-                failed = Failed::new(failure, format!("connect to {} by {}", endpoint.name, hop.name()));
-                if failure.retry() == Retry::Never {
-                    break;
+            Err(failed) => {
+                // Another one, as long as there is one that was not tried.
+                let again = failed.failure.retry() != Retry::Never && tried.len() < TRIES;
+                let next = choose(side, (&snapshot, &service), &tried);
+                if !again || next.is_ok_and(|next| tried.contains(&next.id)) {
+                    return Err(failed);
                 }
             }
         }
     }
-    Err(failed)
+}
+
+fn choose(
+    side: &Outbound,
+    (snapshot, service): (&Snapshot, &Service),
+    tried: &[EndpointId],
+) -> Result<Arc<Endpoint>, Failed> {
+    let failed = |f| Failed::new(f, format!("endpoints of {}", service.name));
+    let endpoints = service
+        .endpoints
+        .known()
+        .ok_or_else(|| failed(Failure::EndpointsUnknown))?;
+    let now = side.worker.now();
+    let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
+    let policy = &service.traffic.balance;
+    side.worker
+        .rng(|rng| pick(endpoints, policy, &can, tried, rng, now))
+        .map_err(failed)
+}
+
+/// One try. The outer error ends them all: another endpoint would not help.
+async fn try_one(
+    side: &Outbound,
+    (snapshot, service): (&Snapshot, &Service),
+    endpoint: &Endpoint,
+    port: u16,
+) -> Result<(Attempt, Result<(Duplex, &'static str), Failed>), Failed> {
+    let worker = &side.worker;
+    let no_port = || format!("{} has no port {port}", service.name);
+    let target = endpoint
+        .target_port(port)
+        .ok_or_else(|| Failed::new(Failure::NoDestination, no_port()))?;
+    let domain = &worker.shared.config.mesh_domain;
+    let hop = next_hop(endpoint, target, &snapshot.me, &snapshot.gateways, domain)
+        .map_err(|f| Failed::new(f, format!("no way to {}", endpoint.name)))?;
+    let hop = Hop::Next { hop, http2: false };
+    let address = endpoint
+        .addresses
+        .first()
+        .map(|address| SocketAddr::new(*address, target))
+        .ok_or_else(|| Failed::new(Failure::NoHealthyEndpoint, endpoint.name.to_string()))?;
+    let begun = Instant::now();
+    let mut attempt = endpoint.stats.begin(worker.now());
+    let permit = Permit::outbound(snapshot.generation);
+    let limit = service.traffic.timeouts.connect;
+    let opened = connect::bytes(worker, &permit, &hop, address, limit).await;
+    let outcome = opened
+        .as_ref()
+        .map_or_else(|f| Outcome::of_failure(*f), |_| Outcome::Success);
+    attempt.record(
+        outcome,
+        begun.elapsed(),
+        worker.now(),
+        &service.traffic.outlier,
+    );
+    let name = hop.name();
+    let opened = opened
+        .map(|right| (right, name))
+        .map_err(|f| Failed::new(f, format!("connect to {} by {name}", endpoint.name)));
+    Ok((attempt, opened))
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, Verdict, pick};
 use isthmus_proxy_core::failure::{Failure, Retry};
@@ -14,7 +15,6 @@ use isthmus_proxy_core::route::Chosen;
 use isthmus_proxy_core::route::filter::apply_response;
 use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use smallvec::SmallVec;
-use isthmus_proto::resource::Protocol;
 
 use crate::connect::{self, Hop, Upstream};
 use crate::exchange::{Plan, Request};
@@ -68,11 +68,16 @@ impl<'a> ToService<'a> {
     }
 
     fn choose(&self) -> Result<Arc<Endpoint>, Failure> {
-        let endpoints = self.service.endpoints.known().ok_or(Failure::EndpointsUnknown)?;
+        let endpoints = self
+            .service
+            .endpoints
+            .known()
+            .ok_or(Failure::EndpointsUnknown)?;
         let now = self.worker.now();
         let can = |e: &Endpoint| reachable(e, &self.snapshot.me, &self.snapshot.gateways);
         let policy = &self.service.traffic.balance;
-        self.worker.rng(|rng| pick(endpoints, policy, &can, &self.tried, rng, now))
+        self.worker
+            .rng(|rng| pick(endpoints, policy, &can, &self.tried, rng, now))
     }
 
     /// The head as the hop needs it.
@@ -89,9 +94,13 @@ impl<'a> ToService<'a> {
 
     /// What the endpoint is to be remembered for.
     fn record(&mut self, outcome: Outcome) {
-        let Some(current) = &mut self.current else { return };
+        let Some(current) = &mut self.current else {
+            return;
+        };
         let (latency, now) = (current.begun.elapsed(), self.worker.now());
-        let verdict = current.attempt.record(outcome, latency, now, &self.service.traffic.outlier);
+        let verdict = current
+            .attempt
+            .record(outcome, latency, now, &self.service.traffic.outlier);
         if let Verdict::Eject { until } = verdict {
             let seconds = until.since(now).as_secs_f32();
             tracing::info!(endpoint = %current.endpoint.name, service = %self.service.name, seconds, "ejected");
@@ -155,9 +164,17 @@ impl Plan for ToService<'_> {
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
         let endpoint = self.choose()?;
         self.tried.push(endpoint.id);
-        let target = endpoint.target_port(self.chosen.backend.port).ok_or(Failure::NoDestination)?;
+        let target = endpoint
+            .target_port(self.chosen.backend.port)
+            .ok_or(Failure::NoDestination)?;
         let domain = &self.worker.shared.config.mesh_domain;
-        let hop = next_hop(&endpoint, target, &self.snapshot.me, &self.snapshot.gateways, domain)?;
+        let hop = next_hop(
+            &endpoint,
+            target,
+            &self.snapshot.me,
+            &self.snapshot.gateways,
+            domain,
+        )?;
         self.prepare(&hop, target);
         let port = self.service.port(self.chosen.backend.port);
         let http2 = match port.map_or(Protocol::Unspecified, |p| p.protocol) {
@@ -167,9 +184,15 @@ impl Plan for ToService<'_> {
         };
         let hop = Hop::Next { hop, http2 };
         let attempt = endpoint.stats.begin(self.worker.now());
-        self.current = Some(Current { endpoint, attempt, begun: Instant::now(), hop: hop.name() });
+        self.current = Some(Current {
+            endpoint,
+            attempt,
+            begun: Instant::now(),
+            hop: hop.name(),
+        });
         let limit = self.service.traffic.timeouts.connect;
-        let sent = connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await?;
+        let sent =
+            connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await?;
         if let Some(current) = &mut self.current {
             // A handshake says nothing of how fast the endpoint answers.
             current.begun = Instant::now();
@@ -179,7 +202,10 @@ impl Plan for ToService<'_> {
 
     fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool {
         self.record(Outcome::of_status(head.status));
-        whole && self.head.method.is_idempotent() && self.retries_status(head.status) && self.may_retry()
+        whole
+            && self.head.method.is_idempotent()
+            && self.retries_status(head.status)
+            && self.may_retry()
     }
 
     fn failed(&mut self, failure: Failure, _: bool) -> bool {
@@ -197,11 +223,17 @@ impl Plan for ToService<'_> {
     }
 
     fn try_timeout(&self) -> Option<Duration> {
-        limit(self.chosen.try_timeout, self.service.traffic.timeouts.per_try)
+        limit(
+            self.chosen.try_timeout,
+            self.service.traffic.timeouts.per_try,
+        )
     }
 
     fn request_timeout(&self) -> Option<Duration> {
-        limit(self.chosen.request_timeout, self.service.traffic.timeouts.request)
+        limit(
+            self.chosen.request_timeout,
+            self.service.traffic.timeouts.request,
+        )
     }
 
     fn idle_timeout(&self) -> Duration {

@@ -20,7 +20,11 @@ const HTTP_PATIENCE: Duration = Duration::from_secs(1);
 /// Who was first.
 pub(super) enum First {
     /// The client; perhaps the connection to the server was opened meanwhile.
-    Client { bytes: Vec<u8>, kind: Detected, opened: Option<Result<Opened, Failed>> },
+    Client {
+        bytes: Vec<u8>,
+        kind: Detected,
+        opened: Option<Result<Opened, Failed>>,
+    },
     /// The server.
     Server(Opened),
     /// The client left.
@@ -54,9 +58,16 @@ pub(super) async fn first(side: &Outbound, io: &TcpStream, hint: Option<Hint>) -
     }
 }
 
-fn client_first(first: Option<(Vec<u8>, Detected)>, opened: Option<Result<Opened, Failed>>) -> First {
+fn client_first(
+    first: Option<(Vec<u8>, Detected)>,
+    opened: Option<Result<Opened, Failed>>,
+) -> First {
     match first {
-        Some((bytes, kind)) => First::Client { bytes, kind, opened },
+        Some((bytes, kind)) => First::Client {
+            bytes,
+            kind,
+            opened,
+        },
         None => First::Nobody,
     }
 }

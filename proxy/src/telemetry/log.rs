@@ -38,7 +38,10 @@ impl AccessLog {
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_lines(&queue, out))?;
-        Ok(Self { lines, dropped: Arc::default() })
+        Ok(Self {
+            lines,
+            dropped: Arc::default(),
+        })
     }
 
     pub(super) fn write(&self, event: &Event, reason: Option<&str>) {
@@ -71,7 +74,9 @@ fn text(known: &Option<Arc<str>>) -> &str {
 /// The event as JSON.
 #[must_use]
 pub fn value(event: &Event, reason: Option<&str>) -> Value {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let mut value = json!({
         "ts": now.as_secs_f64(),
         "direction": event.direction.as_str(),
@@ -91,7 +96,9 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         "duration_ms": event.duration.as_secs_f64() * 1e3,
         "generation": event.generation.0,
     });
-    let Some(fields) = value.as_object_mut() else { return value };
+    let Some(fields) = value.as_object_mut() else {
+        return value;
+    };
     if let Some((method, path)) = &event.request {
         fields.insert("method".to_owned(), json!(method.as_str()));
         fields.insert("path".to_owned(), json!(path));
@@ -108,7 +115,10 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         fields.insert("detail".to_owned(), json!(event.detail));
     }
     if !event.audit.is_empty() {
-        fields.insert("audit".to_owned(), json!(event.audit.iter().map(|p| &**p).collect::<Vec<_>>()));
+        fields.insert(
+            "audit".to_owned(),
+            json!(event.audit.iter().map(|p| &**p).collect::<Vec<_>>()),
+        );
     }
     if let Some(reason) = reason {
         fields.insert("reason".to_owned(), json!(reason));

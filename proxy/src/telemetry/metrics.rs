@@ -165,13 +165,24 @@ impl Default for Metrics {
         };
         register_calls(&mut registry, &metrics);
         register_states(&mut registry, &metrics);
-        Self { registry, ..metrics }
+        Self {
+            registry,
+            ..metrics
+        }
     }
 }
 
 fn register_calls(registry: &mut Registry, metrics: &Metrics) {
-    registry.register("requests", "HTTP requests that ended", metrics.requests.clone());
-    registry.register("connections", "Connections that ended", metrics.connections.clone());
+    registry.register(
+        "requests",
+        "HTTP requests that ended",
+        metrics.requests.clone(),
+    );
+    registry.register(
+        "connections",
+        "Connections that ended",
+        metrics.connections.clone(),
+    );
     registry.register(
         "request_duration_seconds",
         "From a request's head to the end of its answer",
@@ -183,31 +194,75 @@ fn register_calls(registry: &mut Registry, metrics: &Metrics) {
         metrics.connection_seconds.clone(),
     );
     registry.register("sent_bytes", "Content from who asks", metrics.sent.clone());
-    registry.register("received_bytes", "Content to who asks", metrics.received.clone());
+    registry.register(
+        "received_bytes",
+        "Content to who asks",
+        metrics.received.clone(),
+    );
     registry.register("retries", "Tries after the first", metrics.retries.clone());
-    registry.register("audit_matches", "Matches of audit policies", metrics.audited.clone());
+    registry.register(
+        "audit_matches",
+        "Matches of audit policies",
+        metrics.audited.clone(),
+    );
 }
 
 fn register_states(registry: &mut Registry, metrics: &Metrics) {
-    registry.register("handshakes_failed", "TLS handshakes that failed", metrics.handshakes_failed.clone());
-    registry.register("revoked_connections", "Closed: permission ended", metrics.revoked.clone());
-    registry.register("rejected_resources", "Resources refused", metrics.rejected.clone());
-    registry.register("generations", "Snapshots published", metrics.generations.clone());
-    registry.register("panics", "Panics caught in connections", metrics.panics.clone());
-    registry.register("open_connections", "Connections open now", metrics.open.clone());
+    registry.register(
+        "handshakes_failed",
+        "TLS handshakes that failed",
+        metrics.handshakes_failed.clone(),
+    );
+    registry.register(
+        "revoked_connections",
+        "Closed: permission ended",
+        metrics.revoked.clone(),
+    );
+    registry.register(
+        "rejected_resources",
+        "Resources refused",
+        metrics.rejected.clone(),
+    );
+    registry.register(
+        "generations",
+        "Snapshots published",
+        metrics.generations.clone(),
+    );
+    registry.register(
+        "panics",
+        "Panics caught in connections",
+        metrics.panics.clone(),
+    );
+    registry.register(
+        "open_connections",
+        "Connections open now",
+        metrics.open.clone(),
+    );
     registry.register(
         "plaintext_connections",
         "Plaintext taken by a permissive workload",
         metrics.plaintext.clone(),
     );
-    registry.register("access_log_dropped", "Lines dropped: the log is slow", metrics.log_dropped.clone());
-    registry.register("discovery_up", "1: the discovery stream is up", metrics.discovery_up.clone());
+    registry.register(
+        "access_log_dropped",
+        "Lines dropped: the log is slow",
+        metrics.log_dropped.clone(),
+    );
+    registry.register(
+        "discovery_up",
+        "1: the discovery stream is up",
+        metrics.discovery_up.clone(),
+    );
     registry.register(
         "certificate_expires_seconds",
         "When our certificate ends, since 1970",
         metrics.certificate_expires.clone(),
     );
-    registry.register("ejected_endpoints", "Endpoints ejected now", metrics.ejected.clone());
+    registry.register(
+        "ejected_endpoints",
+        "Endpoints ejected now",
+        metrics.ejected.clone(),
+    );
 }
 
 impl Metrics {
@@ -245,7 +300,11 @@ impl Metrics {
 
     pub(super) fn audited(&self, policies: &[Arc<str>]) {
         for policy in policies {
-            self.audited.get_or_create(&Named { name: policy.to_string() }).inc();
+            self.audited
+                .get_or_create(&Named {
+                    name: policy.to_string(),
+                })
+                .inc();
         }
     }
 

@@ -39,10 +39,16 @@ impl Subnet {
             let second = u8::try_from((number >> 8) % SECONDS).unwrap_or(0) + SECOND_FIRST;
             let first = SocketAddr::from((Ipv4Addr::new(127, second, third, 1), CLAIM_PORT));
             if let Ok(claim) = TcpListener::bind(first) {
-                return Self { second, third, _claim: claim };
+                return Self {
+                    second,
+                    third,
+                    _claim: claim,
+                };
             }
         }
-        unreachable!("no free network under 127.64.0.0/9: is every address of 127.0.0.0/8 local here?")
+        unreachable!(
+            "no free network under 127.64.0.0/9: is every address of 127.0.0.0/8 local here?"
+        )
     }
 
     /// An address of the network. 1 is the control plane's, if it lives here.

@@ -22,7 +22,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub async fn ask(address: SocketAddr, method: &str, path: &str) -> anyhow::Result<(u16, String)> {
     let asking = async {
         let io = TcpStream::connect(address).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
         let _connection = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -50,7 +51,9 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String
 /// # Panics
 /// It is not, or is not JSON.
 pub async fn json(address: SocketAddr, path: &str) -> Value {
-    let (status, text) = get(address, path).await.expect("an admin listener that answers");
+    let (status, text) = get(address, path)
+        .await
+        .expect("an admin listener that answers");
     assert_eq!(status, 200, "{path}: {text}");
     serde_json::from_str(&text).expect("JSON")
 }
@@ -63,5 +66,7 @@ pub fn sum(metrics: &str, name: &str, labels: &[&str]) -> f64 {
         rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
             && labels.iter().all(|label| line.contains(label))
     });
-    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    samples
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }

@@ -24,7 +24,7 @@ pub type Handler =
 /// What answers on a port.
 #[derive(Clone)]
 pub enum App {
-    /// HTTP/1.1; see [`http`] for its paths.
+    /// HTTP/1.1; the module `http` says its paths.
     Http,
     /// The same over HTTP/2 without TLS.
     Http2,
@@ -91,7 +91,10 @@ impl Record {
     /// The first requests' heads: the request line, then a line for each field.
     #[must_use]
     pub fn heads(&self) -> Vec<String> {
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.heads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// A request's head has arrived.
@@ -105,7 +108,8 @@ impl Record {
 
     /// Content has arrived.
     pub fn content(&self, bytes: usize) {
-        self.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.bytes
+            .fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 }
 
@@ -180,7 +184,9 @@ impl AppServer {
     /// The address is taken.
     pub async fn resume(&mut self) {
         assert!(self.serving.is_none(), "{} runs already", self.name);
-        let listener = TcpListener::bind(self.address).await.expect("the address of an app is free");
+        let listener = TcpListener::bind(self.address)
+            .await
+            .expect("the address of an app is free");
         let one = One {
             name: Arc::clone(&self.name),
             app: self.app.clone(),
@@ -217,7 +223,9 @@ struct One {
 async fn serve(listener: TcpListener, one: One) {
     let mut connections = JoinSet::new();
     loop {
-        let Ok((io, _)) = listener.accept().await else { continue };
+        let Ok((io, _)) = listener.accept().await else {
+            continue;
+        };
         // A socket that is gone already will say so at the first read.
         let _ = io.set_nodelay(true);
         one.record.accepts.fetch_add(1, Ordering::SeqCst);

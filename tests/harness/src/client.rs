@@ -48,13 +48,21 @@ impl Reply {
         let (head, body) = answer.into_parts();
         let body = body.collect().await.context("the answer breaks off")?;
         let trailers = body.trailers().cloned().unwrap_or_default();
-        Ok(Self { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes(), trailers })
+        Ok(Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.to_bytes(),
+            trailers,
+        })
     }
 
     /// A field, or nothing.
     #[must_use]
     pub fn field(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// The pod that answered.
@@ -115,7 +123,11 @@ impl Client {
     /// A client of what listens there, under this name.
     #[must_use]
     pub fn new(address: SocketAddr, host: &str) -> Self {
-        Self { address, host: host.to_owned(), kept: Mutex::default() }
+        Self {
+            address,
+            host: host.to_owned(),
+            kept: Mutex::default(),
+        }
     }
 
     /// The sidecar's listener.
@@ -135,7 +147,9 @@ impl Client {
     /// # Errors
     /// Nobody listens.
     pub async fn tcp(&self) -> anyhow::Result<TcpStream> {
-        let io = TcpStream::connect(self.address).await.context("connect to the sidecar")?;
+        let io = TcpStream::connect(self.address)
+            .await
+            .context("connect to the sidecar")?;
         io.set_nodelay(true)?;
         Ok(io)
     }
@@ -164,7 +178,10 @@ impl Client {
     /// A request's head.
     #[must_use]
     pub fn request(&self, method: &str, path: &str) -> http::request::Builder {
-        Request::builder().method(method).uri(path).header("host", &self.host)
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.host)
     }
 
     /// Sends on the kept connection, or a new one where that has ended.
@@ -183,9 +200,15 @@ impl Client {
             Some(sender) => sender,
             None => self.http1().await?,
         };
-        sender.ready().await.context("the new connection ends at once")?;
-        let asking = async { Reply::read(sender.send_request(request).await.context("send")?).await };
-        let reply = timeout(ANSWER_LIMIT, asking).await.context("no answer in time")??;
+        sender
+            .ready()
+            .await
+            .context("the new connection ends at once")?;
+        let asking =
+            async { Reply::read(sender.send_request(request).await.context("send")?).await };
+        let reply = timeout(ANSWER_LIMIT, asking)
+            .await
+            .context("no answer in time")??;
         *kept = Some(sender);
         Ok(reply)
     }
@@ -211,7 +234,10 @@ impl Client {
     /// # Panics
     /// The connection breaks.
     pub async fn post(&self, path: &str, data: impl Into<Bytes>) -> Reply {
-        let request = self.request("POST", path).body(full(data)).expect("a request");
+        let request = self
+            .request("POST", path)
+            .body(full(data))
+            .expect("a request");
         self.send(request).await.expect("an answer")
     }
 }

@@ -34,16 +34,31 @@ struct Running {
 impl ControlPlane {
     /// Not started yet. `clusters`: names and folders.
     #[must_use]
-    pub fn new(address: std::net::IpAddr, state_dir: &Path, clusters: &[(String, PathBuf)]) -> Self {
-        let (discovery, admin) = (SocketAddr::new(address, 15_012), SocketAddr::new(address, 15_014));
-        let clusters: Vec<Value> =
-            clusters.iter().map(|(name, files)| json!({ "name": name, "files": files })).collect();
+    pub fn new(
+        address: std::net::IpAddr,
+        state_dir: &Path,
+        clusters: &[(String, PathBuf)],
+    ) -> Self {
+        let (discovery, admin) = (
+            SocketAddr::new(address, 15_012),
+            SocketAddr::new(address, 15_014),
+        );
+        let clusters: Vec<Value> = clusters
+            .iter()
+            .map(|(name, files)| json!({ "name": name, "files": files }))
+            .collect();
         let config = json!({
             "state_dir": state_dir,
             "listen": { "discovery": discovery, "admin": admin },
             "clusters": clusters,
         });
-        Self { config, state_dir: state_dir.to_owned(), discovery, admin, running: None }
+        Self {
+            config,
+            state_dir: state_dir.to_owned(),
+            discovery,
+            admin,
+            running: None,
+        }
     }
 
     /// Starts it, and waits until it is ready.
@@ -111,7 +126,9 @@ impl ControlPlane {
     /// The names can't be, or the state folder can't be used.
     #[must_use]
     pub fn token(&self, cluster: &str, namespace: &str, pod: &str, account: &str) -> String {
-        let workload = format!("{cluster}/{namespace}/{pod}").parse().expect("a workload's name");
+        let workload = format!("{cluster}/{namespace}/{pod}")
+            .parse()
+            .expect("a workload's name");
         let claims = Claims::new(&workload, account, SystemTime::now() + TOKEN_LIFETIME)
             .expect("claims of a pod");
         mint(&self.state_dir, &claims).expect("the token key of the cluster")

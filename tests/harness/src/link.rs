@@ -4,8 +4,8 @@
 //! chance follows from a seed.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,12 +55,19 @@ impl Link {
     /// # Panics
     /// The address is taken.
     pub async fn start(from: SocketAddr, to: SocketAddr, seed: u64) -> Self {
-        let listener = TcpListener::bind(from).await.expect("the link's address is free");
+        let listener = TcpListener::bind(from)
+            .await
+            .expect("the link's address is free");
         let address = listener.local_addr().expect("a bound address");
         let (fault, faults) = watch::channel(Fault::None);
         let counts = Arc::new(Counts::default());
         let serving = tokio::spawn(serve(listener, to, faults, Arc::clone(&counts), seed));
-        Self { address, fault, counts, serving }
+        Self {
+            address,
+            fault,
+            counts,
+            serving,
+        }
     }
 
     /// Where it listens.
@@ -83,7 +90,11 @@ impl Link {
     /// What the newest caller said first, as somebody on the path sees it.
     #[must_use]
     pub fn hello(&self) -> Vec<u8> {
-        self.counts.hello.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts
+            .hello
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Bytes so far, both ways.
@@ -109,9 +120,15 @@ async fn serve(
     let mut connections = JoinSet::new();
     let mut chance = Chance(seed);
     loop {
-        let Ok((io, _)) = listener.accept().await else { continue };
+        let Ok((io, _)) = listener.accept().await else {
+            continue;
+        };
         counts.accepts.fetch_add(1, Ordering::SeqCst);
-        let wire = Wire { faults: faults.clone(), counts: Arc::clone(&counts), chance: chance.split() };
+        let wire = Wire {
+            faults: faults.clone(),
+            counts: Arc::clone(&counts),
+            chance: chance.split(),
+        };
         connections.spawn(relay(io, to, wire));
         while connections.try_join_next().is_some() {}
     }
@@ -128,13 +145,18 @@ async fn relay(near: TcpStream, to: SocketAddr, mut wire: Wire) {
     if *wire.faults.borrow() == Fault::Reset {
         return reset(&near);
     }
-    let Ok(far) = TcpStream::connect(to).await else { return reset(&near) };
+    let Ok(far) = TcpStream::connect(to).await else {
+        return reset(&near);
+    };
     // Sockets that are gone already will say so at the first read.
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let passed = Arc::new(AtomicU64::new(0));
     let (near_rx, near_tx) = near.into_split();
     let (far_rx, far_tx) = far.into_split();
-    let back = Wire { chance: wire.chance.split(), ..wire.clone() };
+    let back = Wire {
+        chance: wire.chance.split(),
+        ..wire.clone()
+    };
     listen_in(&near_rx, &wire.counts).await;
     let there = pass(near_rx, far_tx, wire, Arc::clone(&passed));
     let back = pass(far_rx, near_tx, back, passed);
@@ -151,7 +173,12 @@ async fn listen_in(from: &OwnedReadHalf, counts: &Counts) {
 }
 
 /// One direction, until its end.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: Wire, passed: Arc<AtomicU64>) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut wire: Wire,
+    passed: Arc<AtomicU64>,
+) {
     let mut space = vec![0; CHUNK_BYTES];
     let mut resets = wire.faults.clone();
     loop {
@@ -168,12 +195,20 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: Wire, p
             return;
         }
         // Nothing passes while the link is stalled.
-        if wire.faults.wait_for(|fault| *fault != Fault::Stall).await.is_err() {
+        if wire
+            .faults
+            .wait_for(|fault| *fault != Fault::Stall)
+            .await
+            .is_err()
+        {
             return;
         }
         let fault = *wire.faults.borrow();
         if let Fault::Delay(most) = fault {
-            tokio::time::sleep(Duration::from_millis(wire.chance.below(most.saturating_add(1)))).await;
+            tokio::time::sleep(Duration::from_millis(
+                wire.chance.below(most.saturating_add(1)),
+            ))
+            .await;
         }
         let bytes = u64::try_from(n).unwrap_or(0);
         wire.counts.bytes.fetch_add(bytes, Ordering::SeqCst);
@@ -194,7 +229,11 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wire: Wire, p
 }
 
 async fn is_reset(faults: &mut watch::Receiver<Fault>) {
-    if faults.wait_for(|fault| *fault == Fault::Reset).await.is_err() {
+    if faults
+        .wait_for(|fault| *fault == Fault::Reset)
+        .await
+        .is_err()
+    {
         std::future::pending::<()>().await;
     }
 }

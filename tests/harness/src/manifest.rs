@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::plan::{NAMESPACE, ServicePlan, SYSTEM};
+use crate::plan::{NAMESPACE, SYSTEM, ServicePlan};
 
 /// The cluster itself and its namespaces.
 #[must_use]
@@ -120,7 +120,14 @@ impl PodManifest {
     /// As YAML.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { namespace, name, app, account, address, ready } = self;
+        let Self {
+            namespace,
+            name,
+            app,
+            account,
+            address,
+            ready,
+        } = self;
         let ready = if *ready { "True" } else { "False" };
         format!(
             "apiVersion: v1

@@ -105,7 +105,9 @@ impl ClusterPlan {
     /// An exported service with an HTTP/1.1 port 80 and this many pods, `<name>-1` and so on.
     #[must_use]
     pub fn service(self, name: &str, pods: usize) -> Self {
-        self.service_with(name, pods, |service| service.port("http", 80, "http", App::Http))
+        self.service_with(name, pods, |service| {
+            service.port("http", 80, "http", App::Http)
+        })
     }
 
     /// An exported service with the ports that `plan` adds.
@@ -129,8 +131,14 @@ impl ClusterPlan {
     /// A client with listeners for other destinations too.
     #[must_use]
     pub fn client_with(mut self, name: &str, also: &[&str]) -> Self {
-        let also = also.iter().map(|&destination| destination.to_owned()).collect();
-        self.clients.push(ClientPlan { name: name.to_owned(), also });
+        let also = also
+            .iter()
+            .map(|&destination| destination.to_owned())
+            .collect();
+        self.clients.push(ClientPlan {
+            name: name.to_owned(),
+            also,
+        });
         self
     }
 
@@ -160,14 +168,24 @@ impl ServicePlan {
     /// An exported service without a port.
     #[must_use]
     pub fn new(name: &str, pods: usize) -> Self {
-        Self { name: name.to_owned(), pods, ports: Vec::new(), exported: true }
+        Self {
+            name: name.to_owned(),
+            pods,
+            ports: Vec::new(),
+            exported: true,
+        }
     }
 
     /// Adds a port. `protocol`: its `appProtocol`, empty for none.
     #[must_use]
     pub fn port(mut self, name: &str, port: u16, protocol: &str, app: App) -> Self {
         let (name, protocol) = (name.to_owned(), protocol.to_owned());
-        self.ports.push(PortPlan { name, port, protocol, app });
+        self.ports.push(PortPlan {
+            name,
+            port,
+            protocol,
+            app,
+        });
         self
     }
 
@@ -181,7 +199,11 @@ impl ServicePlan {
     /// Its name for clients: of the whole mesh where it is exported, of its cluster where not.
     #[must_use]
     pub fn host(&self) -> String {
-        let zone = if self.exported { "clusterset.local" } else { "cluster.local" };
+        let zone = if self.exported {
+            "clusterset.local"
+        } else {
+            "cluster.local"
+        };
         format!("{}.{NAMESPACE}.svc.{zone}", self.name)
     }
 }

@@ -12,7 +12,10 @@ use tokio::process::Command;
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let home = env::var_os("HOME").map(|home| PathBuf::from(home).join("go/bin"));
-    let found = env::split_paths(&path).chain(home).map(|folder| folder.join(name)).find(|f| f.is_file());
+    let found = env::split_paths(&path)
+        .chain(home)
+        .map(|folder| folder.join(name))
+        .find(|f| f.is_file());
     if found.is_none() {
         say(&format!("skipped: {name} is not installed"));
     }
@@ -39,7 +42,10 @@ pub fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-#[expect(clippy::print_stdout, reason = "a reader of the test's output must see what was skipped")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a reader of the test's output must see what was skipped"
+)]
 fn say(text: &str) {
     println!("{text}");
 }

@@ -51,7 +51,13 @@ impl Proxy {
             fields.insert("state_dir".to_owned(), json!(state_dir));
         }
         let listeners = Listeners::default();
-        Self { name: name.to_owned(), config, state_dir, listeners, running: None }
+        Self {
+            name: name.to_owned(),
+            config,
+            state_dir,
+            listeners,
+            running: None,
+        }
     }
 
     /// Starts it, and waits until it listens. It may not be ready yet.
@@ -90,7 +96,9 @@ impl Proxy {
 
     /// The next life listens where this one does: clients keep their addresses.
     fn fix(&mut self, listeners: &Listeners) {
-        let Some(listen) = self.config.get_mut("listen") else { return };
+        let Some(listen) = self.config.get_mut("listen") else {
+            return;
+        };
         let virtuals = listen.get_mut("virtual").and_then(Value::as_array_mut);
         for (entry, address) in virtuals.into_iter().flatten().zip(&listeners.virtuals) {
             if let Some(entry) = entry.as_object_mut() {
@@ -105,10 +113,12 @@ impl Proxy {
     /// Waits until it says that it is ready.
     pub async fn ready(&self) {
         let name = &self.name;
-        until(&format!("{name} is ready"), async || match self.get("/ready").await {
-            Ok((200, _)) => Ok(()),
-            Ok((_, text)) => Err(text),
-            Err(error) => Err(error.to_string()),
+        until(&format!("{name} is ready"), async || {
+            match self.get("/ready").await {
+                Ok((200, _)) => Ok(()),
+                Ok((_, text)) => Err(text),
+                Err(error) => Err(error.to_string()),
+            }
         })
         .await;
     }
@@ -117,7 +127,10 @@ impl Proxy {
     pub fn ask_to_stop(&mut self) -> Option<Stopping> {
         let Running { stop, thread } = self.running.take()?;
         drop(stop);
-        Some(Stopping { name: self.name.clone(), thread })
+        Some(Stopping {
+            name: self.name.clone(),
+            thread,
+        })
     }
 
     /// Stops it, and waits until it has drained.
@@ -154,7 +167,9 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> IpAddr {
         let address = self.config.pointer("/addresses/0").and_then(Value::as_str);
-        address.and_then(|text| text.parse().ok()).expect("a pod has an address")
+        address
+            .and_then(|text| text.parse().ok())
+            .expect("a pod has an address")
     }
 
     /// Its mesh listener.
@@ -174,7 +189,10 @@ impl Proxy {
     /// # Errors
     /// Nobody answers.
     pub async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let address = self.listeners.admin.ok_or_else(|| anyhow::anyhow!("no admin listener"))?;
+        let address = self
+            .listeners
+            .admin
+            .ok_or_else(|| anyhow::anyhow!("no admin listener"))?;
         admin::get(address, path).await
     }
 
@@ -232,8 +250,14 @@ impl Stopping {
     /// It ended badly.
     pub async fn ended(self) {
         let name = self.name.clone();
-        until(&format!("{name} has stopped"), async || check(self.is_over(), "it runs")).await;
-        let ended = self.thread.join().expect("no panic in a proxy's control thread");
+        until(&format!("{name} has stopped"), async || {
+            check(self.is_over(), "it runs")
+        })
+        .await;
+        let ended = self
+            .thread
+            .join()
+            .expect("no panic in a proxy's control thread");
         ended.expect("a proxy that ends well");
     }
 

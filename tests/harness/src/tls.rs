@@ -28,7 +28,10 @@ pub struct Identity {
 
 impl Clone for Identity {
     fn clone(&self) -> Self {
-        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
     }
 }
 
@@ -69,10 +72,15 @@ impl Authority {
     #[must_use]
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "somebody");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "somebody");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self { issuer: Issuer::new(params, key()), above: Vec::new() }
+        Self {
+            issuer: Issuer::new(params, key()),
+            above: Vec::new(),
+        }
     }
 
     /// The authority of a cluster itself, with the key from the control plane's state folder: whoever
@@ -90,7 +98,10 @@ impl Authority {
         let key = KeyPair::from_pem(&text).expect("the cluster's issuing key");
         let first = chain.first().expect("the cluster's issuing certificate");
         let issuer = Issuer::from_ca_cert_der(first, key).expect("an issuing certificate");
-        Self { issuer, above: chain }
+        Self {
+            issuer,
+            above: chain,
+        }
     }
 
     /// A leaf with these URIs; `change` has the last word.
@@ -127,8 +138,10 @@ fn leaf_params(uris: &[&str]) -> CertificateParams {
         .map(|&uri| SanType::URI(uri.try_into().expect("an ASCII URI")))
         .collect();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ClientAuth,
+        ExtendedKeyUsagePurpose::ServerAuth,
+    ];
     params
 }
 
@@ -138,7 +151,10 @@ fn key() -> KeyPair {
 
 fn identity(leaf: &CertificateDer<'static>, key: &KeyPair) -> Identity {
     let der = PrivateKeyDer::try_from(key.serialize_der()).expect("a key of a known kind");
-    Identity { chain: vec![leaf.clone()], key: der }
+    Identity {
+        chain: vec![leaf.clone()],
+        key: der,
+    }
 }
 
 /// A connection from an address of one's own: listeners of the mesh judge by it.
@@ -148,7 +164,10 @@ fn identity(leaf: &CertificateDer<'static>, key: &KeyPair) -> Identity {
 pub async fn dial(from: IpAddr, to: SocketAddr) -> anyhow::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(from, 0))?;
-    let io = socket.connect(to).await.with_context(|| format!("connect to {to}"))?;
+    let io = socket
+        .connect(to)
+        .await
+        .with_context(|| format!("connect to {to}"))?;
     io.set_nodelay(true)?;
     Ok(io)
 }
@@ -218,6 +237,8 @@ impl ServerCertVerifier for Credulous {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider.signature_verification_algorithms.supported_schemes()
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -20,7 +20,10 @@ pub async fn until_within<T, E: Display>(
         match look().await {
             Ok(seen) => return seen,
             Err(missing) => {
-                assert!(begun.elapsed() < limit, "{what}: not within {limit:?}: {missing}");
+                assert!(
+                    begun.elapsed() < limit,
+                    "{what}: not within {limit:?}: {missing}"
+                );
             }
         }
         tokio::time::sleep(LOOK).await;

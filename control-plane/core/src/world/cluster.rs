@@ -429,4 +429,3 @@ fn is_object_name(name: &str) -> bool {
     let (name, part) = name.split_once('#').unwrap_or((name, "0"));
     is_dns_name(name) && !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
 }
-

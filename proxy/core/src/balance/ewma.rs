@@ -14,7 +14,7 @@ const RENEW_MS: f32 = 2_000.0;
 const GAIN_MIN: f32 = 1.0 / 64.0;
 /// Greatest weight of a new sample: one never decides alone (ours to tune).
 const GAIN_MAX: f32 = 1.0 / 4.0;
-/// Weight of a sample above the peak (ours to tune).
+/// Weight of a sample above the peak, or below half of it (ours to tune).
 const PEAK_GAIN: f32 = 1.0 / 4.0;
 /// A sample counts as at most so many times the peak (ours to tune).
 const PEAK_SAMPLE_RATIO_MAX: f32 = 4.0;
@@ -77,7 +77,9 @@ impl Evidence {
         let latency = latency.max(1.0);
         let age = now.ms_since(self.stamp);
         let gain = (age / (RENEW_MS + age)).clamp(GAIN_MIN, GAIN_MAX);
-        let peak_gain = if latency > self.peak { PEAK_GAIN } else { gain };
+        // An answer far below the peak contradicts it: what was slow was an exception.
+        let contradicts = latency > self.peak || latency < self.peak / 2.0;
+        let peak_gain = if contradicts { PEAK_GAIN } else { gain };
         let bounded = latency.min(self.peak * PEAK_SAMPLE_RATIO_MAX);
         Self {
             mean: self.mean + (latency - self.mean) * gain,

@@ -59,10 +59,14 @@ impl Looking<'_> {
     }
 
     fn latency(&self, slot: &Slot) -> f32 {
-        let cost = slot
-            .stats
-            .evidence()
-            .peak_cost(self.peers_us, Stamp::of(self.now));
+        // The first answers of a pod say more of cold caches and new connections than of the pod.
+        let cost = if slot.stats.is_hardly_known() {
+            self.peers_us
+        } else {
+            slot.stats
+                .evidence()
+                .peak_cost(self.peers_us, Stamp::of(self.now))
+        };
         cost.max(NOISE_US) * slot.stats.surcharge(self.now)
     }
 

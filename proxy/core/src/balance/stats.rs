@@ -17,6 +17,8 @@ pub const WARM_UP: Duration = Duration::from_secs(10);
 /// The share of its capacity with which a cold endpoint starts (ours to tune).
 const COLD_CAPACITY: f32 = 0.1;
 
+/// Calls before a pod's latency counts against it (ours to tune).
+const HARDLY_KNOWN_ATTEMPTS: u64 = 8;
 /// Never looked at by a pick.
 const UNSEEN: u32 = 0;
 /// In its first warm-up: what it can do is a gain, not a part of what there was.
@@ -111,6 +113,12 @@ impl EndpointStats {
             in_flight,
             answered: false,
         }
+    }
+
+    /// Too few calls yet to tell it from its peers, and none of them failed.
+    pub(super) fn is_hardly_known(&self) -> bool {
+        self.attempts_total.load(Relaxed) < HARDLY_KNOWN_ATTEMPTS
+            && self.failures_total.load(Relaxed) == 0
     }
 
     pub(super) fn used(&self) -> Ticks {

@@ -19,10 +19,6 @@ pub const TRAILER_FIELDS_MAX: usize = 64;
 const CHUNK_DIGITS_MAX: usize = 16;
 
 /// What comes next in the input.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is made once, at the end of a body"
-)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// Nothing can be said yet: offer the same bytes again, and more. It is never necessary to

@@ -26,10 +26,6 @@ pub(super) enum Reading {
 }
 
 /// What a step came to.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would cost an allocation a request"
-)]
 pub(super) enum Next<'b> {
     /// Tell the driver.
     Event(Event<'b>),

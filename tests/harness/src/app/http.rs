@@ -31,6 +31,8 @@ use super::One;
 const TICK: Duration = Duration::from_millis(20);
 /// One piece of `/bytes/N`.
 const PIECE_BYTES: usize = 16 * 1024;
+/// As much as the mesh lets through.
+const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Pieces on their way inside the application.
 const PIECES: usize = 4;
 
@@ -54,6 +56,7 @@ pub(super) async fn serve_http1(io: TcpStream, one: One) {
 pub(super) async fn serve_http2(io: TcpStream, one: One) {
     let service = service_fn(move |request| answer(request, one.clone()));
     let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(HEADER_BYTES_MAX)
         .serve_connection(TokioIo::new(io), service)
         .await;
 }
@@ -69,7 +72,10 @@ async fn answer(request: Request<Incoming>, one: One) -> Result<Response<Content
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
     let path = request.uri().path().to_owned();
-    let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<usize>().ok());
+    let number = |prefix: &str| {
+        path.strip_prefix(prefix)
+            .and_then(|n| n.parse::<usize>().ok())
+    };
     let forced = one.behaviour.status.load(Ordering::SeqCst);
     let builder = Response::builder()
         .header("x-pod", &*one.name)
@@ -78,7 +84,11 @@ async fn answer(request: Request<Incoming>, one: One) -> Result<Response<Content
     let status = number("/status/").and_then(|n| u16::try_from(n).ok());
     let answer = if let Some(status) = (forced > 0).then_some(forced).or(status) {
         builder.status(status).body(full(""))
-    } else if request.headers().get("upgrade").is_some_and(|value| value == "echo") {
+    } else if request
+        .headers()
+        .get("upgrade")
+        .is_some_and(|value| value == "echo")
+    {
         tokio::spawn(upgraded(request));
         let builder = builder.status(101).header("upgrade", "echo");
         builder.header("connection", "upgrade").body(full(""))
@@ -92,9 +102,18 @@ async fn answer(request: Request<Incoming>, one: One) -> Result<Response<Content
         tokio::spawn(request.into_body().collect());
         builder.body(full("early\n"))
     } else if path == "/whole" {
-        let body = request.into_body().collect().await.map_err(|_| Broken)?.to_bytes();
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map_err(|_| Broken)?
+            .to_bytes();
         one.record.content(body.len());
-        builder.body(Full::new(body).map_err(|never: Infallible| match never {}).boxed())
+        builder.body(
+            Full::new(body)
+                .map_err(|never: Infallible| match never {})
+                .boxed(),
+        )
     } else if path == "/reset" {
         builder.body(feed(broken))
     } else {
@@ -104,7 +123,12 @@ async fn answer(request: Request<Incoming>, one: One) -> Result<Response<Content
 }
 
 fn describe(request: &Request<Incoming>) -> String {
-    let mut head = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
+    let mut head = format!(
+        "{} {} {:?}\n",
+        request.method(),
+        request.uri(),
+        request.version()
+    );
     for (name, value) in request.headers() {
         head += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
     }
@@ -112,7 +136,9 @@ fn describe(request: &Request<Incoming>) -> String {
 }
 
 fn full(text: &str) -> Content {
-    Full::new(Bytes::from(text.to_owned())).map_err(|never: Infallible| match never {}).boxed()
+    Full::new(Bytes::from(text.to_owned()))
+        .map_err(|never: Infallible| match never {})
+        .boxed()
 }
 
 fn echo(
@@ -124,16 +150,21 @@ fn echo(
         return builder.body(full(&format!("{}\n", one.name)));
     }
     let record = std::sync::Arc::clone(&one.record);
-    let body = request.into_body().map_err(|_| Broken).map_frame(move |frame| {
-        record.content(frame.data_ref().map_or(0, Bytes::len));
-        frame
-    });
+    let body = request
+        .into_body()
+        .map_err(|_| Broken)
+        .map_frame(move |frame| {
+            record.content(frame.data_ref().map_or(0, Bytes::len));
+            frame
+        });
     // hyper sends trailers over HTTP/1.1 only if they are announced.
     builder.header("trailer", "x-check").body(body.boxed())
 }
 
 async fn upgraded(request: Request<Incoming>) {
-    let Ok(io) = hyper::upgrade::on(request).await else { return };
+    let Ok(io) = hyper::upgrade::on(request).await else {
+        return;
+    };
     let mut io = TokioIo::new(io);
     let mut space = [0; 4096];
     while let Ok(n @ 1..) = io.read(&mut space).await {
@@ -149,7 +180,11 @@ async fn upgraded(request: Request<Incoming>) {
 type Pieces = mpsc::Sender<Result<Frame<Bytes>, Broken>>;
 
 async fn ticks(to: Pieces) {
-    while to.send(Ok(Frame::data(Bytes::from_static(b"tick\n")))).await.is_ok() {
+    while to
+        .send(Ok(Frame::data(Bytes::from_static(b"tick\n"))))
+        .await
+        .is_ok()
+    {
         tokio::time::sleep(TICK).await;
     }
 }
@@ -159,7 +194,11 @@ async fn bytes(to: Pieces, size: usize) {
     while left > 0 {
         let piece = left.min(PIECE_BYTES);
         left -= piece;
-        if to.send(Ok(Frame::data(vec![b'x'; piece].into()))).await.is_err() {
+        if to
+            .send(Ok(Frame::data(vec![b'x'; piece].into())))
+            .await
+            .is_err()
+        {
             return;
         }
     }

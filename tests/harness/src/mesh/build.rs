@@ -1,0 +1,310 @@
+//! How does a mesh come to be?
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Once;
+
+use serde_json::{Value, json};
+
+use super::{Listener, Mesh, put};
+use crate::address::Subnet;
+use crate::app::AppServer;
+use crate::control::ControlPlane;
+use crate::link::Link;
+use crate::manifest::{self, PodManifest};
+use crate::plan::{ClusterPlan, MeshPlan, NAMESPACE, SYSTEM, ServicePlan};
+use crate::proxy::{GATEWAY_PORT, MESH_PORT, Proxy};
+
+/// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
+const GATEWAY_FIRST: u8 = 2;
+const LINK_OFFSET: u8 = 200;
+const POD_FIRST: u8 = 10;
+
+impl MeshPlan {
+    /// Starts it all, and waits until every proxy is ready.
+    ///
+    /// # Panics
+    /// Something does not start.
+    pub async fn start(self) -> Mesh {
+        log_if_wanted();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (mut subnets, mut folders) = (BTreeMap::new(), Vec::new());
+        for cluster in &self.clusters {
+            let files = folder.path().join(&cluster.name);
+            std::fs::create_dir(&files).expect("a folder for a cluster");
+            folders.push((cluster.name.clone(), files));
+            subnets.insert(cluster.name.clone(), Subnet::claim());
+        }
+        let first = subnets.values().next().expect("at least one cluster");
+        let state_dir = folder.path().join("control-plane");
+        let control = ControlPlane::new(first.host(1), &state_dir, &folders);
+        let mut mesh = Mesh {
+            proxies: BTreeMap::new(),
+            apps: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            links: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            control,
+            folder,
+            _subnets: BTreeMap::new(),
+        };
+        for cluster in &self.clusters {
+            if let Some(subnet) = subnets.get(&cluster.name) {
+                Building {
+                    mesh: &mut mesh,
+                    plan: &self,
+                    cluster,
+                    subnet,
+                    next: POD_FIRST,
+                }
+                .build()
+                .await;
+            }
+        }
+        mesh._subnets = subnets;
+        Box::pin(mesh.run()).await;
+        mesh
+    }
+}
+
+impl Mesh {
+    async fn run(&mut self) {
+        self.control.start().await;
+        for proxy in self.proxies.values_mut() {
+            proxy.start().await;
+        }
+        for proxy in self.proxies.values() {
+            proxy.ready().await;
+        }
+    }
+}
+
+/// One cluster on its way.
+struct Building<'a> {
+    mesh: &'a mut Mesh,
+    plan: &'a MeshPlan,
+    cluster: &'a ClusterPlan,
+    subnet: &'a Subnet,
+    next: u8,
+}
+
+impl Building<'_> {
+    async fn build(mut self) {
+        let cluster = self.cluster;
+        self.put(
+            "cluster.yaml",
+            &manifest::cluster(&cluster.name, &cluster.network),
+        );
+        for (file, text) in &cluster.manifests {
+            self.put(file, text);
+        }
+        for number in (1u8..).take(cluster.gateways) {
+            self.gateway(number).await;
+        }
+        for (number, service) in cluster.services.iter().enumerate() {
+            let ip = format!("10.96.0.{}", number + 10);
+            self.put(
+                &format!("service-{}.yaml", service.name),
+                &manifest::service(service, &ip),
+            );
+            for pod in 1..=service.pods {
+                self.pod(service, pod).await;
+            }
+        }
+        for client in &cluster.clients {
+            let listeners = self.listeners(&client.also);
+            let destinations: Vec<String> = listeners
+                .iter()
+                .map(|listener| listener.destination.clone())
+                .collect();
+            let name = format!("{}-1", client.name);
+            self.mesh
+                .listeners
+                .insert(format!("{}/{name}", cluster.name), listeners);
+            let pod = self.declare(NAMESPACE, &name, &client.name);
+            self.sidecar(&pod, &destinations);
+        }
+    }
+
+    fn put(&self, file: &str, text: &str) {
+        put(
+            &self.mesh.folder.path().join(&self.cluster.name),
+            file,
+            text,
+        );
+    }
+
+    /// Writes a pod's manifest.
+    fn declare(&mut self, namespace: &str, name: &str, account: &str) -> PodManifest {
+        let address = self.subnet.host(self.next);
+        self.next += 1;
+        let pod = PodManifest {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            app: account.to_owned(),
+            account: account.to_owned(),
+            address,
+            ready: true,
+        };
+        self.keep(&pod);
+        pod
+    }
+
+    fn keep(&mut self, pod: &PodManifest) {
+        self.put(&format!("pod-{}.yaml", pod.name), &pod.text());
+        self.mesh
+            .pods
+            .insert(format!("{}/{}", self.cluster.name, pod.name), pod.clone());
+    }
+
+    async fn pod(&mut self, service: &ServicePlan, number: usize) {
+        let name = format!("{}-{number}", service.name);
+        let pod = self.declare(NAMESPACE, &name, &service.name);
+        let full = format!("{}/{name}", self.cluster.name);
+        for port in &service.ports {
+            let address = SocketAddr::new(pod.address, port.target());
+            let app = AppServer::start(&full, address, port.app.clone()).await;
+            self.mesh.apps.insert((full.clone(), port.port), app);
+        }
+        self.sidecar(&pod, &[]);
+    }
+
+    async fn gateway(&mut self, number: u8) {
+        let name = format!("gateway-{number}");
+        let host = GATEWAY_FIRST + number - 1;
+        let address = self.subnet.host(host);
+        let full = format!("{}/{name}", self.cluster.name);
+        let mut front = address;
+        if self.cluster.linked {
+            front = self.subnet.host(LINK_OFFSET + host);
+            let [from, to] = [front, address].map(|ip| SocketAddr::new(ip, GATEWAY_PORT));
+            self.mesh
+                .links
+                .insert(full.clone(), Link::start(from, to, u64::from(number)).await);
+        }
+        self.put(
+            &format!("{name}.yaml"),
+            &manifest::gateway(&name, front, GATEWAY_PORT),
+        );
+        let pod = PodManifest {
+            namespace: SYSTEM.to_owned(),
+            name: name.clone(),
+            app: "gateway".to_owned(),
+            account: "gateway".to_owned(),
+            address,
+            ready: true,
+        };
+        self.keep(&pod);
+        let listen =
+            json!({ "gateway": SocketAddr::new(address, GATEWAY_PORT), "admin": "127.0.0.1:0" });
+        self.proxy(&pod, "gateway", &listen);
+    }
+
+    fn sidecar(&mut self, pod: &PodManifest, destinations: &[String]) {
+        let virtuals: Vec<Value> = destinations
+            .iter()
+            .map(|to| json!({ "listen": "127.0.0.1:0", "destination": to }))
+            .collect();
+        let listen = json!({
+            "mesh": SocketAddr::new(pod.address, MESH_PORT),
+            "virtual": virtuals,
+            "admin": "127.0.0.1:0",
+        });
+        self.proxy(pod, "sidecar", &listen);
+    }
+
+    fn proxy(&mut self, pod: &PodManifest, role: &str, listen: &Value) {
+        let PodManifest {
+            namespace,
+            name,
+            account,
+            address,
+            ..
+        } = pod;
+        let cluster = &self.cluster.name;
+        let place: PathBuf = self
+            .mesh
+            .folder
+            .path()
+            .join("proxies")
+            .join(cluster)
+            .join(name);
+        std::fs::create_dir_all(&place).expect("a folder for a proxy");
+        let token = self.mesh.control.token(cluster, namespace, name, account);
+        std::fs::write(place.join("token"), token).expect("a token on disk");
+        let config = json!({
+            "role": role,
+            "cluster": cluster,
+            "network": self.cluster.network,
+            "namespace": namespace,
+            "pod": name,
+            "service_account": account,
+            "addresses": [address],
+            "control_plane": {
+                "address": self.mesh.control.discovery().to_string(),
+                "roots_file": self.mesh.control.roots_file(),
+            },
+            "token_file": place.join("token"),
+            "listen": listen,
+            // From other networks only the gateway is open.
+            "mesh_accept_from": if role == "sidecar" { vec![self.subnet.cidr()] } else { Vec::new() },
+            "source": address,
+            "application": address,
+            "workers": self.plan.workers,
+            "drain_seconds": self.plan.drain_seconds,
+            "access_log": std::env::var_os("ISTHMUS_LOG").map(|_| "-"),
+        });
+        let full = format!("{cluster}/{name}");
+        self.mesh
+            .proxies
+            .insert(full.clone(), Proxy::new(&full, config, place.join("state")));
+    }
+
+    /// A listener for every port of every service, and for what else is wanted.
+    fn listeners(&self, also: &[String]) -> Vec<Listener> {
+        let mut listeners: Vec<Listener> = Vec::new();
+        for cluster in &self.plan.clusters {
+            let visible = |s: &&ServicePlan| s.exported || cluster.name == self.cluster.name;
+            for service in cluster.services.iter().filter(visible) {
+                for port in &service.ports {
+                    let destination = format!("{}:{}", service.host(), port.port);
+                    if listeners
+                        .iter()
+                        .all(|listener| listener.destination != destination)
+                    {
+                        let (service, port, host) =
+                            (service.name.clone(), port.port, service.host());
+                        listeners.push(Listener {
+                            service,
+                            port,
+                            host,
+                            destination,
+                        });
+                    }
+                }
+            }
+        }
+        listeners.extend(also.iter().map(|destination| Listener {
+            service: String::new(),
+            port: 0,
+            host: destination.clone(),
+            destination: destination.clone(),
+        }));
+        listeners
+    }
+}
+
+/// `ISTHMUS_LOG=debug` shows what everything does, with the access logs.
+fn log_if_wanted() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Ok(filter) = std::env::var("ISTHMUS_LOG") {
+            // Somebody else's subscriber is as good.
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_thread_names(true)
+                .try_init();
+        }
+    });
+}

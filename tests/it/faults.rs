@@ -1,0 +1,170 @@
+//! What if the network, or the one that is called, is bad? (SECURITY F9, F13, S19)
+
+use std::time::{Duration, Instant};
+
+use isthmus_tests::{App, Fault, Mesh, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::load::Load;
+
+/// F9: nothing passes any more and nobody says so. The other gateway takes over.
+#[tokio::test]
+async fn a_silent_gateway_is_left_for_the_other_one() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.linked().gateways(2).service("cart", 2))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    for _ in 0..10 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    mesh.link("west/gateway-1").set(Fault::Stall);
+    let begun = Instant::now();
+    // A dead path is seen in ten seconds; the rest is for a busy machine.
+    until("ten answers in a row", async || {
+        for _ in 0..10 {
+            let reply = client.try_get("/").await.map_err(|e| format!("{e:#}"))?;
+            if reply.status != 200 {
+                return Err(format!("{} {}", reply.status, reply.text()));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(18),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// F13: connections break again and again, by a seed; idempotent requests are tried again.
+#[tokio::test]
+async fn connections_that_break_now_and_then_cost_few_requests() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.linked().gateways(2).service("cart", 3))
+        .start()
+        .await;
+    for gateway in ["west/gateway-1", "west/gateway-2"] {
+        mesh.link(gateway).set(Fault::CutAfter(10_000));
+    }
+    let load = Load::start(
+        (0..2)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
+    load.more(600).await;
+    let tally = load.stop().await;
+    let cuts = mesh.link("west/gateway-1").accepts() + mesh.link("west/gateway-2").accepts();
+    assert!(cuts > 6, "nothing was ever cut: {cuts} connections");
+    // Each is tried again, and only a second break in a row can be seen.
+    assert!(tally.bad.len() <= 6, "{} good, {:?}", tally.good, tally.bad);
+}
+
+#[tokio::test]
+async fn delay_costs_time_and_nothing_else() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.linked().service("cart", 2))
+        .start()
+        .await;
+    mesh.link("west/gateway-1").set(Fault::Delay(60));
+    let load = Load::start(
+        (0..8)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
+    load.more(100).await;
+    load.stop_without_failure().await;
+}
+
+/// S19: whatever an application answers, it is an answer to one request, and to no other.
+#[tokio::test]
+async fn a_malicious_application_poisons_no_connection() {
+    const ANSWERS: [&str; 8] = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx: a\rb\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\n x: folded\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/9.9 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\n\r\nevil",
+        "evil\r\n\r\n",
+    ];
+    let evil = App::custom(|mut io, record| async move {
+        let mut space = [0; 4096];
+        while let Ok(n @ 1..) = io.read(&mut space).await {
+            let words = String::from_utf8_lossy(&space[..n]).into_owned();
+            let asked = words
+                .split("GET /")
+                .nth(1)
+                .and_then(|rest| rest.split(' ').next());
+            let number = asked.and_then(|n| n.parse::<usize>().ok());
+            record.request(words.clone());
+            let answer = match number {
+                Some(n) => ANSWERS[n % ANSWERS.len()],
+                None => "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood",
+            };
+            if io.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("http", 80, "http", evil.clone()))
+        })
+        .start()
+        .await;
+    // What is ejected answers nothing, and here every answer counts.
+    mesh.write(
+        "east",
+        "traffic.yaml",
+        "apiVersion: isthmus.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}
+  outlierDetection: {consecutiveFailures: 0}
+  retries: {attempts: 0}
+",
+    );
+    let client = mesh.client("east/web").http("cart");
+    for n in 0..ANSWERS.len() * 4 {
+        let reply = client.get(&format!("/{n}")).await;
+        // The third is a good answer with another one behind it, which is nobody's.
+        let right = match n % ANSWERS.len() {
+            2 => reply.status == 200 && reply.text() == "ok",
+            _ => reply.status >= 500 && !reply.text().contains("evil"),
+        };
+        assert!(right, "{n}: {} {:?}", reply.status, reply.text());
+        let good = client.get("/good").await;
+        assert_eq!(
+            (good.status, good.text().as_str()),
+            (200, "good"),
+            "after {n}"
+        );
+    }
+}
+
+/// Everything that is kept by one worker alone works with several.
+#[tokio::test]
+async fn several_workers_share_one_listener() {
+    let mesh = Mesh::builder()
+        .workers(3)
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.service("cart", 2))
+        .start()
+        .await;
+    let load = Load::start(
+        (0..12)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
+    load.more(300).await;
+    let tally = load.stop_without_failure().await;
+    assert_eq!(tally.pods.len(), 2, "{:?}", tally.pods);
+}

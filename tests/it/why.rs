@@ -1,0 +1,118 @@
+//! Does the mesh say why?
+
+use isthmus_tests::{Mesh, until};
+
+const DENY: &str = "apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: closed, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  action: Deny
+  rules:
+  - from: [{serviceAccounts: [web]}]
+    to: [{paths: [{prefix: /closed}]}]
+";
+
+#[tokio::test]
+async fn a_replay_says_what_a_call_would_meet() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service("cart", 2).manifest("policy.yaml", DENY)
+        })
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    assert_eq!(client.get("/closed/door").await.status, 403);
+    // The caller's side: which service, which endpoints, which way.
+    let web = mesh.proxy("east/web-1");
+    let out = web
+        .json("/why?host=cart.shop.svc.clusterset.local&port=80&path=/&method=GET")
+        .await;
+    let text = out.to_string();
+    assert!(
+        text.contains("west/shop/cart-1") && text.contains("west/shop/cart-2"),
+        "{out:#}"
+    );
+    assert!(text.contains("gateway"), "{out:#}");
+    // The other side: which policy, for whom, and what would have to change.
+    let cart = mesh.proxy("west/cart-1");
+    let ask = async |account: &str, path: &str| {
+        let identity = format!("spiffe://east.mesh.internal/ns/shop/sa/{account}");
+        cart.json(&format!(
+            "/why/inbound?identity={identity}&port=8080&path={path}&method=GET"
+        ))
+        .await
+    };
+    for (account, path, allowed) in [
+        ("web", "/closed", false),
+        ("web", "/", true),
+        ("desk", "/closed", true),
+    ] {
+        let found = ask(account, path).await;
+        assert_eq!(found["allowed"], allowed, "{account} {path}: {found:#}");
+        assert!(found.to_string().contains("closed"), "{found:#}");
+    }
+    let denied = ask("web", "/closed").await;
+    assert!(!denied["remedy"].is_null(), "{denied:#}");
+}
+
+#[tokio::test]
+async fn the_control_plane_knows_who_has_applied_what() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
+    assert_eq!(
+        mesh.client("east/web").http("cart").get("/").await.status,
+        200
+    );
+    let proxies = until("every proxy is listed", async || {
+        let proxies = mesh.control().json("/proxies").await;
+        match proxies.as_array() {
+            // The gateway, the client and the pod.
+            Some(list) if list.len() == 3 => Ok(proxies),
+            _ => Err(proxies.to_string()),
+        }
+    })
+    .await
+    .to_string();
+    for name in [
+        "east/shop/web-1",
+        "east/shop/cart-1",
+        "east/isthmus-system/gateway-1",
+    ] {
+        assert!(proxies.contains(name), "{proxies}");
+    }
+}
+
+/// Both ends of a call are in its metrics, by configuration.
+#[tokio::test]
+async fn metrics_name_both_clusters_and_the_service() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.service("cart", 1))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    for _ in 0..5 {
+        assert_eq!(client.get("/random-path").await.status, 200);
+    }
+    let both = ["source_cluster=\"east\"", "destination_cluster=\"west\""];
+    for (proxy, direction) in [
+        ("east/web-1", "direction=\"outbound\""),
+        ("west/cart-1", "direction=\"inbound\""),
+    ] {
+        let proxy = mesh.proxy(proxy);
+        until("five requests are counted", async || {
+            let count = proxy
+                .metric("requests_total", &[both[0], both[1], direction])
+                .await;
+            isthmus_tests::wait::check((count - 5.0).abs() < 0.5, count)
+        })
+        .await;
+        let (_, text) = proxy.get("/metrics").await.unwrap();
+        assert!(!text.contains("random-path"), "a label comes from traffic");
+    }
+}

@@ -153,17 +153,16 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
     let going = tokio::task::spawn_local(going);
     while let Some((head, rx, tx)) = session.accept().await {
         let side = Rc::clone(&side);
-        tokio::task::spawn_local(async move {
-            let answer = Answer::new(Tx::H2(tx), &head, true);
-            side.take(
-                head,
-                Downstream {
-                    rx: Rx::H2(rx),
-                    answer,
-                },
-            )
-            .await;
+        let answer = Answer::new(Tx::H2(tx), &head, true);
+        let down = Downstream {
+            rx: Rx::H2(rx),
+            answer,
+        };
+        // In a box at once: the runtime moves what it is given several times.
+        let taking = Box::pin(async move {
+            side.take(head, down).await;
         });
+        tokio::task::spawn_local(taking);
     }
     going.abort();
 }

@@ -37,6 +37,7 @@ mod flow;
 mod limits;
 
 pub use connection::Connection;
+pub use frame::PAYLOAD_SENT_MAX as DATA_BYTES_MAX;
 pub use limits::Counters;
 
 /// Which end of the connection we are.

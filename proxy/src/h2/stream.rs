@@ -7,12 +7,15 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use isthmus_proxy_core::http2::{ErrorCode, Role, StreamId};
+use isthmus_proxy_core::http2::{DATA_BYTES_MAX, ErrorCode, Role, StreamId};
 use isthmus_proxy_core::message::{Fields, ResponseHead};
 
 use super::{OUT_BYTES_MAX, Session};
 use crate::buffer;
 use crate::stream::{Broken, Pull};
+
+/// Received at once: worth a buffer that has the size already.
+const LARGE_BYTES_MIN: usize = 8 * 1024;
 
 /// What a stream has received, and who waits for it.
 #[derive(Debug)]
@@ -68,6 +71,9 @@ impl Slot {
 
     pub(super) fn received(&self, data: &[u8], end: bool) {
         let mut inner = self.0.borrow_mut();
+        if inner.inbox.capacity() == 0 && data.len() >= LARGE_BYTES_MIN {
+            inner.inbox = buffer::spare();
+        }
         inner.inbox.extend_from_slice(data);
         inner.ended |= end;
         inner.wake_reader();
@@ -172,8 +178,13 @@ impl StreamRx {
             let mut inbox = std::mem::take(&mut inner.inbox);
             drop(inner);
             sink(inbox.get(..taken).unwrap_or_default());
-            buffer::drop_front(&mut inbox, taken);
-            self.slot.0.borrow_mut().inbox = inbox;
+            if taken == inbox.len() && inbox.capacity() >= LARGE_BYTES_MIN {
+                // The next one to receive much may be another stream.
+                buffer::keep(inbox);
+            } else {
+                buffer::drop_front(&mut inbox, taken);
+                self.slot.0.borrow_mut().inbox = inbox;
+            }
             self.credit(taken);
             return Ok(Pull::Data);
         }
@@ -302,8 +313,15 @@ impl StreamTx {
             let state = &mut *guard;
             let room = OUT_BYTES_MAX.saturating_sub(state.out.len() + state.writing);
             let capacity = state.codec.capacity(self.id);
-            if room.min(capacity) > 0 {
-                return Poll::Ready(Ok(room.min(capacity)));
+            let room = room.min(capacity);
+            if room > 0 {
+                // Whole frames: each is then a TLS record, and is decoded where it was decrypted.
+                let part = if room > DATA_BYTES_MAX {
+                    room % DATA_BYTES_MAX
+                } else {
+                    0
+                };
+                return Poll::Ready(Ok(room - part));
             }
             // Woken by the flusher, by the connection's window, and by the stream's own.
             state.senders.push(cx);

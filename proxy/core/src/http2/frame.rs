@@ -9,7 +9,7 @@ pub(super) const FRAME_BYTES_MIN: u32 = 16_384;
 /// Fixed by the protocol: no frame is longer, bytes of payload.
 pub(super) const FRAME_BYTES_MAX: u32 = (1 << 24) - 1;
 /// Ours: the longest payload that we send, so that a whole frame fits one TLS record.
-pub(super) const PAYLOAD_SENT_MAX: usize = 16_384 - HEAD_BYTES;
+pub const PAYLOAD_SENT_MAX: usize = 16_384 - HEAD_BYTES;
 /// Fixed by the protocol: what a client sends first.
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

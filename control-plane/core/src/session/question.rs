@@ -140,7 +140,6 @@ pub(crate) fn may_remove(
         (
             ResourceType::Endpoint
             | ResourceType::AccessPolicy
-            | ResourceType::Gateway
             | ResourceType::TrustBundle
             | ResourceType::Workload
             | ResourceType::HandleKeys

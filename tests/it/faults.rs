@@ -55,7 +55,7 @@ async fn connections_that_break_now_and_then_cost_few_requests() {
             .map(|_| mesh.client("east/web").http("cart"))
             .collect(),
     );
-    load.more(600).await;
+    load.more(250).await;
     let tally = load.stop().await;
     let cuts = mesh.link("west/gateway-1").accepts() + mesh.link("west/gateway-2").accepts();
     assert!(cuts > 6, "nothing was ever cut: {cuts} connections");

@@ -63,6 +63,9 @@ pub struct Session {
     channels: BTreeMap<ResourceType, Channel>,
     /// The client's cluster, and those whose endpoints it holds or is about to hold.
     clusters: BTreeSet<ClusterId>,
+    /// Has the client said on this stream whose endpoints it wants? Before, nothing that it holds
+    /// can be said not to concern it: a client that comes back asks for gateways first.
+    settled: bool,
     providers: BTreeMap<ServiceRef, Vec<ClusterId>>,
     nonces: u64,
 }
@@ -98,6 +101,7 @@ impl Session {
             client,
             channels,
             clusters,
+            settled: false,
             providers,
             nonces: 0,
         }
@@ -206,8 +210,9 @@ impl Session {
         let mut clusters: BTreeSet<ClusterId> =
             self.providers.values().flatten().cloned().collect();
         clusters.insert(self.client.cluster.clone());
-        if clusters != self.clusters {
+        if clusters != self.clusters || !self.settled {
             self.clusters = clusters;
+            self.settled = true;
             self.due(ResourceType::Gateway, true, &Subject::All);
             self.due(ResourceType::ClusterFreshness, true, &Subject::All);
         }
@@ -226,6 +231,7 @@ impl Session {
         let asker = Asker {
             client: &self.client,
             clusters: &self.clusters,
+            settled: self.settled,
         };
         let Some(channel) = self.channels.get_mut(&ResourceType::Endpoint) else {
             return Ahead::Nothing;
@@ -253,6 +259,7 @@ impl Session {
         let asker = Asker {
             client: &self.client,
             clusters: &self.clusters,
+            settled: self.settled,
         };
         let channel = self
             .channels

@@ -49,6 +49,8 @@ pub(crate) struct Asker<'a> {
     pub(crate) client: &'a Client,
     /// Its own cluster, and those whose endpoints it holds.
     pub(crate) clusters: &'a BTreeSet<ClusterId>,
+    /// Is it known yet whose endpoints it holds?
+    pub(crate) settled: bool,
 }
 
 /// All that is known about a subject.
@@ -130,14 +132,14 @@ pub(crate) fn may_remove(
         (ResourceType::Endpoint | ResourceType::AccessPolicy, Some(cluster)) => {
             !world.is_unknown(cluster)
         }
-        (ResourceType::Gateway, Some(cluster)) => {
-            !world.is_unknown(cluster) || !asker.clusters.contains(cluster)
+        (ResourceType::Gateway, Some(cluster)) if asker.clusters.contains(cluster) => {
+            !world.is_unknown(cluster)
         }
-        (ResourceType::ClusterFreshness, _) => true,
+        // Out of its scope, as soon as that is known.
+        (ResourceType::Gateway | ResourceType::ClusterFreshness, _) => asker.settled,
         (
             ResourceType::Endpoint
             | ResourceType::AccessPolicy
-            | ResourceType::Gateway
             | ResourceType::TrustBundle
             | ResourceType::Workload
             | ResourceType::HandleKeys

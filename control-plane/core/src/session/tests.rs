@@ -1,5 +1,6 @@
 //! Is a client told what it asked for, once, and nothing else?
 
+use isthmus_proto::discovery::DeltaDiscoveryRequest;
 use isthmus_proto::resource;
 
 use super::*;
@@ -221,6 +222,32 @@ fn a_restarted_control_plane_takes_nothing_away_that_it_does_not_know() {
             .iter()
             .all(|(kind, _, _)| *kind == T::ClusterFreshness)
     );
+}
+
+#[test]
+fn a_client_that_comes_back_keeps_its_gateways_until_it_said_what_it_calls() {
+    let world = listed(&shop());
+    let mut proxy = Proxy::sidecar(&web(&world), &[EVERYWHERE]);
+    let mut session = proxy.connect(web(&world));
+    proxy.settle(&mut session, &world);
+    let gateways = proxy.names(T::Gateway);
+    assert_eq!(gateways.len(), 2);
+
+    // It asks for gateways first, and for endpoints a moment later.
+    let mut session = Session::new(web(&world));
+    let request = DeltaDiscoveryRequest {
+        type_url: T::Gateway.type_url().to_owned(),
+        resource_names_subscribe: vec!["*".to_owned()],
+        initial_resource_versions: gateways
+            .iter()
+            .map(|name| ((*name).to_owned(), "held".to_owned()))
+            .collect(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    session.handle(&request).unwrap();
+    let response = session.poll(&world);
+    let removed = response.map(|r| r.removed_resources).unwrap_or_default();
+    assert!(removed.is_empty(), "{removed:?}");
 }
 
 #[test]

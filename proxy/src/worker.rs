@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_proxy_core::balance::{Rng, Ticks};
+use isthmus_proxy_core::balance::{EndpointSet, Rng, Ticks};
+use isthmus_proxy_core::hop::reachable;
 use isthmus_proxy_core::snapshot::{Lookup, Service, Snapshot};
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,21 @@ use crate::tunnel::Tunnels;
 
 /// How long the first call to a service waits until discovery has answered.
 pub const FIRST_USE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a service whose endpoints are known waits for a way to any of them.
+const GATEWAYS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Is everything known that a call needs, and is there a way to any endpoint, if there are some?
+fn is_ready(snapshot: &Snapshot, service: &Service) -> bool {
+    let leads = |set: &EndpointSet| {
+        set.is_empty()
+            || set
+                .endpoints()
+                .iter()
+                .any(|e| reachable(e, &snapshot.me, &snapshot.gateways))
+    };
+    service.is_complete() && service.endpoints.known().is_some_and(|set| leads(set))
+}
 
 /// What all workers and the control thread share.
 #[derive(Debug)]
@@ -139,7 +155,7 @@ impl Worker {
     ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
         let snapshot = self.snapshot();
         if let Lookup::Found(service) = find(&snapshot)
-            && service.is_complete()
+            && is_ready(&snapshot, service)
         {
             let service = Arc::clone(service);
             return Ok((snapshot, service));
@@ -154,17 +170,17 @@ impl Worker {
         find: impl Fn(&Snapshot) -> Lookup<'_>,
     ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
         let mut changes = None;
-        let deadline = tokio::time::Instant::now() + FIRST_USE_TIMEOUT;
+        let begun = tokio::time::Instant::now();
         loop {
             let snapshot = self.snapshot();
             let found = match find(&snapshot) {
-                Lookup::Found(service) if service.is_complete() || changes.is_some() => {
+                Lookup::Found(service) if is_ready(&snapshot, service) || changes.is_some() => {
                     Some(Arc::clone(service))
                 }
                 Lookup::Absent => return Err(true),
                 Lookup::Found(_) | Lookup::Unknown => None,
             };
-            if let Some(service) = found.filter(|s| s.is_complete()) {
+            if let Some(service) = found.filter(|s| is_ready(&snapshot, s)) {
                 return Ok((snapshot, service));
             }
             let changes = changes.get_or_insert_with(|| {
@@ -178,7 +194,14 @@ impl Worker {
             if self.snapshots.borrow().has_changed().unwrap_or(false) {
                 continue;
             }
-            match timeout_at(deadline, changes.changed()).await {
+            // Its gateways come a moment after its endpoints; a service that has none fails soon.
+            let known = find(&snapshot).found().is_some_and(|s| s.is_complete());
+            let limit = if known {
+                GATEWAYS_TIMEOUT
+            } else {
+                FIRST_USE_TIMEOUT
+            };
+            match timeout_at(begun + limit, changes.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => {
                     let snapshot = self.snapshot();

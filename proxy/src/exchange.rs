@@ -367,7 +367,7 @@ async fn final_head(
                 .await
                 .and_then(|h| h.ok_or(Broken::Reset(None))),
             Rx::H2(rx) => rx.head().await,
-            Rx::Tcp(_) | Rx::Kept { .. } => Err(Broken::Reset(None)),
+            Rx::Tcp(_) => Err(Broken::Reset(None)),
         };
         let mut head = head.map_err(Broken::upstream)?;
         if !(100..200).contains(&head.status) || head.status == 101 {
@@ -387,7 +387,7 @@ async fn gone(rx: &mut Rx) -> Broken {
     match rx {
         Rx::H1(rx) => rx.gone().await,
         Rx::H2(rx) => rx.broken().await,
-        Rx::Tcp(_) | Rx::Kept { .. } => pending().await,
+        Rx::Tcp(_) => pending().await,
     }
 }
 

@@ -126,9 +126,7 @@ fn conclude(
 fn is_read(rx: &crate::stream::Rx) -> bool {
     match rx {
         crate::stream::Rx::H1(rx) => rx.is_at_end(),
-        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) | crate::stream::Rx::Kept { .. } => {
-            true
-        }
+        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) => true,
     }
 }
 

@@ -85,11 +85,6 @@ pub enum Rx {
     H1(H1Rx),
     /// A stream of an HTTP/2 connection.
     H2(StreamRx),
-    /// A body that is kept: for requests that are sent again.
-    Kept {
-        /// What is left of it.
-        bytes: Vec<u8>,
-    },
 }
 
 impl Rx {
@@ -102,15 +97,6 @@ impl Rx {
             Self::Tcp(rx) => rx.try_pull(room, sink),
             Self::H1(rx) => rx.try_pull(room, sink),
             Self::H2(rx) => rx.try_pull(room, sink),
-            Self::Kept { bytes } => {
-                if bytes.is_empty() {
-                    return Ok(Pull::End(Fields::default()));
-                }
-                let taken = bytes.len().min(room);
-                sink(bytes.get(..taken).unwrap_or_default());
-                bytes.drain(..taken);
-                Ok(Pull::Data)
-            }
         }
     }
 
@@ -123,7 +109,6 @@ impl Rx {
             Self::Tcp(rx) => rx.wait().await,
             Self::H1(rx) => rx.wait().await,
             Self::H2(rx) => rx.wait().await,
-            Self::Kept { .. } => Ok(()),
         }
     }
 }

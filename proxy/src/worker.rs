@@ -173,15 +173,12 @@ impl Worker {
         let begun = tokio::time::Instant::now();
         loop {
             let snapshot = self.snapshot();
-            let found = match find(&snapshot) {
-                Lookup::Found(service) if is_ready(&snapshot, service) || changes.is_some() => {
-                    Some(Arc::clone(service))
+            match find(&snapshot) {
+                Lookup::Found(service) if is_ready(&snapshot, service) => {
+                    return Ok((Arc::clone(&snapshot), Arc::clone(service)));
                 }
                 Lookup::Absent => return Err(true),
-                Lookup::Found(_) | Lookup::Unknown => None,
-            };
-            if let Some(service) = found.filter(|s| is_ready(&snapshot, s)) {
-                return Ok((snapshot, service));
+                Lookup::Found(_) | Lookup::Unknown => {}
             }
             let changes = changes.get_or_insert_with(|| {
                 // Full: so many first uses at once that discovery is far behind; ask again later.

@@ -17,5 +17,6 @@ mod import;
 pub mod translate;
 pub mod session;
 pub mod issue;
+pub mod lease;
 #[cfg(test)]
 mod sample;

@@ -24,7 +24,11 @@ pub fn write(apis: &BTreeMap<ClusterId, Api>, out: &mut Page) {
     let name = "isthmus_kubernetes_read_bytes_total";
     out.head(name, "Bytes of answers read from API servers.", "counter");
     for (cluster, api) in apis {
-        out.sample(name, &[("cluster", cluster.as_str())], api.traffic().bytes());
+        out.sample(
+            name,
+            &[("cluster", cluster.as_str())],
+            api.traffic().bytes(),
+        );
     }
     let name = "isthmus_kubernetes_connections_total";
     out.head(name, "Connections made to API servers.", "counter");

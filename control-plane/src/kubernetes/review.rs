@@ -59,10 +59,7 @@ impl TokenReviewer for Reviewer {
         if let Some((cluster, api)) = known {
             return ask(&api, &cluster, token).await;
         }
-        let member = |cluster: &str| {
-            self.hub
-                .read(|world| world.trust_domain(cluster).is_some())
-        };
+        let member = |cluster: &str| self.hub.read(|world| world.trust_domain(cluster).is_some());
         match self.keys.review(cluster, token).await {
             Err(Refused::UnknownCluster(cluster)) if member(&cluster) => {
                 let why = format!("there is no way to the API server of {cluster}");

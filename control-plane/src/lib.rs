@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod source;
 pub mod hub;
 pub mod fleet;
+pub mod saved;
 pub mod listener;
 pub mod trust;
 pub mod identity;

@@ -382,7 +382,7 @@ impl Feed {
                 return Err(Refused::Older { seen, got });
             }
             // Versions begin anew: none that is known can be compared.
-            self.known.doubt_all();
+            self.known.begin_anew();
             self.seen = None;
         }
         self.older_since = None;
@@ -604,6 +604,11 @@ impl Feed {
     /// What was told of this object did not count: told again when it is seen again.
     pub fn doubt(&mut self, namespace: Option<&str>, name: &str) {
         self.known.doubt(namespace, name);
+    }
+
+    /// [`Feed::doubt`] of every object.
+    pub fn doubt_all(&mut self) {
+        self.known.doubt_all();
     }
 
     /// How well the kind is known.

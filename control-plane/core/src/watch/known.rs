@@ -190,11 +190,16 @@ impl Known {
         }
     }
 
-    /// No version that is known can be compared with those that come.
+    /// Nothing that was told did count.
     pub(super) fn doubt_all(&mut self) {
         for entry in self.spaces.values_mut().flat_map(BTreeMap::values_mut) {
             entry.version = None;
         }
+    }
+
+    /// No version that is known can be compared with those that come.
+    pub(super) fn begin_anew(&mut self) {
+        self.doubt_all();
         self.graves = Graves::default();
     }
 

@@ -199,7 +199,7 @@ fn cluster_of(change: &Change) -> &ClusterId {
     }
 }
 
-/// Does an endpoint go away? That is not kept back: each moment somebody is sent to it.
+/// Does an endpoint go away, or is a cluster cut off? That is not kept back: each moment somebody is sent to it.
 fn is_urgent(change: &Change) -> bool {
     match change {
         Change::Delete(at) => {
@@ -223,6 +223,8 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::MeshCluster(_)
             | Spec::AccessPolicy(_)
             | Spec::TrafficPolicy(_) => false,
+            // Each moment somebody may come in who should not.
+            Spec::TrustPolicy(_) => true,
         },
         Change::Init { .. }
         | Change::InitDone { .. }

@@ -184,6 +184,21 @@ impl Admin {
         Ok(format!("{root}/namespaces/{namespace}/{plural}/{name}"))
     }
 
+    /// Waits until the kind of a definition is served.
+    ///
+    /// # Errors
+    /// It isn't in time.
+    pub async fn served(&self, definition: &Value) -> anyhow::Result<()> {
+        let group = field(definition, "/spec/group")?;
+        let kind = field(definition, "/spec/names/kind")?;
+        let versions = definition.pointer("/spec/versions");
+        for version in versions.and_then(Value::as_array).into_iter().flatten() {
+            let version = field(version, "/name")?;
+            self.kind(&format!("{group}/{version}"), kind).await?;
+        }
+        Ok(())
+    }
+
     /// Asked once; a kind whose definition was just written takes a moment.
     async fn kind(&self, version: &str, kind: &str) -> anyhow::Result<Kind> {
         let key = (version.to_owned(), kind.to_owned());

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::admin::Admin;
+use crate::crds;
 use crate::guard::{Guarded, Plan};
 use crate::http_client::Client;
 use crate::kubeconfig::{self, Credential};
@@ -29,6 +30,8 @@ const TAIL_LINES: usize = 8;
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// How long an administrator's certificate is good.
 const ADMIN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a pod's token is good: nobody renews it here, as a kubelet would.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// How a cluster is to be.
 #[derive(Debug, Clone)]
@@ -178,6 +181,28 @@ impl Cluster {
         &self.admin
     }
 
+    /// Defines every kind that the mesh looks at and that is not defined yet, without schemas, and
+    /// waits until all are served.
+    ///
+    /// # Errors
+    /// The API server refuses one, or does not answer.
+    pub async fn define_kinds(&self) -> anyhow::Result<()> {
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        let defined = self.admin.get(path).await?;
+        let known = defined["items"].as_array().into_iter().flatten();
+        let known = known
+            .filter_map(|item| Some(item.pointer("/metadata/name")?.as_str()?.to_owned()))
+            .collect();
+        let missing = crds::permissive(&known);
+        for definition in &missing {
+            self.admin.apply(definition).await?;
+        }
+        for definition in &missing {
+            self.admin.served(definition).await?;
+        }
+        Ok(())
+    }
+
     /// Its keys.
     #[must_use]
     pub fn pki(&self) -> &Pki {
@@ -248,7 +273,7 @@ impl Cluster {
         audience: Option<&str>,
         pod: Option<&str>,
     ) -> anyhow::Result<String> {
-        let mut spec = json!({ "expirationSeconds": 3600 });
+        let mut spec = json!({ "expirationSeconds": TOKEN_LIFETIME.as_secs() });
         if let Some(audience) = audience {
             spec["audiences"] = json!([audience]);
         }

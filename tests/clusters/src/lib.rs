@@ -17,6 +17,7 @@ pub mod pki;
 pub mod guard;
 pub mod admin;
 pub mod manifest;
+pub mod crds;
 pub mod kubeconfig;
 pub mod token;
 mod http_client;

@@ -14,7 +14,7 @@ pub(super) fn concerns(change: &Change) -> bool {
     let kind = match change {
         Change::Apply(object) => object.spec.kind(),
         Change::Delete(at) => at.kind,
-        Change::InitDone { .. } => return true,
+        Change::InitDone { .. } | Change::Listed { .. } => return true,
         Change::Init { .. } | Change::Lost { .. } | Change::Confirmed { .. } => return false,
     };
     matches!(kind, Kind::MeshCluster | Kind::TrustPolicy)

@@ -18,16 +18,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use isthmus_control_plane_core::world::State;
-use isthmus_proto::ids::ClusterId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::authority::registry::Authorities;
 use crate::clients::Clients;
+use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::metrics::{Metrics, Page};
+use crate::saved::Note;
 use crate::source::Report;
 
 /// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
@@ -55,8 +55,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Who signs.
     pub authorities: Arc<Authorities>,
-    /// What the sources complain of.
-    pub reports: BTreeMap<ClusterId, watch::Receiver<Report>>,
+    /// Who belongs to the mesh, and what their sources complain of.
+    pub fleet: Arc<Fleet>,
     /// Since when the process runs.
     pub started: Instant,
 }
@@ -78,6 +78,8 @@ struct ClusterView {
     age_seconds: Option<f64>,
     objects: BTreeMap<&'static str, usize>,
     source: Option<Report>,
+    /// What is on disk, for a control plane that starts while the cluster can't be reached.
+    saved: Option<Note>,
 }
 
 impl Admin {
@@ -186,10 +188,8 @@ impl Admin {
                     .iter()
                     .map(|(kind, n)| (kind.as_str(), *n))
                     .collect(),
-                source: self
-                    .reports
-                    .get(status.cluster)
-                    .map(|report| report.borrow().clone()),
+                source: self.fleet.report(status.cluster),
+                saved: self.fleet.saved().note(status.cluster),
             });
             view.collect()
         })

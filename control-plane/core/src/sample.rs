@@ -127,6 +127,9 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
     let mesh = MeshCluster {
         network: network.parse().unwrap(),
         locality,
+        trust_domain: None,
+        gateways: Vec::new(),
+        credential: None,
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))
 }
@@ -158,6 +161,7 @@ pub(crate) fn list(world: &mut World, cluster: &str, objects: &[Object]) -> Dirt
     dirty.merge(&world.apply(
         Change::InitDone {
             cluster: id(cluster),
+            kept: BTreeSet::new(),
         },
         at(1),
     ));

@@ -12,6 +12,7 @@ use isthmus_control_plane::state::StateDir;
 use isthmus_control_plane::token::{KeyReviewer, Refused, TokenReviewer as _};
 use isthmus_control_plane_core::lease::Timing;
 use isthmus_control_plane_core::world::World;
+use isthmus_proto::ids::ClusterId;
 use isthmus_test_clusters::kubeconfig::Credential;
 use isthmus_test_clusters::{Cluster, Programs, Settings};
 use serde_json::{Value, json};
@@ -252,8 +253,10 @@ async fn a_real_lease_goes_from_one_to_the_other() {
         retry: Duration::from_millis(200),
     };
     let candidate = |me: &str| {
-        let (candidate, leadership) =
-            Candidate::new(admin(&cluster), ("shop", "isthmus"), me, timing).unwrap();
+        let home: ClusterId = "east".parse().unwrap();
+        let (_, apis) = watch::channel(BTreeMap::from([(home.clone(), admin(&cluster))]));
+        let name = ("shop", "isthmus");
+        let (candidate, leadership) = Candidate::new((&home, apis), name, me, timing).unwrap();
         let (stop, stopped) = watch::channel(false);
         (stop, leadership, tokio::spawn(candidate.run(stopped)))
     };

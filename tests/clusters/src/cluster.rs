@@ -13,7 +13,6 @@ use tempfile::TempDir;
 use crate::admin::Admin;
 use crate::crds;
 use crate::guard::{Guarded, Plan};
-use crate::http_client::Client;
 use crate::kubeconfig::{self, Credential};
 use crate::pki::{Certificate, Files, Pki};
 use crate::programs::Programs;
@@ -117,7 +116,9 @@ impl Cluster {
         let etcd = Guarded::start(plan("etcd", &programs.etcd, etcd)).await?;
         let api = Guarded::start(plan("kube-apiserver", &programs.kube_apiserver, api)).await?;
         let user = pki.client("admin", Some("system:masters"), ADMIN_LIFETIME)?;
-        let admin = Admin::new(Client::new(server, pki.authority(), &user)?);
+        let user = Credential::Certificate(user);
+        let url = format!("https://{server}");
+        let admin = Admin::new(&kubeconfig::text(name, &url, pki.authority(), &user))?;
         Ok(Self {
             name: name.to_owned(),
             api,
@@ -150,8 +151,7 @@ impl Cluster {
                 bail!("{} has ended:\n{}", ended.name(), ended.tail(TAIL_LINES));
             }
             match self.admin.is_ready().await {
-                Ok(true) => return Ok(Some(())),
-                Ok(false) => "not ready".clone_into(&mut last),
+                Ok(()) => return Ok(Some(())),
                 Err(error) => last = format!("{error:#}"),
             }
             Ok(None)
@@ -256,7 +256,11 @@ impl Cluster {
         Ok(self.kubeconfig(&Credential::Certificate(user)))
     }
 
-    fn admin_certificate(&self) -> anyhow::Result<Certificate> {
+    /// An administrator's certificate.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn admin_certificate(&self) -> anyhow::Result<Certificate> {
         self.pki
             .client("admin", Some("system:masters"), ADMIN_LIFETIME)
     }

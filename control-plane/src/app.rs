@@ -99,6 +99,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         tracing::warn!("streams did not end in time");
         server.abort();
     }
+    // The last thing that is written says how old everything is.
+    let (saved, hub) = (Arc::clone(parts.fleet.saved()), Arc::clone(&parts.hub));
+    let writing = tokio::task::spawn_blocking(move || saved.write(&hub, Duration::ZERO));
+    if writing.await.is_err() {
+        tracing::error!("writing the saved worlds panicked");
+    }
     tracing::info!("control plane stopped");
     result
 }
@@ -132,7 +138,7 @@ impl Parts {
             .context("the control plane's own authority")?;
         let serving = Serving::new(&authority, &config.mesh_domain, now)?;
         let hub = Arc::new(Hub::new(World::new(&config.mesh_domain)?));
-        let fleet = Fleet::new(state, &config.mesh_domain, &hub, &authorities);
+        let fleet = Fleet::open(state, &config.mesh_domain, &hub, &authorities)?;
         for cluster in &config.clusters {
             fleet.admit(&cluster.name)?;
         }
@@ -175,6 +181,11 @@ impl Parts {
         tasks.spawn(async move {
             hub.run().await;
             "the world's writer"
+        });
+        let (saved, hub) = (Arc::clone(self.fleet.saved()), Arc::clone(&self.hub));
+        tasks.spawn(async move {
+            saved.keep(hub).await;
+            "the saved worlds"
         });
         Ok(())
     }

@@ -19,8 +19,9 @@ use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::hub::{CHANGES_MAX, Hub};
 use crate::keys::handle_keys;
+use crate::saved::Saved;
 use crate::source::{Report, Source};
-use crate::state::StateDir;
+use crate::state::{StateDir, StateError};
 use crate::trust::Trust;
 
 /// The clusters of the mesh, as they come and go.
@@ -30,6 +31,7 @@ pub struct Fleet {
     mesh_domain: String,
     hub: Arc<Hub>,
     authorities: Arc<Authorities>,
+    saved: Arc<Saved>,
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
 }
@@ -49,21 +51,30 @@ impl Drop for Running {
 
 impl Fleet {
     /// A mesh that nobody belongs to yet.
-    #[must_use]
-    pub fn new(
+    ///
+    /// # Errors
+    /// The state folder can't be used.
+    pub fn open(
         state: &StateDir,
         mesh_domain: &str,
         hub: &Arc<Hub>,
         authorities: &Arc<Authorities>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, StateError> {
+        Ok(Self {
             state: state.clone(),
             mesh_domain: mesh_domain.to_owned(),
             hub: Arc::clone(hub),
             authorities: Arc::clone(authorities),
+            saved: Arc::new(Saved::open(state, mesh_domain)?),
             trust: watch::Sender::default(),
             sources: Mutex::default(),
-        }
+        })
+    }
+
+    /// What is kept on disk of each cluster.
+    #[must_use]
+    pub fn saved(&self) -> &Arc<Saved> {
+        &self.saved
     }
 
     /// Whose roots are believed, as it changes.
@@ -72,8 +83,9 @@ impl Fleet {
         self.trust.subscribe()
     }
 
-    /// Takes a cluster into the mesh; of one that belongs to it already nothing changes. Reads, and
-    /// for a new cluster makes, its keys: not for a thread that others wait for.
+    /// Takes a cluster into the mesh, as it was when it was last seen; of one that belongs to it
+    /// already nothing changes. Reads, and for a new cluster makes, its keys: not for a thread that
+    /// others wait for.
     ///
     /// # Errors
     /// The name can't be a cluster's, or a key can't be read or made.
@@ -100,6 +112,9 @@ impl Fleet {
             return Err(error).with_context(|| format!("cluster {cluster}"));
         }
         self.trust.send_replace(Arc::new(trust));
+        if self.saved.note(cluster).is_none() {
+            self.saved.restore(&self.hub, cluster);
+        }
         Ok(())
     }
 
@@ -127,6 +142,7 @@ impl Fleet {
             }
             dirty
         });
+        self.saved.forget(cluster);
         if let Ok(domain) = &domain {
             let mut trust = Trust::clone(&self.trust.borrow());
             trust.remove(domain);

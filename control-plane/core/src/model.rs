@@ -7,6 +7,7 @@
 mod service;
 mod route;
 mod policy;
+mod wire;
 
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
@@ -21,6 +22,7 @@ use std::time::SystemTime;
 
 use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
 use isthmus_proto::locality::Locality;
+use serde::{Deserialize, Serialize};
 
 /// The namespace whose owners speak for the whole cluster: policies for a cluster or for the mesh,
 /// and gateways, are heard only from here.
@@ -32,7 +34,7 @@ pub const GATEWAY_CLASS: &str = "isthmus-east-west";
 pub type Labels = BTreeMap<String, String>;
 
 /// The kinds of objects that are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// `v1` Namespace.
     Namespace,
@@ -174,7 +176,7 @@ pub enum Change {
 }
 
 /// One declared object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Object {
     /// The cluster whose API or folder holds it.
     pub cluster: ClusterId,
@@ -183,6 +185,7 @@ pub struct Object {
     /// Its name.
     pub name: String,
     /// When it was created; `None` is treated as younger than every known time.
+    #[serde(with = "wire::time")]
     pub created: Option<SystemTime>,
     /// What it says.
     pub spec: Spec,
@@ -202,7 +205,7 @@ impl Object {
 }
 
 /// What an object says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Spec {
     /// A namespace and its labels.
     Namespace(Labels),
@@ -258,7 +261,7 @@ impl Spec {
 }
 
 /// A pod: one workload.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Labels, for selectors.
     pub labels: Labels,
@@ -283,7 +286,7 @@ pub struct Pod {
 }
 
 /// A port that a container declares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// Its name; ports without one need not be listed.
     pub name: String,
@@ -292,7 +295,7 @@ pub struct ContainerPort {
 }
 
 /// A gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gateway {
     /// `spec.gatewayClassName`.
     pub class: String,
@@ -303,7 +306,7 @@ pub struct Gateway {
 }
 
 /// Where a gateway is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GatewayAddress {
     /// An address.
     Ip(IpAddr),
@@ -312,7 +315,7 @@ pub enum GatewayAddress {
 }
 
 /// The cluster itself. Without one, the cluster is on a network of its own that has its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshCluster {
     /// The network that its pods and virtual addresses are on.
     pub network: NetworkId,

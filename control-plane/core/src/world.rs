@@ -11,11 +11,13 @@ pub(crate) mod cluster;
 pub(crate) mod index;
 mod touch;
 mod conditions;
+mod keep;
 #[cfg(test)]
 mod tests;
 
 pub use conditions::Condition;
 pub use dirty::Dirty;
+pub use keep::Place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -76,6 +78,8 @@ pub struct ClusterStatus<'a> {
     pub confirmed_at: Option<SystemTime>,
     /// How many objects of each kind it has.
     pub objects: BTreeMap<Kind, usize>,
+    /// Grows with every change of its objects and of its state.
+    pub revision: u64,
 }
 
 impl World {
@@ -151,16 +155,7 @@ impl World {
     /// Takes one change in, and says what it may have altered. Changes of clusters that were not
     /// added are ignored.
     pub fn apply(&mut self, change: Change, now: SystemTime) -> Dirty {
-        // Hybrid of clock and counter: grows, also over a restart of the control plane.
-        let clock = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let clock = u64::try_from(clock).unwrap_or(0);
-        let stamp = Stamp {
-            at: now,
-            generation: clock.max(self.generation.saturating_add(1)),
-        };
+        let stamp = self.stamp(now);
         let dirty = match change {
             Change::Init { cluster } => self.begin(&cluster),
             Change::Apply(object) => self.put(&object, stamp),
@@ -170,6 +165,11 @@ impl World {
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
         };
+        self.settled(dirty, stamp)
+    }
+
+    /// The generation moves where something may be different.
+    fn settled(&mut self, dirty: Dirty, stamp: Stamp) -> Dirty {
         if !dirty.is_empty() {
             self.generation = stamp.generation;
         }
@@ -257,6 +257,7 @@ impl World {
             dirty = Dirty::everything();
         }
         cluster.state = State::Synced;
+        cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
         cluster.confirmed_at = Some(now);
         dirty.freshness.insert(cluster.id.clone());
@@ -280,8 +281,9 @@ impl World {
             return Dirty::default();
         };
         cluster.reason = reason;
-        if cluster.listed() {
+        if cluster.state == State::Synced {
             cluster.state = State::Stale;
+            cluster.revision = cluster.revision.saturating_add(1);
         }
         Dirty {
             freshness: [cluster.id.clone()].into(),
@@ -362,6 +364,7 @@ impl World {
             reason: &cluster.reason,
             confirmed_at: cluster.confirmed_at,
             objects: cluster.counts(),
+            revision: cluster.revision,
         })
     }
 

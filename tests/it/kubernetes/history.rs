@@ -10,6 +10,31 @@ use isthmus_tests::servers::programs;
 
 use super::{Watched, count, pod, service};
 
+fn lists(said: &serde_json::Value) -> u64 {
+    let lists = &said["source"]["kinds"]["Pod"]["lists"];
+    lists.as_u64().unwrap_or_default()
+}
+
+/// The opposite: what is remembered is not asked for again.
+#[tokio::test]
+async fn a_line_that_was_cut_goes_on_where_it_was() {
+    let Some(programs) = programs() else { return };
+    let mut watched = Watched::bare(&programs, &Settings::default()).await;
+    watched.server.apply(&pod("cart-1")).await;
+    watched.control.start().await;
+    let before = watched.until_count("Pod", 1).await;
+    watched.until_state("synced").await;
+    watched.server.link.set(Fault::Reset);
+    watched.until_state("stale").await;
+    watched.server.apply(&pod("cart-2")).await;
+    watched.server.delete(&pod("cart-1")).await;
+    watched.server.apply(&pod("cart-3")).await;
+    watched.server.link.set(Fault::None);
+    watched.until_state("synced").await;
+    let after = watched.until_count("Pod", 2).await;
+    assert_eq!(lists(&after), lists(&before), "{after}");
+}
+
 /// Pods before, of which one goes while nobody watches.
 const PODS: u64 = 12;
 
@@ -62,10 +87,5 @@ async fn a_forgotten_history_is_a_new_list_without_a_moment_of_emptiness() {
     done.store(true, Ordering::SeqCst);
     looking.await.unwrap();
     assert_eq!(least.load(Ordering::SeqCst), PODS - 1);
-    let lists = |said: &serde_json::Value| {
-        said["source"]["kinds"]["Pod"]["lists"]
-            .as_u64()
-            .unwrap_or_default()
-    };
     assert!(lists(&after) > lists(&before), "{after}");
 }

@@ -38,7 +38,8 @@ async fn a_cluster_that_is_lost_is_stale_and_keeps_what_it_had() {
             said["state"] == "stale" && old(said) > 2.0
         })
         .await;
-    assert_eq!((count(&said, "Pod"), count(&said, "Service")), (2, 1));
+    // Every API server has a Service of its own.
+    assert_eq!((count(&said, "Pod"), count(&said, "Service")), (2, 2));
     watched.control.kill();
     watched.control.start().await;
     let again = watched.said().await;

@@ -25,8 +25,9 @@ use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
 use crate::clients::Clients;
 use crate::config::{Config, Origin};
+use crate::connect::{self, Connector};
 use crate::discovery::{Discovery, UNREAD_MAX};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Running};
 use crate::hub::Hub;
 use crate::identity::Identity;
 use crate::listener;
@@ -69,7 +70,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     });
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    parts.learn(&config, &mut tasks)?;
+    parts.learn(&config, &mut tasks);
     let mut server = parts.listen(discovery, stopped, &mut tasks)?;
     let view = parts.view();
     tasks.spawn(async move {
@@ -166,14 +167,21 @@ impl Parts {
     }
 
     /// Starts the sources and the world's writer.
-    fn learn(&self, config: &Config, tasks: &mut JoinSet<&'static str>) -> anyhow::Result<()> {
+    fn learn(&self, config: &Config, tasks: &mut JoinSet<&'static str>) {
         for cluster in &config.clusters {
             match &cluster.origin {
                 Origin::Files(folder) => {
-                    self.fleet.learn(FilesSource::new(&cluster.name, folder));
+                    let source = FilesSource::new(&cluster.name, folder);
+                    let running = Running::start(source, None);
+                    self.fleet.learn(&cluster.name, running, Vec::new());
                 }
-                Origin::Kubernetes(_) => {
-                    anyhow::bail!("cluster {}: API servers are not watched", cluster.name);
+                Origin::Kubernetes(kubernetes) => {
+                    let connector = Connector::new(&self.fleet, &cluster.name, kubernetes.quota);
+                    let reach = kubernetes.reach.clone();
+                    tasks.spawn(async move {
+                        connect::configured(connector, reach).await;
+                        "the way to an API server"
+                    });
                 }
             }
         }
@@ -187,7 +195,6 @@ impl Parts {
             saved.keep(hub).await;
             "the saved worlds"
         });
-        Ok(())
     }
 
     /// Starts to accept and to serve proxies.

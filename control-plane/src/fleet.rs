@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use isthmus_control_plane_core::model::Change;
 use isthmus_control_plane_core::world::Dirty;
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource::TrustBundle;
@@ -19,6 +20,7 @@ use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::hub::{CHANGES_MAX, Hub};
 use crate::keys::handle_keys;
+use crate::kubernetes::Api;
 use crate::saved::Saved;
 use crate::source::{Report, Source};
 use crate::state::{StateDir, StateError};
@@ -34,13 +36,32 @@ pub struct Fleet {
     saved: Arc<Saved>,
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
+    apis: watch::Sender<BTreeMap<ClusterId, Api>>,
 }
 
 /// A source at work; it ends when nobody holds this.
 #[derive(Debug)]
-struct Running {
+pub struct Running {
     report: watch::Receiver<Report>,
+    api: Option<Api>,
     task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts a source, and the place where its changes come out.
+    #[must_use]
+    pub fn start(source: impl Source, api: Option<Api>) -> (Self, mpsc::Receiver<Change>) {
+        let (send, receive) = mpsc::channel(CHANGES_MAX);
+        let report = source.report();
+        let task = tokio::spawn(source.run(send));
+        (Self { report, api, task }, receive)
+    }
+
+    /// What the source says of itself now.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.report.borrow().clone()
+    }
 }
 
 impl Drop for Running {
@@ -68,6 +89,7 @@ impl Fleet {
             saved: Arc::new(Saved::open(state, mesh_domain)?),
             trust: watch::Sender::default(),
             sources: Mutex::default(),
+            apis: watch::Sender::default(),
         })
     }
 
@@ -118,21 +140,49 @@ impl Fleet {
         Ok(())
     }
 
-    /// Learns of a cluster that was admitted from this source, and from no other any more.
-    pub fn learn(&self, source: impl Source) {
-        let cluster = source.cluster().clone();
-        let (send, receive) = mpsc::channel(CHANGES_MAX);
-        let report = source.report();
-        self.hub.join(&cluster, receive);
-        let task = tokio::spawn(source.run(send));
-        let running = Running { report, task };
-        self.sources().insert(cluster, running);
+    /// Learns of a cluster that was admitted from this source, and from no other any more. `told` is
+    /// what the source has told already.
+    pub fn learn(
+        &self,
+        cluster: &ClusterId,
+        (running, changes): (Running, mpsc::Receiver<Change>),
+        told: Vec<Change>,
+    ) {
+        self.hub.take_seat(cluster, told, changes);
+        let api = running.api.clone();
+        // The one before ends here, when the new one is heard.
+        self.sources().insert(cluster.clone(), running);
+        self.apis.send_modify(|apis| match api {
+            Some(api) => {
+                apis.insert(cluster.clone(), api);
+            }
+            None => {
+                apis.remove(cluster);
+            }
+        });
+    }
+
+    /// Says why a cluster is not seen, as long as it has no source.
+    pub fn complain(&self, cluster: &ClusterId, why: &str) {
+        let (cluster, reason) = (cluster.clone(), why.to_owned());
+        let lost = Change::Lost { cluster, reason };
+        self.hub
+            .change(|world| world.apply(lost, SystemTime::now()));
+    }
+
+    /// The API servers of the mesh, as they come, go, and get other credentials.
+    #[must_use]
+    pub fn apis(&self) -> watch::Receiver<BTreeMap<ClusterId, Api>> {
+        self.apis.subscribe()
     }
 
     /// A cluster belongs to the mesh no more: its endpoints are withdrawn, and nobody of it is
     /// believed. Its keys stay on disk, for the day when it comes back.
     pub fn dismiss(&self, cluster: &ClusterId) {
         self.sources().remove(cluster);
+        self.apis.send_modify(|apis| {
+            apis.remove(cluster);
+        });
         self.hub.leave(cluster);
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
         self.hub.change(|world| {
@@ -155,7 +205,7 @@ impl Fleet {
     #[must_use]
     pub fn report(&self, cluster: &ClusterId) -> Option<Report> {
         let sources = self.sources();
-        Some(sources.get(cluster)?.report.borrow().clone())
+        sources.get(cluster).map(Running::report)
     }
 
     fn sources(&self) -> std::sync::MutexGuard<'_, BTreeMap<ClusterId, Running>> {

@@ -16,6 +16,7 @@ pub mod source;
 pub mod kubernetes;
 pub mod hub;
 pub mod fleet;
+pub mod connect;
 pub mod saved;
 pub mod listener;
 pub mod trust;

@@ -7,9 +7,14 @@
 mod meta;
 mod workload;
 mod mesh;
+mod cluster;
 mod route;
 mod access;
 mod traffic;
+mod trust;
+pub mod yaml;
+#[cfg(feature = "schema")]
+pub mod schema;
 
 use isthmus_control_plane_core::model::{Object, Spec};
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
@@ -388,9 +393,10 @@ fn understand(
         ("gateway.networking.k8s.io", _, "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute") => {
             Some(route::route(document, kind, metadata))
         }
-        ("isthmus.dev", "v1alpha1", "MeshCluster") => wide(mesh::mesh_cluster(document)),
+        ("isthmus.dev", "v1alpha1", "MeshCluster") => wide(cluster::mesh_cluster(document)),
         ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(access::policy(document)),
         ("isthmus.dev", "v1alpha1", "TrafficPolicy") => plain(traffic::policy(document)),
+        ("isthmus.dev", "v1alpha1", "TrustPolicy") => wide(trust::policy(document)),
         // A kind of ours that is not known asks for something that would not be done.
         ("isthmus.dev", _, _) => Some(Err(
             document.failure("isthmus.dev has no such kind".to_owned())

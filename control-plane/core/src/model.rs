@@ -9,7 +9,7 @@ mod route;
 mod policy;
 mod wire;
 
-pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy};
+pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
 pub use service::{
     EndpointSlice, Service, ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort,
@@ -22,6 +22,7 @@ use std::time::SystemTime;
 
 use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
 use isthmus_proto::locality::Locality;
+use isthmus_proto::spiffe::TrustDomain;
 use serde::{Deserialize, Serialize};
 
 /// The namespace whose owners speak for the whole cluster: policies for a cluster or for the mesh,
@@ -70,6 +71,8 @@ pub enum Kind {
     AccessPolicy,
     /// `isthmus.dev` TrafficPolicy.
     TrafficPolicy,
+    /// `isthmus.dev` TrustPolicy.
+    TrustPolicy,
 }
 
 impl Kind {
@@ -94,6 +97,7 @@ impl Kind {
             Self::MeshCluster => "MeshCluster",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::TrustPolicy => "TrustPolicy",
         }
     }
 }
@@ -111,7 +115,7 @@ pub struct ObjectRef {
     pub cluster: ClusterId,
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace; `None` for kinds that have none (Namespace, MeshCluster).
+    /// Its namespace; `None` for kinds that have none (Namespace, MeshCluster, TrustPolicy).
     pub namespace: Option<Namespace>,
     /// Its name.
     pub name: String,
@@ -235,6 +239,8 @@ pub enum Spec {
     AccessPolicy(AccessPolicy),
     /// How calls are treated.
     TrafficPolicy(TrafficPolicy),
+    /// Who is not believed any more.
+    TrustPolicy(TrustPolicy),
 }
 
 impl Spec {
@@ -256,6 +262,7 @@ impl Spec {
             Self::MeshCluster(_) => Kind::MeshCluster,
             Self::AccessPolicy(_) => Kind::AccessPolicy,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
+            Self::TrustPolicy(_) => Kind::TrustPolicy,
         }
     }
 }
@@ -306,7 +313,7 @@ pub struct Gateway {
 }
 
 /// Where a gateway is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GatewayAddress {
     /// An address.
     Ip(IpAddr),
@@ -321,4 +328,33 @@ pub struct MeshCluster {
     pub network: NetworkId,
     /// For pods whose place is not known.
     pub locality: Locality,
+    /// What its author takes the trust domain for; another one than the mesh gives it is refused.
+    pub trust_domain: Option<TrustDomain>,
+    /// Its gateways; empty: every Gateway that it declares.
+    pub gateways: Vec<GatewayChoice>,
+    /// How its API server is reached, where the cluster joined by an object.
+    pub credential: Option<CredentialRef>,
+}
+
+/// A gateway that a cluster is reached by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum GatewayChoice {
+    /// The Gateway of this name, in a system namespace of the cluster.
+    Named(String),
+    /// Whatever answers there.
+    At {
+        /// Where.
+        address: GatewayAddress,
+        /// At which port.
+        port: u16,
+    },
+}
+
+/// Where a kubeconfig lies, in the control plane's own namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialRef {
+    /// The Secret.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
 }

@@ -169,6 +169,7 @@ impl fmt::Display for Cost {
 /// Endpoints and bytes of what an object says.
 fn said(spec: &Spec) -> (usize, usize) {
     let bytes = match spec {
+        Spec::TrustPolicy(policy) => policy.distrusted.len() * 80,
         Spec::Namespace(labels) => map(labels),
         Spec::ServiceAccount | Spec::Deployment | Spec::ServiceExport => 0,
         Spec::Pod(pod) => {

@@ -127,6 +127,9 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
     let mesh = MeshCluster {
         network: network.parse().unwrap(),
         locality,
+        trust_domain: None,
+        gateways: Vec::new(),
+        credential: None,
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))
 }

@@ -12,6 +12,7 @@ pub(crate) mod index;
 mod touch;
 mod conditions;
 mod keep;
+mod authors;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,8 @@ pub struct World {
     generation: u64,
     pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
     pub(crate) trust: BTreeMap<TrustDomain, resource::TrustBundle>,
+    /// Clusters that are cut off, and by which object.
+    distrusted: BTreeMap<ClusterId, ObjectRef>,
     pub(crate) system: BTreeSet<Namespace>,
     /// Whose policies for the mesh count in other clusters; `None`: everyone's.
     mesh_authors: Option<BTreeSet<ClusterId>>,
@@ -100,6 +103,7 @@ impl World {
             generation: 0,
             clusters: BTreeMap::new(),
             trust: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
             cache: Cache::default(),
@@ -126,13 +130,17 @@ impl World {
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
         self.clusters
             .insert(cluster.clone(), Cluster::new(cluster.clone(), domain));
+        self.settle();
         Ok(self.note(Dirty::everything()))
     }
 
     /// Forgets a cluster: its endpoints are withdrawn.
     pub fn remove_cluster(&mut self, cluster: &ClusterId) -> Dirty {
         match self.clusters.remove(cluster) {
-            Some(_) => self.note(Dirty::everything()),
+            Some(_) => {
+                self.settle();
+                self.note(Dirty::everything())
+            }
             None => Dirty::default(),
         }
     }
@@ -149,6 +157,7 @@ impl World {
     /// be denied is never unknown. By default a cluster that cannot be listed keeps nobody waiting.
     pub fn set_mesh_authors(&mut self, clusters: Option<BTreeSet<ClusterId>>) -> Dirty {
         self.mesh_authors = clusters;
+        self.settle();
         self.note(Dirty::everything())
     }
 
@@ -156,7 +165,8 @@ impl World {
     /// added are ignored.
     pub fn apply(&mut self, change: Change, now: SystemTime) -> Dirty {
         let stamp = self.stamp(now);
-        let dirty = match change {
+        let settles = authors::concerns(&change);
+        let mut dirty = match change {
             Change::Init { cluster } => self.begin(&cluster),
             Change::Apply(object) => self.put(&object, stamp),
             Change::Delete(at) => self.delete(&at),
@@ -165,6 +175,9 @@ impl World {
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
         };
+        if settles {
+            dirty.merge(&self.settle());
+        }
         self.settled(dirty, stamp)
     }
 
@@ -397,9 +410,11 @@ impl World {
         self.clusters.get(cluster).map(|c| &c.trust_domain)
     }
 
-    /// Whom to believe, by trust domain.
+    /// Whom to believe, by trust domain: without the clusters that are cut off.
     pub fn trust_bundles(&self) -> impl Iterator<Item = &resource::TrustBundle> {
-        self.trust.values()
+        let believed =
+            |bundle: &&resource::TrustBundle| !self.distrusted.contains_key(bundle.cluster.as_str());
+        self.trust.values().filter(believed)
     }
 
     /// May the objects of this namespace speak for their cluster?

@@ -1,5 +1,8 @@
 //! Who may call, and how are calls treated?
 
+use std::collections::BTreeSet;
+
+use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource;
 use serde::{Deserialize, Serialize};
 
@@ -53,4 +56,11 @@ pub struct TrafficPolicy {
     pub cover_imported: bool,
     /// Why it could not be understood; such a policy is not used, and a condition says so.
     pub invalid: Option<String>,
+}
+
+/// Who is not believed any more. Of clusters whose policies for the mesh count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustPolicy {
+    /// Clusters that are cut off.
+    pub distrusted: BTreeSet<ClusterId>,
 }

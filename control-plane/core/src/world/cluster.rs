@@ -10,7 +10,7 @@ use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
     AccessPolicy, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach,
-    ReferenceGrant, Route, Service, ServiceImport, Spec, TrafficPolicy,
+    ReferenceGrant, Route, Service, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
 use crate::world::table::{Age, Entry, Stamp, Table};
@@ -64,6 +64,9 @@ pub(crate) struct Cluster {
     pub(crate) mesh: Table<MeshCluster>,
     pub(crate) policies: Table<AccessPolicy>,
     pub(crate) traffic: Table<TrafficPolicy>,
+    pub(crate) trust: Table<TrustPolicy>,
+    /// What a cluster that speaks for the mesh says of this one: it counts before its own word.
+    pub(crate) declared: Option<MeshCluster>,
     /// Kinds that are only counted.
     pub(super) plain: BTreeMap<Kind, Table<Labels>>,
     objects: usize,
@@ -125,6 +128,10 @@ macro_rules! on_table {
                 let $table = &mut $self.traffic;
                 $body
             }
+            Kind::TrustPolicy => {
+                let $table = &mut $self.trust;
+                $body
+            }
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {
                 let $table = $self.plain.entry($kind).or_default();
                 $body
@@ -182,6 +189,10 @@ macro_rules! on_spec {
                 let $table = &mut $self.traffic;
                 $body
             }
+            Spec::TrustPolicy($value) => {
+                let $table = &mut $self.trust;
+                $body
+            }
             Spec::Namespace($value) => {
                 let $table = $self.plain.entry(kind).or_default();
                 $body
@@ -222,6 +233,8 @@ impl Cluster {
             mesh: Table::default(),
             policies: Table::default(),
             traffic: Table::default(),
+            trust: Table::default(),
+            declared: None,
             plain: BTreeMap::new(),
             objects: 0,
             selectors: BTreeMap::new(),
@@ -246,7 +259,7 @@ impl Cluster {
     pub(crate) fn admit(&self, object: &Object) -> Result<(), String> {
         let kind = object.spec.kind();
         let global = match kind {
-            Kind::Namespace | Kind::MeshCluster | Kind::AccessPolicy => true,
+            Kind::Namespace | Kind::MeshCluster | Kind::AccessPolicy | Kind::TrustPolicy => true,
             Kind::ServiceAccount
             | Kind::Pod
             | Kind::Deployment
@@ -373,6 +386,7 @@ impl Cluster {
             (Kind::MeshCluster, self.mesh.len()),
             (Kind::AccessPolicy, self.policies.len()),
             (Kind::TrafficPolicy, self.traffic.len()),
+            (Kind::TrustPolicy, self.trust.len()),
         ]);
         counts.extend(self.routes.iter().map(|(kind, table)| (*kind, table.len())));
         counts.extend(self.plain.iter().map(|(kind, table)| (*kind, table.len())));
@@ -396,6 +410,7 @@ impl Cluster {
             Kind::MeshCluster => self.mesh.get(namespace, name).is_some(),
             Kind::AccessPolicy => self.policies.get(namespace, name).is_some(),
             Kind::TrafficPolicy => self.traffic.get(namespace, name).is_some(),
+            Kind::TrustPolicy => self.trust.get(namespace, name).is_some(),
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => self
                 .plain
                 .get(&kind)
@@ -409,7 +424,7 @@ pub(crate) fn key<'a>(namespace: Option<&'a Namespace>, name: &'a str) -> (&'a s
     (namespace.map_or("", Namespace::as_str), name)
 }
 
-pub(super) const ALL_KINDS: [Kind; 17] = [
+pub(super) const ALL_KINDS: [Kind; 18] = [
     Kind::Namespace,
     Kind::ServiceAccount,
     Kind::Pod,
@@ -427,7 +442,9 @@ pub(super) const ALL_KINDS: [Kind; 17] = [
     Kind::MeshCluster,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
+    Kind::TrustPolicy,
 ];
+
 /// A Kubernetes name; a source that makes several objects of one (a policy with several targets)
 /// tells them apart by `#` and a number.
 fn is_object_name(name: &str) -> bool {

@@ -83,6 +83,8 @@ impl World {
         found.state = State::Stale;
         "not seen since the control plane started".clone_into(&mut found.reason);
         found.confirmed_at = Some(seen.min(now));
+        // What it says of other clusters, and whom it cuts off, counts again.
+        self.settle();
         (true, self.settled(Dirty::everything(), stamp))
     }
 }
@@ -131,6 +133,7 @@ fn objects(
         Kind::MeshCluster => from!(cluster.mesh, Spec::MeshCluster),
         Kind::AccessPolicy => from!(cluster.policies, Spec::AccessPolicy),
         Kind::TrafficPolicy => from!(cluster.traffic, Spec::TrafficPolicy),
+        Kind::TrustPolicy => from!(cluster.trust, Spec::TrustPolicy),
         Kind::Namespace => from!(
             cluster.plain.get(&kind).unwrap_or(&Table::NONE),
             Spec::Namespace

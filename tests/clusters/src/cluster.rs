@@ -181,8 +181,8 @@ impl Cluster {
         &self.admin
     }
 
-    /// Defines every kind that the mesh looks at and that is not defined yet, without schemas, and
-    /// waits until all are served.
+    /// Defines every kind that the mesh looks at and that is not defined yet, and waits until all are
+    /// served.
     ///
     /// # Errors
     /// The API server refuses one, or does not answer.
@@ -193,7 +193,7 @@ impl Cluster {
         let known = known
             .filter_map(|item| Some(item.pointer("/metadata/name")?.as_str()?.to_owned()))
             .collect();
-        let missing = crds::permissive(&known);
+        let missing = crds::missing(&known)?;
         for definition in &missing {
             self.admin.apply(definition).await?;
         }

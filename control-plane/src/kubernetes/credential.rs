@@ -319,3 +319,5 @@ fn understand(exec: &Exec, said: &[u8]) -> Result<Got, String> {
     })
 }
 
+#[cfg(test)]
+mod tests;

@@ -224,6 +224,7 @@ impl Admin {
     fn metrics(&self) -> String {
         let mut page = Page::default();
         self.metrics.write(&mut page);
+        crate::kubernetes::metrics::write(&self.fleet.apis().borrow(), &mut page);
         let clusters = self.clusters();
         page.head(
             "isthmus_cluster_up",

@@ -63,6 +63,25 @@ impl Leadership {
     }
 }
 
+impl Leadership {
+    /// Tells it as yes or no for as long as somebody listens, also the moment at which it runs out.
+    pub async fn tell(mut self, leads: watch::Sender<bool>) {
+        let told = async {
+            loop {
+                self.gained().await;
+                leads.send_replace(true);
+                self.lost().await;
+                leads.send_replace(false);
+            }
+        };
+        tokio::select! {
+            // Both are cancel-safe.
+            () = told => {}
+            () = leads.closed() => {}
+        }
+    }
+}
+
 /// One that wants to lead.
 #[derive(Debug)]
 pub struct Candidate {

@@ -193,7 +193,7 @@ fn pause() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn there_are_never_two_leaders(
         events in prop::collection::vec((pause(), event()), 1..400),

@@ -116,12 +116,19 @@ async fn one_leads_and_hands_over_when_it_stops() {
 async fn a_leader_that_can_not_renew_stops_and_leads_again_when_it_can() {
     let cluster = Cluster::new().await;
     let (_stop, mut leadership, _task) = cluster.candidate("pod-a");
+    let (send, mut leads) = watch::channel(false);
+    let telling = tokio::spawn(leadership.clone().tell(send));
     soon(leadership.gained()).await;
+    soon(leads.wait_for(|leads| *leads)).await.unwrap();
     cluster.store.lock().unwrap().away = true;
     soon(leadership.lost()).await;
     assert!(!leadership.holds());
+    soon(leads.wait_for(|leads| !*leads)).await.unwrap();
     cluster.store.lock().unwrap().away = false;
     soon(leadership.gained()).await;
+    soon(leads.wait_for(|leads| *leads)).await.unwrap();
+    drop(leads);
+    soon(telling).await.unwrap();
 }
 
 #[tokio::test]

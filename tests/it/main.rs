@@ -32,4 +32,6 @@ mod why;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod load;

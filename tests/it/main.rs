@@ -16,6 +16,8 @@ mod failover;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod traffic;
+#[cfg(test)]
 mod protocols;
 #[cfg(test)]
 mod drain;

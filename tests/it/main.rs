@@ -20,6 +20,8 @@ mod traffic;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod rotation;

@@ -1,7 +1,6 @@
 //! Do requests go where the routes say?
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;

@@ -14,6 +14,7 @@ pub mod app;
 pub mod manifest;
 pub mod source;
 pub mod hub;
+pub mod fleet;
 pub mod listener;
 pub mod trust;
 pub mod identity;

@@ -15,7 +15,7 @@ pub use service::{
     TargetPort,
 };
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -146,6 +146,16 @@ pub enum Change {
     InitDone {
         /// Of this cluster.
         cluster: ClusterId,
+        /// But for these kinds, which could not be listed: what was known of them stays.
+        kept: BTreeSet<Kind>,
+    },
+    /// A kind that the last `InitDone` had kept is listed now: what was not applied since the last
+    /// `Init` is gone.
+    Listed {
+        /// Of this cluster.
+        cluster: ClusterId,
+        /// This kind.
+        kind: Kind,
     },
     /// The source cannot see the cluster any more; all that was known is kept.
     Lost {

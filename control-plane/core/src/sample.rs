@@ -158,6 +158,7 @@ pub(crate) fn list(world: &mut World, cluster: &str, objects: &[Object]) -> Dirt
     dirty.merge(&world.apply(
         Change::InitDone {
             cluster: id(cluster),
+            kept: BTreeSet::new(),
         },
         at(1),
     ));

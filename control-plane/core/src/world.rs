@@ -165,7 +165,8 @@ impl World {
             Change::Init { cluster } => self.begin(&cluster),
             Change::Apply(object) => self.put(&object, stamp),
             Change::Delete(at) => self.delete(&at),
-            Change::InitDone { cluster } => self.complete(&cluster, now),
+            Change::InitDone { cluster, kept } => self.complete(&cluster, &kept, now),
+            Change::Listed { cluster, kind } => self.listed_late(&cluster, kind),
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
         };
@@ -244,12 +245,12 @@ impl World {
         }
     }
 
-    fn complete(&mut self, cluster: &ClusterId, now: SystemTime) -> Dirty {
+    fn complete(&mut self, cluster: &ClusterId, kept: &BTreeSet<Kind>, now: SystemTime) -> Dirty {
         let Some(cluster) = self.clusters.get_mut(cluster) else {
             return Dirty::default();
         };
         let mut dirty = Dirty::default();
-        for at in cluster.unnamed() {
+        for at in cluster.unnamed(|kind| !kept.contains(&kind)) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
         if !cluster.listed() {
@@ -259,6 +260,18 @@ impl World {
         cluster.reason.clear();
         cluster.confirmed_at = Some(now);
         dirty.freshness.insert(cluster.id.clone());
+        dirty
+    }
+
+    fn listed_late(&mut self, cluster: &ClusterId, kind: Kind) -> Dirty {
+        let mut dirty = Dirty::default();
+        // Before the first `InitDone` nothing is removed: it will come.
+        let Some(cluster) = self.clusters.get_mut(cluster).filter(|c| c.listed()) else {
+            return dirty;
+        };
+        for at in cluster.unnamed(|of| of == kind) {
+            dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
+        }
         dirty
     }
 

@@ -33,6 +33,7 @@ fn world(listed: bool) -> World {
         world.apply(
             Change::InitDone {
                 cluster: cluster("east"),
+                kept: std::collections::BTreeSet::new(),
             },
             at(0),
         );

@@ -338,11 +338,11 @@ impl Cluster {
         }
     }
 
-    /// The objects that the current list has not named.
-    pub(crate) fn unnamed(&mut self) -> Vec<ObjectRef> {
+    /// The objects of these kinds that the current list has not named.
+    pub(crate) fn unnamed(&mut self, asked: impl Fn(Kind) -> bool) -> Vec<ObjectRef> {
         let (list, cluster) = (self.list, self.id.clone());
         let mut gone = Vec::new();
-        for kind in ALL_KINDS {
+        for kind in ALL_KINDS.into_iter().filter(|kind| asked(*kind)) {
             on_table!(self, kind, |table| {
                 gone.extend(table.unnamed(list).map(|(namespace, name)| ObjectRef {
                     cluster: cluster.clone(),

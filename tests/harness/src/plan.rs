@@ -8,6 +8,7 @@ pub struct MeshPlan {
     pub(crate) clusters: Vec<ClusterPlan>,
     pub(crate) workers: usize,
     pub(crate) drain_seconds: u64,
+    pub(crate) certificate_seconds: Option<u64>,
 }
 
 /// A cluster to be.
@@ -78,6 +79,13 @@ impl MeshPlan {
     #[must_use]
     pub fn drain_seconds(mut self, seconds: u64) -> Self {
         self.drain_seconds = seconds;
+        self
+    }
+
+    /// How long workloads' certificates are valid. Default: 36 h.
+    #[must_use]
+    pub fn certificate_seconds(mut self, seconds: u64) -> Self {
+        self.certificate_seconds = Some(seconds);
         self
     }
 }

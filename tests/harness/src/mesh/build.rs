@@ -38,7 +38,12 @@ impl MeshPlan {
         }
         let first = subnets.values().next().expect("at least one cluster");
         let state_dir = folder.path().join("control-plane");
-        let control = ControlPlane::new(first.host(1), &state_dir, &folders);
+        let control = ControlPlane::new(
+            first.host(1),
+            &state_dir,
+            &folders,
+            self.certificate_seconds,
+        );
         let mut mesh = Mesh {
             proxies: BTreeMap::new(),
             apps: BTreeMap::new(),

@@ -34,6 +34,8 @@ mod faults;
 #[cfg(test)]
 mod why;
 #[cfg(test)]
+mod captured;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod load;

@@ -9,6 +9,7 @@ pub struct MeshPlan {
     pub(crate) workers: usize,
     pub(crate) drain_seconds: u64,
     pub(crate) certificate_seconds: Option<u64>,
+    pub(crate) captured: bool,
 }
 
 /// A cluster to be.
@@ -79,6 +80,13 @@ impl MeshPlan {
     #[must_use]
     pub fn drain_seconds(mut self, seconds: u64) -> Self {
         self.drain_seconds = seconds;
+        self
+    }
+
+    /// Sidecars listen on 15001 and 15006 too, for connections that the kernel leads there.
+    #[must_use]
+    pub fn captured(mut self) -> Self {
+        self.captured = true;
         self
     }
 

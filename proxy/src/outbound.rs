@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::Permit;
+use isthmus_proxy_core::balance::Attempt;
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::guard::Ticket;
 use isthmus_proxy_core::message::RequestHead;
 use isthmus_proxy_core::route::filter::{Outcome as Filtered, apply_request};
 use isthmus_proxy_core::route::{BackendRef, route_http, route_l4};
@@ -135,16 +137,13 @@ async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
                 rx: Rx::Tcp(rx),
                 tx: Tx::Tcp(tx),
             };
-            worker
-                .recorder
-                .count_live(&event, &meters.sent, &meters.received);
-            let relaying = duplex(
-                &mut left,
-                &mut right,
-                (&meters.sent, &meters.received),
+            relay(
+                &worker,
+                (&mut left, &mut right),
+                (&event, &meters),
                 TCP_IDLE,
-            );
-            ended_as(relaying.await)
+            )
+            .await
         }
         Err(failure) => {
             accept::reset(&conn.io);
@@ -258,18 +257,10 @@ impl Outbound {
                     tx: Tx::Tcp(tx),
                 };
                 let idle = self.service.traffic.timeouts.idle_tcp;
-                self.worker
-                    .recorder
-                    .count_live(&event, &meters.sent, &meters.received);
-                let relaying = duplex(
-                    &mut left,
-                    &mut right,
-                    (&meters.sent, &meters.received),
-                    idle,
-                );
-                let ended = relaying.await;
+                let sides = (&mut left, &mut right);
+                let result = relay(&self.worker, sides, (&event, &meters), idle).await;
                 drop(attempt);
-                ended_as(ended)
+                result
             }
             Err(failed) => {
                 accept::reset(&conn.io);
@@ -318,7 +309,7 @@ impl Outbound {
         head: RequestHead,
         down: &mut Downstream,
         (event, meters): (&mut Event, &Meters),
-    ) -> Result<Option<Upstream>, Failed> {
+    ) -> Result<Option<Box<Upgraded>>, Failed> {
         let version = head.version;
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
@@ -362,7 +353,7 @@ impl Outbound {
         }
         let (snapshot, service) = self.resolve(&chosen.backend).await?;
         let begun = service.guard.begin(&service.traffic, self.worker.now());
-        let _ticket =
+        let ticket =
             begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
         event.service = Some(service.name.shared());
         let mut plan = ToService::new(
@@ -376,7 +367,11 @@ impl Outbound {
         plan.describe(event);
         match result {
             Ok(Done::Answered) => Ok(None),
-            Ok(Done::Upgraded(upstream)) => Ok(Some(upstream)),
+            Ok(Done::Upgraded(upstream)) => Ok(Some(Box::new(Upgraded {
+                upstream,
+                idle: service.traffic.timeouts.idle_tcp,
+                _held: (ticket, plan.into_attempt()),
+            }))),
             Err(failure) => {
                 plan.ended(failure);
                 let detail = plan.detail(failure);
@@ -395,16 +390,13 @@ impl Side for Outbound {
         let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
         let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
         let result = match result {
-            Ok(Some(upstream)) => {
-                let relaying = upgrade::relay(
-                    down,
-                    upstream,
-                    &meters,
-                    self.service.traffic.timeouts.idle_tcp,
-                );
-                let ended = Box::pin(relaying).await;
+            Ok(Some(upgraded)) => {
                 event.status = 101;
-                finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
+                let result = {
+                    let told = (&event, &meters);
+                    Box::pin(upgraded.relay(&self.worker, down, told)).await
+                };
+                finish_bytes(&self.worker, event, result, &meters, begun);
                 return None;
             }
             Ok(None) => Ok(()),
@@ -422,6 +414,38 @@ impl Side for Outbound {
         event.service = Some(self.service.name.shared());
         crate::finish::unreadable(&self.worker, &mut event, failure)
     }
+}
+
+/// A request that became a stream of bytes. It is in flight, and counts against the service's limit,
+/// for as long as it is open.
+struct Upgraded {
+    upstream: Upstream,
+    idle: Duration,
+    _held: (Ticket, Option<Attempt>),
+}
+
+impl Upgraded {
+    async fn relay(
+        self,
+        worker: &Worker,
+        down: Downstream,
+        told: (&Event, &Meters),
+    ) -> Result<(), Failed> {
+        let (mut left, mut right) = upgrade::halves(down, self.upstream);
+        relay(worker, (&mut left, &mut right), told, self.idle).await
+    }
+}
+
+/// Relays both ways, and counts the bytes as they come.
+async fn relay(
+    worker: &Worker,
+    (left, right): (&mut Duplex, &mut Duplex),
+    (event, meters): (&Event, &Meters),
+    idle: Duration,
+) -> Result<(), Failed> {
+    let bytes = (&meters.sent, &meters.received);
+    worker.recorder.count_live(event, bytes.0, bytes.1);
+    ended_as(duplex(left, right, bytes, idle).await)
 }
 
 /// How a relay's end reads in the log.

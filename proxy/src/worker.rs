@@ -237,3 +237,6 @@ pub struct Accepted {
     /// When.
     pub since: Instant,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

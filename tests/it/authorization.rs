@@ -96,6 +96,35 @@ async fn what_is_open_is_cut_when_its_permission_ends() {
     );
 }
 
+/// A WebSocket was a request when it was allowed; it is no less open than one.
+#[tokio::test]
+async fn an_upgraded_stream_is_cut_when_its_permission_ends() {
+    let mesh = two_clusters().start().await;
+    let http = mesh.client("east/web").http("cart");
+    let other = mesh.client("east/desk").http("cart");
+    let mut cut = http.upgrade("echo").await.unwrap();
+    let mut kept = other.upgrade("echo").await.unwrap();
+    let mut back = [0; 4];
+    for io in [&mut cut, &mut kept] {
+        io.write_all(b"ping").await.unwrap();
+        io.read_exact(&mut back).await.unwrap();
+    }
+    mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
+    let ended = tokio::time::timeout(isthmus_tests::wait::SOON, cut.read(&mut back))
+        .await
+        .expect("the stream is cut");
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    becomes(&http, 403).await;
+    kept.write_all(b"pong").await.unwrap();
+    kept.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"pong", "the policy names web only");
+    let revoked = mesh
+        .proxy("west/cart-1")
+        .metric("revoked_connections_total", &[])
+        .await;
+    assert!(revoked >= 1.0, "{revoked}");
+}
+
 #[tokio::test]
 async fn an_allow_policy_denies_everything_that_it_does_not_name() {
     let mesh = Mesh::builder()

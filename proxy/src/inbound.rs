@@ -180,6 +180,7 @@ impl Inbound {
             request.path.as_str().to_owned(),
         ));
         let port = self.target_port(snapshot, &asked, &request)?;
+        self.not_ours(port)?;
         event.service = service_of(snapshot, port);
         let facts = self.facts(port);
         let permit = request

@@ -54,6 +54,25 @@ pub struct Bound {
     pub ready: Option<SocketAddr>,
 }
 
+impl Bound {
+    /// Does the proxy itself listen there, at whatever address?
+    #[must_use]
+    pub fn has_port(&self, port: u16) -> bool {
+        let own = [
+            self.mesh,
+            self.inbound,
+            self.outbound,
+            self.gateway,
+            self.admin,
+            self.ready,
+        ];
+        own.iter()
+            .flatten()
+            .chain(&self.virtuals)
+            .any(|address| address.port() == port)
+    }
+}
+
 impl Listeners {
     /// Binds one set of listeners for each worker.
     ///

@@ -47,11 +47,13 @@ impl Inbound {
         let snapshot = self.worker.snapshot();
         let mut event = self.event("tcp", snapshot.generation);
         let meters = Meters::default();
-        let permit = match authorize(&snapshot.policies, &self.facts(port), None) {
+        let allowed = self.not_ours(port).and_then(|()| {
+            authorize(&snapshot.policies, &self.facts(port), None).map_err(Failed::from)
+        });
+        let permit = match allowed {
             Ok(permit) => permit,
-            Err(denied) => {
-                refuse_stream(&mut left, 403);
-                let failed = Failed::from(denied);
+            Err(failed) => {
+                refuse_stream(&mut left, status(failed.failure));
                 return finish_bytes(&self.worker, event, Err(failed), &meters, begun);
             }
         };
@@ -119,6 +121,16 @@ impl Inbound {
         let (mut left, mut right) = upgrade::halves(down, upgraded.upstream);
         self.relay((&mut left, &mut right), &upgraded.live, told)
             .await
+    }
+
+    /// What listens beside the application is not the application: admin trusts whoever reaches it,
+    /// and a capture port would come back here.
+    pub(super) fn not_ours(&self, port: u16) -> Result<(), Failed> {
+        if self.worker.listens_on(port) {
+            let why = format!("the proxy itself listens on port {port}");
+            return Err(Failed::new(Failure::Denied, why));
+        }
+        Ok(())
     }
 
     /// Its permission ended. Counts it.

@@ -42,6 +42,7 @@ pub(crate) fn bench() -> Bench {
         server: server_config(&tls).unwrap(),
         telemetry: Arc::new(Telemetry::new(config.workload.to_string(), None)),
         config,
+        bound: OnceLock::new(),
         tls,
         snapshots,
         wants: mpsc::channel(1).0,

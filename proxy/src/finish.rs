@@ -8,6 +8,7 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::Method;
 
+use crate::connect::NotOpened;
 use crate::exchange::{Downstream, Meters, reply};
 use crate::stream::Tx;
 use crate::telemetry::Event;
@@ -24,6 +25,10 @@ pub struct Failed {
     pub policy: Option<Arc<str>>,
     /// Audit policies that matched.
     pub audit: Vec<Arc<str>>,
+    /// The id that who asked was told already.
+    pub told: Option<String>,
+    /// The id under which the proxy that refused it knows why.
+    pub upstream_reason: Option<String>,
 }
 
 impl Failed {
@@ -35,6 +40,21 @@ impl Failed {
             detail: detail.into(),
             policy: None,
             audit: Vec::new(),
+            told: None,
+            upstream_reason: None,
+        }
+    }
+
+    /// A byte stream that was not opened; the detail says who knows more.
+    #[must_use]
+    pub fn not_opened(why: NotOpened, mut detail: String) -> Self {
+        if let Some(reason) = &why.reason {
+            detail.push_str("; refused there: ");
+            detail.push_str(reason);
+        }
+        Self {
+            upstream_reason: why.reason,
+            ..Self::new(why.failure, detail)
         }
     }
 }
@@ -80,10 +100,12 @@ pub fn finish_bytes(
     meters: &Meters,
     begun: Instant,
 ) {
-    if let Err(failed) = result {
+    let mut told = None;
+    if let Err(mut failed) = result {
+        told = failed.told.take();
         note(&mut event, failed);
     }
-    conclude(worker, event, meters, begun, None);
+    conclude(worker, event, meters, begun, told);
 }
 
 /// Records a request that could not be read. The id to tell the client.
@@ -101,6 +123,7 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
 fn note(event: &mut Event, failed: Failed) {
     event.failure = Some(failed.failure);
     event.detail = failed.detail;
+    event.upstream_reason = failed.upstream_reason;
     if failed.policy.is_some() {
         event.policy = failed.policy;
     }

@@ -83,11 +83,9 @@ async fn forward(
     let permit = Permit::outbound(snapshot.generation);
     let mut right = connect::bytes(worker, &permit, &hop, export.address, CONNECT_TIMEOUT)
         .await
-        .map_err(|f| {
-            Failed::new(
-                f,
-                format!("connect to {} on {}", export.workload, export.address),
-            )
+        .map_err(|why| {
+            let detail = format!("connect to {} on {}", export.workload, export.address);
+            Failed::not_opened(why, detail)
         })?;
     let (rx, tx) = tcp::split_with(io, first);
     let mut left = Duplex {

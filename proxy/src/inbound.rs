@@ -290,7 +290,7 @@ impl Side for Inbound {
                     rx: down.rx,
                     tx: down.answer.tx,
                 };
-                refuse_stream(&mut left, 405);
+                refuse_stream(&mut left, 405, "");
             }
             return None;
         }
@@ -344,10 +344,9 @@ fn service_of(snapshot: &Snapshot, port: u16) -> Option<Arc<str>> {
 impl From<Denied> for Failed {
     fn from(denied: Denied) -> Self {
         Self {
-            failure: denied.failure,
-            detail: denied.reason,
             policy: denied.policy,
             audit: denied.audit.to_vec(),
+            ..Self::new(denied.failure, denied.reason)
         }
     }
 }

@@ -145,12 +145,10 @@ async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
             )
             .await
         }
-        Err(failure) => {
+        Err(why) => {
             accept::reset(&conn.io);
-            Err(Failed::new(
-                failure,
-                format!("connect to {address}, which is not of the mesh"),
-            ))
+            let detail = format!("connect to {address}, which is not of the mesh");
+            Err(Failed::not_opened(why, detail))
         }
     };
     finish_bytes(&worker, event, result, &meters, begun);

@@ -84,6 +84,8 @@ pub struct Event {
     pub failure: Option<Failure>,
     /// For people: what exactly.
     pub detail: String,
+    /// The id under which the proxy that refused it knows why.
+    pub upstream_reason: Option<String>,
     /// From the one who asked.
     pub bytes_sent: u64,
     /// To the one who asked.
@@ -118,6 +120,7 @@ impl Event {
             status: 0,
             failure: None,
             detail: String::new(),
+            upstream_reason: None,
             bytes_sent: 0,
             bytes_received: 0,
             counted_live: false,
@@ -220,8 +223,10 @@ impl Recorder {
         self.shared.reason_id()
     }
 
-    /// The one place. `reason`: the id that the client was told.
+    /// The one place. `reason`: the id that the client was told. A failure that nobody was told of
+    /// has one, too: the line in the log says it.
     pub fn record(&self, event: &Event, reason: Option<String>) {
+        let reason = reason.or_else(|| event.failure.map(|_| self.shared.reason_id()));
         self.series(event).add(event);
         if !event.audit.is_empty() {
             self.shared.metrics.audited(&event.audit);
@@ -229,8 +234,7 @@ impl Recorder {
         if let Some(log) = &self.shared.log {
             log.write(event, reason.as_deref());
         }
-        if event.failure.is_some() {
-            let id = reason.unwrap_or_else(|| self.shared.reason_id());
+        if let Some(id) = reason {
             self.shared.remember(id, event);
         }
     }

@@ -53,7 +53,7 @@ impl Inbound {
         let permit = match allowed {
             Ok(permit) => permit,
             Err(failed) => {
-                refuse_stream(&mut left, status(failed.failure));
+                let failed = self.refuse(&mut left, failed);
                 return finish_bytes(&self.worker, event, Err(failed), &meters, begun);
             }
         };
@@ -67,10 +67,7 @@ impl Inbound {
                 self.relay(sides, &live, (&event, &meters)).await
             }
             Ok(_) => Err(Failed::new(Failure::DownstreamReset, "the peer left")),
-            Err(failed) => {
-                refuse_stream(&mut left, status(failed.failure));
-                Err(failed)
-            }
+            Err(failed) => Err(self.refuse(&mut left, failed)),
         };
         finish_bytes(&self.worker, event, result, &meters, begun);
     }
@@ -81,10 +78,20 @@ impl Inbound {
         let address = SocketAddr::new(self.worker.shared.config.application, port);
         let connecting = connect::bytes(&self.worker, permit, &hop, address, CONNECT_TIMEOUT);
         match unless(pin!(connecting), pin!(live.cut.wait())).await {
-            Ok(opened) => opened.map_err(|failure| {
-                Failed::new(failure, format!("connect to the application on {address}"))
+            Ok(opened) => opened.map_err(|why| {
+                Failed::not_opened(why, format!("connect to the application on {address}"))
             }),
             Err(()) => Err(self.revoked()),
+        }
+    }
+
+    /// Tells the peer that its stream was not accepted, and under which id we know why.
+    fn refuse(&self, left: &mut Duplex, failed: Failed) -> Failed {
+        let id = self.worker.recorder.reason_id();
+        refuse_stream(left, status(failed.failure), &id);
+        Failed {
+            told: Some(id),
+            ..failed
         }
     }
 
@@ -150,7 +157,7 @@ impl Inbound {
             .and_then(|t| t.parse::<SocketAddr>().ok());
         let Some(target) = target.filter(|t| self.is_own(t.ip()) && t.port() != 0) else {
             let mut left = left;
-            return refuse_stream(&mut left, 400);
+            return refuse_stream(&mut left, 400, "");
         };
         self.bytes(target.port(), left, |left| match &mut left.tx {
             crate::stream::Tx::H2(tx) => tx
@@ -177,11 +184,13 @@ fn status(failure: Failure) -> u16 {
 }
 
 /// Ends a stream that was not accepted: a status where it has heads, a reset where not.
-pub(super) fn refuse_stream(left: &mut Duplex, status: u16) {
+pub(super) fn refuse_stream(left: &mut Duplex, status: u16, reason: &str) {
     match &mut left.tx {
         crate::stream::Tx::H2(tx) => {
+            let mut head = ResponseHead::new(status, BodyLength::Empty);
+            head.fields.push(b"x-mesh-reason", reason.as_bytes());
             // A peer that is gone needs no answer.
-            let _ = tx.respond(&ResponseHead::new(status, BodyLength::Empty), true);
+            let _ = tx.respond(&head, true);
         }
         other => other.reset(ErrorCode::Cancel),
     }

@@ -113,6 +113,9 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         fields.insert("failure".to_owned(), json!(failure.name()));
         fields.insert("blame".to_owned(), json!(blame));
         fields.insert("detail".to_owned(), json!(event.detail));
+        if let Some(reason) = &event.upstream_reason {
+            fields.insert("upstream_reason".to_owned(), json!(reason));
+        }
     }
     if !event.audit.is_empty() {
         fields.insert(

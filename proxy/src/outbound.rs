@@ -127,6 +127,7 @@ async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
     let mut event = event(&worker, "tcp");
     let hop = Hop::Through(address);
     event.hop = hop.name();
+    worker.shared.telemetry.metrics.passthrough.inc();
     let meters = Meters::default();
     let permit = Permit::outbound(worker.snapshot().generation);
     let opened = connect::bytes(&worker, &permit, &hop, address, PASSTHROUGH_CONNECT_TIMEOUT).await;

@@ -318,4 +318,6 @@ pub struct MeshCluster {
     pub network: NetworkId,
     /// For pods whose place is not known.
     pub locality: Locality,
+    /// Must its sidecars refuse what is no service?
+    pub passthrough_denied: bool,
 }

@@ -1,12 +1,10 @@
 //! How does a connection of our application reach anywhere?
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_proto::resource::Protocol;
-use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::Attempt;
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
@@ -18,7 +16,7 @@ use isthmus_proxy_core::snapshot::{Service, Snapshot};
 
 use crate::accept;
 use crate::config::Destination;
-use crate::connect::{self, Hop, Upstream};
+use crate::connect::Upstream;
 use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, forward, mirror, reply, upgrade};
 use crate::finish::{Failed, finish, finish_bytes};
@@ -32,16 +30,12 @@ mod bytes;
 mod hints;
 mod plan;
 mod race;
+mod through;
 
 pub use bytes::Opened;
 use hints::Hint;
 pub use hints::Hints;
 use plan::ToService;
-
-/// To a destination that the mesh doesn't know.
-const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A TCP connection without a byte either way, where no service says otherwise.
-const TCP_IDLE: Duration = Duration::from_secs(3600);
 
 /// One outbound connection whose destination is a service.
 #[derive(Debug)]
@@ -74,16 +68,7 @@ async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
             });
             side.serve(conn).await;
         }
-        Err(known) => match destination {
-            // Untouched, and counted. What discovery could not say for lack of a control plane is
-            // treated as the last known state was: not of the mesh.
-            Destination::Address(address) if worker.shared.config.passthrough => {
-                pass_through(worker, conn, address).await;
-            }
-            Destination::Address(_) | Destination::Host(..) => {
-                refuse(&worker, &conn, &destination, known)
-            }
-        },
+        Err(known) => through::serve(worker, conn, &destination, known).await,
     }
 }
 
@@ -107,52 +92,6 @@ async fn locate(worker: &Worker, destination: &Destination) -> Result<(Arc<Servi
         }
     };
     Ok((service, port))
-}
-
-fn refuse(worker: &Worker, conn: &Accepted, destination: &Destination, known: bool) {
-    accept::reset(&conn.io);
-    let mut event = event(worker, "tcp");
-    event.failure = Some(if known {
-        Failure::NoDestination
-    } else {
-        Failure::EndpointsUnknown
-    });
-    event.detail = format!("{destination:?} leads to no service");
-    worker.recorder.record(&event, None);
-}
-
-async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
-    let begun = conn.since;
-    let _active = worker.activity();
-    let mut event = event(&worker, "tcp");
-    let hop = Hop::Through(address);
-    event.hop = hop.name();
-    worker.shared.telemetry.metrics.passthrough.inc();
-    let meters = Meters::default();
-    let permit = Permit::outbound(worker.snapshot().generation);
-    let opened = connect::bytes(&worker, &permit, &hop, address, PASSTHROUGH_CONNECT_TIMEOUT).await;
-    let result = match opened {
-        Ok(mut right) => {
-            let (rx, tx) = crate::tcp::split(conn.io);
-            let mut left = Duplex {
-                rx: Rx::Tcp(rx),
-                tx: Tx::Tcp(tx),
-            };
-            relay(
-                &worker,
-                (&mut left, &mut right),
-                (&event, &meters),
-                TCP_IDLE,
-            )
-            .await
-        }
-        Err(why) => {
-            accept::reset(&conn.io);
-            let detail = format!("connect to {address}, which is not of the mesh");
-            Err(Failed::not_opened(why, detail))
-        }
-    };
-    finish_bytes(&worker, event, result, &meters, begun);
 }
 
 fn event(worker: &Worker, protocol: &'static str) -> Event {

@@ -210,6 +210,13 @@ async fn judge(worker: Rc<Worker>) {
             // Each of them counts itself when it is cut.
             worker.connections.judge(&snapshot);
         }
+        if snapshot
+            .own
+            .as_ref()
+            .is_some_and(|own| own.passthrough_denied)
+        {
+            worker.connections.stop_passing();
+        }
         if !Arc::ptr_eq(&trust, &snapshot.trust) {
             trust = Arc::clone(&snapshot.trust);
             worker.shared.tls.believe(Arc::clone(&trust));

@@ -21,6 +21,7 @@ mod traffic;
 mod protocols;
 #[cfg(test)]
 mod streams;
+mod passthrough;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]

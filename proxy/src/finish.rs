@@ -11,7 +11,7 @@ use isthmus_proxy_core::message::Method;
 use crate::connect::NotOpened;
 use crate::exchange::{Downstream, Meters, reply};
 use crate::stream::Tx;
-use crate::telemetry::Event;
+use crate::telemetry::{Direction, Event};
 use crate::worker::Worker;
 
 /// A failure, with what a person wants to know of it.
@@ -90,6 +90,62 @@ pub async fn finish(
     event.status = down.answer.status;
     conclude(worker, event, meters, begun, reason);
     (usable && matches!(down.answer.tx, Tx::H1(_))).then_some(down)
+}
+
+/// Records a connection that ended before it was known what it wanted.
+pub fn refused(
+    worker: &Worker,
+    direction: Direction,
+    (failure, detail): (Failure, String),
+    since: Instant,
+) {
+    let mut event = Event::new(direction, "tcp", worker.snapshot().generation);
+    let own = Some(worker.shared.config.cluster.shared());
+    match direction {
+        Direction::Outbound => event.source_cluster = own,
+        Direction::Inbound | Direction::Gateway => event.destination_cluster = own,
+    }
+    event.failure = Some(failure);
+    event.detail = detail;
+    event.duration = since.elapsed();
+    worker.recorder.record(&event, None);
+}
+
+/// Records a connection that carries requests when it ends, however it does: each of them has an
+/// event of its own, and so has the connection.
+#[derive(Debug)]
+pub struct Closing {
+    worker: Rc<Worker>,
+    event: Event,
+    since: Instant,
+}
+
+impl Closing {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(worker: &Rc<Worker>, event: Event, since: Instant) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            event,
+            since,
+        }
+    }
+
+    /// It ends without a request: the client said nothing, or nothing that could be understood.
+    pub fn silent(mut self) {
+        self.event.failure = Some(Failure::DownstreamReset);
+        "the client left without a word".clone_into(&mut self.event.detail);
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        // A second panic would end the process, and the first may have been in the recorder.
+        if !std::thread::panicking() {
+            self.event.duration = self.since.elapsed();
+            self.worker.recorder.record(&self.event, None);
+        }
+    }
 }
 
 /// Records a relay of bytes.

@@ -21,7 +21,7 @@ use crate::accept;
 use crate::buffer;
 use crate::connect::{self, Hop};
 use crate::exchange::Meters;
-use crate::finish::{Failed, finish_bytes};
+use crate::finish::{Failed, finish_bytes, refused};
 use crate::relay::{Duplex, Ended, duplex};
 use crate::stream::{Rx, Tx};
 use crate::tcp;
@@ -44,7 +44,10 @@ thread_local! {
 /// One connection, from accept to close. Start reading here.
 pub async fn serve(worker: Rc<Worker>, conn: Accepted) {
     let Some(_source) = Source::enter(conn.peer.ip()) else {
-        return accept::reset(&conn.io);
+        accept::reset(&conn.io);
+        let why = format!("{} has {PER_SOURCE_MAX} connections", conn.peer.ip());
+        let why = (Failure::Overflow, why);
+        return refused(&worker, Direction::Gateway, why, conn.since);
     };
     let _active = worker.activity();
     let snapshot = worker.snapshot();

@@ -20,12 +20,12 @@ use crate::connect::Hop;
 use crate::connections::Live;
 use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
-use crate::finish::{Failed, finish, finish_bytes};
+use crate::finish::{Closing, Failed, finish, finish_bytes, refused};
 use crate::h2::Session;
 use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
 use crate::notify::Flag;
-use crate::relay::{Duplex, unless};
+use crate::relay::unless;
 use crate::telemetry::{Direction, Event};
 use crate::tunnel;
 use crate::worker::{Accepted, Worker};
@@ -33,7 +33,7 @@ use crate::worker::{Accepted, Worker};
 mod bytes;
 mod plan;
 
-use bytes::{Upgraded, refuse_stream};
+use bytes::Upgraded;
 use plan::{Asked, ToApplication};
 
 /// To reach the application.
@@ -56,7 +56,7 @@ pub struct Inbound {
 
 /// One connection to the mesh port, from accept to close. Start reading here.
 pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
-    let source = conn.peer;
+    let (source, since) = (conn.peer, conn.since);
     let Some(identified) = identify(&worker, conn).await else {
         return;
     };
@@ -70,13 +70,16 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
         source,
         port: None,
     };
+    let _closing = side.closing("http/2", since);
     serve_h2(Rc::new(side), session).await;
 }
 
 /// One captured connection to a port of the workload.
 pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     let Some(original) = accept::original_destination(&conn.io) else {
-        return;
+        let why = format!("from {}: it was not captured", conn.peer);
+        let why = (Failure::NoDestination, why);
+        return refused(&worker, Direction::Inbound, why, conn.since);
     };
     if worker
         .shared
@@ -113,11 +116,17 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         return side.captured_bytes(conn, Vec::new()).await;
     }
     let Some((first, kind)) = detect(&conn.io).await else {
-        return;
+        return side.closing("tcp", conn.since).silent();
     };
     match kind {
-        Detected::Http1 => Box::pin(serve_h1(side, conn.io, first)).await,
-        Detected::Http2 => serve_h2_plain(side, conn.io, first).await,
+        Detected::Http1 => {
+            let _closing = side.closing("http/1.1", conn.since);
+            Box::pin(serve_h1(side, conn.io, first)).await;
+        }
+        Detected::Http2 => {
+            let _closing = side.closing("http/2", conn.since);
+            serve_h2_plain(side, conn.io, first).await;
+        }
         Detected::Tls | Detected::Opaque => side.captured_bytes(conn, first).await,
     }
 }
@@ -143,6 +152,13 @@ impl Inbound {
         event.endpoint = Some(config.workload.shared());
         event.hop = "application";
         event
+    }
+
+    /// The connection itself, when it ends.
+    fn closing(&self, protocol: &'static str, since: Instant) -> Closing {
+        let mut event = self.event(protocol, self.worker.snapshot().generation);
+        event.hop = "";
+        Closing::new(&self.worker, event, since)
     }
 
     fn facts(&self, port: u16) -> ConnFacts<'_> {
@@ -286,11 +302,9 @@ impl Side for Inbound {
                 // Seldom: the task of each request must not have room for it.
                 Box::pin(self.connect(&head, down)).await;
             } else {
-                let mut left = Duplex {
-                    rx: down.rx,
-                    tx: down.answer.tx,
-                };
-                refuse_stream(&mut left, 405, "");
+                let why = "only peers of the mesh may CONNECT";
+                let failed = Failed::new(Failure::Unauthenticated, why);
+                self.refuse_connect(down, 405, failed);
             }
             return None;
         }

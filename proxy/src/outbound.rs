@@ -19,7 +19,7 @@ use crate::config::Destination;
 use crate::connect::Upstream;
 use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, forward, mirror, reply, upgrade};
-use crate::finish::{Failed, finish, finish_bytes};
+use crate::finish::{Closing, Failed, finish, finish_bytes, refused};
 use crate::http::{Side, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, duplex};
 use crate::stream::{Rx, Tx};
@@ -48,7 +48,8 @@ pub struct Outbound {
 /// One captured connection, from accept to close. Start reading here.
 pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     let Some(original) = accept::original_destination(&conn.io) else {
-        return;
+        let why = (Failure::NoDestination, "it was not captured".to_owned());
+        return refused(&worker, Direction::Outbound, why, conn.since);
     };
     serve(worker, conn, Destination::Address(original)).await;
 }
@@ -114,16 +115,16 @@ impl Outbound {
         match declared {
             Protocol::Tcp | Protocol::Tls => Box::pin(self.relay(conn, Vec::new(), None)).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
-            Protocol::Http2 | Protocol::Grpc => serve_h2_plain(self, conn.io, Vec::new()).await,
+            Protocol::Http2 | Protocol::Grpc => self.http2(conn, Vec::new()).await,
             Protocol::Http1 => {
                 let Some((first, kind)) = detect(&conn.io).await else {
-                    return;
+                    return self.closing("tcp", &conn).silent();
                 };
                 match kind {
-                    Detected::Http2 => serve_h2_plain(self, conn.io, first).await,
+                    Detected::Http2 => self.http2(conn, first).await,
                     // Not HTTP at all is for the codec to refuse.
                     Detected::Http1 | Detected::Tls | Detected::Opaque => {
-                        Box::pin(serve_h1(self, conn.io, first)).await;
+                        self.http1(conn, first).await;
                     }
                 }
             }
@@ -149,7 +150,7 @@ impl Outbound {
                     .set(&self.service.name, self.port, Hint::Bytes);
                 return Box::pin(self.relay(conn, Vec::new(), Some(Ok(opened)))).await;
             }
-            race::First::Nobody => return,
+            race::First::Nobody => return self.closing("tcp", &conn).silent(),
         };
         match kind {
             Detected::Http1 | Detected::Http2 => {
@@ -158,13 +159,30 @@ impl Outbound {
                     .set(&self.service.name, self.port, Hint::Http);
                 drop(opened);
                 if kind == Detected::Http1 {
-                    Box::pin(serve_h1(self, conn.io, first)).await;
+                    self.http1(conn, first).await;
                 } else {
-                    serve_h2_plain(self, conn.io, first).await;
+                    self.http2(conn, first).await;
                 }
             }
             Detected::Tls | Detected::Opaque => Box::pin(self.relay(conn, first, opened)).await,
         }
+    }
+
+    async fn http1(self: Rc<Self>, conn: Accepted, first: Vec<u8>) {
+        let _closing = self.closing("http/1.1", &conn);
+        Box::pin(serve_h1(self, conn.io, first)).await;
+    }
+
+    async fn http2(self: Rc<Self>, conn: Accepted, first: Vec<u8>) {
+        let _closing = self.closing("http/2", &conn);
+        serve_h2_plain(self, conn.io, first).await;
+    }
+
+    /// The connection itself, when it ends.
+    fn closing(&self, protocol: &'static str, conn: &Accepted) -> Closing {
+        let mut event = event(&self.worker, protocol);
+        event.service = Some(self.service.name.shared());
+        Closing::new(&self.worker, event, conn.since)
     }
 
     /// A byte stream to an endpoint of the service.

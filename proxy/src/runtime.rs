@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use crate::accept::{accept_loop, bind};
 use crate::config::{Config, Destination};
+use crate::telemetry::Direction;
 use crate::tls::Verifier;
 use crate::worker::{Shared, Worker};
 use crate::{gateway, inbound, outbound};
@@ -176,23 +177,28 @@ fn listen(worker: &Rc<Worker>, listeners: Listeners) {
         let allowed = move |source: IpAddr| {
             allowed.is_empty() || allowed.iter().any(|net| net.contains(&source))
         };
+        let listener = (listener, Direction::Inbound);
         let serving = accept_loop(Rc::clone(worker), listener, allowed, inbound::serve_mesh);
         tokio::task::spawn_local(serving);
     }
     if let Some(listener) = listeners.inbound {
+        let listener = (listener, Direction::Inbound);
         let serving = accept_loop(Rc::clone(worker), listener, all, inbound::serve_captured);
         tokio::task::spawn_local(serving);
     }
     if let Some(listener) = listeners.outbound {
+        let listener = (listener, Direction::Outbound);
         let serving = accept_loop(Rc::clone(worker), listener, all, outbound::serve_captured);
         tokio::task::spawn_local(serving);
     }
     if let Some(listener) = listeners.gateway {
+        let listener = (listener, Direction::Gateway);
         let serving = accept_loop(Rc::clone(worker), listener, all, gateway::serve);
         tokio::task::spawn_local(serving);
     }
     for (listener, destination) in listeners.virtuals {
         let serve = move |worker, conn| outbound::serve_virtual(worker, conn, destination.clone());
+        let listener = (listener, Direction::Outbound);
         tokio::task::spawn_local(accept_loop(Rc::clone(worker), listener, all, serve));
     }
 }

@@ -21,6 +21,9 @@ mod traffic;
 mod protocols;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod log;
+#[cfg(test)]
 mod passthrough;
 #[cfg(test)]
 mod drain;

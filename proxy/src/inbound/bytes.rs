@@ -148,24 +148,43 @@ impl Inbound {
 
     /// CONNECT: a TCP connection in a tunnel.
     pub(super) async fn connect(&self, head: &RequestHead, down: Downstream) {
+        let target = std::str::from_utf8(&head.authority)
+            .ok()
+            .and_then(|t| t.parse::<SocketAddr>().ok());
+        let own = target.filter(|t| self.is_own(t.ip()) && t.port() != 0);
+        let Some(own) = own else {
+            let to = target.map_or("what is no address".to_owned(), |t| t.to_string());
+            let why = format!("CONNECT to {to}, and that is not this workload");
+            return self.refuse_connect(down, 400, Failed::new(Failure::NoDestination, why));
+        };
         let left = Duplex {
             rx: down.rx,
             tx: down.answer.tx,
         };
-        let target = std::str::from_utf8(&head.authority)
-            .ok()
-            .and_then(|t| t.parse::<SocketAddr>().ok());
-        let Some(target) = target.filter(|t| self.is_own(t.ip()) && t.port() != 0) else {
-            let mut left = left;
-            return refuse_stream(&mut left, 400, "");
-        };
-        self.bytes(target.port(), left, |left| match &mut left.tx {
+        self.bytes(own.port(), left, |left| match &mut left.tx {
             crate::stream::Tx::H2(tx) => tx
                 .respond(&ResponseHead::new(200, BodyLength::Marked), false)
                 .is_ok(),
             crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
         })
         .await;
+    }
+
+    /// A CONNECT that could lead nowhere.
+    pub(super) fn refuse_connect(&self, down: Downstream, status: u16, failed: Failed) {
+        let id = self.worker.recorder.reason_id();
+        let mut left = Duplex {
+            rx: down.rx,
+            tx: down.answer.tx,
+        };
+        refuse_stream(&mut left, status, &id);
+        let event = self.event("tcp", self.worker.snapshot().generation);
+        let result = Err(Failed {
+            told: Some(id),
+            ..failed
+        });
+        let meters = Meters::default();
+        finish_bytes(&self.worker, event, result, &meters, Instant::now());
     }
 
     /// A tunnel leads to this workload and nowhere else.
@@ -184,7 +203,7 @@ fn status(failure: Failure) -> u16 {
 }
 
 /// Ends a stream that was not accepted: a status where it has heads, a reset where not.
-pub(super) fn refuse_stream(left: &mut Duplex, status: u16, reason: &str) {
+fn refuse_stream(left: &mut Duplex, status: u16, reason: &str) {
     match &mut left.tx {
         crate::stream::Tx::H2(tx) => {
             let mut head = ResponseHead::new(status, BodyLength::Empty);

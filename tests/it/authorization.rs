@@ -186,6 +186,53 @@ spec:
     );
 }
 
+/// Audit looks and does not decide.
+#[tokio::test]
+async fn an_audit_policy_is_counted_and_logged_and_changes_no_verdict() {
+    let audit = |name: &str, prefix: &str| {
+        format!(
+            "apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  targetRefs: [{{kind: Service, name: cart}}]
+  action: Audit
+  rules:
+  - to: [{{paths: [{{prefix: {prefix}}}]}}]
+"
+        )
+    };
+    let deny = audit("shut", "/seen/shut").replace("Audit", "Deny");
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web")
+                .service("cart", 1)
+                .manifest("audit.yaml", &audit("watch", "/seen"))
+                .manifest("deny.yaml", &deny)
+        })
+        .start()
+        .await;
+    let web = mesh.client("east/web").http("cart");
+    let cart = mesh.proxy("east/cart-1");
+    let matches = async || cart.metric("audit_matches_total", &["watch"]).await;
+    assert_eq!(web.get("/other").await.status, 200);
+    assert!(matches().await < 0.5, "it matched what it does not name");
+    assert_eq!(web.get("/seen/1").await.status, 200, "it is no verdict");
+    assert_eq!(web.get("/seen/shut").await.status, 403, "and lifts none");
+    let is = |path: &'static str| {
+        move |line: &serde_json::Value| line["path"] == path && line["direction"] == "inbound"
+    };
+    for (path, status) in [("/seen/1", 200), ("/seen/shut", 403)] {
+        let line = cart.logged(path, is(path)).await;
+        assert!(line["audit"].to_string().contains("watch"), "{line}");
+        assert_eq!(line["status"], status, "{line}");
+    }
+    let line = cart.logged("/other", is("/other")).await;
+    assert!(line["audit"].is_null(), "{line}");
+    let counted = matches().await;
+    assert!((counted - 2.0).abs() < 0.5, "{counted}");
+}
+
 /// S13
 #[tokio::test]
 async fn a_policy_that_is_not_understood_denies_where_it_applies() {

@@ -410,6 +410,11 @@ mod tests {
             ("\"east\"", "\"East\"", "cluster"),
             ("cart-1", "cart 1", "pod"),
             ("10.0.0.1:80", "nowhere", "listen.virtual.destination"),
+            (
+                "{\"virtual\"",
+                "{\"admin\":\"10.0.0.11:15000\",\"virtual\"",
+                "listen.admin",
+            ),
             ("\"sidecar\"", "\"gateway\"", "listen.gateway"),
         ] {
             let error = raw(change, to).unwrap_err().to_string();

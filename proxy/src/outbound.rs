@@ -18,7 +18,7 @@ use crate::accept;
 use crate::config::Destination;
 use crate::connect::Upstream;
 use crate::detect::detect;
-use crate::exchange::{Done, Downstream, Meters, forward, mirror, reply, upgrade};
+use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
 use crate::finish::{Closing, Failed, finish, finish_bytes, refused};
 use crate::http::{Side, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, duplex};
@@ -259,6 +259,14 @@ impl Outbound {
         })
     }
 
+    /// HTTP/1.0 may name no host; the tunnel needs one.
+    fn complete(&self, request: &mut Request) {
+        if request.head.authority.is_empty() {
+            request.host = self.service.name.hostname().to_owned();
+            request.head.authority = format!("{}:{}", request.host, self.port).into_bytes();
+        }
+    }
+
     /// One request: the steps in the order of the journey.
     async fn exchange(
         &self,
@@ -274,11 +282,7 @@ impl Outbound {
             request.path.as_str().to_owned(),
         ));
         event.service = Some(self.service.name.shared());
-        if request.head.authority.is_empty() {
-            // HTTP/1.0 may name no host; the tunnel needs one.
-            request.host = self.service.name.hostname().to_owned();
-            request.head.authority = format!("{}:{}", request.host, self.port).into_bytes();
-        }
+        self.complete(&mut request);
         let to = BackendRef {
             service: self.service.name.clone(),
             port: self.port,

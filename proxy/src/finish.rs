@@ -12,7 +12,7 @@ use crate::connect::NotOpened;
 use crate::exchange::{Downstream, Meters, reply};
 use crate::stream::Tx;
 use crate::telemetry::{Direction, Event};
-use crate::worker::Worker;
+use crate::worker::{Activity, Worker};
 
 /// A failure, with what a person wants to know of it.
 #[derive(Debug)]
@@ -59,20 +59,72 @@ impl Failed {
     }
 }
 
+/// A connection or a request that is open, and counts as such. Its event is recorded however it
+/// ends: by [`finish`] or [`finish_bytes`], or by being cut off with whatever carries it.
+#[derive(Debug)]
+pub struct Open {
+    /// What is known so far.
+    pub event: Event,
+    /// What has moved so far.
+    pub meters: Meters,
+    worker: Rc<Worker>,
+    begun: Instant,
+    told: bool,
+    _active: Activity,
+}
+
+impl Open {
+    /// It begins, or has begun then.
+    #[must_use]
+    pub fn begin(worker: &Rc<Worker>, event: Event, begun: Instant) -> Self {
+        Self {
+            event,
+            meters: Meters::default(),
+            worker: Rc::clone(worker),
+            begun,
+            told: false,
+            _active: worker.activity(),
+        }
+    }
+
+    fn tell(&mut self, reason: Option<String>) {
+        self.told = true;
+        let (event, meters) = (&mut self.event, &self.meters);
+        event.counted_live = meters.sent.is_live();
+        event.bytes_sent = meters.sent.bytes();
+        event.bytes_received = meters.received.bytes();
+        event.duration = self.begun.elapsed();
+        self.worker.recorder.record(event, reason);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A second panic would end the process, and the first may have been in the recorder.
+        if self.told || std::thread::panicking() {
+            return;
+        }
+        if self.event.failure.is_none() {
+            self.event.failure = Some(Failure::Draining);
+            "cut off when the time to drain was over".clone_into(&mut self.event.detail);
+        }
+        self.tell(None);
+    }
+}
+
 /// Ends a request: tells the client what it can still be told, and records the event. The
 /// downstream comes back if its connection can carry another request.
 pub async fn finish(
-    worker: &Rc<Worker>,
+    mut open: Open,
     mut down: Downstream,
-    (mut event, meters): (Event, &Meters),
     result: Result<(), Failed>,
-    (begun, grpc): (Instant, bool),
+    grpc: bool,
 ) -> Option<Downstream> {
     let mut reason = None;
     let mut usable = true;
     if let Err(failed) = result {
-        note(&mut event, failed);
-        let failure = event.failure.unwrap_or(Failure::Internal);
+        note(&mut open.event, failed);
+        let failure = open.event.failure.unwrap_or(Failure::Internal);
         let answer = &mut down.answer;
         if answer.started || failure.status() == 0 {
             answer
@@ -80,15 +132,22 @@ pub async fn finish(
                 .reset(answer.code.unwrap_or_else(|| code(failure)));
             usable = false;
         } else {
-            let id = worker.recorder.reason_id();
+            let id = open.worker.recorder.reason_id();
             // What the client has not sent yet would be taken for the next request.
             answer.keep_alive &= is_read(&down.rx);
-            Box::pin(reply::failure(answer, failure, &id, &event.detail, grpc)).await;
+            Box::pin(reply::failure(
+                answer,
+                failure,
+                &id,
+                &open.event.detail,
+                grpc,
+            ))
+            .await;
             reason = Some(id);
         }
     }
-    event.status = down.answer.status;
-    conclude(worker, event, meters, begun, reason);
+    open.event.status = down.answer.status;
+    open.tell(reason);
     (usable && matches!(down.answer.tx, Tx::H1(_))).then_some(down)
 }
 
@@ -149,19 +208,13 @@ impl Drop for Closing {
 }
 
 /// Records a relay of bytes.
-pub fn finish_bytes(
-    worker: &Rc<Worker>,
-    mut event: Event,
-    result: Result<(), Failed>,
-    meters: &Meters,
-    begun: Instant,
-) {
+pub fn finish_bytes(mut open: Open, result: Result<(), Failed>) {
     let mut told = None;
     if let Err(mut failed) = result {
         told = failed.told.take();
-        note(&mut event, failed);
+        note(&mut open.event, failed);
     }
-    conclude(worker, event, meters, begun, told);
+    open.tell(told);
 }
 
 /// Records a request that could not be read. The id to tell the client.
@@ -186,20 +239,6 @@ fn note(event: &mut Event, failed: Failed) {
     if !failed.audit.is_empty() {
         event.audit = failed.audit;
     }
-}
-
-fn conclude(
-    worker: &Rc<Worker>,
-    mut event: Event,
-    meters: &Meters,
-    begun: Instant,
-    reason: Option<String>,
-) {
-    event.counted_live = meters.sent.is_live();
-    event.bytes_sent = meters.sent.bytes();
-    event.bytes_received = meters.received.bytes();
-    event.duration = begun.elapsed();
-    worker.recorder.record(&event, reason);
 }
 
 fn is_read(rx: &crate::stream::Rx) -> bool {

@@ -21,7 +21,7 @@ use crate::accept;
 use crate::buffer;
 use crate::connect::{self, Hop};
 use crate::exchange::Meters;
-use crate::finish::{Failed, finish_bytes, refused};
+use crate::finish::{Failed, Open, finish_bytes, refused};
 use crate::relay::{Duplex, Ended, duplex};
 use crate::stream::{Rx, Tx};
 use crate::tcp;
@@ -49,13 +49,12 @@ pub async fn serve(worker: Rc<Worker>, conn: Accepted) {
         let why = (Failure::Overflow, why);
         return refused(&worker, Direction::Gateway, why, conn.since);
     };
-    let _active = worker.activity();
     let snapshot = worker.snapshot();
     let mut event = Event::new(Direction::Gateway, "tls", snapshot.generation);
     event.destination_cluster = Some(worker.shared.config.cluster.shared());
-    let meters = Meters::default();
-    let result = forward(&worker, conn.io, &mut event, &meters).await;
-    finish_bytes(&worker, event, result, &meters, conn.since);
+    let mut open = Open::begin(&worker, event, conn.since);
+    let result = forward(&worker, conn.io, &mut open.event, &open.meters).await;
+    finish_bytes(open, result);
 }
 
 async fn forward(

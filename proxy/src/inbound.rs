@@ -20,7 +20,7 @@ use crate::connect::Hop;
 use crate::connections::Live;
 use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
-use crate::finish::{Closing, Failed, finish, finish_bytes, refused};
+use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
 use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
@@ -309,26 +309,25 @@ impl Side for Inbound {
             return None;
         }
         let begun = Instant::now();
-        let _active = self.worker.activity();
         let snapshot = self.worker.snapshot();
-        let mut event = self.event(version_name(head.version), snapshot.generation);
-        let meters = Meters::default();
+        let event = self.event(version_name(head.version), snapshot.generation);
+        let mut open = Open::begin(&self.worker, event, begun);
         let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
         let result = self
-            .exchange(&snapshot, head, &mut down, (&mut event, &meters))
+            .exchange(&snapshot, head, &mut down, (&mut open.event, &open.meters))
             .await;
         let result = match result {
             Ok(Some(upgraded)) => {
-                event.status = 101;
-                let relaying = self.relay_upgraded(down, *upgraded, (&event, &meters));
+                open.event.status = 101;
+                let relaying = self.relay_upgraded(down, *upgraded, (&open.event, &open.meters));
                 let result = Box::pin(relaying).await;
-                finish_bytes(&self.worker, event, result, &meters, begun);
+                finish_bytes(open, result);
                 return None;
             }
             Ok(None) => Ok(()),
             Err(failed) => Err(failed),
         };
-        finish(&self.worker, down, (event, &meters), result, (begun, grpc)).await
+        finish(open, down, result, grpc).await
     }
 
     fn worker(&self) -> &Rc<Worker> {

@@ -19,7 +19,7 @@ use crate::config::Destination;
 use crate::connect::Upstream;
 use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
-use crate::finish::{Closing, Failed, finish, finish_bytes, refused};
+use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::http::{Side, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, duplex};
 use crate::stream::{Rx, Tx};
@@ -187,10 +187,9 @@ impl Outbound {
 
     /// A byte stream to an endpoint of the service.
     async fn relay(&self, conn: Accepted, first: Vec<u8>, opened: Option<Result<Opened, Failed>>) {
-        let _active = self.worker.activity();
         let mut event = event(&self.worker, "tcp");
         event.service = Some(self.service.name.shared());
-        let meters = Meters::default();
+        let mut open = Open::begin(&self.worker, event, conn.since);
         let opened = match opened {
             Some(opened) => opened,
             None => bytes::open(self).await,
@@ -203,6 +202,7 @@ impl Outbound {
                 hop,
                 route,
             }) => {
+                let event = &mut open.event;
                 event.endpoint = Some(endpoint.name.shared());
                 event.destination_cluster = Some(endpoint.cluster.shared());
                 event.hop = hop;
@@ -214,7 +214,7 @@ impl Outbound {
                 };
                 let idle = self.service.traffic.timeouts.idle_tcp;
                 let sides = (&mut left, &mut right);
-                let result = relay(&self.worker, sides, (&event, &meters), idle).await;
+                let result = relay(&self.worker, sides, (&open.event, &open.meters), idle).await;
                 drop(attempt);
                 result
             }
@@ -223,7 +223,7 @@ impl Outbound {
                 Err(failed)
             }
         };
-        finish_bytes(&self.worker, event, result, &meters, conn.since);
+        finish_bytes(open, result);
     }
 
     /// Where a connection goes by the routes of layer 4.
@@ -344,25 +344,26 @@ impl Outbound {
 impl Side for Outbound {
     async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
         let begun = Instant::now();
-        let _active = self.worker.activity();
-        let mut event = event(&self.worker, version_name(head.version));
-        let meters = Meters::default();
+        let event = event(&self.worker, version_name(head.version));
+        let mut open = Open::begin(&self.worker, event, begun);
         let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
-        let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
+        let result = self
+            .exchange(head, &mut down, (&mut open.event, &open.meters))
+            .await;
         let result = match result {
             Ok(Some(upgraded)) => {
-                event.status = 101;
+                open.event.status = 101;
                 let result = {
-                    let told = (&event, &meters);
+                    let told = (&open.event, &open.meters);
                     Box::pin(upgraded.relay(&self.worker, down, told)).await
                 };
-                finish_bytes(&self.worker, event, result, &meters, begun);
+                finish_bytes(open, result);
                 return None;
             }
             Ok(None) => Ok(()),
             Err(failed) => Err(failed),
         };
-        finish(&self.worker, down, (event, &meters), result, (begun, grpc)).await
+        finish(open, down, result, grpc).await
     }
 
     fn worker(&self) -> &Rc<Worker> {

@@ -175,3 +175,33 @@ async fn strangers(mesh: &Mesh) {
     // It is closed before its line is looked for.
     let _ = connection.await;
 }
+
+/// What is still open when the time to drain is over has an end, too.
+#[tokio::test]
+async fn what_a_drain_cuts_off_is_logged() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").service_with("cart", 1, |s| {
+                s.port("http", 80, "http", App::Http)
+                    .port("bytes", 82, "tcp", App::Tcp)
+            })
+        })
+        .start()
+        .await;
+    let web = mesh.client("east/web");
+    let mut io = web.port("cart", 82).tcp().await.unwrap();
+    io.write_all(b"word").await.unwrap();
+    io.read_exact(&mut [0; 4]).await.unwrap();
+    let http = web.port("cart", 80);
+    let mut sender = http.http1().await.unwrap();
+    let ticks = http.request("GET", "/ticks").body(full("")).unwrap();
+    let answer = sender.send_request(ticks).await.unwrap();
+    mesh.proxy_mut("east/web-1").stop().await;
+    let web = mesh.proxy("east/web-1");
+    for kind in ["tcp", "http/1.1"] {
+        let cut = |line: &serde_json::Value| line["protocol"] == kind && line["flag"] == "UO";
+        let line = web.logged(kind, cut).await;
+        assert_eq!(line["failure"], "draining", "{line}");
+    }
+    drop((io, answer));
+}

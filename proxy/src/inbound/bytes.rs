@@ -14,7 +14,7 @@ use super::{CONNECT_TIMEOUT, Inbound, note};
 use crate::connect::{self, Hop, Upstream};
 use crate::connections::{Live, Registered};
 use crate::exchange::{Downstream, Meters, upgrade};
-use crate::finish::{Failed, finish_bytes};
+use crate::finish::{Failed, Open, finish_bytes};
 use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::telemetry::Event;
 use crate::worker::Accepted;
@@ -42,11 +42,9 @@ impl Inbound {
 
     /// A byte stream to a port: judged, connected, relayed, and judged again when policies change.
     async fn bytes(&self, port: u16, mut left: Duplex, accept: impl FnOnce(&mut Duplex) -> bool) {
-        let begun = Instant::now();
-        let _active = self.worker.activity();
         let snapshot = self.worker.snapshot();
-        let mut event = self.event("tcp", snapshot.generation);
-        let meters = Meters::default();
+        let event = self.event("tcp", snapshot.generation);
+        let mut open = Open::begin(&self.worker, event, Instant::now());
         let allowed = self.not_ours(port).and_then(|()| {
             authorize(&snapshot.policies, &self.facts(port), None).map_err(Failed::from)
         });
@@ -54,22 +52,22 @@ impl Inbound {
             Ok(permit) => permit,
             Err(failed) => {
                 let failed = self.refuse(&mut left, failed);
-                return finish_bytes(&self.worker, event, Err(failed), &meters, begun);
+                return finish_bytes(open, Err(failed));
             }
         };
-        note(&mut event, &permit);
+        note(&mut open.event, &permit);
         // Before it is connected: a change of policy meanwhile is not missed.
         let live = self.live(port, None);
         let _registered = self.worker.connections.register(&live);
         let result = match self.open(&permit, port, &live).await {
             Ok(mut right) if accept(&mut left) => {
                 let sides = (&mut left, &mut right);
-                self.relay(sides, &live, (&event, &meters)).await
+                self.relay(sides, &live, (&open.event, &open.meters)).await
             }
             Ok(_) => Err(Failed::new(Failure::DownstreamReset, "the peer left")),
             Err(failed) => Err(self.refuse(&mut left, failed)),
         };
-        finish_bytes(&self.worker, event, result, &meters, begun);
+        finish_bytes(open, result);
     }
 
     /// Connects to the application, for as long as that is allowed.
@@ -183,8 +181,7 @@ impl Inbound {
             told: Some(id),
             ..failed
         });
-        let meters = Meters::default();
-        finish_bytes(&self.worker, event, result, &meters, Instant::now());
+        finish_bytes(Open::begin(&self.worker, event, Instant::now()), result);
     }
 
     /// A tunnel leads to this workload and nowhere else.

@@ -14,7 +14,7 @@ use crate::accept;
 use crate::config::{Destination, Passthrough};
 use crate::connect::{self, Hop};
 use crate::exchange::Meters;
-use crate::finish::{Failed, finish_bytes};
+use crate::finish::{Failed, Open, finish_bytes};
 use crate::notify::Flag;
 use crate::relay::{Duplex, unless};
 use crate::stream::{Rx, Tx};
@@ -88,16 +88,14 @@ fn refuse(worker: &Worker, conn: &Accepted, known: bool, detail: String) {
 
 /// Untouched, and counted.
 async fn pass(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
-    let begun = conn.since;
-    let _active = worker.activity();
     let mut event = event(&worker, "tcp");
     event.hop = Hop::Through(address).name();
     worker.shared.telemetry.metrics.passthrough.inc();
-    let meters = Meters::default();
+    let open = Open::begin(&worker, event, conn.since);
     let cut = Rc::new(Flag::default());
     let _registered = worker.connections.register_passing(&cut);
-    let result = open_and_relay(&worker, conn, address, (&event, &meters, &cut)).await;
-    finish_bytes(&worker, event, result, &meters, begun);
+    let result = open_and_relay(&worker, conn, address, (&open.event, &open.meters, &cut)).await;
+    finish_bytes(open, result);
 }
 
 async fn open_and_relay(

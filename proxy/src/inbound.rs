@@ -10,6 +10,7 @@ use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::{ConnFacts, Denied, Permit};
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::guard::{DURATION_MAX, Timeouts};
 use isthmus_proxy_core::http2::Role;
 use isthmus_proxy_core::identify::PeerIdentity;
 use isthmus_proxy_core::message::{Method, RequestHead};
@@ -38,8 +39,9 @@ use plan::{Asked, ToApplication};
 
 /// To reach the application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// An HTTP stream without a byte either way.
-const HTTP_IDLE: Duration = Duration::from_secs(300);
+/// A stream of a peer without a byte either way: how long that may last is the caller's sidecar's
+/// to say, by its policy; a dead tunnel is noticed by its PING.
+const PEER_IDLE: Duration = DURATION_MAX;
 
 /// One inbound connection.
 #[derive(Debug)]
@@ -132,6 +134,11 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
 }
 
 impl Inbound {
+    /// How long nothing may come either way: for plaintext, what our own default says.
+    fn idle(&self, default: Duration) -> Duration {
+        self.peer.as_ref().map_or(default, |_| PEER_IDLE)
+    }
+
     fn refuse_plaintext(&self, io: &tokio::net::TcpStream, port: u16) {
         accept::reset(io);
         let generation = self.worker.snapshot().generation;
@@ -218,6 +225,7 @@ impl Inbound {
         let live = self.live(port, Some(Rc::clone(&request)));
         let registered = self.worker.connections.register(&live);
         let mut plan = ToApplication {
+            idle: self.idle(Timeouts::default().idle_http),
             worker: &self.worker,
             permit,
             hop,

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use isthmus_proxy_core::authorize::{Permit, authorize};
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::guard::Timeouts;
 use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::{BodyLength, RequestHead, ResponseHead};
 
@@ -18,9 +19,6 @@ use crate::finish::{Failed, Open, finish_bytes};
 use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::telemetry::Event;
 use crate::worker::Accepted;
-
-/// A TCP connection without a byte either way.
-const TCP_IDLE: Duration = Duration::from_secs(3600);
 
 /// A request that became a stream of bytes. It stays under the permission that it had as a request.
 pub(super) struct Upgraded<'a> {
@@ -103,7 +101,8 @@ impl Inbound {
         let bytes = (&meters.sent, &meters.received);
         self.worker.recorder.count_live(event, bytes.0, bytes.1);
         let relayed = {
-            let relaying = pin!(duplex(left, right, bytes, TCP_IDLE));
+            let idle = self.idle(Timeouts::default().idle_tcp);
+            let relaying = pin!(duplex(left, right, bytes, idle));
             unless(relaying, pin!(live.cut.wait())).await
         };
         relayed.map_or_else(

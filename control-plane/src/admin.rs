@@ -27,6 +27,7 @@ use crate::clients::Clients;
 use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::metrics::{Metrics, Page};
+use crate::saved::Note;
 use crate::source::Report;
 
 /// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
@@ -77,6 +78,8 @@ struct ClusterView {
     age_seconds: Option<f64>,
     objects: BTreeMap<&'static str, usize>,
     source: Option<Report>,
+    /// What is on disk, for a control plane that starts while the cluster can't be reached.
+    saved: Option<Note>,
 }
 
 impl Admin {
@@ -186,6 +189,7 @@ impl Admin {
                     .map(|(kind, n)| (kind.as_str(), *n))
                     .collect(),
                 source: self.fleet.report(status.cluster),
+                saved: self.fleet.saved().note(status.cluster),
             });
             view.collect()
         })

@@ -235,6 +235,11 @@ impl Stream {
                 },
                 () = sleep_until(pace.next), if !pace.allows() => {}
                 dirty = self.inbox.next() => {
+                    let cluster = session.client().workload().cluster();
+                    if self.shared.hub.read(|world| world.is_distrusted(cluster)) {
+                        let status = Status::permission_denied("the cluster is cut off");
+                        return End::Told(status, "cut_off");
+                    }
                     session.dirty(&dirty);
                     due = true;
                 }

@@ -31,9 +31,12 @@ pub struct Hub {
     world: watch::Sender<World>,
     sessions: Mutex<Vec<Weak<Inbox>>>,
     /// Sources that come and go, in their order, until the writer has taken them.
-    seats: Mutex<Vec<(ClusterId, Option<mpsc::Receiver<Change>>)>>,
+    seats: Mutex<Vec<(ClusterId, Option<Seat>)>>,
     seated: Notify,
 }
+
+/// What a source has told, and where it tells more.
+type Seat = (Vec<Change>, mpsc::Receiver<Change>);
 
 /// Where the sources' changes come from, cluster by cluster. `None` is the end of a source.
 type Changes = StreamMap<ClusterId, Pin<Box<dyn Stream<Item = Option<Change>> + Send>>>;
@@ -82,7 +85,17 @@ impl Hub {
     /// Listens to a source from now on; to another one of the same cluster no more. What that one
     /// has told and was not taken yet is dropped: the new one begins with a list.
     pub fn join(&self, cluster: &ClusterId, changes: mpsc::Receiver<Change>) {
-        self.seat(cluster, Some(changes));
+        self.take_seat(cluster, Vec::new(), changes);
+    }
+
+    /// As [`Self::join`], for a source that has told something to somebody else before.
+    pub fn take_seat(
+        &self,
+        cluster: &ClusterId,
+        told: Vec<Change>,
+        changes: mpsc::Receiver<Change>,
+    ) {
+        self.seat(cluster, Some((told, changes)));
     }
 
     /// Listens to this cluster's source no more; the source sees that nobody listens.
@@ -90,7 +103,7 @@ impl Hub {
         self.seat(cluster, None);
     }
 
-    fn seat(&self, cluster: &ClusterId, changes: Option<mpsc::Receiver<Change>>) {
+    fn seat(&self, cluster: &ClusterId, changes: Option<Seat>) {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         seats.push((cluster.clone(), changes));
         self.seated.notify_one();
@@ -98,12 +111,12 @@ impl Hub {
 
     fn reseat(&self, changes: &mut Changes) {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        for (cluster, receiver) in seats.drain(..) {
+        for (cluster, seat) in seats.drain(..) {
             changes.remove(&cluster);
-            if let Some(receiver) = receiver {
+            if let Some((told, receiver)) = seat {
+                let told = tokio_stream::iter(told).chain(ReceiverStream::new(receiver));
                 // The end of a source is the last thing that it says.
-                let told = ReceiverStream::new(receiver).map(Some);
-                let told = told.chain(tokio_stream::once(None));
+                let told = told.map(Some).chain(tokio_stream::once(None));
                 changes.insert(cluster, Box::pin(told));
             }
         }
@@ -232,7 +245,7 @@ fn cluster_of(change: &Change) -> &ClusterId {
     }
 }
 
-/// Does an endpoint go away? That is not kept back: each moment somebody is sent to it.
+/// Does an endpoint go away, or is a cluster cut off? That is not kept back: each moment somebody is sent to it.
 fn is_urgent(change: &Change) -> bool {
     match change {
         Change::Delete(at) => {
@@ -256,6 +269,8 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::MeshCluster(_)
             | Spec::AccessPolicy(_)
             | Spec::TrafficPolicy(_) => false,
+            // Each moment somebody may come in who should not.
+            Spec::TrustPolicy(_) => true,
         },
         Change::Init { .. }
         | Change::InitDone { .. }

@@ -33,6 +33,8 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::MeshCluster => dirty.all = true,
         Kind::AccessPolicy => policy(cluster, namespace, name, &mut dirty),
         Kind::TrafficPolicy => traffic(cluster, namespace, name, &mut dirty),
+        // Who is cut off follows from all of them: `World::settle`.
+        Kind::TrustPolicy => {}
         Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {}
     }
     dirty

@@ -17,6 +17,9 @@ use crate::stream::{Broken, Pull};
 /// Received at once: worth a buffer that has the size already.
 const LARGE_BYTES_MIN: usize = 8 * 1024;
 
+/// Of what leaves in one piece ([`crate::transport::Transport::burst`]), so many may wait for the
+/// socket before streams are told to wait.
+const BURSTS_MAX: usize = 2;
 /// Less room in the output is none: it would make frames of a few bytes.
 const ROOM_BYTES_MIN: usize = 1024;
 /// Fixed by the protocol: bytes before a frame's payload.
@@ -320,10 +323,8 @@ impl StreamTx {
             }
             let mut guard = self.session.state.borrow_mut();
             let state = &mut *guard;
-            let left = self
-                .session
-                .out_max
-                .saturating_sub(state.out.len() + state.writing);
+            let waiting = state.out.len() + state.writing;
+            let left = (self.session.burst * BURSTS_MAX).saturating_sub(waiting);
             // Frames have heads, and credit for what was read may come between.
             let room = left.saturating_sub((left / DATA_BYTES_MAX + 2) * HEAD_BYTES);
             let capacity = state.codec.capacity(self.id);

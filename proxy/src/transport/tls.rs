@@ -215,10 +215,10 @@ impl Tls {
         }
         buffer::with(|space| {
             let kept = self.rest.len();
+            let space = space.get_mut(..READ_BYTES).unwrap_or_default();
             let Some((front, back)) = space.split_at_mut_checked(kept) else {
                 return Err(invalid("a record without an end"));
             };
-            let back = back.get_mut(..READ_BYTES).unwrap_or_default();
             let got = match buffer::read(io, back) {
                 Ok(0) => return Ok(Progress::Ended),
                 Ok(n) => n,

@@ -135,7 +135,7 @@ impl Inbound {
         let id = self.worker.recorder.reason_id();
         refuse_stream(left, status(failed.failure), &id);
         Failed {
-            told: Some(id),
+            told: Some(id.into()),
             ..failed
         }
     }
@@ -234,7 +234,7 @@ impl Inbound {
         refuse_stream(&mut left, status, &id);
         let event = self.event("tcp", self.worker.snapshot().generation);
         let result = Err(Failed {
-            told: Some(id),
+            told: Some(id.into()),
             ..failed
         });
         finish_bytes(Open::begin(&self.worker, event, Instant::now()), result);

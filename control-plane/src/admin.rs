@@ -225,47 +225,7 @@ impl Admin {
         let mut page = Page::default();
         self.metrics.write(&mut page);
         crate::kubernetes::metrics::write(&self.fleet.apis().borrow(), &mut page);
-        let clusters = self.clusters();
-        page.head(
-            "isthmus_cluster_up",
-            "1: listed in full and watched.",
-            "gauge",
-        );
-        for view in &clusters {
-            let up = u8::from(view.state == state(State::Synced));
-            page.sample("isthmus_cluster_up", &[("cluster", &view.cluster)], up);
-        }
-        let age = "isthmus_cluster_age_seconds";
-        page.head(
-            age,
-            "Since the view of the cluster was last known to be right.",
-            "gauge",
-        );
-        for view in &clusters {
-            if let Some(seconds) = view.age_seconds {
-                page.sample(age, &[("cluster", &view.cluster)], seconds);
-            }
-        }
-        page.head("isthmus_cluster_objects", "Objects by kind.", "gauge");
-        for view in &clusters {
-            for (kind, count) in &view.objects {
-                let labels = [("cluster", view.cluster.as_str()), ("kind", kind)];
-                page.sample("isthmus_cluster_objects", &labels, count);
-            }
-        }
-        page.head(
-            "isthmus_source_errors",
-            "Files that are not understood.",
-            "gauge",
-        );
-        for view in &clusters {
-            let errors = view.source.as_ref().map_or(0, |report| report.errors.len());
-            page.sample(
-                "isthmus_source_errors",
-                &[("cluster", &view.cluster)],
-                errors,
-            );
-        }
+        clusters(&self.clusters(), &mut page);
         page.head(
             "isthmus_discovery_sessions",
             "Discovery streams that are open.",
@@ -293,6 +253,50 @@ impl Admin {
             page.sample(end, &labels, at.as_secs());
         }
         page.into_text()
+    }
+}
+
+/// How well each cluster is known.
+fn clusters(clusters: &[ClusterView], page: &mut Page) {
+    page.head(
+        "isthmus_cluster_up",
+        "1: listed in full and watched.",
+        "gauge",
+    );
+    for view in clusters {
+        let up = u8::from(view.state == state(State::Synced));
+        page.sample("isthmus_cluster_up", &[("cluster", &view.cluster)], up);
+    }
+    let age = "isthmus_cluster_age_seconds";
+    page.head(
+        age,
+        "Since the view of the cluster was last known to be right.",
+        "gauge",
+    );
+    for view in clusters {
+        if let Some(seconds) = view.age_seconds {
+            page.sample(age, &[("cluster", &view.cluster)], seconds);
+        }
+    }
+    page.head("isthmus_cluster_objects", "Objects by kind.", "gauge");
+    for view in clusters {
+        for (kind, count) in &view.objects {
+            let labels = [("cluster", view.cluster.as_str()), ("kind", kind)];
+            page.sample("isthmus_cluster_objects", &labels, count);
+        }
+    }
+    page.head(
+        "isthmus_source_errors",
+        "Files that are not understood.",
+        "gauge",
+    );
+    for view in clusters {
+        let errors = view.source.as_ref().map_or(0, |report| report.errors.len());
+        page.sample(
+            "isthmus_source_errors",
+            &[("cluster", &view.cluster)],
+            errors,
+        );
     }
 }
 

@@ -22,7 +22,7 @@ impl Plugin {
         std::fs::write(plugin.path("plugin"), script).unwrap();
         let executable = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(plugin.path("plugin"), executable).unwrap();
-        plugin.says(json!({ "token": "one" }));
+        plugin.says(&json!({ "token": "one" }));
         plugin
     }
 
@@ -35,7 +35,7 @@ impl Plugin {
         std::fs::write(self.path("code"), code.to_string()).unwrap();
     }
 
-    fn says(&self, status: serde_json::Value) {
+    fn says(&self, status: &serde_json::Value) {
         let says = json!({ "apiVersion": VERSION, "kind": "ExecCredential", "status": status });
         self.raw(&says.to_string(), 0);
     }
@@ -79,11 +79,11 @@ async fn a_plugin_runs_once_until_its_credential_ends_or_is_refused() {
     assert_eq!(info["spec"]["cluster"]["server"], "https://east");
     assert_eq!(info["spec"]["interactive"], false);
 
-    plugin.says(json!({ "token": "two", "expirationTimestamp": "2020-01-01T00:00:00Z" }));
+    plugin.says(&json!({ "token": "two", "expirationTimestamp": "2020-01-01T00:00:00Z" }));
     let refused = keeper.current(Some(held.stamp)).await.unwrap();
     assert_eq!(bearer(&refused), "Bearer two");
     // It has ended already: asked again each time.
-    plugin.says(json!({ "token": "three", "expirationTimestamp": "2999-01-01T00:00:00Z" }));
+    plugin.says(&json!({ "token": "three", "expirationTimestamp": "2999-01-01T00:00:00Z" }));
     let third = keeper.current(None).await.unwrap();
     assert_eq!(bearer(&third), "Bearer three");
     keeper.current(None).await.unwrap();
@@ -141,7 +141,7 @@ async fn what_a_plugin_says_wrong_is_said_without_its_words() {
 async fn a_plugin_may_say_a_certificate_and_another_one_needs_another_connection() {
     let (plugin, ca) = (Plugin::new(), Ca::new());
     let says = |(chain, key): (String, String)| {
-        plugin.says(json!({ "clientCertificateData": chain, "clientKeyData": key }));
+        plugin.says(&json!({ "clientCertificateData": chain, "clientKeyData": key }));
     };
     let first = ca.leaf("one");
     says(first.clone());

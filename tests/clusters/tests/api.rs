@@ -1,5 +1,11 @@
 //! Does our own client of API servers understand a real one?
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where it fails, and says what it skips"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,6 +23,8 @@ type Key = (Kind, String, String);
 pub(super) struct Held {
     cluster: ClusterId,
     ledger: Ledger<Key>,
+    /// Of policies, apart: nothing else that fills up the cluster's quota keeps a policy out.
+    policies: Ledger<Key>,
     /// Of what makes more than one object: how many.
     parts: BTreeMap<Key, usize>,
     problems: BTreeMap<Key, Trouble>,
@@ -54,6 +56,7 @@ impl Held {
         Self {
             cluster: cluster.clone(),
             ledger: Ledger::new(quota),
+            policies: Ledger::new(quota),
             parts: BTreeMap::new(),
             problems: BTreeMap::new(),
             more: 0,
@@ -76,7 +79,7 @@ impl Held {
         }
         let costs = parsed.objects.iter().map(Cost::of);
         let cost = costs.fold(Cost::default(), Cost::and);
-        if let Err(over) = self.ledger.admit(key.clone(), cost) {
+        if let Err(over) = self.ledger_of(kind).admit(key.clone(), cost) {
             let problem = Problem {
                 line: 0,
                 column: 0,
@@ -111,7 +114,7 @@ impl Held {
         self.note(key.clone(), None);
         let parts = self.parts_of(&key);
         self.parts.remove(&key);
-        if !self.ledger.release(&key) {
+        if !self.ledger_of(kind).release(&key) {
             return Vec::new();
         }
         (0..parts)
@@ -121,9 +124,14 @@ impl Held {
 
     /// Is there room now for an object of this kind that was refused?
     pub(super) fn has_room(&self, kind: Kind) -> bool {
+        let ledger = if kind == Kind::AccessPolicy {
+            &self.policies
+        } else {
+            &self.ledger
+        };
         let mut troubles = self.problems.iter().filter(|(key, _)| key.0 == kind);
         troubles.any(|(_, trouble)| match trouble {
-            Trouble::Refused(cost, _) => self.ledger.has_room(*cost),
+            Trouble::Refused(cost, _) => ledger.has_room(*cost),
             Trouble::Error(_) | Trouble::Invalid(_) => false,
         })
     }
@@ -142,6 +150,14 @@ impl Held {
             }
         }
         (errors, invalid, self.more)
+    }
+
+    fn ledger_of(&mut self, kind: Kind) -> &mut Ledger<Key> {
+        if kind == Kind::AccessPolicy {
+            &mut self.policies
+        } else {
+            &mut self.ledger
+        }
     }
 
     fn note(&mut self, key: Key, trouble: Option<Trouble>) {

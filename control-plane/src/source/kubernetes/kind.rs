@@ -315,17 +315,23 @@ impl Watcher {
 
     /// The server has answered with something else, or not at all.
     async fn refused(&mut self, error: &ApiError) -> Result<(), Deaf> {
-        if error.is_not_found() {
-            // Another version of the kind may be there.
-            self.absent = self.absent.saturating_add(1);
-            self.version = self.version.wrapping_add(1);
-            if self.absent < self.collection.versions() {
-                self.feed.list_again();
-                return Ok(());
-            }
-            self.absent = 0;
+        if !error.is_not_found() {
+            return self.failed(failure(error)).await;
         }
-        self.failed(failure(error)).await
+        // Another version of the kind may be there.
+        self.absent = self.absent.saturating_add(1);
+        self.version = self.version.wrapping_add(1);
+        if self.absent < self.collection.versions() {
+            self.feed.list_again();
+            return Ok(());
+        }
+        self.absent = 0;
+        // Something in between may answer that it knows nothing at all.
+        if self.collection.always_there() || !self.shared.is_api_server() {
+            let why = Failure::Status(404, format!("no API server: {error}"));
+            return self.failed(why).await;
+        }
+        self.failed(Failure::NotFound).await
     }
 
     async fn failed(&mut self, why: Failure) -> Result<(), Deaf> {

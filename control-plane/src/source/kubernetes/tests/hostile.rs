@@ -203,10 +203,9 @@ async fn an_object_of_a_hundred_megabytes_is_not_read() {
         let (send, answer) = stream();
         tokio::spawn(async move {
             let chunk = Bytes::from(vec![b'x'; 1 << 20]);
-            let mut rest =
-                std::iter::once(Bytes::from(begin)).chain(std::iter::repeat_n(chunk, 100));
+            let rest = std::iter::once(Bytes::from(begin)).chain(std::iter::repeat_n(chunk, 100));
             // Whoever hangs up is left alone.
-            while let Some(data) = rest.next() {
+            for data in rest {
                 if send.send(data).await.is_err() {
                     break;
                 }

@@ -149,6 +149,7 @@ impl Feed {
             told.extend(self.known.end_list(&version).into_iter().map(Told::Delete));
             self.step = Step::Watch(Watching::from(version));
             self.trouble = None;
+            self.limit = self.limit.saturating_mul(2).min(PAGE_OBJECTS);
             (self.listed, self.confirmed_at) = (true, Some(now));
         }
         Ok(told)

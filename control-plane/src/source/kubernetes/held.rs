@@ -3,7 +3,7 @@
 //! One object of an API server can make several objects of the world. What is not understood, or has
 //! no room, leaves its last good state in place, and is reported by its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_control_plane_core::model::{Change, Kind, ObjectRef};
 use isthmus_control_plane_core::quota::{Cost, Ledger, Quota};
@@ -30,6 +30,8 @@ pub(super) struct Held {
     problems: BTreeMap<Key, Trouble>,
     /// Problems that are not remembered by name.
     more: usize,
+    /// Kinds with refused objects among them.
+    more_refused: BTreeSet<Kind>,
 }
 
 /// Why an object is not held as the server has it.
@@ -60,6 +62,7 @@ impl Held {
             parts: BTreeMap::new(),
             problems: BTreeMap::new(),
             more: 0,
+            more_refused: BTreeSet::new(),
         }
     }
 
@@ -123,12 +126,22 @@ impl Held {
     }
 
     /// Is there room now for an object of this kind that was refused?
-    pub(super) fn has_room(&self, kind: Kind) -> bool {
+    pub(super) fn has_room(&mut self, kind: Kind) -> bool {
         let ledger = if kind == Kind::AccessPolicy {
             &self.policies
         } else {
             &self.ledger
         };
+        // Of those that are not remembered nobody knows what they take.
+        let quota = ledger.quota();
+        let some = Cost {
+            endpoints: quota.endpoints / 10,
+            bytes: quota.bytes / 10,
+        };
+        if self.more_refused.contains(&kind) && ledger.has_room(some) {
+            self.more_refused.remove(&kind);
+            return true;
+        }
         let mut troubles = self.problems.iter().filter(|(key, _)| key.0 == kind);
         troubles.any(|(_, trouble)| match trouble {
             Trouble::Refused(cost, _) => ledger.has_room(*cost),
@@ -170,6 +183,9 @@ impl Held {
                     self.problems.insert(key, trouble);
                 } else {
                     self.more = self.more.saturating_add(1);
+                    if matches!(trouble, Trouble::Refused(..)) {
+                        self.more_refused.insert(key.0);
+                    }
                 }
             }
         }

@@ -114,12 +114,16 @@ impl Watcher {
         let What::Objects(kind) = self.collection.what else {
             return;
         };
+        // A list that is on its way may have told the first of them already.
+        if self.feed.state() != State::Watching {
+            return;
+        }
         if kind == Kind::Pod && self.shared.take_misplaced() {
             self.feed.doubt_all();
             self.feed.list_again();
         }
         // What was refused is in doubt already.
-        if self.feed.state() == State::Watching && self.shared.held().has_room(kind) {
+        if self.shared.held().has_room(kind) {
             self.feed.list_again();
         }
     }

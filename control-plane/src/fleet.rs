@@ -36,7 +36,7 @@ pub struct Fleet {
     saved: Arc<Saved>,
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
-    apis: watch::Sender<BTreeMap<ClusterId, Api>>,
+    apis: watch::Sender<Arc<BTreeMap<ClusterId, Api>>>,
 }
 
 /// A source at work; it ends when nobody holds this.
@@ -152,13 +152,16 @@ impl Fleet {
         let api = running.api.clone();
         // The one before ends here, when the new one is heard.
         self.sources().insert(cluster.clone(), running);
-        self.apis.send_modify(|apis| match api {
-            Some(api) => {
-                apis.insert(cluster.clone(), api);
-            }
-            None => {
-                apis.remove(cluster);
-            }
+        self.reach(cluster, api);
+    }
+
+    fn reach(&self, cluster: &ClusterId, api: Option<Api>) {
+        self.apis.send_modify(|apis| {
+            let apis = Arc::make_mut(apis);
+            match api {
+                Some(api) => apis.insert(cluster.clone(), api),
+                None => apis.remove(cluster),
+            };
         });
     }
 
@@ -172,7 +175,7 @@ impl Fleet {
 
     /// The API servers of the mesh, as they come, go, and get other credentials.
     #[must_use]
-    pub fn apis(&self) -> watch::Receiver<BTreeMap<ClusterId, Api>> {
+    pub fn apis(&self) -> watch::Receiver<Arc<BTreeMap<ClusterId, Api>>> {
         self.apis.subscribe()
     }
 
@@ -180,9 +183,7 @@ impl Fleet {
     /// believed. Its keys stay on disk, for the day when it comes back.
     pub fn dismiss(&self, cluster: &ClusterId) {
         self.sources().remove(cluster);
-        self.apis.send_modify(|apis| {
-            apis.remove(cluster);
-        });
+        self.reach(cluster, None);
         self.hub.leave(cluster);
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
         self.hub.change(|world| {

@@ -126,6 +126,8 @@ struct Parts {
     reviewer: Arc<KeyReviewer>,
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
+    /// Of workloads' certificates.
+    lifetime: Duration,
 }
 
 impl Parts {
@@ -157,6 +159,7 @@ impl Parts {
             reviewer: Arc::new(reviewer),
             clients: Arc::default(),
             metrics: Arc::default(),
+            lifetime: config.certificate_lifetime,
         }))
     }
 
@@ -216,7 +219,13 @@ impl Parts {
         let discovery = Discovery::new(hub, clients, metrics, stopped.clone(), UNREAD_MAX);
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
         let authorities = Arc::clone(&self.authorities);
-        let identity = Identity::new(hub, authorities, Arc::clone(&self.reviewer), metrics);
+        let identity = Identity::new(
+            hub,
+            authorities,
+            Arc::clone(&self.reviewer),
+            metrics,
+            self.lifetime,
+        );
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

@@ -36,7 +36,7 @@ pub struct Fleet {
     saved: Arc<Saved>,
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
-    apis: watch::Sender<Arc<BTreeMap<ClusterId, Api>>>,
+    apis: watch::Sender<BTreeMap<ClusterId, Api>>,
 }
 
 /// A source at work; it ends when nobody holds this.
@@ -157,7 +157,6 @@ impl Fleet {
 
     fn reach(&self, cluster: &ClusterId, api: Option<Api>) {
         self.apis.send_modify(|apis| {
-            let apis = Arc::make_mut(apis);
             match api {
                 Some(api) => apis.insert(cluster.clone(), api),
                 None => apis.remove(cluster),
@@ -175,7 +174,7 @@ impl Fleet {
 
     /// The API servers of the mesh, as they come, go, and get other credentials.
     #[must_use]
-    pub fn apis(&self) -> watch::Receiver<Arc<BTreeMap<ClusterId, Api>>> {
+    pub fn apis(&self) -> watch::Receiver<BTreeMap<ClusterId, Api>> {
         self.apis.subscribe()
     }
 

@@ -20,5 +20,6 @@ mod import;
 pub mod translate;
 pub mod session;
 pub mod issue;
+pub mod lease;
 #[cfg(test)]
 mod sample;

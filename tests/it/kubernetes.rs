@@ -17,6 +17,7 @@ mod kinds;
 mod history;
 mod credentials;
 mod outage;
+mod membership;
 
 /// A watch that says nothing is noticed within a minute; then comes the backoff, at most 30 s.
 const NOTICED: Duration = Duration::from_secs(120);
@@ -41,7 +42,7 @@ impl Watched {
         let mut origin = servers::origin("east", folder.path());
         origin["kubernetes"]["allow"] = json!(allow);
         let state = folder.path().join("state");
-        let control = ControlPlane::new(subnet.host(1), &state, &[origin]);
+        let control = ControlPlane::new(subnet.host(1), &state, &[origin], None);
         Self {
             control,
             server,

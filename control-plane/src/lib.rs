@@ -17,6 +17,7 @@ pub mod kubernetes;
 pub mod hub;
 pub mod fleet;
 pub mod connect;
+pub mod membership;
 pub mod saved;
 pub mod listener;
 pub mod trust;

@@ -31,6 +31,10 @@ use crate::transport::Transport;
 use crate::tunnel::{self, Peer};
 use crate::worker::Worker;
 
+mod refused;
+
+pub use refused::NotOpened;
+
 /// Gateways tried before a connection has failed.
 const GATEWAY_TRIES: usize = 2;
 
@@ -217,7 +221,7 @@ pub async fn bytes(
     hop: &Hop,
     target: SocketAddr,
     limit: Duration,
-) -> Result<Duplex, Failure> {
+) -> Result<Duplex, NotOpened> {
     let address = match hop {
         Hop::Next {
             hop: NextHop::Plain { address },
@@ -247,7 +251,7 @@ async fn connect_stream(
     next: &NextHop,
     target: SocketAddr,
     limit: Duration,
-) -> Result<Duplex, Failure> {
+) -> Result<Duplex, NotOpened> {
     let head = RequestHead {
         method: Method::Connect,
         version: Version::Http2,
@@ -266,21 +270,24 @@ async fn connect_stream(
     };
     let upstream = request(worker, permit, &hop, (&head, false), limit).await?;
     let Rx::H2(mut rx) = upstream.rx else {
-        return Err(Failure::Internal);
+        return Err(Failure::Internal.into());
     };
     let answer = timeout(limit, rx.head())
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(Broken::upstream)?;
-    match answer.status {
-        200..=299 => Ok(Duplex {
-            rx: Rx::H2(rx),
-            tx: upstream.tx,
-        }),
-        403 => Err(Failure::Denied),
-        504 => Err(Failure::ConnectTimeout),
-        _ => Err(Failure::ConnectFailed),
-    }
+    let failure = match answer.status {
+        200..=299 => {
+            return Ok(Duplex {
+                rx: Rx::H2(rx),
+                tx: upstream.tx,
+            });
+        }
+        403 => Failure::Denied,
+        504 => Failure::ConnectTimeout,
+        _ => Failure::ConnectFailed,
+    };
+    Err(NotOpened::by(failure, &answer))
 }
 
 /// The tunnel to a hop.

@@ -183,16 +183,11 @@ impl Session {
             return opened;
         }
         // Seldom: the task of each request must not have room for it.
-        let waiting = Box::pin(timeout(
-            limit,
-            poll_fn(|cx| {
-                let opened = self.try_open(head, end);
-                if opened.is_none() {
-                    self.state.borrow_mut().openers.push(cx);
-                }
-                opened.map_or(Poll::Pending, Poll::Ready)
-            }),
-        ));
+        let opening = poll_fn(|cx| {
+            self.state.borrow_mut().openers.push(cx);
+            self.try_open(head, end).map_or(Poll::Pending, Poll::Ready)
+        });
+        let waiting = Box::pin(timeout(limit, opening));
         waiting.await.unwrap_or(Err(Broken::Timeout))
     }
 
@@ -217,8 +212,7 @@ impl Session {
                 Some(Ok(stream::halves(self, id, slot)))
             }
             Err(OpenError::TooManyStreams) => None,
-            // The peer's settings will tell.
-            Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => None,
+            Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => None, // yet
             Err(OpenError::NoConnectProtocol) => {
                 Some(Err(Broken::Malformed(Failure::UpstreamProtocol)))
             }

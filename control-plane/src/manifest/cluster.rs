@@ -44,10 +44,23 @@ pub(super) struct ClusterSpec {
     /// cluster's namespace `isthmus-system`.
     #[serde(default)]
     gateways: Option<Vec<RawGateway>>,
+    /// May its sidecars pass through what is no service of the mesh? `Deny` holds whatever their own
+    /// configuration says, and cuts what is open. Default: Allow.
+    #[serde(default)]
+    passthrough: Option<Passthrough>,
     /// How its API server is reached. Not written: the cluster that the control plane runs in, or one
     /// that its configuration names.
     #[serde(default)]
     credential: Option<RawCredential>,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+enum Passthrough {
+    /// They may.
+    Allow,
+    /// Nothing leaves that is not for a service.
+    Deny,
 }
 
 /// Either `name`, or `address` and perhaps `port`.
@@ -119,6 +132,7 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
         },
         trust_domain: trust_domain.map_err(|bad| Bad(format!("trustDomain: {bad}")))?,
         gateways,
+        passthrough_denied: raw.passthrough == Some(Passthrough::Deny),
         credential: raw.credential.map(credential).transpose()?,
     })
 }

@@ -264,7 +264,7 @@ impl Building<'_> {
             "application": address,
             "workers": self.plan.workers,
             "drain_seconds": self.plan.drain_seconds,
-            "access_log": std::env::var_os("ISTHMUS_LOG").map(|_| "-"),
+            "access_log": place.join("access.log"),
         });
         let full = format!("{cluster}/{name}");
         self.mesh
@@ -306,7 +306,7 @@ impl Building<'_> {
     }
 }
 
-/// `ISTHMUS_LOG=debug` shows what everything does, with the access logs.
+/// `ISTHMUS_LOG=debug` shows what everything does. Access logs are files: see [`Proxy::log`].
 fn log_if_wanted() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -8,6 +8,7 @@
 //! source ─ Change ─► World ─ Dirty ─► Session ─ DeltaDiscoveryResponse ─► proxy
 //!                      │                 │
 //!                      └─ import, translate (world × client's scope → resources)
+//!                      └─ write (world → derived objects and statuses that differ)
 //! token + CSR facts ─► issue ─► may this caller have this SPIFFE ID, for how long?
 //! ```
 
@@ -15,6 +16,7 @@ pub mod model;
 pub mod world;
 mod import;
 pub mod translate;
+pub mod write;
 pub mod session;
 pub mod issue;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use isthmus_proto::resource::{
 };
 use serde::Deserialize;
 
-use super::{Bad, Document, Failure, Scope, Understood};
+use super::{Bad, Document, Failure, Metadata, Scope, Understood, status};
 
 /// Most targets of one policy.
 const TARGETS_MAX: usize = 16;
@@ -168,7 +168,11 @@ struct LooseSpec {
     selector: Option<serde_json::Value>,
 }
 
-pub(super) fn policy(document: &Document<'_>) -> Result<Understood, Failure> {
+pub(super) fn policy(
+    document: &Document<'_>,
+    metadata: &Metadata,
+) -> Result<Understood, Failure> {
+    let observed = status::of_policy(document, metadata);
     let whole: Result<Policy, Failure> = document.decode();
     let understood = whole.and_then(|raw| {
         let targets = targets(
@@ -201,6 +205,7 @@ pub(super) fn policy(document: &Document<'_>) -> Result<Understood, Failure> {
             body,
             inbound,
             invalid,
+            observed: observed.clone(),
         })
     };
     let suffix = |at: usize| {

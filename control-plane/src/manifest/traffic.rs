@@ -6,7 +6,7 @@ use isthmus_proto::resource::{self, Balancing, Limits, OutlierDetection, Retries
 use serde::Deserialize;
 
 use super::meta::Span;
-use super::{Document, Failure};
+use super::{Document, Failure, Metadata, status};
 
 #[derive(Deserialize)]
 struct Policy {
@@ -97,7 +97,7 @@ struct RawBalancing {
     cluster_penalty: Option<Span>,
 }
 
-pub(super) fn policy(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: Policy = document.decode()?;
     let target = &raw.spec.target_ref;
     let reach = match (target.group.as_deref(), target.kind.as_str()) {
@@ -125,6 +125,7 @@ pub(super) fn policy(document: &Document<'_>) -> Result<Spec, Failure> {
         body,
         cover_imported,
         invalid: None,
+        observed: status::of_policy(document, metadata),
     }))
 }
 

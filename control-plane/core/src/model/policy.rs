@@ -2,7 +2,7 @@
 
 use isthmus_proto::resource;
 
-use crate::model::{Labels, Reach};
+use crate::model::{Labels, Observed, Reach};
 
 /// Who may call.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,8 @@ pub struct AccessPolicy {
     pub inbound: Option<resource::InboundMode>,
     /// Why it could not be understood in full: its target denies everything.
     pub invalid: Option<String>,
+    /// Its status.
+    pub observed: Observed,
 }
 
 /// To whom an access policy applies.
@@ -49,4 +51,6 @@ pub struct TrafficPolicy {
     pub cover_imported: bool,
     /// Why it could not be understood; such a policy is not used, and a condition says so.
     pub invalid: Option<String>,
+    /// Its status.
+    pub observed: Observed,
 }

@@ -283,6 +283,8 @@ fn route(namespace: &str, name: &str, backend: &str, ports: &[Option<u16>]) -> O
     let parent = |port: &Option<u16>| ParentRef {
         service: service.clone(),
         port: *port,
+        section: None,
+        explicit: true,
     };
     let backend = resource::WeightedBackend {
         service: backend.into(),
@@ -299,6 +301,9 @@ fn route(namespace: &str, name: &str, backend: &str, ports: &[Option<u16>]) -> O
         hostnames: Vec::new(),
         rules: vec![rule],
         invalid: None,
+        dropped: Vec::new(),
+        generation: 0,
+        statuses: Vec::new(),
     };
     object("east", namespace, name, Spec::Route(route))
 }
@@ -363,7 +368,10 @@ fn an_import_has_the_address_that_its_cluster_gave_it() {
         "east",
         "shop",
         "cart",
-        Spec::ServiceImport(ServiceImport { ips: ips.clone() }),
+        Spec::ServiceImport(ServiceImport {
+            ips: ips.clone(),
+            ..ServiceImport::default()
+        }),
     ));
     // The derived service that the address was allocated for is older, and has no pods.
     let derived = Service {
@@ -383,6 +391,7 @@ fn an_import_has_the_address_that_its_cluster_gave_it() {
     // Nobody takes an address from a service of another namespace, or from one with pods.
     let thief = ServiceImport {
         ips: vec!["10.96.0.5".parse().unwrap()],
+        ..ServiceImport::default()
     };
     objects.push(object(
         "east",

@@ -10,7 +10,7 @@ use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
     AccessPolicy, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach,
-    ReferenceGrant, Route, Service, ServiceImport, Spec, TrafficPolicy,
+    ReferenceGrant, Route, Service, ServiceExport, ServiceImport, Spec, TrafficPolicy,
 };
 use crate::world::State;
 use crate::world::table::{Age, Entry, Stamp, Table};
@@ -36,10 +36,6 @@ pub(crate) type Names = BTreeSet<String>;
 /// Kind, namespace, name.
 pub(crate) type RouteAt = (Kind, String, String);
 
-/// A ServiceExport says nothing but its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offered;
-
 /// One cluster: its state, its objects, and the indexes over them.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -54,7 +50,7 @@ pub(crate) struct Cluster {
     pub(crate) pods: Table<Pod>,
     pub(crate) services: Table<Service>,
     pub(crate) slices: Table<EndpointSlice>,
-    pub(crate) exports: Table<Offered>,
+    pub(crate) exports: Table<ServiceExport>,
     pub(crate) imports: Table<ServiceImport>,
     pub(crate) routes: BTreeMap<Kind, Table<Route>>,
     pub(crate) grants: Table<ReferenceGrant>,
@@ -148,8 +144,8 @@ macro_rules! on_spec {
                 let $table = &mut $self.slices;
                 $body
             }
-            Spec::ServiceExport => {
-                let ($table, $value) = (&mut $self.exports, OFFERED);
+            Spec::ServiceExport($value) => {
+                let $table = &mut $self.exports;
                 $body
             }
             Spec::ServiceImport($value) => {
@@ -193,7 +189,6 @@ macro_rules! on_spec {
 }
 
 /// What objects that say nothing say.
-const OFFERED: &Offered = &Offered;
 const NO_LABELS: &Labels = &Labels::new();
 
 impl Cluster {
@@ -373,6 +368,11 @@ impl Cluster {
         counts.extend(self.plain.iter().map(|(kind, table)| (*kind, table.len())));
         counts.retain(|_, count| *count > 0);
         counts
+    }
+
+    /// Is there a namespace of this name?
+    pub(crate) fn has_namespace(&self, name: &str) -> bool {
+        self.has(Kind::Namespace, "", name)
     }
 
     fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use isthmus_proto::ids::WorkloadName;
 
 use crate::model::{Kind, ObjectRef, PolicyTarget, Reach};
+use crate::write::derived_for;
 use crate::world::cluster::{Cluster, key};
 use crate::world::dirty::{Dirty, PolicyScope, ServiceKey};
 
@@ -35,7 +36,33 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::TrafficPolicy => traffic(cluster, namespace, name, &mut dirty),
         Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {}
     }
+    if is_written(at.kind) {
+        dirty.objects.insert(at.clone());
+    }
     dirty
+}
+
+/// Does the writer look at objects of this kind one by one?
+fn is_written(kind: Kind) -> bool {
+    match kind {
+        Kind::Namespace
+        | Kind::ServiceExport
+        | Kind::ServiceImport
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TcpRoute
+        | Kind::TlsRoute
+        | Kind::ReferenceGrant
+        | Kind::Gateway
+        | Kind::AccessPolicy
+        | Kind::TrafficPolicy => true,
+        Kind::ServiceAccount
+        | Kind::Pod
+        | Kind::Deployment
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::MeshCluster => false,
+    }
 }
 
 fn pod(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
@@ -85,6 +112,11 @@ fn service(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
     }
     if let Some(entry) = cluster.services.get(namespace, name) {
         claimants(cluster, &entry.value.cluster_ips, dirty);
+        // The import that it was made for has its address from it.
+        if let Some(import) = derived_for(&entry.value) {
+            let key = ServiceKey::new(namespace, import);
+            dirty.service(key, &cluster.id, false).definition = true;
+        }
     }
     // A policy that targets the service selects other pods now.
     let targeted =

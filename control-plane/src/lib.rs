@@ -13,6 +13,7 @@ pub mod config;
 pub mod app;
 pub mod manifest;
 pub mod source;
+pub mod kubernetes;
 pub mod hub;
 pub mod listener;
 pub mod trust;

@@ -1,0 +1,21 @@
+//! How do we talk to a cluster's API server, and what may it do to us?
+//!
+//! ```text
+//! kubeconfig ─► access ─► client ─ HTTP/2 ─► API server
+//!                            └── error: what it says instead
+//! ```
+//!
+//! An API server is another party: every read is bounded, a redirect is an error, and nothing that a
+//! kubeconfig names is touched unless the operator allowed exactly that (SECURITY S27, S28).
+
+pub mod error;
+pub mod access;
+pub mod kubeconfig;
+pub mod timestamp;
+mod credential;
+pub mod client;
+
+pub use access::{Access, Allow, Credential, Roots, in_cluster};
+pub use client::{Api, Settings, Watch};
+pub use error::{ApiError, Refused};
+pub use kubeconfig::kubeconfig;

@@ -5,7 +5,7 @@
 //! ```text
 //! folder ─ manifest ─► source ─ Change ─► hub ─ Dirty ─► discovery ─► proxies
 //!                                          │                 ▲ TLS (listener, trust)
-//!                                        World               │
+//!                        writer ◄──────── World               │
 //!                                          └── identity ◄── CSR + token
 //! ```
 
@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod source;
 pub mod kubernetes;
 pub mod hub;
+pub mod writer;
 pub mod listener;
 pub mod trust;
 pub mod identity;

@@ -19,5 +19,6 @@ pub mod translate;
 pub mod write;
 pub mod session;
 pub mod issue;
+pub mod pattern;
 #[cfg(test)]
 mod sample;

@@ -68,6 +68,31 @@ pub enum Body {
 }
 
 impl Body {
+    /// Does the other one say the same? Since when conditions hold is left out.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        let said =
+            |a: &[Said], b: &[Said]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b));
+        match (self, other) {
+            (Self::Conditions(a), Self::Conditions(b)) => said(a, b),
+            (Self::Parents(a), Self::Parents(b)) => {
+                let pair = |(a, b): (&ParentStatus, &ParentStatus)| {
+                    a.parent == b.parent && said(&a.conditions, &b.conditions)
+                };
+                a.len() == b.len() && a.iter().zip(b).all(pair)
+            }
+            (
+                Self::Import(_)
+                | Self::ImportStatus(_)
+                | Self::Service(_)
+                | Self::Delete { .. }
+                | Self::Conditions(_)
+                | Self::Parents(_),
+                _,
+            ) => self == other,
+        }
+    }
+
     /// What it is, in metrics.
     #[must_use]
     pub fn what(&self) -> &'static str {
@@ -85,6 +110,8 @@ impl Body {
 /// A ServiceImport.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportBody {
+    /// The one that is to be changed; empty: there is none yet, and none is to be overwritten.
+    pub uid: String,
     /// Its labels; the exported ones are among them.
     pub labels: Labels,
     /// Its annotations; the exported ones are among them.
@@ -102,6 +129,8 @@ pub struct ImportBody {
 /// A derived Service: it selects nothing, and its cluster gives it the address of the import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceBody {
+    /// The one that is to be changed; empty: there is none yet, and none is to be overwritten.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// `clusterIP: None`, or whatever the cluster gives.

@@ -168,10 +168,7 @@ struct LooseSpec {
     selector: Option<serde_json::Value>,
 }
 
-pub(super) fn policy(
-    document: &Document<'_>,
-    metadata: &Metadata,
-) -> Result<Understood, Failure> {
+pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Understood, Failure> {
     let observed = status::of_policy(document, metadata);
     let whole: Result<Policy, Failure> = document.decode();
     let understood = whole.and_then(|raw| {

@@ -96,7 +96,10 @@ pub(super) fn service_import(
             app_protocol: port.app_protocol,
         })
     };
-    let listed = raw.status.as_ref().and_then(|s| s.get("clusters")?.as_array());
+    let listed = raw
+        .status
+        .as_ref()
+        .and_then(|s| s.get("clusters")?.as_array());
     let clusters = listed.into_iter().flatten();
     let clusters = clusters.filter_map(|c| c.get("cluster")?.as_str().map(str::to_owned));
     let sticky = spec.session_affinity.as_deref() == Some("ClientIP");

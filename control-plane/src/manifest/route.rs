@@ -18,6 +18,8 @@ use matches::RawMatch;
 
 /// The group of ServiceImport.
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
+/// Most additional tries that the proxies make.
+const ATTEMPTS_MAX: u32 = 10;
 
 #[derive(Deserialize)]
 struct RouteObject {
@@ -140,14 +142,20 @@ pub(super) fn route(
             }
         }
     }
-    let Rules { rules, mut dropped, used } = rules(&raw.spec, kind, &home);
+    let Rules {
+        rules,
+        mut dropped,
+        used,
+    } = rules(&raw.spec, kind, &home);
     if wrong.is_none() && used == 0 && !dropped.is_empty() {
         wrong = Some(std::mem::take(&mut dropped).join("; "));
     }
     // A route that is for nothing of ours can't be wrong for us.
     let ours = raw.spec.parent_refs.iter().any(RawParent::is_service);
     let invalid = wrong.filter(|_| ours);
-    let said = invalid.clone().or((!dropped.is_empty() && ours).then(|| dropped.join("; ")));
+    let said = invalid
+        .clone()
+        .or((!dropped.is_empty() && ours).then(|| dropped.join("; ")));
     let problem = said.map(|why| document.failure(why));
     let route = Route {
         kind,
@@ -280,7 +288,7 @@ fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule
     let timeouts = raw.timeouts.as_ref();
     let mut rule = RouteRule {
         matches: matches_of(raw, kind)?,
-        filters: filter::all(raw.filters.as_deref(), home)?,
+        filters: filter::of_rule(raw.filters.as_deref(), home)?,
         backends: Vec::new(),
         request_timeout: timeouts.and_then(|t| t.request).map(Span::proto),
         backend_timeout: timeouts.and_then(|t| t.backend_request).map(Span::proto),
@@ -310,6 +318,10 @@ fn retries(raw: &RawRetry) -> Result<route_rule::Retries, Bad> {
     }
     // GEP-1731: without attempts the implementation chooses; ours is 2 (`Retries.attempts`).
     let attempts = raw.attempts.unwrap_or(2);
+    if attempts > ATTEMPTS_MAX {
+        let why = format!("retry.attempts: {attempts} is more than {ATTEMPTS_MAX}");
+        return Err(Bad(why));
+    }
     Ok(route_rule::Retries {
         attempts,
         statuses,
@@ -330,7 +342,7 @@ fn backend_of(raw: &RawBackend, home: &Namespace) -> Result<WeightedBackend, Bad
         _ if named.is_empty() => 0,
         _ => return Err(Bad(format!("backendRefs: {:?} needs a port", raw.name))),
     };
-    let filters = filter::all(raw.filters.as_deref(), home)?;
+    let filters = filter::of_backend(raw.filters.as_deref(), home)?;
     Ok(WeightedBackend {
         service: named,
         port,

@@ -150,6 +150,7 @@ impl Place<'_> {
             }
         }
         let body = ServiceBody {
+            uid: uid_of(self.service.and_then(|s| s.value.managed.as_ref())),
             labels: [
                 (MANAGED_LABEL.to_owned(), MANAGED_BY.to_owned()),
                 (SERVICE_NAME_LABEL.to_owned(), self.name.to_owned()),
@@ -180,6 +181,7 @@ impl Place<'_> {
         let giver = giver.filter(|s| self.is_ours(s) && s.kind == ServiceType::ClusterIp);
         let ips = giver.map(|s| s.cluster_ips.as_slice()).unwrap_or_default();
         let body = ImportBody {
+            uid: uid_of(self.import.and_then(|i| i.value.managed.as_ref())),
             labels,
             annotations,
             headless,
@@ -239,6 +241,10 @@ impl Place<'_> {
             plan.write(at, Body::Delete { uid }, self.subject);
         }
     }
+}
+
+fn uid_of(managed: Option<&Managed>) -> String {
+    managed.map(|m| m.uid.clone()).unwrap_or_default()
 }
 
 fn is_import(import: &ServiceImport, body: &ImportBody) -> bool {

@@ -78,7 +78,7 @@ impl Servers {
             _ => None,
         };
         let alive: BTreeSet<_> = self.objects.values().filter_map(uid).collect();
-        let orphans: Vec<_> = self.objects.values().filter(|object| match &object.spec {
+        let orphans = self.objects.values().filter(|object| match &object.spec {
             Spec::Service(Service {
                 managed: Some(m), ..
             }) => !m.owner.is_empty() && !alive.contains(&m.owner),
@@ -134,7 +134,7 @@ impl Servers {
 
     fn status(&mut self, at: &ObjectRef, change: impl Fn(&mut Spec)) -> Result<(), String> {
         // The parts of one policy are one object.
-        let parts: Vec<_> = self.objects.keys().filter(|found| {
+        let parts = self.objects.keys().filter(|found| {
             let whole = found.name.split('#').next() == Some(at.name.as_str());
             whole
                 && ObjectRef {
@@ -157,12 +157,12 @@ impl Servers {
         let before = self.objects.get(at).map(|object| object.spec.clone());
         let before = match before {
             Some(Spec::ServiceImport(ServiceImport { managed: None, .. })) => {
-                panic!("somebody else's import is overwritten")
+                return Err("409: owned by somebody else".to_owned());
             }
             Some(Spec::ServiceImport(import)) => Some(import),
             _ => None,
         };
-        let uid = self.uid(before.as_ref().and_then(|i| i.managed.as_ref()));
+        let uid = self.uid(before.as_ref().and_then(|i| i.managed.as_ref()), &body.uid)?;
         let spec = ServiceImport {
             ips: body.ips.clone(),
             headless: body.headless,
@@ -183,7 +183,7 @@ impl Servers {
     fn service(&mut self, at: &ObjectRef, body: &ServiceBody) -> Result<(), String> {
         let before = match self.objects.get(at).map(|object| object.spec.clone()) {
             Some(Spec::Service(Service { managed: None, .. })) => {
-                panic!("somebody else's service is overwritten")
+                return Err("409: owned by somebody else".to_owned());
             }
             Some(Spec::Service(service)) => Some(service),
             _ => None,
@@ -197,7 +197,7 @@ impl Servers {
         if !named || (body.ports.is_empty() && !body.headless) {
             return Err("422: ports".to_owned());
         }
-        let uid = self.uid(before.as_ref().and_then(|s| s.managed.as_ref()));
+        let uid = self.uid(before.as_ref().and_then(|s| s.managed.as_ref()), &body.uid)?;
         let (tcp, others): (Vec<_>, Vec<_>) = body
             .ports
             .iter()
@@ -240,9 +240,15 @@ impl Servers {
         Ok(())
     }
 
-    fn uid(&mut self, before: Option<&Managed>) -> String {
+    /// Only the object that is meant is changed, and none is made in its place.
+    fn uid(&mut self, before: Option<&Managed>, meant: &str) -> Result<String, String> {
         self.count += 1;
-        before.map_or_else(|| format!("uid-{}", self.count), |m| m.uid.clone())
+        match before {
+            Some(found) if found.uid == meant || meant.is_empty() => Ok(found.uid.clone()),
+            Some(_) => Err("422: uid is immutable".to_owned()),
+            None if meant.is_empty() => Ok(format!("uid-{}", self.count)),
+            None => Err("409: no object with this uid".to_owned()),
+        }
     }
 
     fn store(&mut self, at: &ObjectRef, spec: Spec) {

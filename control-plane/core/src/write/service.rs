@@ -1,6 +1,6 @@
 //! Which imports should a cluster have, and what is to be said of its exports?
 
-use isthmus_proto::ids::Namespace;
+use isthmus_proto::ids::{ClusterId, Namespace};
 use sha2::{Digest as _, Sha256};
 
 use crate::import::{self, Merged, listed, verdict};
@@ -20,6 +20,8 @@ pub const SERVICE_NAME_LABEL: &str = "multicluster.kubernetes.io/service-name";
 const DERIVED_ANNOTATION: &str = "multicluster.kubernetes.io/derived-service";
 /// The annotation of an import that tells whether what was exported has changed.
 const EXPORTED_ANNOTATION: &str = "isthmus.dev/exported";
+/// The annotation of an import that names the clusters that it was made for, until its status does.
+const EXPORTERS_ANNOTATION: &str = "isthmus.dev/exporters";
 /// Addresses of an import (the API allows as many).
 const IPS_MAX: usize = 2;
 
@@ -112,12 +114,17 @@ impl Place<'_> {
         let Some(import) = self.import else {
             return true;
         };
-        // Without a list of clusters it may have been written for any of them.
-        !import.value.clusters.is_empty()
-            && import.value.clusters.iter().all(|exporter| {
-                let found = world.clusters.get(exporter.as_str());
-                found.is_some_and(|cluster| cluster.state != State::Unknown)
-            })
+        let known = |exporter: &str| {
+            let found = world.clusters.get(exporter);
+            found.is_some_and(|cluster| cluster.state != State::Unknown)
+        };
+        if !import.value.clusters.is_empty() {
+            return import.value.clusters.iter().all(|name| known(name));
+        }
+        // Its status has not been written yet. Without any list it may be for any cluster.
+        let managed = import.value.managed.as_ref();
+        let made_for = managed.and_then(|m| m.annotations.get(EXPORTERS_ANNOTATION));
+        made_for.is_some_and(|list| list.split(',').all(known))
     }
 
     fn wanted(&self, merged: &Merged, settings: Settings<'_>, plan: &mut Plan) {
@@ -177,6 +184,13 @@ impl Place<'_> {
         labels.insert(MANAGED_LABEL.to_owned(), MANAGED_BY.to_owned());
         annotations.insert(DERIVED_ANNOTATION.to_owned(), self.derived.to_owned());
         annotations.extend(digest.map(|digest| (EXPORTED_ANNOTATION.to_owned(), digest)));
+        if self
+            .import
+            .is_none_or(|import| import.value.clusters.is_empty())
+        {
+            let clusters: Vec<_> = merged.exporters.iter().map(ClusterId::as_str).collect();
+            annotations.insert(EXPORTERS_ANNOTATION.to_owned(), clusters.join(","));
+        }
         let giver = self.service.map(|entry| &entry.value);
         let giver = giver.filter(|s| self.is_ours(s) && s.kind == ServiceType::ClusterIp);
         let ips = giver.map(|s| s.cluster_ips.as_slice()).unwrap_or_default();

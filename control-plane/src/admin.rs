@@ -18,14 +18,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use isthmus_control_plane_core::world::State;
-use isthmus_proto::ids::ClusterId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::authority::registry::Authorities;
 use crate::clients::Clients;
+use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::metrics::{Metrics, Page};
 use crate::source::Report;
@@ -55,8 +54,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Who signs.
     pub authorities: Arc<Authorities>,
-    /// What the sources complain of.
-    pub reports: BTreeMap<ClusterId, watch::Receiver<Report>>,
+    /// Who belongs to the mesh, and what their sources complain of.
+    pub fleet: Arc<Fleet>,
     /// Since when the process runs.
     pub started: Instant,
 }
@@ -186,10 +185,7 @@ impl Admin {
                     .iter()
                     .map(|(kind, n)| (kind.as_str(), *n))
                     .collect(),
-                source: self
-                    .reports
-                    .get(status.cluster)
-                    .map(|report| report.borrow().clone()),
+                source: self.fleet.report(status.cluster),
             });
             view.collect()
         })

@@ -2,7 +2,6 @@
 //!
 //! The only file where they meet.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,11 +11,9 @@ use anyhow::Context as _;
 use isthmus_control_plane_core::world::World;
 use isthmus_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use isthmus_proto::identity::identity_service_server::IdentityServiceServer;
-use isthmus_proto::ids::ClusterId;
-use isthmus_proto::resource::TrustBundle;
 use isthmus_proto::spiffe::TrustDomain;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,18 +24,17 @@ use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
 use crate::clients::Clients;
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::discovery::{Discovery, UNREAD_MAX};
-use crate::hub::{CHANGES_MAX, Hub};
+use crate::fleet::Fleet;
+use crate::hub::Hub;
 use crate::identity::Identity;
-use crate::keys::handle_keys;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::source::files::FilesSource;
-use crate::source::{Report, Source as _};
 use crate::state::StateDir;
 use crate::token::KeyReviewer;
-use crate::trust::{Trust, Verifier};
+use crate::trust::Verifier;
 
 /// Connections on which nobody speaks are noticed after the two together (SECURITY F24).
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -73,9 +69,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     });
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let reports = parts.learn(&config, &mut tasks);
+    parts.learn(&config, &mut tasks)?;
     let mut server = parts.listen(discovery, stopped, &mut tasks)?;
-    let view = parts.view(reports);
+    let view = parts.view();
     tasks.spawn(async move {
         view.run(admin).await;
         "admin"
@@ -116,13 +112,15 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// What the services share.
 struct Parts {
     hub: Arc<Hub>,
+    fleet: Arc<Fleet>,
     authorities: Arc<Authorities>,
     own: TrustDomain,
     serving: Arc<Serving>,
-    trust: watch::Sender<Arc<Trust>>,
     reviewer: Arc<KeyReviewer>,
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
+    /// Of workloads' certificates.
+    lifetime: Duration,
 }
 
 impl Parts {
@@ -130,36 +128,31 @@ impl Parts {
     fn open(config: &Config, state: &StateDir) -> anyhow::Result<Arc<Self>> {
         let now = SystemTime::now();
         let own = serving::trust_domain(&config.mesh_domain)?;
-        let domains = config
-            .clusters
-            .iter()
-            .map(|cluster| cluster.trust_domain.clone());
-        let authorities = Authorities::open(state, domains.chain([own.clone()]), now)?;
+        let authorities = Arc::new(Authorities::open(state, [own.clone()], now)?);
         let authority = authorities
             .of(&own)
             .context("the control plane's own authority")?;
         let serving = Serving::new(&authority, &config.mesh_domain, now)?;
-        let mut world = World::new(&config.mesh_domain)?;
-        let mut trust = Trust::default();
+        let hub = Arc::new(Hub::new(World::new(&config.mesh_domain)?));
+        let fleet = Fleet::new(state, &config.mesh_domain, &hub, &authorities);
         for cluster in &config.clusters {
-            world.add_cluster(&cluster.name)?;
-            world.set_handle_keys(&cluster.name, handle_keys(state, &cluster.name)?);
-            let authority = authorities
-                .of(&cluster.trust_domain)
-                .context("an authority")?;
-            trust.set(&cluster.trust_domain, &authority.roots())?;
-            world.set_trust_bundle(bundle(&cluster.name, &authority))?;
+            fleet.admit(&cluster.name)?;
         }
-        let reviewer = KeyReviewer::open(state, config.clusters.iter().map(|c| &c.name))?;
+        let folders = config.clusters.iter().filter(|c| match c.origin {
+            Origin::Files(_) => true,
+            Origin::Kubernetes(_) => false,
+        });
+        let reviewer = KeyReviewer::open(state, folders.map(|cluster| &cluster.name))?;
         Ok(Arc::new(Self {
-            hub: Arc::new(Hub::new(world)),
-            authorities: Arc::new(authorities),
+            hub,
+            fleet: Arc::new(fleet),
+            authorities,
             own,
             serving: Arc::new(serving),
-            trust: watch::Sender::new(Arc::new(trust)),
             reviewer: Arc::new(reviewer),
             clients: Arc::default(),
             metrics: Arc::default(),
+            lifetime: config.certificate_lifetime,
         }))
     }
 
@@ -170,30 +163,23 @@ impl Parts {
     }
 
     /// Starts the sources and the world's writer.
-    fn learn(
-        &self,
-        config: &Config,
-        tasks: &mut JoinSet<&'static str>,
-    ) -> BTreeMap<ClusterId, watch::Receiver<Report>> {
-        let mut changes = Vec::new();
-        let mut reports = BTreeMap::new();
+    fn learn(&self, config: &Config, tasks: &mut JoinSet<&'static str>) -> anyhow::Result<()> {
         for cluster in &config.clusters {
-            let source = FilesSource::new(&cluster.name, &cluster.files);
-            let (send, receive) = mpsc::channel(CHANGES_MAX);
-            changes.push((cluster.name.clone(), receive));
-            reports.insert(cluster.name.clone(), source.report());
-            tasks.spawn(async move {
-                source.run(send).await;
-                // The hub notices that the cluster is lost; the others go on.
-                std::future::pending().await
-            });
+            match &cluster.origin {
+                Origin::Files(folder) => {
+                    self.fleet.learn(FilesSource::new(&cluster.name, folder));
+                }
+                Origin::Kubernetes(_) => {
+                    anyhow::bail!("cluster {}: API servers are not watched", cluster.name);
+                }
+            }
         }
         let hub = Arc::clone(&self.hub);
         tasks.spawn(async move {
-            hub.run(changes).await;
+            hub.run().await;
             "the world's writer"
         });
-        reports
+        Ok(())
     }
 
     /// Starts to accept and to serve proxies.
@@ -203,7 +189,7 @@ impl Parts {
         mut stopped: watch::Receiver<bool>,
         tasks: &mut JoinSet<&'static str>,
     ) -> anyhow::Result<JoinHandle<Result<(), tonic::transport::Error>>> {
-        let verifier = Verifier::new(self.trust.subscribe());
+        let verifier = Verifier::new(self.fleet.trust());
         let tls = listener::tls(verifier, Arc::clone(&self.serving) as _)?;
         let (streams, accepting) = listener::accept(listener, tls, Arc::clone(&self.metrics));
         tasks.spawn(async move {
@@ -215,7 +201,13 @@ impl Parts {
         let discovery = Discovery::new(hub, clients, metrics, stopped.clone(), UNREAD_MAX);
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
         let authorities = Arc::clone(&self.authorities);
-        let identity = Identity::new(hub, authorities, Arc::clone(&self.reviewer), metrics);
+        let identity = Identity::new(
+            hub,
+            authorities,
+            Arc::clone(&self.reviewer),
+            metrics,
+            self.lifetime,
+        );
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -236,13 +228,13 @@ impl Parts {
         Ok(tokio::spawn(server))
     }
 
-    fn view(&self, reports: BTreeMap<ClusterId, watch::Receiver<Report>>) -> Arc<Admin> {
+    fn view(&self) -> Arc<Admin> {
         Arc::new(Admin {
             hub: Arc::clone(&self.hub),
             clients: Arc::clone(&self.clients),
             metrics: Arc::clone(&self.metrics),
             authorities: Arc::clone(&self.authorities),
-            reports,
+            fleet: Arc::clone(&self.fleet),
             started: Instant::now(),
         })
     }
@@ -272,20 +264,5 @@ impl Parts {
                 }
             }
         }
-    }
-}
-
-/// What proxies believe of a cluster's trust domain.
-fn bundle(cluster: &ClusterId, authority: &Authority) -> TrustBundle {
-    TrustBundle {
-        trust_domain: authority.trust_domain().to_string(),
-        roots: authority
-            .roots()
-            .iter()
-            .map(|root| root.to_vec().into())
-            .collect(),
-        sequence: 1,
-        cluster: cluster.to_string(),
-        origin: None,
     }
 }

@@ -4,8 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use isthmus_control_plane_core::issue::LIFETIME;
 use isthmus_control_plane_core::world::CLUSTERS_MAX;
 use isthmus_proto::ids::{ClusterId, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
@@ -15,6 +18,9 @@ use serde::Deserialize;
 pub const MESH_DOMAIN: &str = "mesh.internal";
 /// Largest configuration, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Shorter than 5 s, a certificate is over before it is renewed; longer than 30 days, cutting off a
+/// stolen one takes too long.
+const CERTIFICATE_SECONDS: RangeInclusive<u64> = 5..=30 * 24 * 3600;
 /// `control` is the control plane's own trust domain: the proxies take its word by it. `mesh` is
 /// what stands before the names of policies for the whole mesh.
 const RESERVED: [&str; 2] = ["control", "mesh"];
@@ -49,6 +55,7 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     mesh_domain: Option<String>,
+    certificate_seconds: Option<u64>,
     state_dir: PathBuf,
     listen: RawListen,
     clusters: Vec<RawCluster>,
@@ -65,7 +72,27 @@ struct RawListen {
 #[serde(deny_unknown_fields)]
 struct RawCluster {
     name: String,
-    files: PathBuf,
+    files: Option<PathBuf>,
+    kubernetes: Option<RawKubernetes>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKubernetes {
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+    #[serde(default)]
+    in_cluster: bool,
+    #[serde(default)]
+    allow: Vec<String>,
+    quota: Option<RawQuota>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawQuota {
+    endpoints: Option<u64>,
+    mebibytes: Option<u64>,
 }
 
 /// What the control plane is told at its start.
@@ -73,6 +100,8 @@ struct RawCluster {
 pub struct Config {
     /// Below it every cluster has its trust domain. Default: `mesh.internal`.
     pub mesh_domain: String,
+    /// How long a workload's certificate is valid. Default: 36 h; at least 5 s, at most 30 days.
+    pub certificate_lifetime: Duration,
     /// Where keys are kept.
     pub state_dir: PathBuf,
     /// Where proxies come for certificates and discovery (TLS). Port 0: any.
@@ -90,8 +119,73 @@ pub struct ClusterConfig {
     pub name: ClusterId,
     /// `<name>.<mesh domain>`.
     pub trust_domain: TrustDomain,
-    /// A folder of manifests.
-    pub files: PathBuf,
+    /// Where its objects are.
+    pub origin: Origin,
+}
+
+/// Where a cluster's objects are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In a folder of manifests.
+    Files(PathBuf),
+    /// In an API server.
+    Kubernetes(Kubernetes),
+}
+
+/// An API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// How it is reached.
+    pub reach: ApiServer,
+    /// How much of it the mesh takes in.
+    pub quota: Quota,
+}
+
+/// How an API server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiServer {
+    /// The control plane is a pod of this cluster, and has its service account.
+    InCluster,
+    /// As a kubeconfig says.
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// The context in it; `None`: the current one.
+        context: Option<String>,
+        /// What it may say that is refused elsewhere.
+        allow: Allowed,
+    },
+}
+
+/// What a kubeconfig may say that is refused where nobody allowed it (SECURITY S28).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// Paths of files: certificates, keys, tokens.
+    pub files: bool,
+    /// `insecure-skip-tls-verify`.
+    pub insecure: bool,
+    /// A server on this machine or link.
+    pub loopback: bool,
+    /// Commands, by name, that are run for a credential.
+    pub exec: Vec<String>,
+}
+
+/// How much of a cluster the mesh takes in; what is beyond keeps its last good state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Endpoints of all slices together. Default: 20,000.
+    pub endpoints: u64,
+    /// Mebibytes of objects, as they are kept. Default: 64.
+    pub mebibytes: u64,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            endpoints: 20_000,
+            mebibytes: 64,
+        }
+    }
 }
 
 impl Config {
@@ -121,6 +215,10 @@ impl Config {
         if !is_dns_name(&mesh_domain) {
             return Err(value("mesh_domain", "not a DNS name in lower case"));
         }
+        let seconds = raw.certificate_seconds.unwrap_or(LIFETIME.as_secs());
+        if !CERTIFICATE_SECONDS.contains(&seconds) {
+            return Err(value("certificate_seconds", "not 5 to 2592000"));
+        }
         let address = |key: &str, text: &str| {
             text.parse()
                 .map_err(|_| value(key, format!("{text:?} is not IP:PORT")))
@@ -129,6 +227,7 @@ impl Config {
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
             clusters: clusters(raw.clusters, &mesh_domain)?,
+            certificate_lifetime: Duration::from_secs(seconds),
             state_dir: raw.state_dir,
             mesh_domain,
         })
@@ -161,17 +260,92 @@ fn clusters(raw: Vec<RawCluster>, mesh_domain: &str) -> Result<Vec<ClusterConfig
         if !names.insert(name.clone()) {
             return Err(value(&name_key, format!("{name} is named twice")));
         }
-        if !folders.insert(cluster.files.clone()) {
-            let why = format!("{} is another cluster's", cluster.files.display());
+        let origin = origin(
+            &format!("clusters[{at}]"),
+            cluster.files,
+            cluster.kubernetes,
+        )?;
+        if let Origin::Files(folder) = &origin
+            && !folders.insert(folder.clone())
+        {
+            let why = format!("{} is another cluster's", folder.display());
             return Err(value(&format!("clusters[{at}].files"), why));
         }
         clusters.push(ClusterConfig {
             name,
             trust_domain,
-            files: cluster.files,
+            origin,
         });
     }
     Ok(clusters)
+}
+
+/// Exactly one of the two.
+fn origin(
+    key: &str,
+    files: Option<PathBuf>,
+    kubernetes: Option<RawKubernetes>,
+) -> Result<Origin, ConfigError> {
+    match (files, kubernetes) {
+        (Some(folder), None) => Ok(Origin::Files(folder)),
+        (None, Some(raw)) => {
+            self::kubernetes(&format!("{key}.kubernetes"), raw).map(Origin::Kubernetes)
+        }
+        (Some(_), Some(_)) => Err(value(key, "files and kubernetes exclude each other")),
+        (None, None) => Err(value(key, "one of files and kubernetes is needed")),
+    }
+}
+
+fn kubernetes(key: &str, raw: RawKubernetes) -> Result<Kubernetes, ConfigError> {
+    let reach = match (raw.in_cluster, raw.kubeconfig) {
+        (true, None) => {
+            if raw.context.is_some() || !raw.allow.is_empty() {
+                let why = "context and allow are for a kubeconfig";
+                return Err(value(&format!("{key}.in_cluster"), why));
+            }
+            ApiServer::InCluster
+        }
+        (false, Some(file)) => ApiServer::Kubeconfig {
+            file,
+            context: raw.context,
+            allow: allowed(&format!("{key}.allow"), &raw.allow)?,
+        },
+        (true, Some(_)) => {
+            let why = "kubeconfig and in_cluster exclude each other";
+            return Err(value(key, why));
+        }
+        (false, None) => return Err(value(key, "one of kubeconfig and in_cluster is needed")),
+    };
+    let default = Quota::default();
+    let raw = raw.quota.unwrap_or(RawQuota {
+        endpoints: None,
+        mebibytes: None,
+    });
+    let quota = Quota {
+        endpoints: raw.endpoints.unwrap_or(default.endpoints),
+        mebibytes: raw.mebibytes.unwrap_or(default.mebibytes),
+    };
+    if quota.endpoints == 0 || quota.mebibytes == 0 {
+        return Err(value(&format!("{key}.quota"), "nothing would be taken in"));
+    }
+    Ok(Kubernetes { reach, quota })
+}
+
+fn allowed(key: &str, words: &[String]) -> Result<Allowed, ConfigError> {
+    let mut allowed = Allowed::default();
+    for (at, word) in words.iter().enumerate() {
+        match (word.as_str(), word.strip_prefix("exec:")) {
+            ("files", _) => allowed.files = true,
+            ("insecure", _) => allowed.insecure = true,
+            ("loopback", _) => allowed.loopback = true,
+            (_, Some(command)) if !command.is_empty() => allowed.exec.push(command.to_owned()),
+            _ => {
+                let why = format!("{word:?} is none of files, insecure, loopback, exec:COMMAND");
+                return Err(value(&format!("{key}[{at}]"), why));
+            }
+        }
+    }
+    Ok(allowed)
 }
 
 fn value(key: &str, why: impl Into<String>) -> ConfigError {
@@ -211,9 +385,73 @@ mod tests {
     }
 
     #[test]
+    fn an_api_server_is_an_origin_like_a_folder() {
+        let config = with(|j| {
+            j["clusters"][0] = serde_json::json!({ "name": "east", "kubernetes": {
+                "kubeconfig": "east.yaml", "context": "east", "allow": ["loopback", "exec:aws"],
+                "quota": { "endpoints": 7 },
+            } });
+            j["clusters"][1] =
+                serde_json::json!({ "name": "west", "kubernetes": { "in_cluster": true } });
+        })
+        .unwrap();
+        let allow = Allowed {
+            loopback: true,
+            exec: vec!["aws".to_owned()],
+            ..Allowed::default()
+        };
+        let reach = ApiServer::Kubeconfig {
+            file: "east.yaml".into(),
+            context: Some("east".to_owned()),
+            allow,
+        };
+        let quota = Quota {
+            endpoints: 7,
+            mebibytes: 64,
+        };
+        assert_eq!(
+            config.clusters[0].origin,
+            Origin::Kubernetes(Kubernetes { reach, quota })
+        );
+        let (reach, quota) = (ApiServer::InCluster, Quota::default());
+        assert_eq!(
+            config.clusters[1].origin,
+            Origin::Kubernetes(Kubernetes { reach, quota })
+        );
+    }
+
+    #[test]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 16] = [
+            ("clusters[0]: files and kubernetes exclude", |j| {
+                j["clusters"][0]["kubernetes"] = serde_json::json!({ "in_cluster": true });
+            }),
+            ("clusters[1]: one of files and kubernetes", |j| {
+                j["clusters"][1] = serde_json::json!({ "name": "west" });
+            }),
+            (
+                "clusters[1].kubernetes: one of kubeconfig and in_cluster",
+                |j| {
+                    j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": {} });
+                },
+            ),
+            ("clusters[1].kubernetes: kubeconfig and in_cluster", |j| {
+                let both = serde_json::json!({ "kubeconfig": "k", "in_cluster": true });
+                j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": both });
+            }),
+            ("clusters[1].kubernetes.in_cluster: context", |j| {
+                let both = serde_json::json!({ "in_cluster": true, "context": "c" });
+                j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": both });
+            }),
+            ("clusters[1].kubernetes.allow[1]: \"all\"", |j| {
+                let all = serde_json::json!({ "kubeconfig": "k", "allow": ["files", "all"] });
+                j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": all });
+            }),
+            ("clusters[1].kubernetes.quota: nothing", |j| {
+                let none = serde_json::json!({ "in_cluster": true, "quota": { "endpoints": 0 } });
+                j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": none });
+            }),
             ("clusters[1].name: cluster \"West\"", |j| {
                 j["clusters"][1]["name"] = "West".into()
             }),

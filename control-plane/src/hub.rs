@@ -4,6 +4,7 @@
 //! every session what may be different. What a session has not looked at yet is merged, so a slow
 //! client costs one set of names and not a queue.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use isthmus_proto::ids::ClusterId;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{StreamExt as _, StreamMap};
+use tokio_stream::{Stream, StreamExt as _, StreamMap};
 
 /// Changes of one cluster that wait for the world.
 pub const CHANGES_MAX: usize = 1_024;
@@ -29,7 +30,13 @@ const DEBOUNCE_MAX: Duration = Duration::from_millis(200);
 pub struct Hub {
     world: watch::Sender<World>,
     sessions: Mutex<Vec<Weak<Inbox>>>,
+    /// Sources that come and go, in their order, until the writer has taken them.
+    seats: Mutex<Vec<(ClusterId, Option<mpsc::Receiver<Change>>)>>,
+    seated: Notify,
 }
+
+/// Where the sources' changes come from, cluster by cluster. `None` is the end of a source.
+type Changes = StreamMap<ClusterId, Pin<Box<dyn Stream<Item = Option<Change>> + Send>>>;
 
 /// What one session has not looked at yet.
 #[derive(Debug, Default)]
@@ -67,6 +74,38 @@ impl Hub {
         Self {
             world: watch::Sender::new(world),
             sessions: Mutex::new(Vec::new()),
+            seats: Mutex::default(),
+            seated: Notify::new(),
+        }
+    }
+
+    /// Listens to a source from now on; to another one of the same cluster no more. What that one
+    /// has told and was not taken yet is dropped: the new one begins with a list.
+    pub fn join(&self, cluster: &ClusterId, changes: mpsc::Receiver<Change>) {
+        self.seat(cluster, Some(changes));
+    }
+
+    /// Listens to this cluster's source no more; the source sees that nobody listens.
+    pub fn leave(&self, cluster: &ClusterId) {
+        self.seat(cluster, None);
+    }
+
+    fn seat(&self, cluster: &ClusterId, changes: Option<mpsc::Receiver<Change>>) {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.push((cluster.clone(), changes));
+        self.seated.notify_one();
+    }
+
+    fn reseat(&self, changes: &mut Changes) {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        for (cluster, receiver) in seats.drain(..) {
+            changes.remove(&cluster);
+            if let Some(receiver) = receiver {
+                // The end of a source is the last thing that it says.
+                let told = ReceiverStream::new(receiver).map(Some);
+                let told = told.chain(tokio_stream::once(None));
+                changes.insert(cluster, Box::pin(told));
+            }
         }
     }
 
@@ -92,33 +131,26 @@ impl Hub {
         inbox
     }
 
-    /// Takes changes until every source has ended.
-    pub async fn run(&self, sources: Vec<(ClusterId, mpsc::Receiver<Change>)>) {
-        let mut changes = StreamMap::new();
-        for (cluster, receiver) in sources {
-            // The end of a source is the last thing that it says.
-            let ends = tokio_stream::once(None);
-            changes.insert(cluster, ReceiverStream::new(receiver).map(Some).chain(ends));
-        }
+    /// Takes the changes of all sources, as they come and go. Does not end by itself.
+    pub async fn run(&self) {
+        let mut changes = Changes::new();
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut pending = Pending::default();
         loop {
+            self.reseat(&mut changes);
             let far = Instant::now() + DEBOUNCE_MAX;
             let due = pending.due();
             tokio::select! {
-                // Both are cancel-safe: a change that is taken is in `batch`.
+                // All are cancel-safe: a change that is taken is in `batch`, a seat in `seats`.
+                () = self.seated.notified() => {}
                 () = sleep_until(due.unwrap_or(far)), if due.is_some() => {
                     self.publish(&pending.take());
                 }
-                taken = changes.next_many(&mut batch, BATCH_MAX) => {
-                    if taken == 0 {
-                        break;
-                    }
+                _ = changes.next_many(&mut batch, BATCH_MAX), if !changes.is_empty() => {
                     self.take(&mut batch, &mut pending);
                 }
             }
         }
-        self.publish(&pending.take());
     }
 
     /// The world takes a batch.
@@ -191,7 +223,8 @@ impl Pending {
 fn cluster_of(change: &Change) -> &ClusterId {
     match change {
         Change::Init { cluster }
-        | Change::InitDone { cluster }
+        | Change::InitDone { cluster, .. }
+        | Change::Listed { cluster, .. }
         | Change::Lost { cluster, .. }
         | Change::Confirmed { cluster, .. } => cluster,
         Change::Apply(object) => &object.cluster,
@@ -226,6 +259,7 @@ fn is_urgent(change: &Change) -> bool {
         },
         Change::Init { .. }
         | Change::InitDone { .. }
+        | Change::Listed { .. }
         | Change::Lost { .. }
         | Change::Confirmed { .. } => false,
     }

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod source;
 pub mod kubernetes;
 pub mod hub;
+pub mod fleet;
 pub mod writer;
 pub mod listener;
 pub mod trust;

@@ -7,6 +7,7 @@ pub mod files;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_control_plane_core::model::Change;
 use isthmus_proto::ids::ClusterId;
@@ -39,4 +40,49 @@ pub struct Report {
     pub invalid: BTreeMap<String, Vec<Problem>>,
     /// Kinds that are not looked at, and how many objects there are of each.
     pub ignored: BTreeMap<String, usize>,
+    /// What is known of each kind; empty where a source sees all kinds at once.
+    pub kinds: BTreeMap<&'static str, KindReport>,
+}
+
+/// How well a source sees one kind of objects.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct KindReport {
+    /// Does it see them?
+    pub state: KindState,
+    /// Why it does not, for people; empty if it does.
+    pub reason: String,
+    /// When the view was last known to be right.
+    #[serde(serialize_with = "seconds")]
+    pub confirmed_at: Option<SystemTime>,
+    /// Full lists that were asked for.
+    pub lists: u64,
+    /// Watches that were begun again.
+    pub restarts: u64,
+    /// Bytes that lists and watches brought.
+    pub bytes: u64,
+}
+
+/// Does a source see a kind?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KindState {
+    /// Not asked yet.
+    Unknown,
+    /// The first list is on its way.
+    Listing,
+    /// Listed, and watched.
+    Watching,
+    /// Was seen, and is not now.
+    Lost,
+    /// The credential may not read it; what was known stays.
+    Forbidden,
+    /// The cluster has no such kind; asked again from time to time.
+    Absent,
+}
+
+/// Seconds since 1970, as the admin port tells times.
+#[expect(clippy::ref_option, reason = "serde hands the field over like this")]
+fn seconds<S: serde::Serializer>(at: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    serde::Serialize::serialize(&since.map(|since| since.as_secs_f64()), to)
 }

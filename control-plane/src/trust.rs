@@ -42,6 +42,11 @@ impl Trust {
         self.anchors.insert(trust_domain.clone(), anchors);
         Ok(())
     }
+
+    /// Believes nobody of this trust domain any more.
+    pub fn remove(&mut self, trust_domain: &TrustDomain) {
+        self.anchors.remove(trust_domain);
+    }
 }
 
 /// Who a verified client is.

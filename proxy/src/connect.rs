@@ -31,6 +31,10 @@ use crate::transport::Transport;
 use crate::tunnel::{self, Peer};
 use crate::worker::Worker;
 
+mod refused;
+
+pub use refused::NotOpened;
+
 /// Gateways tried before a connection has failed.
 const GATEWAY_TRIES: usize = 2;
 
@@ -118,7 +122,7 @@ pub async fn request(
             // A tunnel may go away between finding and using it.
             for _ in 0..2 {
                 let session = tunnel_to(worker, permit, next, limit).await?;
-                match session.open(head, end).await {
+                match session.open(head, end, limit).await {
                     Ok((rx, tx)) => {
                         return Ok(Upstream {
                             rx: Rx::H2(rx),
@@ -128,11 +132,20 @@ pub async fn request(
                         });
                     }
                     Err(Broken::Refused) => {}
-                    Err(broken) => return Err(broken.upstream()),
+                    Err(broken) => return Err(not_opened(broken)),
                 }
             }
             Err(Failure::UpstreamRefused)
         }
+    }
+}
+
+/// Why there is no stream for a request.
+fn not_opened(broken: Broken) -> Failure {
+    match broken {
+        // As many streams as the peer allows, for as long as a connection may take.
+        Broken::Timeout => Failure::Overflow,
+        Broken::Reset(_) | Broken::Refused | Broken::Malformed(_) => broken.upstream(),
     }
 }
 
@@ -159,7 +172,7 @@ async fn application(
                     session
                 }
             };
-            match session.open(head, end).await {
+            match session.open(head, end, limit).await {
                 Ok((rx, tx)) => {
                     return Ok(Upstream {
                         rx: Rx::H2(rx),
@@ -169,7 +182,7 @@ async fn application(
                     });
                 }
                 Err(Broken::Refused) => {}
-                Err(broken) => return Err(broken.upstream()),
+                Err(broken) => return Err(not_opened(broken)),
             }
         }
         return Err(Failure::UpstreamRefused);
@@ -208,7 +221,7 @@ pub async fn bytes(
     hop: &Hop,
     target: SocketAddr,
     limit: Duration,
-) -> Result<Duplex, Failure> {
+) -> Result<Duplex, NotOpened> {
     let address = match hop {
         Hop::Next {
             hop: NextHop::Plain { address },
@@ -238,7 +251,7 @@ async fn connect_stream(
     next: &NextHop,
     target: SocketAddr,
     limit: Duration,
-) -> Result<Duplex, Failure> {
+) -> Result<Duplex, NotOpened> {
     let head = RequestHead {
         method: Method::Connect,
         version: Version::Http2,
@@ -257,21 +270,24 @@ async fn connect_stream(
     };
     let upstream = request(worker, permit, &hop, (&head, false), limit).await?;
     let Rx::H2(mut rx) = upstream.rx else {
-        return Err(Failure::Internal);
+        return Err(Failure::Internal.into());
     };
     let answer = timeout(limit, rx.head())
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(Broken::upstream)?;
-    match answer.status {
-        200..=299 => Ok(Duplex {
-            rx: Rx::H2(rx),
-            tx: upstream.tx,
-        }),
-        403 => Err(Failure::Denied),
-        504 => Err(Failure::ConnectTimeout),
-        _ => Err(Failure::ConnectFailed),
-    }
+    let failure = match answer.status {
+        200..=299 => {
+            return Ok(Duplex {
+                rx: Rx::H2(rx),
+                tx: upstream.tx,
+            });
+        }
+        403 => Failure::Denied,
+        504 => Failure::ConnectTimeout,
+        _ => Failure::ConnectFailed,
+    };
+    Err(NotOpened::by(failure, &answer))
 }
 
 /// The tunnel to a hop.

@@ -1,7 +1,10 @@
 //! How are the requests of one connection taken, one after another or many at once?
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use isthmus_proxy_core::canonical;
@@ -20,6 +23,9 @@ use crate::worker::Worker;
 /// Between two requests of a connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// ... and when the proxy goes away: who asks once more in this time is told to leave.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A side of the proxy that takes requests.
 pub trait Side {
     /// Takes one request to its end. The downstream comes back if its connection can carry another.
@@ -37,13 +43,22 @@ pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
     let mut draining = side.worker().shared.draining.clone();
     // One wait for all requests: each would take its place in the list of those who wait.
     let mut drained = pin!(draining.wait_for(|draining| *draining));
+    let mut leaving = false;
     loop {
-        let reading = rx.request(&limits, KEEP_ALIVE_TIMEOUT);
+        let idle = if leaving {
+            LAST_REQUEST_TIMEOUT
+        } else {
+            KEEP_ALIVE_TIMEOUT
+        };
+        let reading = rx.request(&limits, idle);
         let head = tokio::select! {
             biased;
             head = reading => head,
-            // Between two requests there is nothing to wait for.
-            _ = &mut drained => return,
+            // Nothing that was read is lost. A client that is about to ask can't see us leave.
+            _ = &mut drained, if !leaving => {
+                leaving = true;
+                continue;
+            }
         };
         let head = match head {
             Ok(Some(head)) => head,
@@ -159,12 +174,25 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
             answer,
         };
         // In a box at once: the runtime moves what it is given several times.
-        let taking = Box::pin(async move {
-            side.take(head, down).await;
-        });
-        tokio::task::spawn_local(taking);
+        tokio::task::spawn_local(Box::pin(stream(side, head, down)));
     }
     going.abort();
+}
+
+/// One stream. A panic in it is counted and recorded, and ends no other: what it held resets the
+/// stream on its way out.
+async fn stream(side: Rc<impl Side>, head: RequestHead, down: Downstream) {
+    let mut taking = pin!(Rc::clone(&side).take(head, down));
+    let caught = poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| taking.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(|_| false),
+            Err(_) => Poll::Ready(true),
+        },
+    );
+    if caught.await {
+        side.worker().shared.telemetry.metrics.panics.inc();
+        side.unreadable(Failure::Internal, "http/2");
+    }
 }
 
 /// Serves a plain connection as HTTP/2.
@@ -220,11 +248,86 @@ pub fn redirect(status: u16, location: &str) -> ResponseHead {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::inbound::Inbound;
     use crate::outbound::Outbound;
+    use crate::worker::tests::{bench, pair};
 
     const TASK_BYTES_MAX: usize = 5 * 1024;
+
+    /// A side with a bug.
+    struct Buggy {
+        worker: Rc<Worker>,
+        unreadable: Cell<u32>,
+    }
+
+    impl Side for Buggy {
+        async fn take(self: Rc<Self>, head: RequestHead, down: Downstream) -> Option<Downstream> {
+            let Downstream { rx, mut answer } = down;
+            // As a bug would: after it has waited.
+            tokio::task::yield_now().await;
+            assert_ne!(head.path, b"/bug", "a bug");
+            reply::simple(&mut answer, ResponseHead::new(204, BodyLength::Empty), b"").await;
+            drop(rx);
+            None
+        }
+
+        fn worker(&self) -> &Rc<Worker> {
+            &self.worker
+        }
+
+        fn unreadable(&self, failure: Failure, _: &'static str) -> String {
+            assert_eq!(failure, Failure::Internal);
+            self.unreadable.set(self.unreadable.get() + 1);
+            String::new()
+        }
+    }
+
+    fn asking(path: &str) -> RequestHead {
+        RequestHead {
+            method: Method::Get,
+            version: Version::Http2,
+            https: false,
+            authority: b"cart".to_vec(),
+            path: path.as_bytes().to_vec(),
+            protocol: Vec::new(),
+            fields: isthmus_proxy_core::message::Fields::default(),
+            body: BodyLength::Empty,
+            keep_alive: true,
+            expects_continue: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_stream_and_no_other() {
+        let (near, far) = pair().await;
+        let side = Rc::new(Buggy {
+            worker: bench().worker,
+            unreadable: Cell::new(0),
+        });
+        let local = tokio::task::LocalSet::new();
+        let serving = Rc::clone(&side);
+        local.spawn_local(async move { serve_h2_plain(serving, far, Vec::new()).await });
+        let calling = async {
+            let transport = crate::transport::Transport::Plain(near);
+            let session = Session::start(transport, Role::Client, Settings::default());
+            for path in ["/", "/bug", "/", "/bug", "/"] {
+                let (mut rx, _tx) = session
+                    .open(&asking(path), true, Duration::from_secs(9))
+                    .await
+                    .unwrap();
+                match rx.head().await {
+                    Ok(head) => assert_eq!((path, head.status), ("/", 204)),
+                    Err(broken) => assert!(path == "/bug", "{path}: {broken:?}"),
+                }
+            }
+        };
+        local.run_until(calling).await;
+        assert_eq!(side.worker.shared.telemetry.metrics.panics.get(), 2);
+        assert_eq!(side.unreadable.get(), 2);
+    }
 
     /// Of what a call returns, without making the call.
     fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {

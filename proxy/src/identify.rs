@@ -1,7 +1,8 @@
 //! Who is the peer? Mutual TLS, bounded in time and number.
 
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::identify::PeerIdentity;
@@ -36,7 +37,12 @@ pub struct Identified {
 
 /// Shakes hands. `None`: it failed, and that was recorded.
 pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
-    let slot = Slot::take()?;
+    let (peer, since) = (conn.peer, conn.since);
+    let Some(slot) = Slot::take() else {
+        let why = "as many handshakes as may be are under way";
+        refused(worker, peer, since, (Failure::Overflow, why));
+        return None;
+    };
     let acceptor = TlsAcceptor::from(worker.shared.server.clone());
     let shaking = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(conn.io));
     let why = match shaking.await {
@@ -66,13 +72,17 @@ pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
         Err(_) => "the handshake took too long".to_owned(),
     };
     worker.shared.telemetry.metrics.handshakes_failed.inc();
+    refused(worker, peer, since, (Failure::Unauthenticated, &why));
+    None
+}
+
+fn refused(worker: &Worker, peer: SocketAddr, since: Instant, (failure, why): (Failure, &str)) {
     let mut event = Event::new(Direction::Inbound, "tls", worker.snapshot().generation);
     event.destination_cluster = Some(worker.shared.config.cluster.shared());
-    event.failure = Some(Failure::Unauthenticated);
-    event.detail = format!("handshake with {}: {why}", conn.peer);
-    event.duration = conn.since.elapsed();
+    event.failure = Some(failure);
+    event.detail = format!("handshake with {peer}: {why}");
+    event.duration = since.elapsed();
     worker.recorder.record(&event, None);
-    None
 }
 
 /// One of the handshakes that may be under way.

@@ -181,3 +181,43 @@ async fn connections_that_are_broken_off_leave_nothing_open() {
         .await;
     }
 }
+
+/// A WebSocket is in flight for as long as it is open, not only for as long as its handshake takes.
+#[tokio::test]
+async fn an_upgraded_stream_counts_while_it_is_open() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").service("cart", 1).manifest(
+                "traffic.yaml",
+                "apiVersion: isthmus.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}
+  limits: {maxInFlight: 1}
+",
+            )
+        })
+        .start()
+        .await;
+    let http = mesh.client("east/web").http("cart");
+    let mut io = http.upgrade("echo").await.unwrap();
+    io.write_all(b"seven b").await.unwrap();
+    io.read_exact(&mut [0; 7]).await.unwrap();
+    let full = http.get("/").await;
+    assert_eq!(full.status, 503, "{}", full.text());
+    assert!(full.text().starts_with("UO "), "{}", full.text());
+    for (proxy, direction) in [("east/web-1", "outbound"), ("east/cart-1", "inbound")] {
+        let labels = [format!("direction=\"{direction}\"")];
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let proxy = mesh.proxy(proxy);
+        let sent = proxy.metric("sent_bytes_total", &labels).await;
+        assert!(sent >= 7.0, "{direction}: {sent} while it is open");
+    }
+    drop(io);
+    until("there is room again", async || {
+        let reply = http.get("/").await;
+        check(reply.status == 200, reply.text())
+    })
+    .await;
+}

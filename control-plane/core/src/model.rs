@@ -19,7 +19,7 @@ pub use status::{
     MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Said, Truth,
 };
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -150,6 +150,16 @@ pub enum Change {
     InitDone {
         /// Of this cluster.
         cluster: ClusterId,
+        /// But for these kinds, which could not be listed: what was known of them stays.
+        kept: BTreeSet<Kind>,
+    },
+    /// A kind that the last `InitDone` had kept is listed now: what was not applied since the last
+    /// `Init` is gone.
+    Listed {
+        /// Of this cluster.
+        cluster: ClusterId,
+        /// This kind.
+        kind: Kind,
     },
     /// The source cannot see the cluster any more; all that was known is kept.
     Lost {
@@ -314,4 +324,6 @@ pub struct MeshCluster {
     pub network: NetworkId,
     /// For pods whose place is not known.
     pub locality: Locality,
+    /// Must its sidecars refuse what is no service?
+    pub passthrough_denied: bool,
 }

@@ -130,6 +130,7 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
     let mesh = MeshCluster {
         network: network.parse().unwrap(),
         locality,
+        passthrough_denied: false,
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))
 }
@@ -161,6 +162,7 @@ pub(crate) fn list(world: &mut World, cluster: &str, objects: &[Object]) -> Dirt
     dirty.merge(&world.apply(
         Change::InitDone {
             cluster: id(cluster),
+            kept: BTreeSet::new(),
         },
         at(1),
     ));

@@ -165,7 +165,8 @@ impl World {
             Change::Init { cluster } => self.begin(&cluster),
             Change::Apply(object) => self.put(&object, stamp),
             Change::Delete(at) => self.delete(&at),
-            Change::InitDone { cluster } => self.complete(&cluster, now),
+            Change::InitDone { cluster, kept } => self.complete(&cluster, &kept, now),
+            Change::Listed { cluster, kind } => self.listed_late(&cluster, kind),
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
         };
@@ -244,21 +245,39 @@ impl World {
         }
     }
 
-    fn complete(&mut self, cluster: &ClusterId, now: SystemTime) -> Dirty {
+    fn complete(&mut self, cluster: &ClusterId, kept: &BTreeSet<Kind>, now: SystemTime) -> Dirty {
         let Some(cluster) = self.clusters.get_mut(cluster) else {
             return Dirty::default();
         };
         let mut dirty = Dirty::default();
-        for at in cluster.unnamed() {
+        for at in cluster.unnamed(|kind| !kept.contains(&kind)) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
         if !cluster.listed() {
             dirty = Dirty::everything();
         }
+        cluster.complete(kept);
         cluster.state = State::Synced;
         cluster.reason.clear();
         cluster.confirmed_at = Some(now);
         dirty.freshness.insert(cluster.id.clone());
+        dirty
+    }
+
+    fn listed_late(&mut self, cluster: &ClusterId, kind: Kind) -> Dirty {
+        let mut dirty = Dirty::default();
+        // Before the first `InitDone` nothing is removed: it will come.
+        let Some(cluster) = self.clusters.get_mut(cluster).filter(|c| c.listed()) else {
+            return dirty;
+        };
+        for at in cluster.unnamed(|of| of == kind) {
+            dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
+        }
+        if !cluster.sees(kind) {
+            cluster.complete_late(kind);
+            // The writer waits for it, with whatever depends on this kind.
+            dirty.freshness.insert(cluster.id.clone());
+        }
         dirty
     }
 
@@ -414,6 +433,11 @@ impl World {
     /// Does it belong to the mesh without having been listed yet?
     pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
         self.clusters.get(cluster).is_some_and(|c| !c.listed())
+    }
+
+    /// Is it known of every cluster which services it exports?
+    pub(crate) fn offers_known(&self) -> bool {
+        self.clusters.values().all(Cluster::offers_known)
     }
 
     /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.

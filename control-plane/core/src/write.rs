@@ -11,7 +11,7 @@
 //!
 //! 1. What is not labelled as the mesh's own is never overwritten and never deleted.
 //! 2. Nothing is written into a cluster that is not synced, and what a stale cluster exports stays.
-//! 3. While any cluster is unknown, nothing is taken away: it may be one of the exporters.
+//! 3. While it is not known of every cluster what it exports, nothing is taken away.
 
 mod service;
 mod route;
@@ -234,6 +234,7 @@ fn dated(mut wanted: Vec<Said>, observed: &[Said], now: SystemTime) -> Vec<Said>
 pub struct Planner {
     pending: BTreeSet<Subject>,
     states: BTreeMap<ClusterId, State>,
+    unseen: BTreeMap<ClusterId, BTreeSet<Kind>>,
 }
 
 impl Planner {
@@ -254,7 +255,19 @@ impl Planner {
         let states: BTreeMap<_, _> = states.collect();
         let moved = states != self.states;
         self.states = states;
-        if dirty.all || moved {
+        // A confirmation looks the same, and is not worth a look at everything.
+        let seen = |id: &ClusterId| {
+            let unseen = world.clusters.get(id).map(Cluster::unseen);
+            unseen != self.unseen.get(id)
+        };
+        let seen_now = dirty.freshness.iter().any(seen);
+        if seen_now {
+            let unseen = world.clusters.iter();
+            self.unseen = unseen
+                .map(|(id, cluster)| (id.clone(), cluster.unseen().clone()))
+                .collect();
+        }
+        if dirty.all || moved || seen_now {
             self.everything(world);
             return;
         }
@@ -358,7 +371,8 @@ fn look(world: &World, settings: Settings<'_>, subject: &Subject, plan: &mut Pla
         }
         Subject::Route(cluster, kind, namespace, name) => {
             let found = world.clusters.get(cluster);
-            if let Some(cluster) = found.filter(|cluster| settings.may_write(cluster)) {
+            let may = |cluster: &&Cluster| settings.may_write(cluster) && cluster.sees(*kind);
+            if let Some(cluster) = found.filter(may) {
                 let at = (*kind, namespace.as_str(), name.as_str());
                 route::look((world, cluster), settings, at, subject, plan);
             }

@@ -52,6 +52,31 @@ impl Authorities {
             .cloned()
     }
 
+    /// The authority of a trust domain; opened, or made, if it is not there yet.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    pub fn add(
+        &self,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Arc<Authority>, NoAuthority> {
+        if let Some(authority) = self.of(trust_domain) {
+            return Ok(authority);
+        }
+        // Opened outside of the lock: whoever opens it twice finds the same keys on disk.
+        let authority = Arc::new(Authority::open(&self.state, trust_domain, now)?);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.insert(trust_domain.clone(), Arc::clone(&authority));
+        Ok(authority)
+    }
+
+    /// Signs for this trust domain no more. Its keys stay on disk.
+    pub fn remove(&self, trust_domain: &TrustDomain) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.remove(trust_domain);
+    }
+
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Authority>> {
@@ -68,7 +93,10 @@ impl Authorities {
                 Ok(new) => {
                     warn_of_end(&new, now);
                     let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-                    current.insert(trust_domain.clone(), Arc::new(new));
+                    // Not if its cluster has left meanwhile.
+                    if let Some(authority) = current.get_mut(trust_domain) {
+                        *authority = Arc::new(new);
+                    }
                 }
                 Err(error) => {
                     let error = anyhow::Error::from(error);

@@ -32,7 +32,10 @@ async fn fixture(unread_max: Duration, not_after: SystemTime) -> Fixture {
         Change::Init {
             cluster: cluster.clone(),
         },
-        Change::InitDone { cluster },
+        Change::InitDone {
+            cluster,
+            kept: std::collections::BTreeSet::new(),
+        },
     ] {
         world.apply(change, SystemTime::now());
     }

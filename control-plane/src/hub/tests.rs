@@ -1,5 +1,7 @@
 //! Does everybody hear what concerns them, and nobody speak for others?
 
+use std::collections::BTreeSet;
+
 use super::*;
 use isthmus_control_plane_core::model::{Labels, Object, ObjectRef};
 use isthmus_control_plane_core::world::State;
@@ -23,6 +25,13 @@ fn namespace(cluster: &ClusterId, name: &str) -> Change {
     })
 }
 
+fn listed(cluster: &ClusterId) -> Change {
+    Change::InitDone {
+        cluster: cluster.clone(),
+        kept: BTreeSet::new(),
+    }
+}
+
 fn start() -> (Arc<Hub>, mpsc::Sender<Change>, mpsc::Sender<Change>) {
     let mut world = World::new("mesh.internal").unwrap();
     let west: ClusterId = "west".parse().unwrap();
@@ -32,7 +41,9 @@ fn start() -> (Arc<Hub>, mpsc::Sender<Change>, mpsc::Sender<Change>) {
     let (from_east, to_east) = mpsc::channel(CHANGES_MAX);
     let (from_west, to_west) = mpsc::channel(CHANGES_MAX);
     let writer = Arc::clone(&hub);
-    tokio::spawn(async move { writer.run(vec![(east(), to_east), (west, to_west)]).await });
+    hub.join(&east(), to_east);
+    hub.join(&west, to_west);
+    tokio::spawn(async move { writer.run().await });
     (hub, from_east, from_west)
 }
 
@@ -44,10 +55,7 @@ fn state(hub: &Hub, cluster: &str) -> State {
 async fn a_session_hears_of_what_is_different() {
     let (hub, from_east, _from_west) = start();
     let inbox = hub.subscribe();
-    let all = [
-        Change::Init { cluster: east() },
-        Change::InitDone { cluster: east() },
-    ];
+    let all = [Change::Init { cluster: east() }, listed(&east())];
     for change in all {
         from_east.send(change).await.unwrap();
     }
@@ -81,10 +89,7 @@ async fn a_source_speaks_for_its_own_cluster_only() {
         .send(Change::Init { cluster: east() })
         .await
         .unwrap();
-    from_west
-        .send(Change::InitDone { cluster: east() })
-        .await
-        .unwrap();
+    from_west.send(listed(&east())).await.unwrap();
     let of_east = ObjectRef {
         cluster: east(),
         kind: Kind::Namespace,
@@ -100,10 +105,7 @@ async fn a_source_speaks_for_its_own_cluster_only() {
         .await
         .unwrap();
     from_west.send(namespace(&west, "shop")).await.unwrap();
-    from_west
-        .send(Change::InitDone { cluster: west })
-        .await
-        .unwrap();
+    from_west.send(listed(&west)).await.unwrap();
     timeout(LIMIT, inbox.next()).await.unwrap();
     assert_eq!(
         (state(&hub, "east"), state(&hub, "west")),
@@ -120,10 +122,7 @@ async fn a_source_that_ends_loses_its_cluster() {
         .send(Change::Init { cluster: east() })
         .await
         .unwrap();
-    from_east
-        .send(Change::InitDone { cluster: east() })
-        .await
-        .unwrap();
+    from_east.send(listed(&east())).await.unwrap();
     timeout(LIMIT, inbox.next()).await.unwrap();
     drop(from_east);
     timeout(LIMIT, async {
@@ -133,4 +132,75 @@ async fn a_source_that_ends_loses_its_cluster() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_source_that_takes_anothers_seat_is_the_one_that_is_heard() {
+    let (hub, from_east, _from_west) = start();
+    let inbox = hub.subscribe();
+    for change in [Change::Init { cluster: east() }, namespace(&east(), "shop")] {
+        from_east.send(change).await.unwrap();
+    }
+    from_east.send(listed(&east())).await.unwrap();
+    timeout(LIMIT, inbox.next()).await.unwrap();
+    let (again, receiver) = mpsc::channel(CHANGES_MAX);
+    hub.join(&east(), receiver);
+    timeout(LIMIT, from_east.closed()).await.unwrap();
+    let count = || {
+        hub.read(|world| {
+            let status = world.clusters().find(|c| *c.cluster == east()).unwrap();
+            let namespaces = status.objects.get(&Kind::Namespace).copied().unwrap_or(0);
+            (status.state, namespaces)
+        })
+    };
+    assert_eq!(
+        count(),
+        (State::Synced, 1),
+        "the seat alone changes nothing"
+    );
+    for name in ["shop", "bank"] {
+        again.send(namespace(&east(), name)).await.unwrap();
+    }
+    timeout(LIMIT, async {
+        while count() != (State::Synced, 2) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_joins_and_leaves_while_the_others_are_heard() {
+    let (hub, _from_east, from_west) = start();
+    let north: ClusterId = "north".parse().unwrap();
+    hub.change(|world| world.add_cluster(&north).unwrap());
+    let (from_north, receiver) = mpsc::channel(CHANGES_MAX);
+    hub.join(&north, receiver);
+    let init = Change::Init {
+        cluster: north.clone(),
+    };
+    from_north.send(init).await.unwrap();
+    from_north.send(listed(&north)).await.unwrap();
+    let until = async |cluster: &str, wanted: Option<State>| {
+        timeout(LIMIT, async {
+            while hub.read(|world| world.state(cluster)) != wanted {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+    };
+    until("north", Some(State::Synced)).await;
+    hub.leave(&north);
+    hub.change(|world| world.remove_cluster(&north));
+    timeout(LIMIT, from_north.closed()).await.unwrap();
+    let west: ClusterId = "west".parse().unwrap();
+    let init = Change::Init {
+        cluster: west.clone(),
+    };
+    from_west.send(init).await.unwrap();
+    from_west.send(listed(&west)).await.unwrap();
+    until("west", Some(State::Synced)).await;
+    until("north", None).await;
 }

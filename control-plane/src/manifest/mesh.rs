@@ -270,6 +270,15 @@ struct ClusterSpec {
     region: Option<String>,
     #[serde(default)]
     zone: Option<String>,
+    #[serde(default)]
+    passthrough: Passthrough,
+}
+
+#[derive(Default, PartialEq, Deserialize)]
+enum Passthrough {
+    #[default]
+    Allow,
+    Deny,
 }
 
 pub(super) fn mesh_cluster(document: &Document<'_>) -> Result<Spec, Failure> {
@@ -283,5 +292,9 @@ pub(super) fn mesh_cluster(document: &Document<'_>) -> Result<Spec, Failure> {
         region: raw.spec.region.unwrap_or_default(),
         zone: raw.spec.zone.unwrap_or_default(),
     };
-    Ok(Spec::MeshCluster(MeshCluster { network, locality }))
+    Ok(Spec::MeshCluster(MeshCluster {
+        network,
+        locality,
+        passthrough_denied: raw.spec.passthrough == Passthrough::Deny,
+    }))
 }

@@ -92,7 +92,10 @@ impl Mesh {
         for object in self.fakes[&cluster].objects() {
             self.observe(&cluster, &object);
         }
-        self.tell(Change::InitDone { cluster });
+        self.tell(Change::InitDone {
+            cluster,
+            kept: BTreeSet::new(),
+        });
     }
 
     fn observe(&self, cluster: &ClusterId, object: &Value) {

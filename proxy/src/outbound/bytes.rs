@@ -108,6 +108,9 @@ async fn try_one(
         .first()
         .map(|address| SocketAddr::new(*address, target))
         .ok_or_else(|| Failed::new(Failure::NoHealthyEndpoint, endpoint.name.to_string()))?;
+    let waiting = service.guard.wait(&service.traffic);
+    let _waiting =
+        waiting.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
     let begun = Instant::now();
     let mut attempt = endpoint.stats.begin(worker.now());
     let permit = Permit::outbound(snapshot.generation);
@@ -115,7 +118,7 @@ async fn try_one(
     let opened = connect::bytes(worker, &permit, &hop, address, limit).await;
     let outcome = opened
         .as_ref()
-        .map_or_else(|f| Outcome::of_failure(*f), |_| Outcome::Success);
+        .map_or_else(|why| Outcome::of_failure(why.failure), |_| Outcome::Success);
     attempt.record(
         outcome,
         begun.elapsed(),
@@ -125,6 +128,6 @@ async fn try_one(
     let name = hop.name();
     let opened = opened
         .map(|right| (right, name))
-        .map_err(|f| Failed::new(f, format!("connect to {} by {name}", endpoint.name)));
+        .map_err(|why| Failed::not_opened(why, format!("connect to {} by {name}", endpoint.name)));
     Ok((attempt, opened))
 }

@@ -38,6 +38,7 @@ impl ControlPlane {
         address: std::net::IpAddr,
         state_dir: &Path,
         clusters: &[(String, PathBuf)],
+        certificate_seconds: Option<u64>,
     ) -> Self {
         let (discovery, admin) = (
             SocketAddr::new(address, 15_012),
@@ -49,6 +50,7 @@ impl ControlPlane {
             .collect();
         let config = json!({
             "state_dir": state_dir,
+            "certificate_seconds": certificate_seconds,
             "listen": { "discovery": discovery, "admin": admin },
             "clusters": clusters,
         });

@@ -69,7 +69,7 @@ pub(crate) fn verdict(
         // As long as a cluster is unknown, nobody knows that a conflict is gone.
         let before = observed.and_then(|o| o.conditions.iter().find(|c| c.kind == "Conflict"));
         before
-            .filter(|c| c.status == Truth::True && !world.all_listed())
+            .filter(|c| c.status == Truth::True && !world.offers_known())
             .cloned()
             .unwrap_or_else(|| said("Conflict", Truth::False, "NoConflicts", ""))
     } else {

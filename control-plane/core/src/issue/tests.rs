@@ -33,6 +33,7 @@ fn world(listed: bool) -> World {
         world.apply(
             Change::InitDone {
                 cluster: cluster("east"),
+                kept: std::collections::BTreeSet::new(),
             },
             at(0),
         );
@@ -57,6 +58,7 @@ fn authority(name: &str) -> Authority {
     Authority {
         trust_domain,
         not_after: at(1_000_000),
+        lifetime: LIFETIME,
         cut_off: false,
     }
 }

@@ -46,6 +46,10 @@ pub(crate) struct Cluster {
     pub(crate) confirmed_at: Option<SystemTime>,
     pub(crate) keys: Vec<HandleKey>,
     pub(crate) list: u64,
+    /// Kinds that the source cannot see now; what was known of them is kept.
+    unseen: BTreeSet<Kind>,
+    /// Kinds that were never seen: of them absence means nothing.
+    unknown: BTreeSet<Kind>,
     pub(crate) refused: BTreeMap<ObjectRef, String>,
     pub(crate) pods: Table<Pod>,
     pub(crate) services: Table<Service>,
@@ -202,6 +206,8 @@ impl Cluster {
             confirmed_at: None,
             keys: Vec::new(),
             list: 0,
+            unseen: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             refused: BTreeMap::new(),
             pods: Table::default(),
             services: Table::default(),
@@ -232,6 +238,42 @@ impl Cluster {
             State::Unknown => false,
             State::Synced | State::Stale => true,
         }
+    }
+
+    /// A list is complete, but for these kinds.
+    pub(crate) fn complete(&mut self, kept: &BTreeSet<Kind>) {
+        self.unknown = if self.listed() {
+            self.unknown.intersection(kept).copied().collect()
+        } else {
+            kept.clone()
+        };
+        self.unseen.clone_from(kept);
+    }
+
+    /// A kind is seen after all.
+    pub(crate) fn complete_late(&mut self, kind: Kind) {
+        self.unknown.remove(&kind);
+        self.unseen.remove(&kind);
+    }
+
+    /// The kinds that the source cannot see now.
+    pub(crate) fn unseen(&self) -> &BTreeSet<Kind> {
+        &self.unseen
+    }
+
+    /// Does the source see this kind now?
+    pub(crate) fn sees(&self, kind: Kind) -> bool {
+        self.state == State::Synced && !self.unseen.contains(&kind)
+    }
+
+    /// Was this kind ever listed? Only then does the absence of such an object mean anything.
+    pub(crate) fn knows(&self, kind: Kind) -> bool {
+        self.listed() && !self.unknown.contains(&kind)
+    }
+
+    /// Is it known which services it exports?
+    pub(crate) fn offers_known(&self) -> bool {
+        self.knows(Kind::ServiceExport) && self.knows(Kind::Service)
     }
 
     /// May the object be taken in? The text says why not.
@@ -333,11 +375,11 @@ impl Cluster {
         }
     }
 
-    /// The objects that the current list has not named.
-    pub(crate) fn unnamed(&mut self) -> Vec<ObjectRef> {
+    /// The objects of these kinds that the current list has not named.
+    pub(crate) fn unnamed(&mut self, asked: impl Fn(Kind) -> bool) -> Vec<ObjectRef> {
         let (list, cluster) = (self.list, self.id.clone());
         let mut gone = Vec::new();
-        for kind in ALL_KINDS {
+        for kind in ALL_KINDS.into_iter().filter(|kind| asked(*kind)) {
             on_table!(self, kind, |table| {
                 gone.extend(table.unnamed(list).map(|(namespace, name)| ObjectRef {
                     cluster: cluster.clone(),

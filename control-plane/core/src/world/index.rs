@@ -122,6 +122,11 @@ impl Cluster {
         own.clone()
     }
 
+    /// Must its sidecars refuse what is no service?
+    pub(crate) fn denies_passthrough(&self) -> bool {
+        self.mesh().is_some_and(|m| m.passthrough_denied)
+    }
+
     /// The MeshCluster that has the cluster's name; else the oldest.
     fn mesh(&self) -> Option<&MeshCluster> {
         let other = |name: &str| name != self.id.as_str();

@@ -58,6 +58,7 @@ fn a_cluster_is_unknown_until_its_list_is_complete_and_stale_when_it_is_lost() {
     world.apply(
         Change::InitDone {
             cluster: id("east"),
+            kept: BTreeSet::new(),
         },
         at(11),
     );
@@ -128,6 +129,7 @@ fn a_new_list_removes_at_its_end_what_it_did_not_name_and_nothing_before() {
     session.dirty(&world.apply(
         Change::InitDone {
             cluster: id("west"),
+            kept: BTreeSet::new(),
         },
         at(71),
     ));
@@ -253,7 +255,7 @@ proptest! {
             steps.extend(always.iter().cloned().map(Change::Apply));
             steps.extend(pods.iter().map(|n| Change::Apply(pod("west", "cart", *n))));
             if last {
-                steps.push(Change::InitDone { cluster: id("west") });
+                steps.push(Change::InitDone { cluster: id("west"), kept: BTreeSet::new() });
             } else {
                 steps.truncate(*cut);
                 steps.push(Change::Lost { cluster: id("west"), reason: "cut".into() });
@@ -269,4 +271,39 @@ proptest! {
             .filter(|n| n.contains("#west/") && **n != constant).map(str::to_owned).collect();
         prop_assert_eq!(found, wanted.collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_kind_that_could_not_be_listed_stays_until_it_is() {
+    let mut world = shop_of(&["east"]);
+    let count = |world: &World, kind| {
+        let status = world.clusters().next().unwrap();
+        status.objects.get(&kind).copied().unwrap_or(0)
+    };
+    let (pods, services) = (count(&world, Kind::Pod), count(&world, Kind::Service));
+    assert!(pods > 1 && services > 0);
+    let mut tell = |change| world.apply(change, at(20));
+    tell(Change::Init {
+        cluster: id("east"),
+    });
+    tell(Change::InitDone {
+        cluster: id("east"),
+        kept: [Kind::Pod].into(),
+    });
+    let listed = |world: &World| (count(world, Kind::Pod), count(world, Kind::Service));
+    assert_eq!(listed(&world), (pods, 0));
+    // Now the pods can be listed after all, and one is left.
+    let one = shop().into_iter().find(|o| o.spec.kind() == Kind::Pod);
+    let mut one = one.unwrap();
+    one.cluster = id("east");
+    world.apply(Change::Apply(one), at(21));
+    assert_eq!(listed(&world), (pods, 0));
+    world.apply(
+        Change::Listed {
+            cluster: id("east"),
+            kind: Kind::Pod,
+        },
+        at(22),
+    );
+    assert_eq!(listed(&world), (1, 0));
 }

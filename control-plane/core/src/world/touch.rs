@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use isthmus_proto::ids::WorkloadName;
 
 use crate::model::{Kind, ObjectRef, PolicyTarget, Reach};
-use crate::write::derived_for;
 use crate::world::cluster::{Cluster, key};
 use crate::world::dirty::{Dirty, PolicyScope, ServiceKey};
+use crate::write::derived_for;
 
 /// What depends on this object, as the cluster is now.
 pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {

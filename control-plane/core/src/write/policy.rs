@@ -125,7 +125,7 @@ fn target(
     let there = match policy.reach {
         Reach::Cluster => cluster.services.get(namespace, &policy.service).is_some(),
         Reach::Clusterset => {
-            !world.all_listed() || import::merged(world, namespace, &policy.service).is_some()
+            !world.offers_known() || import::merged(world, namespace, &policy.service).is_some()
         }
     };
     if there {

@@ -196,7 +196,7 @@ fn there(world: &World, cluster: &Cluster, service: &ServiceRef, port: Option<u3
         },
         Reach::Clusterset => match import::merged(world, namespace, name) {
             Some(merged) if has(&merged.ports) => There::Yes,
-            _ if !world.all_listed() => There::Unknown,
+            _ if !world.offers_known() => There::Unknown,
             Some(_) => without(),
             None => There::No(format!("no cluster exports {namespace}/{name}")),
         },

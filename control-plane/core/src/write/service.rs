@@ -8,9 +8,9 @@ use crate::model::{
     Kind, Labels, MANAGED_BY, MANAGED_LABEL, Managed, OtherPort, Service, ServiceImport,
     ServiceType,
 };
+use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::table::Entry;
-use crate::world::{State, World};
 use crate::write::{Body, ImportBody, Plan, ServiceBody, Settings, Subject, label, reference};
 
 /// The label of a derived Service that says which import it is for (KEP-1645).
@@ -75,11 +75,17 @@ pub(super) fn look(
         if !settings.may_write(cluster) {
             continue;
         }
-        if let Some(export) = cluster.exports.get(namespace, name) {
+        if let Some(export) = cluster.exports.get(namespace, name)
+            && cluster.sees(Kind::ServiceExport)
+        {
             let said = verdict(world, cluster, (namespace, name), merged.as_ref());
             let at = reference(cluster, Kind::ServiceExport, namespace, name);
             let observed = &export.value.observed.conditions;
             plan.conditions(at, (said, observed), settings, subject);
+        }
+        // What can't be seen can't be compared.
+        if !cluster.sees(Kind::ServiceImport) || !cluster.sees(Kind::Service) {
+            continue;
         }
         let place = Place {
             cluster,
@@ -98,7 +104,7 @@ pub(super) fn look(
                 }
             }
             Some(_) => {}
-            None if settings.removals && world.all_listed() => place.unwanted(plan),
+            None if settings.removals && world.offers_known() => place.unwanted(plan),
             None => {}
         }
     }
@@ -108,7 +114,7 @@ impl Place<'_> {
     /// Is enough known to change the import? One that names an unknown cluster stays as it is: what
     /// that cluster offers is not known to be gone.
     fn may_have(&self, world: &World) -> bool {
-        if world.all_listed() {
+        if world.offers_known() {
             return true;
         }
         let Some(import) = self.import else {
@@ -116,7 +122,7 @@ impl Place<'_> {
         };
         let known = |exporter: &str| {
             let found = world.clusters.get(exporter);
-            found.is_some_and(|cluster| cluster.state != State::Unknown)
+            found.is_some_and(Cluster::offers_known)
         };
         if !import.value.clusters.is_empty() {
             return import.value.clusters.iter().all(|name| known(name));

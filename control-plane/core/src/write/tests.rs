@@ -310,6 +310,49 @@ fn while_a_cluster_is_unknown_nothing_is_taken_away() {
 }
 
 #[test]
+fn a_kind_that_may_not_be_read_takes_nothing_away_and_is_caught_up_with() {
+    let mut run = shop();
+    run.settle();
+    // A new control plane, which may not read east's exports.
+    run.world = world(&["east", "west"]);
+    run.planner = Planner::default();
+    run.relist("west");
+    let east = id("east");
+    let init = Change::Init {
+        cluster: east.clone(),
+    };
+    let mut told = vec![init];
+    let seen = run.servers.objects(&east);
+    let (hidden, seen): (Vec<_>, Vec<_>) = seen
+        .into_iter()
+        .partition(|object| object.spec.kind() == Kind::ServiceExport);
+    told.extend(seen.into_iter().map(Change::Apply));
+    told.push(Change::InitDone {
+        cluster: east.clone(),
+        kept: [Kind::ServiceExport].into(),
+    });
+    for change in told {
+        let dirty = run.world.apply(change, at(70));
+        run.planner.note(&run.world, &dirty);
+    }
+    assert_eq!(run.settle(), 0);
+    assert!(run.import("west", "cart").is_some());
+    // It may again, and there is none any more.
+    for object in hidden {
+        run.servers.remove(&object.reference());
+    }
+    let listed = Change::Listed {
+        cluster: east,
+        kind: Kind::ServiceExport,
+    };
+    let dirty = run.world.apply(listed, at(71));
+    run.planner.note(&run.world, &dirty);
+    run.settle();
+    assert_eq!(run.import("west", "cart"), None);
+    assert_eq!(run.import("east", "cart"), None);
+}
+
+#[test]
 fn before_membership_is_known_nothing_is_removed() {
     let mut run = shop();
     run.settle();

@@ -288,7 +288,10 @@ impl Folder {
             cluster: cluster.clone(),
         }];
         changes.extend(objects.values().cloned().map(Change::Apply));
-        changes.push(Change::InitDone { cluster });
+        changes.push(Change::InitDone {
+            cluster,
+            kept: BTreeSet::new(),
+        });
         self.told = objects;
         self.stage = Stage::Listed;
         Scan {

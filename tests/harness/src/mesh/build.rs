@@ -17,6 +17,9 @@ use crate::plan::{ClusterPlan, MeshPlan, NAMESPACE, SYSTEM, ServicePlan};
 use crate::proxy::{GATEWAY_PORT, MESH_PORT, Proxy};
 
 /// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
+/// Where captured connections are led to.
+const OUTBOUND_PORT: u16 = 15_001;
+const INBOUND_PORT: u16 = 15_006;
 const GATEWAY_FIRST: u8 = 2;
 const LINK_OFFSET: u8 = 200;
 const POD_FIRST: u8 = 10;
@@ -38,7 +41,12 @@ impl MeshPlan {
         }
         let first = subnets.values().next().expect("at least one cluster");
         let state_dir = folder.path().join("control-plane");
-        let control = ControlPlane::new(first.host(1), &state_dir, &folders);
+        let control = ControlPlane::new(
+            first.host(1),
+            &state_dir,
+            &folders,
+            self.certificate_seconds,
+        );
         let mut mesh = Mesh {
             proxies: BTreeMap::new(),
             apps: BTreeMap::new(),
@@ -206,7 +214,10 @@ impl Building<'_> {
             .iter()
             .map(|to| json!({ "listen": "127.0.0.1:0", "destination": to }))
             .collect();
+        let captured = |port| self.plan.captured.then(|| SocketAddr::new(pod.address, port));
         let listen = json!({
+            "inbound": captured(INBOUND_PORT),
+            "outbound": captured(OUTBOUND_PORT),
             "mesh": SocketAddr::new(pod.address, MESH_PORT),
             "virtual": virtuals,
             "admin": "127.0.0.1:0",
@@ -253,7 +264,7 @@ impl Building<'_> {
             "application": address,
             "workers": self.plan.workers,
             "drain_seconds": self.plan.drain_seconds,
-            "access_log": std::env::var_os("ISTHMUS_LOG").map(|_| "-"),
+            "access_log": place.join("access.log"),
         });
         let full = format!("{cluster}/{name}");
         self.mesh
@@ -295,7 +306,7 @@ impl Building<'_> {
     }
 }
 
-/// `ISTHMUS_LOG=debug` shows what everything does, with the access logs.
+/// `ISTHMUS_LOG=debug` shows what everything does. Access logs are files: see [`Proxy::log`].
 fn log_if_wanted() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

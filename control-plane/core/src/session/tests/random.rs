@@ -424,7 +424,10 @@ proptest! {
         run.proxy.settle(&mut run.session, &run.world);
         for cluster in CLUSTERS {
             // No cluster is lost at the end: freshness would differ.
-            run.change(Change::InitDone { cluster: id(cluster) });
+            run.change(Change::InitDone {
+                cluster: id(cluster),
+                kept: BTreeSet::new(),
+            });
         }
         // Lists that named nothing new remove nothing: InitDone follows an Init.
         run.proxy.settle(&mut run.session, &run.world);

@@ -1,0 +1,163 @@
+//! Who belongs to the mesh now, and is all there that each cluster needs?
+//!
+//! A cluster that joins gets an authority, roots that others believe, handle keys and a seat in the
+//! world, and then a source that fills it. The same way leads in at the start and at run time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use isthmus_control_plane_core::world::Dirty;
+use isthmus_proto::ids::ClusterId;
+use isthmus_proto::resource::TrustBundle;
+use isthmus_proto::spiffe::TrustDomain;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::authority::Authority;
+use crate::authority::registry::Authorities;
+use crate::hub::{CHANGES_MAX, Hub};
+use crate::keys::handle_keys;
+use crate::source::{Report, Source};
+use crate::state::StateDir;
+use crate::trust::Trust;
+
+/// The clusters of the mesh, as they come and go.
+#[derive(Debug)]
+pub struct Fleet {
+    state: StateDir,
+    mesh_domain: String,
+    hub: Arc<Hub>,
+    authorities: Arc<Authorities>,
+    trust: watch::Sender<Arc<Trust>>,
+    sources: Mutex<BTreeMap<ClusterId, Running>>,
+}
+
+/// A source at work; it ends when nobody holds this.
+#[derive(Debug)]
+struct Running {
+    report: watch::Receiver<Report>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Fleet {
+    /// A mesh that nobody belongs to yet.
+    #[must_use]
+    pub fn new(
+        state: &StateDir,
+        mesh_domain: &str,
+        hub: &Arc<Hub>,
+        authorities: &Arc<Authorities>,
+    ) -> Self {
+        Self {
+            state: state.clone(),
+            mesh_domain: mesh_domain.to_owned(),
+            hub: Arc::clone(hub),
+            authorities: Arc::clone(authorities),
+            trust: watch::Sender::default(),
+            sources: Mutex::default(),
+        }
+    }
+
+    /// Whose roots are believed, as it changes.
+    #[must_use]
+    pub fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+
+    /// Takes a cluster into the mesh; of one that belongs to it already nothing changes. Reads, and
+    /// for a new cluster makes, its keys: not for a thread that others wait for.
+    ///
+    /// # Errors
+    /// The name can't be a cluster's, or a key can't be read or made.
+    pub fn admit(&self, cluster: &ClusterId) -> anyhow::Result<()> {
+        let trust_domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
+        let authority = self.authorities.add(&trust_domain, SystemTime::now())?;
+        let keys = handle_keys(&self.state, cluster)?;
+        let mut trust = Trust::clone(&self.trust.borrow());
+        trust.set(&trust_domain, &authority.roots())?;
+        let mut refused = None;
+        self.hub.change(|world| {
+            let enter = || {
+                let mut dirty = world.add_cluster(cluster)?;
+                dirty.merge(&world.set_handle_keys(cluster, keys));
+                dirty.merge(&world.set_trust_bundle(bundle(cluster, &authority))?);
+                Ok(dirty)
+            };
+            enter().unwrap_or_else(|error: isthmus_proto::ids::InvalidName| {
+                refused = Some(error);
+                Dirty::default()
+            })
+        });
+        if let Some(error) = refused {
+            return Err(error).with_context(|| format!("cluster {cluster}"));
+        }
+        self.trust.send_replace(Arc::new(trust));
+        Ok(())
+    }
+
+    /// Learns of a cluster that was admitted from this source, and from no other any more.
+    pub fn learn(&self, source: impl Source) {
+        let cluster = source.cluster().clone();
+        let (send, receive) = mpsc::channel(CHANGES_MAX);
+        let report = source.report();
+        self.hub.join(&cluster, receive);
+        let task = tokio::spawn(source.run(send));
+        let running = Running { report, task };
+        self.sources().insert(cluster, running);
+    }
+
+    /// A cluster belongs to the mesh no more: its endpoints are withdrawn, and nobody of it is
+    /// believed. Its keys stay on disk, for the day when it comes back.
+    pub fn dismiss(&self, cluster: &ClusterId) {
+        self.sources().remove(cluster);
+        self.hub.leave(cluster);
+        let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
+        self.hub.change(|world| {
+            let mut dirty = world.remove_cluster(cluster);
+            if let Ok(domain) = &domain {
+                dirty.merge(&world.remove_trust_bundle(domain));
+            }
+            dirty
+        });
+        if let Ok(domain) = &domain {
+            let mut trust = Trust::clone(&self.trust.borrow());
+            trust.remove(domain);
+            self.trust.send_replace(Arc::new(trust));
+            self.authorities.remove(domain);
+        }
+    }
+
+    /// What the source of a cluster says of itself; `None`: there is none.
+    #[must_use]
+    pub fn report(&self, cluster: &ClusterId) -> Option<Report> {
+        let sources = self.sources();
+        Some(sources.get(cluster)?.report.borrow().clone())
+    }
+
+    fn sources(&self) -> std::sync::MutexGuard<'_, BTreeMap<ClusterId, Running>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What proxies believe of a cluster's trust domain.
+fn bundle(cluster: &ClusterId, authority: &Authority) -> TrustBundle {
+    TrustBundle {
+        trust_domain: authority.trust_domain().to_string(),
+        roots: authority
+            .roots()
+            .iter()
+            .map(|root| root.to_vec().into())
+            .collect(),
+        sequence: 1,
+        cluster: cluster.to_string(),
+        origin: None,
+    }
+}

@@ -176,6 +176,8 @@ fn body(spec: &PolicySpec) -> Result<resource::TrafficPolicy, String> {
         balancing: spec.balancing.as_ref().map(|b| Balancing {
             zone_penalty_ms: millis(b.zone_penalty),
             cluster_penalty_ms: millis(b.cluster_penalty),
+            // That is the service's own to say.
+            client_affinity_seconds: None,
         }),
     })
 }

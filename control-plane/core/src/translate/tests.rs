@@ -466,3 +466,39 @@ fn trust_is_told_apart_for_each_domain_and_only_once_it_is_known() {
     proxy.settle(&mut session, &world);
     assert_eq!(proxy.names(T::TrustBundle), ["east.mesh.internal"]);
 }
+
+#[test]
+fn a_service_that_asks_for_affinity_has_it_here_and_everywhere() {
+    const EVERYWHERE: &str = "shop/cart.shop.svc.clusterset.local";
+    let names = [LOCAL, EVERYWHERE];
+    let seconds = |objects: &[Object]| {
+        let proxy = seen(objects, "east/shop/web-1", "web", &names);
+        names.map(|name| {
+            let service: resource::Service = proxy.get(T::Service, name);
+            let balancing = service.traffic.and_then(|traffic| traffic.balancing);
+            balancing.and_then(|balancing| balancing.client_affinity_seconds)
+        })
+    };
+    let with = |change: &dyn Fn(&mut Service)| {
+        let mut objects = shop();
+        for object in &mut objects {
+            if let Spec::Service(service) = &mut object.spec {
+                change(service);
+            }
+        }
+        objects
+    };
+    assert_eq!(seconds(&shop()), [None, None]);
+    let sticky = with(&|service| service.client_ip_affinity = true);
+    assert_eq!(seconds(&sticky), [Some(AFFINITY_SECONDS); 2]);
+    let short = with(&|service| {
+        service.client_ip_affinity = true;
+        service.affinity_seconds = Some(60);
+    });
+    assert_eq!(seconds(&short), [Some(60); 2]);
+    let headless = with(&|service| {
+        service.client_ip_affinity = true;
+        service.kind = ServiceType::Headless;
+    });
+    assert_eq!(seconds(&headless), [None, None]);
+}

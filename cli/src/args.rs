@@ -89,7 +89,10 @@ pub(crate) enum Shell {
         isthmus demo                      show every scene\n  \
         isthmus demo --scene ejection     one scene only\n  \
         isthmus demo --hold --no-scenes   just the mesh, with addresses and curl lines\n  \
-        isthmus demo --check              for CI: one JSON line a scene, exit 0 only if all held\n\n\
+        isthmus demo --check              for CI: one JSON line a scene, exit 0 only if all held\n  \
+        isthmus demo --kubernetes         the same with two API servers, and what if one dies\n  \
+        isthmus demo --kubernetes --kubeconfig ~/.kube/config --context a --context b\n  \
+        \u{20}                                 join clusters that you have, and only watch\n\n\
         Everything runs as separate processes on loopback addresses, without root. Ctrl-C, a failed\n\
         scene or a panic leaves none behind.")]
 pub(crate) struct DemoOptions {
@@ -111,6 +114,16 @@ pub(crate) struct DemoOptions {
     /// Chooses which pod turns bad and which sidecar is restarted.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// The clusters' objects live in two Kubernetes API servers, which are started here.
+    #[arg(long)]
+    pub(crate) kubernetes: bool,
+    /// Join clusters that you have, and only watch them: no pod is started there.
+    #[arg(long, value_name = "FILE", requires = "kubernetes", requires = "contexts",
+        conflicts_with_all = ["scenes", "no_scenes"])]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A context of that kubeconfig; may be given several times.
+    #[arg(long = "context", value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) contexts: Vec<String>,
     /// Keep the folder with manifests, configurations and logs.
     #[arg(long)]
     pub(crate) keep: bool,
@@ -131,19 +144,22 @@ pub(crate) enum SceneName {
     Policy,
     /// The control plane killed, a sidecar restarted meanwhile.
     ControlPlane,
+    /// An API server killed, then frozen; only with --kubernetes.
+    ApiServer,
     /// gRPC, TCP, a server that speaks first, Redis.
     Protocols,
 }
 
 impl SceneName {
     /// Every scene, in the order of the show.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::RemoteCall,
         Self::Spread,
         Self::Ejection,
         Self::Failover,
         Self::Policy,
         Self::ControlPlane,
+        Self::ApiServer,
         Self::Protocols,
     ];
 
@@ -156,8 +172,14 @@ impl SceneName {
             Self::Failover => "failover",
             Self::Policy => "policy",
             Self::ControlPlane => "control-plane",
+            Self::ApiServer => "api-server",
             Self::Protocols => "protocols",
         }
+    }
+
+    /// Is it about an API server?
+    pub(crate) fn needs_servers(self) -> bool {
+        self == Self::ApiServer
     }
 }
 

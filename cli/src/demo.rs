@@ -26,6 +26,7 @@ mod folder;
 mod manifests;
 mod configs;
 mod process;
+mod store;
 mod wait;
 mod mesh;
 mod callers;
@@ -38,13 +39,14 @@ pub(crate) mod state;
 
 use folder::Folder;
 use mesh::Mesh;
-use plan::{Callee, Cluster, GATEWAY_EAST, GATEWAY_WEST, Plan, REVIEWS};
+use plan::{Callee, GATEWAY_EAST, GATEWAY_WEST, Plan, REVIEWS};
 use report::Report;
 use scenes::Stage;
 use screen::Screen;
+use store::Store;
 
 /// Longest time for all scenes together.
-const SHOW_TIMEOUT: Duration = Duration::from_secs(480);
+const SHOW_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Runs the demo.
 ///
@@ -129,12 +131,18 @@ async fn start(options: &DemoOptions, screen: &Screen) -> anyhow::Result<Mesh> {
     let folder = Folder::make(options.keep)?;
     screen.say("Starting a mesh of two clusters, east and west, as processes on this machine ...");
     let began = Instant::now();
-    let mesh = Mesh::start(plan, folder).await?;
+    let store = Store::open(options.kubernetes, &folder).await?;
+    let mesh = Box::pin(Mesh::start(plan, folder, store)).await?;
     screen.say(&format!(
-        "{} processes are ready after {}: a control plane, two gateways, a sidecar for each pod, \
-         applications.\nFolder: {}",
+        "{} processes are ready after {}: {}a control plane, two gateways, a sidecar for each \
+         pod, applications.\nFolder: {}",
         mesh.size(),
         human(began.elapsed()),
+        if options.kubernetes {
+            "two API servers with an etcd each, "
+        } else {
+            ""
+        },
         mesh.folder.root().display()
     ));
     Ok(mesh)
@@ -145,8 +153,10 @@ async fn show(options: &DemoOptions, stage: &mut Stage) -> anyhow::Result<bool> 
     let scenes: Vec<SceneName> = if options.no_scenes {
         Vec::new()
     } else {
-        let wanted =
-            |scene: &SceneName| options.scenes.is_empty() || options.scenes.contains(scene);
+        let wanted = |scene: &SceneName| {
+            let asked = options.scenes.is_empty() || options.scenes.contains(scene);
+            asked && (options.kubernetes || !scene.needs_servers())
+        };
         SceneName::ALL.into_iter().filter(wanted).collect()
     };
     let all = async {
@@ -184,8 +194,8 @@ async fn hold(stage: &mut Stage) -> anyhow::Result<()> {
          \x20 {isthmus} status   clusters, proxies, endpoints\n\
          \x20 {isthmus} why web reviews   why a call goes where it goes\n\
          \x20 curl http://{admin}/config                  what the sidecar of {pod} knows\n\
-         Manifests, read live: {east} and {west}\n\
-         Try a policy: cp {forbid} {west}/",
+         {hint}\n\
+         Try a policy: {forbid}",
         reviews_at = at(&Callee::REVIEWS),
         cart_at = at(&Callee::CART),
         tcp_at = at(&Callee::TCP).to_string().replace(':', " "),
@@ -193,8 +203,7 @@ async fn hold(stage: &mut Stage) -> anyhow::Result<()> {
         admin = plan.admin(&reviews),
         pod = reviews.name,
         isthmus = own_name(),
-        east = stage.mesh.folder.cluster(Cluster::East).display(),
-        west = stage.mesh.folder.cluster(Cluster::West).display(),
+        hint = stage.mesh.store.hint(&stage.mesh.folder),
         forbid = example_policy(stage)?,
     ));
     std::future::pending().await
@@ -207,10 +216,14 @@ fn own_name() -> String {
         .unwrap_or_else(|| "isthmus".to_owned())
 }
 
-/// A policy to try, beside the folders.
+/// What to type to try a policy, which is put beside the folders.
 fn example_policy(stage: &Stage) -> anyhow::Result<String> {
     let path = stage.mesh.folder.root().join(manifests::FORBID_WEB.file);
     std::fs::write(&path, manifests::FORBID_WEB.text())
         .with_context(|| format!("writing {}", path.display()))?;
-    Ok(path.display().to_string())
+    let Stage { mesh, .. } = stage;
+    let file = path.display().to_string();
+    Ok(mesh
+        .store
+        .command(&mesh.folder, manifests::FORBID_WEB.cluster, &file))
 }

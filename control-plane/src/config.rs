@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isthmus_control_plane_core::issue::LIFETIME;
+use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::world::CLUSTERS_MAX;
 use isthmus_proto::ids::{ClusterId, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
+
+use crate::kubernetes::Allow;
 
 /// The domain under which the clusters' trust domains live, where none is named.
 pub const MESH_DOMAIN: &str = "mesh.internal";
@@ -91,8 +94,8 @@ struct RawKubernetes {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawQuota {
-    endpoints: Option<u64>,
-    mebibytes: Option<u64>,
+    endpoints: Option<usize>,
+    mebibytes: Option<usize>,
 }
 
 /// What the control plane is told at its start.
@@ -153,39 +156,8 @@ pub enum ApiServer {
         /// The context in it; `None`: the current one.
         context: Option<String>,
         /// What it may say that is refused elsewhere.
-        allow: Allowed,
+        allow: Allow,
     },
-}
-
-/// What a kubeconfig may say that is refused where nobody allowed it (SECURITY S28).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Allowed {
-    /// Paths of files: certificates, keys, tokens.
-    pub files: bool,
-    /// `insecure-skip-tls-verify`.
-    pub insecure: bool,
-    /// A server on this machine or link.
-    pub loopback: bool,
-    /// Commands, by name, that are run for a credential.
-    pub exec: Vec<String>,
-}
-
-/// How much of a cluster the mesh takes in; what is beyond keeps its last good state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quota {
-    /// Endpoints of all slices together. Default: 20,000.
-    pub endpoints: u64,
-    /// Mebibytes of objects, as they are kept. Default: 64.
-    pub mebibytes: u64,
-}
-
-impl Default for Quota {
-    fn default() -> Self {
-        Self {
-            endpoints: 20_000,
-            mebibytes: 64,
-        }
-    }
 }
 
 impl Config {
@@ -308,7 +280,8 @@ fn kubernetes(key: &str, raw: RawKubernetes) -> Result<Kubernetes, ConfigError> 
         (false, Some(file)) => ApiServer::Kubeconfig {
             file,
             context: raw.context,
-            allow: allowed(&format!("{key}.allow"), &raw.allow)?,
+            allow: Allow::of_words(raw.allow.iter().map(String::as_str))
+                .map_err(|refused| value(&format!("{key}.allow"), refused.why))?,
         },
         (true, Some(_)) => {
             let why = "kubeconfig and in_cluster exclude each other";
@@ -316,36 +289,23 @@ fn kubernetes(key: &str, raw: RawKubernetes) -> Result<Kubernetes, ConfigError> 
         }
         (false, None) => return Err(value(key, "one of kubeconfig and in_cluster is needed")),
     };
-    let default = Quota::default();
-    let raw = raw.quota.unwrap_or(RawQuota {
-        endpoints: None,
-        mebibytes: None,
-    });
-    let quota = Quota {
-        endpoints: raw.endpoints.unwrap_or(default.endpoints),
-        mebibytes: raw.mebibytes.unwrap_or(default.mebibytes),
-    };
-    if quota.endpoints == 0 || quota.mebibytes == 0 {
-        return Err(value(&format!("{key}.quota"), "nothing would be taken in"));
-    }
-    Ok(Kubernetes { reach, quota })
+    Ok(Kubernetes {
+        reach,
+        quota: quota(&format!("{key}.quota"), raw.quota)?,
+    })
 }
 
-fn allowed(key: &str, words: &[String]) -> Result<Allowed, ConfigError> {
-    let mut allowed = Allowed::default();
-    for (at, word) in words.iter().enumerate() {
-        match (word.as_str(), word.strip_prefix("exec:")) {
-            ("files", _) => allowed.files = true,
-            ("insecure", _) => allowed.insecure = true,
-            ("loopback", _) => allowed.loopback = true,
-            (_, Some(command)) if !command.is_empty() => allowed.exec.push(command.to_owned()),
-            _ => {
-                let why = format!("{word:?} is none of files, insecure, loopback, exec:COMMAND");
-                return Err(value(&format!("{key}[{at}]"), why));
-            }
-        }
+fn quota(key: &str, raw: Option<RawQuota>) -> Result<Quota, ConfigError> {
+    let mut quota = Quota::default();
+    let Some(raw) = raw else { return Ok(quota) };
+    if raw.endpoints == Some(0) || raw.mebibytes == Some(0) {
+        return Err(value(key, "nothing would be taken in"));
     }
-    Ok(allowed)
+    quota.endpoints = raw.endpoints.unwrap_or(quota.endpoints);
+    if let Some(mebibytes) = raw.mebibytes {
+        quota.bytes = mebibytes.saturating_mul(1024 * 1024);
+    }
+    Ok(quota)
 }
 
 fn value(key: &str, why: impl Into<String>) -> ConfigError {
@@ -395,10 +355,10 @@ mod tests {
                 serde_json::json!({ "name": "west", "kubernetes": { "in_cluster": true } });
         })
         .unwrap();
-        let allow = Allowed {
+        let allow = Allow {
             loopback: true,
             exec: vec!["aws".to_owned()],
-            ..Allowed::default()
+            ..Allow::default()
         };
         let reach = ApiServer::Kubeconfig {
             file: "east.yaml".into(),
@@ -407,7 +367,7 @@ mod tests {
         };
         let quota = Quota {
             endpoints: 7,
-            mebibytes: 64,
+            ..Quota::default()
         };
         assert_eq!(
             config.clusters[0].origin,
@@ -444,7 +404,7 @@ mod tests {
                 let both = serde_json::json!({ "in_cluster": true, "context": "c" });
                 j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": both });
             }),
-            ("clusters[1].kubernetes.allow[1]: \"all\"", |j| {
+            ("clusters[1].kubernetes.allow: \"all\"", |j| {
                 let all = serde_json::json!({ "kubeconfig": "k", "allow": ["files", "all"] });
                 j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": all });
             }),

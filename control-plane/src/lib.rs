@@ -17,6 +17,8 @@ pub mod kubernetes;
 pub mod hub;
 pub mod fleet;
 pub mod writer;
+pub mod connect;
+pub mod saved;
 pub mod listener;
 pub mod trust;
 pub mod identity;

@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use super::folder::Folder;
 use super::plan::{Callee, Cluster, MESH_DOMAIN, Plan, Pod, Role, WEB};
+use super::store::Store;
 
 /// The control plane's configuration.
-pub(crate) fn control_plane(plan: &Plan, folder: &Folder) -> String {
+pub(crate) fn control_plane(plan: &Plan, folder: &Folder, store: &Store) -> String {
     let clusters: Vec<Value> = Cluster::ALL
         .iter()
-        .map(|cluster| json!({ "name": cluster.name(), "files": folder.cluster(*cluster) }))
+        .map(|cluster| store.origin(folder, *cluster))
         .collect();
     let config = json!({
         "mesh_domain": MESH_DOMAIN,
@@ -100,7 +101,8 @@ mod tests {
             gateway["listen"]["gateway"],
             plan.gateway(&GATEWAY_WEST).to_string()
         );
-        let control: Value = serde_json::from_str(&control_plane(&plan, &folder)).unwrap();
+        let control: Value =
+            serde_json::from_str(&control_plane(&plan, &folder, &Store::Folders)).unwrap();
         assert_eq!(control["clusters"].as_array().unwrap().len(), 2);
     }
 }

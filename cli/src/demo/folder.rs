@@ -81,9 +81,14 @@ impl Folder {
         self.root.join("pods").join(pod.name)
     }
 
+    /// Where the logs are.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
     /// The log of a process.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
-        self.root.join("logs").join(format!("{name}.log"))
+        self.logs().join(format!("{name}.log"))
     }
 
     /// Writes a manifest, whole or not at all: whoever watches never reads half a file.

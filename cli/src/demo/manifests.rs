@@ -1,7 +1,8 @@
-//! What do the folders of the two clusters hold?
+//! Which objects do the two clusters hold?
 
 use super::folder::Folder;
 use super::plan::{Cluster, Plan};
+use super::store::Store;
 
 /// A file of a cluster's folder.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ macro_rules! manifest {
 
 /// `cart` in east: edited by the scene in which it stops.
 pub(crate) const CART_EAST: Manifest = manifest!(East, "east", "cart.yaml");
+/// Edited by the scene in which its API server stops.
+pub(crate) const REVIEWS: Manifest = manifest!(West, "west", "reviews.yaml");
 /// Only where redis-server is installed.
 const REDIS: Manifest = manifest!(West, "west", "redis.yaml");
 /// Forbids the calls of web; written by the scene about policy.
@@ -39,7 +42,7 @@ const AT_START: [Manifest; 10] = [
     manifest!(West, "west", "cluster.yaml"),
     manifest!(West, "west", "gateway.yaml"),
     manifest!(West, "west", "cart.yaml"),
-    manifest!(West, "west", "reviews.yaml"),
+    REVIEWS,
 ];
 const ECHO: Manifest = manifest!(West, "west", "echo.yaml");
 
@@ -54,37 +57,31 @@ impl Manifest {
         self.text
     }
 
-    /// Writes it into its cluster's folder.
-    ///
-    /// # Errors
-    /// The folder can't be written to.
-    pub(crate) fn put(&self, folder: &Folder, plan: &Plan) -> anyhow::Result<()> {
-        folder.put(self.cluster, self.file, &plan.readdress(self.text))
+    /// What it says, with this demo's addresses.
+    pub(crate) fn readdressed(&self, plan: &Plan) -> String {
+        plan.readdress(self.text)
     }
 
-    /// The same with all of its pods unready, as a kubelet would report them.
-    ///
-    /// # Errors
-    /// The folder can't be written to.
-    pub(crate) fn put_unready(&self, folder: &Folder, plan: &Plan) -> anyhow::Result<()> {
-        folder.put(
-            self.cluster,
-            self.file,
-            &plan.readdress(&self.text.replace(READY, UNREADY)),
-        )
+    /// The same with its first pods unready, as a kubelet would report them.
+    pub(crate) fn unready(&self, pods: usize, plan: &Plan) -> String {
+        plan.readdress(&self.text.replacen(READY, UNREADY, pods))
+    }
+
+    /// In which cluster it is, and in which file.
+    pub(crate) fn place(&self) -> (Cluster, &'static str) {
+        (self.cluster, self.file)
     }
 }
 
-/// Fills both folders.
+/// Fills both clusters.
 ///
 /// # Errors
 /// They can't be written to.
-pub(crate) fn put_all(folder: &Folder, plan: &Plan) -> anyhow::Result<()> {
-    for manifest in AT_START.iter().chain([&ECHO]) {
-        manifest.put(folder, plan)?;
-    }
-    if plan.redis.is_some() {
-        REDIS.put(folder, plan)?;
+pub(crate) async fn put_all(store: &Store, folder: &Folder, plan: &Plan) -> anyhow::Result<()> {
+    let redis = plan.redis.is_some().then_some(&REDIS);
+    for manifest in AT_START.iter().chain([&ECHO]).chain(redis) {
+        let text = manifest.readdressed(plan);
+        store.put(folder, manifest.place(), &text).await?;
     }
     Ok(())
 }
@@ -155,6 +152,10 @@ mod tests {
     fn unready_pods_differ_in_their_condition_only() {
         let text = CART_EAST.text;
         assert_eq!(text.matches(READY).count(), 2);
-        assert!(!text.replace(READY, UNREADY).contains("\"True\""));
+        let plan = Plan::claim().unwrap();
+        assert!(!CART_EAST.unready(2, &plan).contains("\"True\""));
+        let one = CART_EAST.unready(1, &plan);
+        let at = |word| one.find(word).unwrap();
+        assert!(at("\"False\"") < at("cart-2") && at("cart-2") < at("\"True\""));
     }
 }

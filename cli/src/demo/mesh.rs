@@ -15,11 +15,12 @@ use tokio::net::TcpStream;
 use super::configs;
 use super::folder::Folder;
 use super::manifests;
+use super::manifests::Manifest;
 use super::plan::{AppKind, Plan, Pod};
 use super::process::{Process, Program};
+use super::store::Store;
 use super::wait;
 use crate::client;
-use crate::roles::{self, TokenFor};
 
 /// Longest time for the control plane to be ready.
 const CONTROL_PLANE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,6 +35,8 @@ pub(crate) struct Mesh {
     // Processes first: fields are dropped in order, and they write into the folder.
     control_plane: Process,
     pods: BTreeMap<&'static str, PodProcesses>,
+    /// Where the clusters' objects are.
+    pub(crate) store: Store,
     /// Addresses.
     pub(crate) plan: Plan,
     /// Manifests, states, logs.
@@ -52,23 +55,24 @@ impl Mesh {
     ///
     /// # Errors
     /// A part is not ready in time; the text has the end of its log.
-    pub(crate) async fn start(plan: Plan, folder: Folder) -> anyhow::Result<Self> {
-        manifests::put_all(&folder, &plan)?;
+    pub(crate) async fn start(plan: Plan, folder: Folder, store: Store) -> anyhow::Result<Self> {
+        manifests::put_all(&store, &folder, &plan).await?;
         fs::write(
             folder.control_config(),
-            configs::control_plane(&plan, &folder),
+            configs::control_plane(&plan, &folder, &store),
         )
         .context("writing the control plane's configuration")?;
         let control_plane = Process::start(control_plane_program(&folder)?)?;
         let mut mesh = Self {
             control_plane,
             pods: BTreeMap::new(),
+            store,
             plan,
             folder,
         };
         mesh.control_plane_ready().await?;
         for pod in mesh.plan.pods() {
-            let processes = mesh.start_pod(&pod)?;
+            let processes = mesh.start_pod(&pod).await?;
             mesh.pods.insert(pod.name, processes);
         }
         for pod in mesh.plan.pods() {
@@ -77,17 +81,11 @@ impl Mesh {
         Ok(mesh)
     }
 
-    fn start_pod(&self, pod: &Pod) -> anyhow::Result<PodProcesses> {
+    async fn start_pod(&self, pod: &Pod) -> anyhow::Result<PodProcesses> {
         let place = self.folder.pod(pod);
         fs::create_dir_all(place.join("state"))
             .with_context(|| format!("making {}", place.display()))?;
-        let whom = TokenFor {
-            cluster: pod.cluster.name(),
-            namespace: pod.namespace,
-            service_account: pod.account,
-            pod: pod.name,
-        };
-        let token = roles::token(&self.folder.control_state(), whom)?;
+        let token = self.store.token(&self.folder, pod).await?;
         let config = configs::proxy(&self.plan, &self.folder, pod);
         fs::write(place.join("token"), token)
             .and_then(|()| fs::write(place.join("config.json"), config))
@@ -181,6 +179,34 @@ impl Mesh {
             .with_context(|| format!("{} does not run here", pod.name))
     }
 
+    /// Writes a manifest into its cluster.
+    ///
+    /// # Errors
+    /// It can't be written to.
+    pub(crate) async fn put(&self, manifest: &Manifest) -> anyhow::Result<()> {
+        let text = manifest.readdressed(&self.plan);
+        self.store.put(&self.folder, manifest.place(), &text).await
+    }
+
+    /// The same with its first pods unready.
+    ///
+    /// # Errors
+    /// It can't be written to.
+    pub(crate) async fn put_unready(&self, manifest: &Manifest, pods: usize) -> anyhow::Result<()> {
+        let text = manifest.unready(pods, &self.plan);
+        self.store.put(&self.folder, manifest.place(), &text).await
+    }
+
+    /// Removes a manifest's objects from their cluster.
+    ///
+    /// # Errors
+    /// They are not there, or it can't be written to.
+    pub(crate) async fn remove(&self, manifest: &Manifest) -> anyhow::Result<()> {
+        let text = manifest.readdressed(&self.plan);
+        let place = manifest.place();
+        self.store.remove(&self.folder, place, &text).await
+    }
+
     /// Kills a pod's proxy, without warning.
     ///
     /// # Errors
@@ -244,6 +270,7 @@ impl Mesh {
     /// # Errors
     /// Something does not start.
     pub(crate) async fn revive(&mut self) -> anyhow::Result<()> {
+        self.store.revive().await?;
         if self.control_plane.ended().is_some() {
             self.control_plane.restart()?;
         }
@@ -283,15 +310,17 @@ impl Mesh {
             .flat_map(|p| p.apps.iter_mut().chain([&mut p.proxy]));
         futures_util::future::join_all(all.map(Process::stop)).await;
         self.control_plane.stop().await;
+        self.store.end().await;
     }
 
     /// How many processes there are, this one not counted.
     pub(crate) fn size(&self) -> usize {
-        1 + self
-            .pods
-            .values()
-            .map(|pod| 1 + pod.apps.len())
-            .sum::<usize>()
+        1 + self.store.size()
+            + self
+                .pods
+                .values()
+                .map(|pod| 1 + pod.apps.len())
+                .sum::<usize>()
     }
 
     /// Which processes ended without being asked to, and the ends of their logs; if none did, the

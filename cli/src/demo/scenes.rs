@@ -24,6 +24,7 @@ mod ejection;
 mod failover;
 mod policy;
 mod control_plane;
+mod api_server;
 mod protocols;
 
 /// Longest time for a scene: a broken mesh ends with a clear message.
@@ -143,12 +144,16 @@ impl Stage {
         self.board.showing(scene.name());
         self.screen.say(&format!("\n{number}. {}", heading(scene)));
         let mut report = Report::new(scene);
+        let limit = match scene {
+            SceneName::ApiServer => api_server::SCENE_TIMEOUT,
+            _ => SCENE_TIMEOUT,
+        };
         // What was seen before it broke off stays in the report.
-        match timeout(SCENE_TIMEOUT, self.play(scene, &mut report)).await {
+        match timeout(limit, self.play(scene, &mut report)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => report.demand(false, format!("{error:#}")),
             Err(_) => {
-                let seconds = SCENE_TIMEOUT.as_secs();
+                let seconds = limit.as_secs();
                 report.demand(false, format!("the scene took more than {seconds} s"));
             }
         }
@@ -172,18 +177,21 @@ impl Stage {
             SceneName::Failover => Box::pin(failover::play(self, report)).await,
             SceneName::Policy => Box::pin(policy::play(self, report)).await,
             SceneName::ControlPlane => Box::pin(control_plane::play(self, report)).await,
+            SceneName::ApiServer => Box::pin(api_server::play(self, report)).await,
             SceneName::Protocols => Box::pin(protocols::play(self, report)).await,
         }
     }
 
     /// Undoes what a broken scene may have left, so that the next one is judged by itself.
     async fn restore(&mut self) {
-        let Mesh { plan, folder, .. } = &self.mesh;
-        // Each may be undone already: then there is nothing to do.
-        let _absent = folder.remove(manifests::FORBID_WEB.cluster, manifests::FORBID_WEB.file);
-        let _full = manifests::CART_EAST.put(folder, plan);
+        // First what the objects live in. Each may be undone already: then there is nothing to do.
+        let _runs = self.mesh.store.revive().await;
+        let _absent = self.mesh.remove(&manifests::FORBID_WEB).await;
+        for manifest in [manifests::CART_EAST, manifests::REVIEWS] {
+            let _full = self.mesh.put(&manifest).await;
+        }
         for pod in REVIEWS {
-            let _gone = ejection::turn(plan, &pod, "off").await;
+            let _gone = ejection::turn(&self.mesh.plan, &pod, "off").await;
         }
         if let Err(error) = self.mesh.revive().await {
             self.screen.say(&format!("  restoring the mesh: {error:#}"));
@@ -206,8 +214,9 @@ fn heading(scene: SceneName) -> &'static str {
         SceneName::Spread => "One connection, spread over the single remote pods",
         SceneName::Ejection => "A remote pod turns bad and is ejected through the gateway",
         SceneName::Failover => "The local pods stop: traffic fails over, then back",
-        SceneName::Policy => "A policy is written into west's folder and forbids the call",
+        SceneName::Policy => "A policy is written into west and forbids the call",
         SceneName::ControlPlane => "The control plane is killed, and a sidecar restarted meanwhile",
+        SceneName::ApiServer => "West's API server is killed, then frozen, under traffic",
         SceneName::Protocols => "gRPC, TCP, a server that speaks first, a real database",
     }
 }

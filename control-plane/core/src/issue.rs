@@ -137,7 +137,7 @@ pub fn issue(
     now: SystemTime,
 ) -> Result<Grant, Refused> {
     check_token(claims, claimed, now)?;
-    if authority.cut_off {
+    if authority.cut_off || world.is_distrusted(claims.cluster.as_str()) {
         return Err(Refused::CutOff(claims.cluster.clone()));
     }
     // The key of one trust domain never signs for another, whoever mixes them up.

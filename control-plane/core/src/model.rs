@@ -8,8 +8,9 @@ mod service;
 mod route;
 mod policy;
 mod status;
+mod wire;
 
-pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy};
+pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
 pub use service::{
     AFFINITY_SECONDS, EndpointSlice, OtherPort, Service, ServiceExport, ServiceImport, ServicePort,
@@ -25,6 +26,8 @@ use std::time::SystemTime;
 
 use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
 use isthmus_proto::locality::Locality;
+use isthmus_proto::spiffe::TrustDomain;
+use serde::{Deserialize, Serialize};
 
 /// The namespace whose owners speak for the whole cluster: policies for a cluster or for the mesh,
 /// and gateways, are heard only from here.
@@ -36,7 +39,7 @@ pub const GATEWAY_CLASS: &str = "isthmus-east-west";
 pub type Labels = BTreeMap<String, String>;
 
 /// The kinds of objects that are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// `v1` Namespace.
     Namespace,
@@ -72,6 +75,8 @@ pub enum Kind {
     AccessPolicy,
     /// `isthmus.dev` TrafficPolicy.
     TrafficPolicy,
+    /// `isthmus.dev` TrustPolicy.
+    TrustPolicy,
 }
 
 impl Kind {
@@ -96,6 +101,7 @@ impl Kind {
             Self::MeshCluster => "MeshCluster",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::TrustPolicy => "TrustPolicy",
         }
     }
 }
@@ -113,7 +119,7 @@ pub struct ObjectRef {
     pub cluster: ClusterId,
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace; `None` for kinds that have none (Namespace, MeshCluster).
+    /// Its namespace; `None` for kinds that have none (Namespace, MeshCluster, TrustPolicy).
     pub namespace: Option<Namespace>,
     /// Its name.
     pub name: String,
@@ -178,7 +184,7 @@ pub enum Change {
 }
 
 /// One declared object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Object {
     /// The cluster whose API or folder holds it.
     pub cluster: ClusterId,
@@ -187,6 +193,7 @@ pub struct Object {
     /// Its name.
     pub name: String,
     /// When it was created; `None` is treated as younger than every known time.
+    #[serde(with = "wire::time")]
     pub created: Option<SystemTime>,
     /// What it says.
     pub spec: Spec,
@@ -206,7 +213,7 @@ impl Object {
 }
 
 /// What an object says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Spec {
     /// A namespace and its labels.
     Namespace(Labels),
@@ -236,6 +243,8 @@ pub enum Spec {
     AccessPolicy(AccessPolicy),
     /// How calls are treated.
     TrafficPolicy(TrafficPolicy),
+    /// Who is not believed any more.
+    TrustPolicy(TrustPolicy),
 }
 
 impl Spec {
@@ -257,12 +266,13 @@ impl Spec {
             Self::MeshCluster(_) => Kind::MeshCluster,
             Self::AccessPolicy(_) => Kind::AccessPolicy,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
+            Self::TrustPolicy(_) => Kind::TrustPolicy,
         }
     }
 }
 
 /// A pod: one workload.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Labels, for selectors.
     pub labels: Labels,
@@ -287,7 +297,7 @@ pub struct Pod {
 }
 
 /// A port that a container declares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// Its name; ports without one need not be listed.
     pub name: String,
@@ -296,7 +306,7 @@ pub struct ContainerPort {
 }
 
 /// A gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gateway {
     /// `spec.gatewayClassName`.
     pub class: String,
@@ -309,7 +319,7 @@ pub struct Gateway {
 }
 
 /// Where a gateway is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GatewayAddress {
     /// An address.
     Ip(IpAddr),
@@ -318,7 +328,7 @@ pub enum GatewayAddress {
 }
 
 /// The cluster itself. Without one, the cluster is on a network of its own that has its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshCluster {
     /// The network that its pods and virtual addresses are on.
     pub network: NetworkId,
@@ -326,4 +336,33 @@ pub struct MeshCluster {
     pub locality: Locality,
     /// Must its sidecars refuse what is no service?
     pub passthrough_denied: bool,
+    /// What its author takes the trust domain for; another one than the mesh gives it is refused.
+    pub trust_domain: Option<TrustDomain>,
+    /// Its gateways; empty: every Gateway that it declares.
+    pub gateways: Vec<GatewayChoice>,
+    /// How its API server is reached, where the cluster joined by an object.
+    pub credential: Option<CredentialRef>,
+}
+
+/// A gateway that a cluster is reached by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum GatewayChoice {
+    /// The Gateway of this name, in a system namespace of the cluster.
+    Named(String),
+    /// Whatever answers there.
+    At {
+        /// Where.
+        address: GatewayAddress,
+        /// At which port.
+        port: u16,
+    },
+}
+
+/// Where a kubeconfig lies, in the control plane's own namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialRef {
+    /// The Secret.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
 }

@@ -131,6 +131,9 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
         network: network.parse().unwrap(),
         locality,
         passthrough_denied: false,
+        trust_domain: None,
+        gateways: Vec::new(),
+        credential: None,
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))
 }

@@ -11,11 +11,14 @@ pub(crate) mod cluster;
 pub(crate) mod index;
 mod touch;
 mod conditions;
+mod keep;
+mod authors;
 #[cfg(test)]
 mod tests;
 
 pub use conditions::Condition;
 pub use dirty::Dirty;
+pub use keep::Place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -46,6 +49,8 @@ pub struct World {
     generation: u64,
     pub(crate) clusters: BTreeMap<ClusterId, Cluster>,
     pub(crate) trust: BTreeMap<TrustDomain, resource::TrustBundle>,
+    /// Clusters that are cut off, and by which object.
+    distrusted: BTreeMap<ClusterId, ObjectRef>,
     pub(crate) system: BTreeSet<Namespace>,
     /// Whose policies for the mesh count in other clusters; `None`: everyone's.
     mesh_authors: Option<BTreeSet<ClusterId>>,
@@ -76,6 +81,8 @@ pub struct ClusterStatus<'a> {
     pub confirmed_at: Option<SystemTime>,
     /// How many objects of each kind it has.
     pub objects: BTreeMap<Kind, usize>,
+    /// Grows with every change of its objects and of its state.
+    pub revision: u64,
 }
 
 impl World {
@@ -96,6 +103,7 @@ impl World {
             generation: 0,
             clusters: BTreeMap::new(),
             trust: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
             cache: Cache::default(),
@@ -122,13 +130,17 @@ impl World {
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
         self.clusters
             .insert(cluster.clone(), Cluster::new(cluster.clone(), domain));
+        self.settle();
         Ok(self.note(Dirty::everything()))
     }
 
     /// Forgets a cluster: its endpoints are withdrawn.
     pub fn remove_cluster(&mut self, cluster: &ClusterId) -> Dirty {
         match self.clusters.remove(cluster) {
-            Some(_) => self.note(Dirty::everything()),
+            Some(_) => {
+                self.settle();
+                self.note(Dirty::everything())
+            }
             None => Dirty::default(),
         }
     }
@@ -145,23 +157,16 @@ impl World {
     /// be denied is never unknown. By default a cluster that cannot be listed keeps nobody waiting.
     pub fn set_mesh_authors(&mut self, clusters: Option<BTreeSet<ClusterId>>) -> Dirty {
         self.mesh_authors = clusters;
+        self.settle();
         self.note(Dirty::everything())
     }
 
     /// Takes one change in, and says what it may have altered. Changes of clusters that were not
     /// added are ignored.
     pub fn apply(&mut self, change: Change, now: SystemTime) -> Dirty {
-        // Hybrid of clock and counter: grows, also over a restart of the control plane.
-        let clock = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let clock = u64::try_from(clock).unwrap_or(0);
-        let stamp = Stamp {
-            at: now,
-            generation: clock.max(self.generation.saturating_add(1)),
-        };
-        let dirty = match change {
+        let stamp = self.stamp(now);
+        let settles = authors::concerns(&change);
+        let mut dirty = match change {
             Change::Init { cluster } => self.begin(&cluster),
             Change::Apply(object) => self.put(&object, stamp),
             Change::Delete(at) => self.delete(&at),
@@ -170,6 +175,14 @@ impl World {
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
         };
+        if settles {
+            dirty.merge(&self.settle());
+        }
+        self.settled(dirty, stamp)
+    }
+
+    /// The generation moves where something may be different.
+    fn settled(&mut self, dirty: Dirty, stamp: Stamp) -> Dirty {
         if !dirty.is_empty() {
             self.generation = stamp.generation;
         }
@@ -258,6 +271,7 @@ impl World {
         }
         cluster.complete(kept);
         cluster.state = State::Synced;
+        cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
         cluster.confirmed_at = Some(now);
         dirty.freshness.insert(cluster.id.clone());
@@ -286,8 +300,9 @@ impl World {
             return Dirty::default();
         };
         cluster.reason = reason;
-        if cluster.listed() {
+        if cluster.state == State::Synced {
             cluster.state = State::Stale;
+            cluster.revision = cluster.revision.saturating_add(1);
         }
         Dirty {
             freshness: [cluster.id.clone()].into(),
@@ -368,6 +383,7 @@ impl World {
             reason: &cluster.reason,
             confirmed_at: cluster.confirmed_at,
             objects: cluster.counts(),
+            revision: cluster.revision,
         })
     }
 
@@ -400,9 +416,11 @@ impl World {
         self.clusters.get(cluster).map(|c| &c.trust_domain)
     }
 
-    /// Whom to believe, by trust domain.
+    /// Whom to believe, by trust domain: without the clusters that are cut off.
     pub fn trust_bundles(&self) -> impl Iterator<Item = &resource::TrustBundle> {
-        self.trust.values()
+        let believed =
+            |bundle: &&resource::TrustBundle| !self.distrusted.contains_key(bundle.cluster.as_str());
+        self.trust.values().filter(believed)
     }
 
     /// May the objects of this namespace speak for their cluster?

@@ -337,7 +337,8 @@ impl Planner {
             | Kind::Deployment
             | Kind::Service
             | Kind::EndpointSlice
-            | Kind::MeshCluster => {}
+            | Kind::MeshCluster
+            | Kind::TrustPolicy => {}
         }
     }
 

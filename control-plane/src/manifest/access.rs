@@ -26,95 +26,135 @@ struct Policy {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PolicySpec {
+pub(super) struct PolicySpec {
+    /// `Mesh`, `Cluster`, `Namespace`, `Service` or `Workload`; follows from the target where it is not
+    /// written. The mesh and the cluster only from the namespace `isthmus-system`.
     #[serde(default)]
     scope: Option<String>,
+    /// Services of the policy's namespace, at most 16.
     #[serde(default)]
     target_refs: Option<Vec<TargetRef>>,
+    /// Pods of the policy's namespace.
     #[serde(default)]
     selector: Option<Selector>,
+    /// `Deny` comes first; then, if any `Allow` policy applies to the workload, one must allow; `Audit`
+    /// never changes the verdict.
     #[serde(default)]
     action: Option<RawAction>,
+    /// What the workload's sidecar accepts. May stand without an action.
     #[serde(default)]
     inbound: Option<RawInbound>,
+    /// Any of them. None in an `Allow` policy: nothing is allowed.
     #[serde(default)]
     rules: Option<Vec<RawRule>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct TargetRef {
+    /// Empty, or `core`.
     #[serde(default)]
     group: Option<String>,
+    /// `Service`.
     kind: String,
+    /// The name of the service.
     name: String,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Selector {
+    /// Labels that the pods have. Empty: all pods of the namespace.
     match_labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 enum RawAction {
+    /// Allows what a rule matches.
     Allow,
+    /// Denies what a rule matches, whatever allows it.
     Deny,
+    /// Tells what a rule matches, and changes no verdict.
     Audit,
 }
 
 #[derive(Deserialize, Clone, Copy)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 enum RawInbound {
+    /// Mutual TLS only.
     Strict,
+    /// Plaintext too, for a migration.
     Permissive,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawRule {
+    /// Who calls: any of them. Not written: everybody.
     #[serde(default)]
     from: Option<Vec<RawCaller>>,
+    /// What is called: any of them. Not written: everything.
     #[serde(default)]
     to: Option<Vec<RawOperation>>,
+    /// Headers of the request: all of them.
     #[serde(default)]
     headers: Option<Vec<RawHeader>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawCaller {
+    /// Trust domains of callers.
     #[serde(default)]
     trust_domains: Option<Vec<String>>,
+    /// Clusters of callers.
     #[serde(default)]
     clusters: Option<Vec<String>>,
+    /// Namespaces of callers.
     #[serde(default)]
     namespaces: Option<Vec<String>>,
+    /// Service accounts of callers: `name`, or `namespace/name`.
     #[serde(default)]
     service_accounts: Option<Vec<String>>,
+    /// Whole SPIFFE IDs of callers.
     #[serde(default)]
     identities: Option<Vec<String>>,
+    /// `true`: any caller with an identity of the mesh.
     #[serde(default)]
     authenticated: Option<bool>,
+    /// None of these.
     #[serde(default)]
     except: Option<Vec<Self>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawOperation {
+    /// Ports of the workload.
     #[serde(default)]
     ports: Option<Vec<u16>>,
+    /// Hosts of the request.
     #[serde(default)]
     hosts: Option<Vec<RawString>>,
+    /// Methods of the request, in capitals.
     #[serde(default)]
     methods: Option<Vec<String>>,
+    /// Canonical paths of the request.
     #[serde(default)]
     paths: Option<Vec<RawString>>,
 }
 
 /// A plain string is an exact one.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum RawString {
     Plain(String),
@@ -122,33 +162,46 @@ enum RawString {
 }
 
 #[derive(Deserialize, Clone)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawMatch {
+    /// The whole text.
     #[serde(default)]
     exact: Option<String>,
+    /// Its beginning.
     #[serde(default)]
     prefix: Option<String>,
+    /// Its end.
     #[serde(default)]
     suffix: Option<String>,
+    /// A regular expression that matches all of it, at most 1,024 characters.
     #[serde(default)]
     regex: Option<String>,
+    /// `true`: whatever it is.
     #[serde(default)]
     present: Option<bool>,
 }
 
 /// As a matcher, with the header's name beside it.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawHeader {
+    /// The header's name; case does not count.
     name: String,
+    /// The whole value.
     #[serde(default)]
     exact: Option<String>,
+    /// Its beginning.
     #[serde(default)]
     prefix: Option<String>,
+    /// Its end.
     #[serde(default)]
     suffix: Option<String>,
+    /// A regular expression that matches all of it, at most 1,024 characters.
     #[serde(default)]
     regex: Option<String>,
+    /// `true`: whatever the value is.
     #[serde(default)]
     present: Option<bool>,
 }

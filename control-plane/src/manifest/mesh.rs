@@ -1,11 +1,10 @@
-//! What do imports, gateways, grants and the cluster itself say?
+//! What do imports, gateways and grants say?
 
 use isthmus_control_plane_core::model::{
-    AFFINITY_SECONDS, Gateway, GatewayAddress, Kind, Labels, MeshCluster, OtherPort,
-    ReferenceGrant, ServiceExport, ServiceImport, Spec,
+    AFFINITY_SECONDS, Gateway, GatewayAddress, Kind, Labels, OtherPort, ReferenceGrant,
+    ServiceExport, ServiceImport, Spec,
 };
 use isthmus_proto::ids::is_dns_name;
-use isthmus_proto::locality::Locality;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,7 +12,7 @@ use super::workload::{RawAffinity, addresses, transport};
 use super::{Document, Failure, Metadata, status};
 
 /// The usual port of an east-west gateway.
-const GATEWAY_PORT: u16 = 15443;
+pub(super) const GATEWAY_PORT: u16 = 15443;
 
 #[derive(Deserialize)]
 struct ExportObject {
@@ -169,14 +168,13 @@ pub(super) fn gateway(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
                     .ok_or_else(|| document.failure("no address".to_owned()))?;
                 GatewayAddress::Ip(*ip)
             }
-            Some("Hostname") => {
-                let host = value.trim_end_matches('.').to_ascii_lowercase();
-                if !is_dns_name(&host) {
+            Some("Hostname") => match host_name(&value) {
+                Some(host) => GatewayAddress::Hostname(host),
+                None => {
                     let why = format!("addresses: {value:?} is no host name");
                     return Err(document.failure(why));
                 }
-                GatewayAddress::Hostname(host)
-            }
+            },
             Some(other) => {
                 return Err(document.failure(format!("addresses: the type {other:?} is unknown")));
             }
@@ -198,6 +196,12 @@ pub(super) fn gateway(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
         port,
         observed: status::observed(metadata, raw.status.as_ref(), status::GATEWAY),
     }))
+}
+
+/// In lower case, without the trailing dot.
+pub(super) fn host_name(text: &str) -> Option<String> {
+    let host = text.trim_end_matches('.').to_ascii_lowercase();
+    is_dns_name(&host).then_some(host)
 }
 
 #[derive(Deserialize)]
@@ -255,46 +259,4 @@ pub(super) fn reference_grant(document: &Document<'_>) -> Result<Spec, Failure> 
             .push((kind, to.name.filter(|name| !name.is_empty())));
     }
     Ok(Spec::ReferenceGrant(grant))
-}
-
-#[derive(Deserialize)]
-struct ClusterObject {
-    spec: ClusterSpec,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClusterSpec {
-    network: String,
-    #[serde(default)]
-    region: Option<String>,
-    #[serde(default)]
-    zone: Option<String>,
-    #[serde(default)]
-    passthrough: Passthrough,
-}
-
-#[derive(Default, PartialEq, Deserialize)]
-enum Passthrough {
-    #[default]
-    Allow,
-    Deny,
-}
-
-pub(super) fn mesh_cluster(document: &Document<'_>) -> Result<Spec, Failure> {
-    let raw: ClusterObject = document.decode()?;
-    let network = raw
-        .spec
-        .network
-        .parse()
-        .map_err(|bad| document.failure(format!("spec.network: {bad}")))?;
-    let locality = Locality {
-        region: raw.spec.region.unwrap_or_default(),
-        zone: raw.spec.zone.unwrap_or_default(),
-    };
-    Ok(Spec::MeshCluster(MeshCluster {
-        network,
-        locality,
-        passthrough_denied: raw.spec.passthrough == Passthrough::Deny,
-    }))
 }

@@ -161,6 +161,19 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Digits of a unit, then the unit, up to four times.
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Span {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let pattern = format!("^([0-9]{{1,{DIGITS_MAX}}}(h|m|s|ms)){{1,{UNITS_MAX}}}$");
+        schemars::json_schema!({ "type": "string", "pattern": pattern })
+    }
+}
+
 impl Span {
     pub(super) fn proto(self) -> prost_types::Duration {
         prost_types::Duration {

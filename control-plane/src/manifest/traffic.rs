@@ -14,85 +14,118 @@ struct Policy {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PolicySpec {
+pub(super) struct PolicySpec {
+    /// The service, of the policy's namespace.
     target_ref: TargetRef,
+    /// How long it may take.
     #[serde(default)]
     timeouts: Option<RawTimeouts>,
+    /// What is tried again.
     #[serde(default)]
     retries: Option<RawRetries>,
+    /// When an endpoint that fails is left alone for a while.
     #[serde(default)]
     outlier_detection: Option<RawOutlier>,
+    /// What one proxy keeps open for this service at most.
     #[serde(default)]
     limits: Option<RawLimits>,
+    /// How endpoints are chosen.
     #[serde(default)]
     balancing: Option<RawBalancing>,
+    /// Kind Service: the cluster-local name covers the endpoints that other clusters export, too.
     #[serde(default)]
     cover_imported: Option<bool>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct TargetRef {
+    /// Empty or `core` for a Service, `multicluster.x-k8s.io` for a ServiceImport.
     #[serde(default)]
     group: Option<String>,
+    /// `Service`: calls to the cluster-local name. `ServiceImport`: calls to the clusterset name.
     kind: String,
+    /// The name of the service.
     name: String,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawTimeouts {
+    /// For each try to connect. Default: 1s.
     #[serde(default)]
     connect: Option<Span>,
+    /// An HTTP request with all its tries. Default: none.
     #[serde(default)]
     request: Option<Span>,
+    /// One try. Default: none.
     #[serde(default)]
     r#try: Option<Span>,
+    /// Nothing moves. Default: 5m for HTTP, 1h for TCP.
     #[serde(default)]
     idle: Option<Span>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawRetries {
+    /// Tries after the first, at most 10; 0: none. Default: 2.
     #[serde(default)]
     attempts: Option<u32>,
+    /// Of first tries; ten a second are always allowed. Default: 20.
     #[serde(default)]
     budget_percent: Option<u32>,
+    /// Answers to idempotent requests that are tried again. Default: 502, 503, 504.
     #[serde(default)]
     statuses: Option<Vec<u32>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawOutlier {
+    /// In a row; 0: never ejected. Default: 5.
     #[serde(default)]
     consecutive_failures: Option<u32>,
+    /// The nth ejection is n times as long. Default: 10s.
     #[serde(default)]
     base_ejection: Option<Span>,
+    /// The longest ejection. Default: 300s.
     #[serde(default)]
     max_ejection: Option<Span>,
+    /// Of the service's endpoints. Default: 50.
     #[serde(default)]
     max_ejected_percent: Option<u32>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawLimits {
+    /// Requests and connections at a time. Default: 1024.
     #[serde(default)]
     max_in_flight: Option<u32>,
+    /// Requests that wait. Default: 1024.
     #[serde(default)]
     max_pending: Option<u32>,
+    /// Retries at a time. Default: 64.
     #[serde(default)]
     max_retries: Option<u32>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawBalancing {
+    /// What leaving the zone is charged. Default: 2ms.
     #[serde(default)]
     zone_penalty: Option<Span>,
+    /// What leaving the cluster is charged. Default: 20ms.
     #[serde(default)]
     cluster_penalty: Option<Span>,
 }

@@ -37,7 +37,8 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         | Kind::Deployment
         | Kind::EndpointSlice
         | Kind::ReferenceGrant
-        | Kind::MeshCluster => return None,
+        | Kind::MeshCluster
+        | Kind::TrustPolicy => return None,
     })
 }
 

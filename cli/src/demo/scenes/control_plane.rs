@@ -115,7 +115,7 @@ async fn restart_clients_sidecar(stage: &mut Stage, traffic: &Traffic) -> anyhow
 }
 
 /// Every proxy has found its control plane again.
-async fn everybody_is_back(plan: &Plan) -> anyhow::Result<()> {
+pub(super) async fn everybody_is_back(plan: &Plan) -> anyhow::Result<()> {
     let wanted = plan.pods().len();
     let mut seen = 0;
     let back = wait::until(BACK_TIMEOUT, async || {

@@ -41,7 +41,10 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
         .context("failing over")?;
     let failed_over = began.elapsed();
     // A kubelet would notice a moment later.
-    manifests::CART_EAST.put_unready(&stage.mesh.folder, &stage.mesh.plan)?;
+    stage
+        .mesh
+        .put_unready(&manifests::CART_EAST, CART_EAST.len())
+        .await?;
     let unready = Instant::now();
     until_traffic(cart, unready, TURN_TIMEOUT, all_remote)
         .await
@@ -59,7 +62,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     for pod in CART_EAST {
         stage.mesh.restart_pod(&pod).await?;
     }
-    manifests::CART_EAST.put(&stage.mesh.folder, &stage.mesh.plan)?;
+    stage.mesh.put(&manifests::CART_EAST).await?;
     let back = Instant::now();
     until_traffic(cart, back, TURN_TIMEOUT, |window| {
         percent(window.of_cluster("east"), window.requests()) >= LOCAL_PERCENT_MIN

@@ -44,7 +44,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     report.figure("denied", window.denied);
     report.because(format!(
         "403 with a reason after {}, a live TCP connection cut after {}, allowed again {} after \
-         the file was gone; nothing else failed",
+         it was gone; nothing else failed",
         human(forbidden.effect),
         human(forbidden.cut),
         human(allowed)
@@ -69,10 +69,11 @@ async fn forbid(stage: &Stage, load: &Load, report: &mut Report) -> anyhow::Resu
         .await
         .context("TCP before the policy")?;
     stage.tell(&format!(
-        "{} is written into west's folder: web of east may call neither reviews nor echo.",
-        manifests::FORBID_WEB.file
+        "{} is written into {}: web of east may call neither reviews nor echo.",
+        manifests::FORBID_WEB.file,
+        stage.mesh.store.place(manifests::FORBID_WEB.cluster)
     ));
-    manifests::FORBID_WEB.put(&stage.mesh.folder, plan)?;
+    stage.mesh.put(&manifests::FORBID_WEB).await?;
     let began = Instant::now();
     let cut = live.until_closed(LOOK_TIMEOUT).await;
     let cut = cut
@@ -99,11 +100,8 @@ async fn forbid(stage: &Stage, load: &Load, report: &mut Report) -> anyhow::Resu
 }
 
 async fn lift(stage: &Stage, load: &Load) -> anyhow::Result<Duration> {
-    stage.tell("The file is removed again.");
-    stage
-        .mesh
-        .folder
-        .remove(manifests::FORBID_WEB.cluster, manifests::FORBID_WEB.file)?;
+    stage.tell("It is removed again.");
+    stage.mesh.remove(&manifests::FORBID_WEB).await?;
     let lifted = Instant::now();
     let all_served = |window: &Window| window.served == window.requests();
     until_traffic(load, lifted, LOOK_TIMEOUT, all_served)

@@ -1,11 +1,15 @@
 //! Who may call, and how are calls treated?
 
-use isthmus_proto::resource;
+use std::collections::BTreeSet;
 
-use crate::model::{Labels, Observed, Reach};
+use isthmus_proto::ids::ClusterId;
+use isthmus_proto::resource;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Labels, Observed, Reach, wire};
 
 /// Who may call.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AccessPolicy {
     /// To whom it applies. Mesh and Cluster are heard only from [`super::SYSTEM_NAMESPACE`] (or from an
     /// object without namespace); elsewhere the policy is invalid in its own namespace. If the
@@ -13,8 +17,10 @@ pub struct AccessPolicy {
     pub target: PolicyTarget,
     /// Action and rules; name, scope, origin and `invalid` are filled in by the core. `None`: the
     /// policy only sets `inbound`.
+    #[serde(with = "wire::optional")]
     pub body: Option<resource::AccessPolicy>,
     /// What inbound accepts, where it says so; of several the narrowest target counts.
+    #[serde(with = "wire::optional_number")]
     pub inbound: Option<resource::InboundMode>,
     /// Why it could not be understood in full: its target denies everything.
     pub invalid: Option<String>,
@@ -23,7 +29,7 @@ pub struct AccessPolicy {
 }
 
 /// To whom an access policy applies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PolicyTarget {
     /// Every workload of every cluster.
     Mesh,
@@ -38,13 +44,14 @@ pub enum PolicyTarget {
 }
 
 /// How calls to a service are treated, by clients in the policy's cluster.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficPolicy {
     /// The service or import, in the policy's namespace.
     pub reach: Reach,
     /// Its name.
     pub service: String,
     /// The treatment.
+    #[serde(with = "wire")]
     pub body: resource::TrafficPolicy,
     /// Only for `Reach::Cluster`: the cluster-local name covers the endpoints that other clusters
     /// export under the same namespace and name too.
@@ -53,4 +60,11 @@ pub struct TrafficPolicy {
     pub invalid: Option<String>,
     /// Its status.
     pub observed: Observed,
+}
+
+/// Who is not believed any more. Of clusters whose policies for the mesh count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustPolicy {
+    /// Clusters that are cut off.
+    pub distrusted: BTreeSet<ClusterId>,
 }

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use isthmus_proto::resource;
+use serde::{Deserialize, Serialize};
 
-use crate::model::{Labels, Managed, Observed};
+use crate::model::{Labels, Managed, Observed, wire};
 
 /// What Kubernetes takes where `ClientIP` affinity names no time.
 pub const AFFINITY_SECONDS: u32 = 10_800;
 
 /// What kind of service it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Has virtual addresses (ClusterIP, NodePort, LoadBalancer).
     #[default]
@@ -22,7 +23,7 @@ pub enum ServiceType {
 }
 
 /// A service of one cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Its type.
     pub kind: ServiceType,
@@ -54,7 +55,7 @@ impl Service {
 }
 
 /// One port of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// May be empty if there is one port only.
     pub name: String,
@@ -63,13 +64,14 @@ pub struct ServicePort {
     /// What the pods serve on.
     pub target: TargetPort,
     /// From `appProtocol`; where absent from the port's name prefix, as the mesh's users know it.
+    #[serde(with = "wire::number")]
     pub protocol: resource::Protocol,
     /// `appProtocol` as it is written.
     pub app_protocol: Option<String>,
 }
 
 /// What carries a port's traffic.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Transport {
     /// TCP.
     #[default]
@@ -93,7 +95,7 @@ impl Transport {
 }
 
 /// A port that the mesh does not lead, or a port as an import lists it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OtherPort {
     /// What clients call.
     pub port: u16,
@@ -106,7 +108,7 @@ pub struct OtherPort {
 }
 
 /// Where a service's port leads in a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
     /// This port.
     Number(u16),
@@ -115,7 +117,7 @@ pub enum TargetPort {
 }
 
 /// A part of a service's endpoints, all of one address family.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// The service, from `kubernetes.io/service-name`, in the slice's namespace.
     pub service: String,
@@ -126,7 +128,7 @@ pub struct EndpointSlice {
 }
 
 /// One port of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlicePort {
     /// The name of the service's port.
     pub name: String,
@@ -135,7 +137,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// Addresses.
     pub addresses: Vec<IpAddr>,
@@ -153,7 +155,7 @@ pub struct SliceEndpoint {
 }
 
 /// The service of this name is offered to all clusters.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceExport {
     /// `spec.exportedLabels`: what every import of it shall carry.
     pub labels: Labels,
@@ -164,7 +166,7 @@ pub struct ServiceExport {
 }
 
 /// How a cluster imports a service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceImport {
     /// Virtual addresses in this cluster (`spec.ips`). Empty: only its host name leads to it.
     pub ips: Vec<IpAddr>,

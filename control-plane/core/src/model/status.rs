@@ -5,6 +5,8 @@
 
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Labels, Reach};
 
 /// The label by which objects that the mesh made are known. Objects without it are somebody else's:
@@ -14,7 +16,7 @@ pub const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "isthmus";
 
 /// Does a condition hold?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Truth {
     /// `True`.
     True,
@@ -43,7 +45,7 @@ impl From<bool> for Truth {
 }
 
 /// One condition of a status (`metav1.Condition`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
     /// `Accepted`, `Conflict`, ...
     pub kind: String,
@@ -72,7 +74,7 @@ impl Said {
 }
 
 /// What an object's API server says about it, and what the mesh had written in its status.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
     /// `metadata.generation`: grows with the spec. 0: not known.
     pub generation: i64,
@@ -81,7 +83,7 @@ pub struct Observed {
 }
 
 /// What the mesh had written about one parent of a route.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentStatus {
     /// The parent, as the route names it.
     pub parent: Parent,
@@ -90,7 +92,7 @@ pub struct ParentStatus {
 }
 
 /// A parent as a route names it: the status must repeat it word by word.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Parent {
     /// `kind: Service` or `kind: ServiceImport`.
     pub reach: Reach,
@@ -105,7 +107,7 @@ pub struct Parent {
 }
 
 /// What is known of an object that the mesh made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Managed {
     /// `metadata.uid`.
     pub uid: String,

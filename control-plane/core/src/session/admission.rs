@@ -26,6 +26,9 @@ impl Client {
         let Some(domain) = world.trust_domain(workload.cluster()) else {
             return denied("claims a cluster that is not in the mesh");
         };
+        if world.is_distrusted(workload.cluster()) {
+            return denied("is of a cluster that is cut off by a TrustPolicy");
+        }
         let same =
             domain == identity.trust_domain() && workload.namespace() == identity.namespace();
         if !same || (!node.cluster.is_empty() && node.cluster != workload.cluster()) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isthmus_proto::ids::{ClusterId, is_dns_name};
 use isthmus_proto::resource::{self, gateway_address};
 
-use crate::model::{GATEWAY_CLASS, Gateway, GatewayAddress};
+use crate::model::{GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice};
 use crate::translate::endpoint::{MESH_PORT, backends};
 use crate::translate::{Answer, Client, Encoded, List, encode, encode_plain, octets};
 use crate::world::cluster::Cluster;
@@ -25,10 +25,12 @@ pub(crate) fn gateways(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer 
     let of = |cluster: &Cluster| {
         world.cache.gateways(&cluster.id, || {
             let all = cluster.gateways.iter();
-            let heard =
-                all.filter(|(namespace, _, entry)| is_heard(world, namespace, &entry.value));
+            let heard = all.filter(|(namespace, name, entry)| {
+                is_heard(world, namespace, &entry.value) && is_chosen(cluster, name)
+            });
             heard
                 .filter_map(|(ns, name, entry)| encode_one(cluster, (ns, name, entry)))
+                .chain(chosen_addresses(cluster))
                 .collect()
         })
     };
@@ -46,29 +48,72 @@ pub(crate) fn is_heard(world: &World, namespace: &str, gateway: &Gateway) -> boo
     gateway.class == GATEWAY_CLASS && world.is_system(namespace)
 }
 
+/// What the cluster's MeshCluster says of its gateways; empty: nothing.
+fn choices(cluster: &Cluster) -> &[GatewayChoice] {
+    cluster.mesh().map_or(&[], |mesh| &mesh.gateways)
+}
+
+/// Is the Gateway of this name one that the cluster is reached by?
+fn is_chosen(cluster: &Cluster, name: &str) -> bool {
+    let choices = choices(cluster);
+    let named = |choice: &GatewayChoice| match choice {
+        GatewayChoice::Named(chosen) => chosen == name,
+        GatewayChoice::At { .. } => false,
+    };
+    choices.is_empty() || choices.iter().any(named)
+}
+
+/// Gateways that are no objects of the cluster: a load balancer in front of it, for example.
+fn chosen_addresses(cluster: &Cluster) -> Vec<Encoded> {
+    let Some(network) = cluster.network() else {
+        return Vec::new();
+    };
+    let addresses: Vec<_> = choices(cluster)
+        .iter()
+        .filter_map(|choice| match choice {
+            GatewayChoice::Named(_) => None,
+            GatewayChoice::At { address, port } => encode_address(address, *port),
+        })
+        .take(ADDRESSES_MAX)
+        .collect();
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    // Beside the names of Gateways, `cluster/namespace/name`: no namespace is empty.
+    let name = format!("{}//addresses", cluster.id);
+    let message = resource::Gateway {
+        name: name.clone(),
+        cluster: cluster.id.to_string(),
+        network: network.to_string(),
+        addresses,
+        origin: None,
+    };
+    vec![encode(&name, message, &cluster.id, None)]
+}
+
+fn encode_address(address: &GatewayAddress, port: u16) -> Option<resource::GatewayAddress> {
+    let kind = match address {
+        GatewayAddress::Ip(ip) => gateway_address::Kind::Ip(octets(*ip)),
+        GatewayAddress::Hostname(host) if is_dns_name(host) => {
+            gateway_address::Kind::Hostname(host.clone())
+        }
+        GatewayAddress::Hostname(_) => return None,
+    };
+    (port > 0).then_some(resource::GatewayAddress {
+        kind: Some(kind),
+        port: u32::from(port),
+    })
+}
+
 fn encode_one(
     cluster: &Cluster,
     (namespace, name, entry): (&str, &str, &Entry<Gateway>),
 ) -> Option<Encoded> {
-    let port = u32::from(entry.value.port);
-    let address = |address: &GatewayAddress| {
-        let kind = match address {
-            GatewayAddress::Ip(ip) => gateway_address::Kind::Ip(octets(*ip)),
-            GatewayAddress::Hostname(host) if is_dns_name(host) => {
-                gateway_address::Kind::Hostname(host.clone())
-            }
-            GatewayAddress::Hostname(_) => return None,
-        };
-        (port > 0).then_some(resource::GatewayAddress {
-            kind: Some(kind),
-            port,
-        })
-    };
     let addresses = entry
         .value
         .addresses
         .iter()
-        .filter_map(address)
+        .filter_map(|address| encode_address(address, entry.value.port))
         .take(ADDRESSES_MAX)
         .collect();
     let full = format!("{}/{namespace}/{name}", cluster.id);

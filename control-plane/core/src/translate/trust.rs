@@ -3,16 +3,16 @@
 use crate::translate::{Answer, encode_plain};
 use crate::world::World;
 
-/// Every trust domain's roots, each on its own: bundles are never merged. Without any the shell has
-/// not told them yet; nobody is told to believe nobody by mistake.
+/// Every trust domain's roots, each on its own: bundles are never merged, and those of clusters that
+/// are cut off are left out. Without any the shell has not told them yet; nobody is told to believe
+/// nobody by mistake, nor to believe somebody before it is known who is cut off.
 pub(crate) fn bundles(world: &World) -> Answer {
-    if world.trust.is_empty() {
+    if world.trust.is_empty() || !world.mesh_authors_listed() {
         return Answer::unknown();
     }
     Answer::complete(
         world
-            .trust
-            .iter()
-            .map(|(domain, bundle)| encode_plain(domain.as_str(), bundle)),
+            .trust_bundles()
+            .map(|bundle| encode_plain(&bundle.trust_domain, bundle)),
     )
 }

@@ -10,7 +10,7 @@ use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
     AccessPolicy, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach,
-    ReferenceGrant, Route, Service, ServiceExport, ServiceImport, Spec, TrafficPolicy,
+    ReferenceGrant, Route, Service, ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
 use crate::world::table::{Age, Entry, Stamp, Table};
@@ -50,6 +50,8 @@ pub(crate) struct Cluster {
     unseen: BTreeSet<Kind>,
     /// Kinds that were never seen: of them absence means nothing.
     unknown: BTreeSet<Kind>,
+    /// Grows with every change of its objects and of its state.
+    pub(crate) revision: u64,
     pub(crate) refused: BTreeMap<ObjectRef, String>,
     pub(crate) pods: Table<Pod>,
     pub(crate) services: Table<Service>,
@@ -62,8 +64,11 @@ pub(crate) struct Cluster {
     pub(crate) mesh: Table<MeshCluster>,
     pub(crate) policies: Table<AccessPolicy>,
     pub(crate) traffic: Table<TrafficPolicy>,
+    pub(crate) trust: Table<TrustPolicy>,
+    /// What a cluster that speaks for the mesh says of this one: it counts before its own word.
+    pub(crate) declared: Option<MeshCluster>,
     /// Kinds that are only counted.
-    plain: BTreeMap<Kind, Table<Labels>>,
+    pub(super) plain: BTreeMap<Kind, Table<Labels>>,
     objects: usize,
     /// Namespace, one label of the selector → services. Every pod that a service selects has it.
     pub(crate) selectors: BTreeMap<(String, String, String), Names>,
@@ -123,6 +128,10 @@ macro_rules! on_table {
                 let $table = &mut $self.traffic;
                 $body
             }
+            Kind::TrustPolicy => {
+                let $table = &mut $self.trust;
+                $body
+            }
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {
                 let $table = $self.plain.entry($kind).or_default();
                 $body
@@ -180,6 +189,10 @@ macro_rules! on_spec {
                 let $table = &mut $self.traffic;
                 $body
             }
+            Spec::TrustPolicy($value) => {
+                let $table = &mut $self.trust;
+                $body
+            }
             Spec::Namespace($value) => {
                 let $table = $self.plain.entry(kind).or_default();
                 $body
@@ -208,6 +221,7 @@ impl Cluster {
             list: 0,
             unseen: BTreeSet::new(),
             unknown: BTreeSet::new(),
+            revision: 0,
             refused: BTreeMap::new(),
             pods: Table::default(),
             services: Table::default(),
@@ -220,6 +234,8 @@ impl Cluster {
             mesh: Table::default(),
             policies: Table::default(),
             traffic: Table::default(),
+            trust: Table::default(),
+            declared: None,
             plain: BTreeMap::new(),
             objects: 0,
             selectors: BTreeMap::new(),
@@ -280,7 +296,7 @@ impl Cluster {
     pub(crate) fn admit(&self, object: &Object) -> Result<(), String> {
         let kind = object.spec.kind();
         let global = match kind {
-            Kind::Namespace | Kind::MeshCluster | Kind::AccessPolicy => true,
+            Kind::Namespace | Kind::MeshCluster | Kind::AccessPolicy | Kind::TrustPolicy => true,
             Kind::ServiceAccount
             | Kind::Pod
             | Kind::Deployment
@@ -340,6 +356,7 @@ impl Cluster {
     /// Takes an object in, or in the place of what had its name.
     pub(crate) fn put(&mut self, object: &Object, stamp: Stamp) {
         let at = object.reference();
+        self.revision = self.revision.saturating_add(1);
         self.refused.remove(&at);
         let (namespace, name) = key(at.namespace.as_ref(), &at.name);
         self.index(at.kind, namespace, name, false);
@@ -371,6 +388,7 @@ impl Cluster {
             .remove(namespace, name)
             .is_some());
         if gone {
+            self.revision = self.revision.saturating_add(1);
             self.objects = self.objects.saturating_sub(1);
         }
     }
@@ -405,6 +423,7 @@ impl Cluster {
             (Kind::MeshCluster, self.mesh.len()),
             (Kind::AccessPolicy, self.policies.len()),
             (Kind::TrafficPolicy, self.traffic.len()),
+            (Kind::TrustPolicy, self.trust.len()),
         ]);
         counts.extend(self.routes.iter().map(|(kind, table)| (*kind, table.len())));
         counts.extend(self.plain.iter().map(|(kind, table)| (*kind, table.len())));
@@ -433,6 +452,7 @@ impl Cluster {
             Kind::MeshCluster => self.mesh.get(namespace, name).is_some(),
             Kind::AccessPolicy => self.policies.get(namespace, name).is_some(),
             Kind::TrafficPolicy => self.traffic.get(namespace, name).is_some(),
+            Kind::TrustPolicy => self.trust.get(namespace, name).is_some(),
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => self
                 .plain
                 .get(&kind)
@@ -446,7 +466,7 @@ pub(crate) fn key<'a>(namespace: Option<&'a Namespace>, name: &'a str) -> (&'a s
     (namespace.map_or("", Namespace::as_str), name)
 }
 
-const ALL_KINDS: [Kind; 17] = [
+pub(super) const ALL_KINDS: [Kind; 18] = [
     Kind::Namespace,
     Kind::ServiceAccount,
     Kind::Pod,
@@ -464,7 +484,9 @@ const ALL_KINDS: [Kind; 17] = [
     Kind::MeshCluster,
     Kind::AccessPolicy,
     Kind::TrafficPolicy,
+    Kind::TrustPolicy,
 ];
+
 /// A Kubernetes name; a source that makes several objects of one (a policy with several targets)
 /// tells them apart by `#` and a number.
 fn is_object_name(name: &str) -> bool {

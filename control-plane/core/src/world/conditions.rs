@@ -37,6 +37,7 @@ impl World {
             self.of_policies(cluster, &mut found);
             self.of_routes(cluster, &mut found);
             self.of_gateways(cluster, &mut found);
+            self.of_the_mesh(cluster, &mut found);
             of_pods(cluster, &mut found);
         }
         for (namespace, name) in exported {
@@ -57,6 +58,37 @@ impl World {
             if let Some(why) = &entry.value.invalid {
                 let at = reference(cluster, Kind::TrafficPolicy, namespace, name);
                 found.push(rejected(at, "Invalid", why.clone()));
+            }
+        }
+    }
+
+    /// What a cluster says of itself and of others.
+    fn of_the_mesh(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
+        for (_, name, entry) in cluster.mesh.iter() {
+            let real = self.trust_domain(name);
+            let said = entry.value.trust_domain.as_ref();
+            if let (Some(real), Some(said)) = (real, said)
+                && real != said
+            {
+                let at = reference(cluster, Kind::MeshCluster, "", name);
+                let message = format!("spec.trustDomain is {said}, and its workloads have {real}");
+                found.push(rejected(at, "TrustDomainMismatch", message));
+            }
+        }
+        for (_, name, entry) in cluster.trust.iter() {
+            let at = || reference(cluster, Kind::TrustPolicy, "", name);
+            if !self.is_mesh_author(&cluster.id) {
+                let message = "this cluster does not speak for the mesh".to_owned();
+                found.push(rejected(at(), "NotPermitted", message));
+            }
+            let named = entry.value.distrusted.iter();
+            let strange: Vec<&str> = named
+                .map(|named| named.as_str())
+                .filter(|named| self.trust_domain(named).is_none())
+                .collect();
+            if !strange.is_empty() {
+                let message = format!("not in the mesh: {}", strange.join(", "));
+                found.push(rejected(at(), "NoSuchCluster", message));
             }
         }
     }

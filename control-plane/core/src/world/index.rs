@@ -30,7 +30,8 @@ impl Cluster {
             | Kind::Gateway
             | Kind::MeshCluster
             | Kind::AccessPolicy
-            | Kind::TrafficPolicy => {}
+            | Kind::TrafficPolicy
+            | Kind::TrustPolicy => {}
         }
     }
 
@@ -127,12 +128,13 @@ impl Cluster {
         self.mesh().is_some_and(|m| m.passthrough_denied)
     }
 
-    /// The MeshCluster that has the cluster's name; else the oldest.
-    fn mesh(&self) -> Option<&MeshCluster> {
+    /// What is said of it by who speaks for the mesh; else its own MeshCluster that has its name; else
+    /// its oldest.
+    pub(crate) fn mesh(&self) -> Option<&MeshCluster> {
         let other = |name: &str| name != self.id.as_str();
-        let all = self.mesh.iter();
-        all.min_by_key(|(_, name, e)| (other(name), e.age(), *name))
-            .map(|(_, _, e)| &e.value)
+        let own = self.mesh.iter();
+        let own = own.min_by_key(|(_, name, e)| (other(name), e.age(), *name));
+        self.declared.as_ref().or(own.map(|(_, _, e)| &e.value))
     }
 
     /// Is the service of this name offered to all clusters?

@@ -34,6 +34,8 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::MeshCluster => dirty.all = true,
         Kind::AccessPolicy => policy(cluster, namespace, name, &mut dirty),
         Kind::TrafficPolicy => traffic(cluster, namespace, name, &mut dirty),
+        // Who is cut off follows from all of them: `World::settle`.
+        Kind::TrustPolicy => {}
         Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {}
     }
     if is_written(at.kind) {
@@ -61,7 +63,8 @@ fn is_written(kind: Kind) -> bool {
         | Kind::Deployment
         | Kind::Service
         | Kind::EndpointSlice
-        | Kind::MeshCluster => false,
+        | Kind::MeshCluster
+        | Kind::TrustPolicy => false,
     }
 }
 

@@ -1,0 +1,268 @@
+//! Which objects does a cluster need?
+
+use serde_json::{Value, json};
+
+use super::permissions::{ACCOUNT, PERMISSIONS, Permission, Place};
+
+/// The namespace of everything that is the mesh's own.
+pub(crate) const SYSTEM: &str = "isthmus-system";
+/// Where the control plane serves proxies, and where it is ready.
+const DISCOVERY_PORT: u16 = 15012;
+const ADMIN_PORT: u16 = 15014;
+/// Nobody, in images without users.
+const USER: u32 = 65_532;
+/// Longer than streams may take to end when the control plane stops.
+const GRACE_SECONDS: u32 = 30;
+
+/// Our own kinds, and those of the Multi-Cluster Services API.
+const DEFINITIONS: [&str; 4] = [
+    include_str!("../../../deploy/crds/isthmus.dev_meshclusters.yaml"),
+    include_str!("../../../deploy/crds/isthmus.dev_accesspolicies.yaml"),
+    include_str!("../../../deploy/crds/isthmus.dev_trafficpolicies.yaml"),
+    include_str!("../../../deploy/crds/isthmus.dev_trustpolicies.yaml"),
+];
+const FOREIGN_DEFINITIONS: [&str; 2] = [
+    include_str!("../../../deploy/crds/mcs/multicluster.x-k8s.io_serviceexports.yaml"),
+    include_str!("../../../deploy/crds/mcs/multicluster.x-k8s.io_serviceimports.yaml"),
+];
+
+/// How the control plane is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The name of the cluster in the mesh.
+    pub(crate) cluster: String,
+    /// Its network.
+    pub(crate) network: String,
+    /// The domain of the mesh.
+    pub(crate) mesh_domain: String,
+    /// The image that has the control plane.
+    pub(crate) image: String,
+    /// How many of them.
+    pub(crate) replicas: u32,
+}
+
+/// What every object of ours says of itself.
+fn labels(component: &str) -> Value {
+    json!({
+        "app.kubernetes.io/name": "isthmus",
+        "app.kubernetes.io/part-of": "isthmus",
+        "app.kubernetes.io/component": component,
+    })
+}
+
+fn metadata(name: &str, namespace: Option<&str>) -> Value {
+    let mut metadata = json!({ "name": name, "labels": labels("control-plane") });
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = namespace.into();
+    }
+    metadata
+}
+
+/// The definitions of our own kinds.
+///
+/// # Errors
+/// A file that this binary was built with is no YAML.
+pub(crate) fn definitions() -> anyhow::Result<Vec<Value>> {
+    read(&DEFINITIONS)
+}
+
+/// The definitions that are installed only where there are none.
+///
+/// # Errors
+/// A file that this binary was built with is no YAML.
+pub(crate) fn foreign_definitions() -> anyhow::Result<Vec<Value>> {
+    read(&FOREIGN_DEFINITIONS)
+}
+
+fn read(texts: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let read = |text: &&str| Ok(serde_saphyr::from_str(text)?);
+    texts.iter().map(read).collect()
+}
+
+/// What lets the control plane into a cluster: namespace, account, permissions.
+pub(crate) fn access(home: bool) -> Vec<Value> {
+    let rules = |places: &[Place]| -> Vec<Value> {
+        let granted = PERMISSIONS.iter().filter(|p| places.contains(&p.place));
+        granted.map(Permission::rule).collect()
+    };
+    let within: &[Place] = if home { &[Place::System, Place::Home] } else { &[Place::System] };
+    let subject = json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM }]);
+    let role = |kind: &str| json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": ACCOUNT });
+    let rbac = "rbac.authorization.k8s.io/v1";
+    vec![
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": SYSTEM,
+            "labels": {
+                "app.kubernetes.io/part-of": "isthmus",
+                "pod-security.kubernetes.io/enforce": "restricted",
+            },
+        } }),
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+            "automountServiceAccountToken": false }),
+        json!({ "apiVersion": rbac, "kind": "ClusterRole", "metadata": metadata(ACCOUNT, None),
+            "rules": rules(&[Place::Everywhere]) }),
+        json!({ "apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": metadata(ACCOUNT, None),
+            "roleRef": role("ClusterRole"), "subjects": subject }),
+        json!({ "apiVersion": rbac, "kind": "Role", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+            "rules": rules(within) }),
+        json!({ "apiVersion": rbac, "kind": "RoleBinding", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+            "roleRef": role("Role"), "subjects": subject }),
+    ]
+}
+
+/// The control plane itself.
+pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
+    let selector = json!({ "app.kubernetes.io/name": "isthmus", "app.kubernetes.io/component": "control-plane" });
+    let port = |name: &str, port: u16| json!({ "name": name, "port": port, "targetPort": name });
+    let service = |name: &str, ports: Value| {
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata(name, Some(SYSTEM)),
+            "spec": { "selector": selector, "ports": ports } })
+    };
+    vec![
+        json!({ "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster", "metadata": metadata(&plan.cluster, None),
+            "spec": {
+                "network": plan.network,
+                "trustDomain": format!("{}.{}", plan.cluster, plan.mesh_domain),
+            } }),
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+            "data": { "control-plane.json": format!("{:#}\n", config(plan)) } }),
+        service("control-plane", json!([port("discovery", DISCOVERY_PORT)])),
+        service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
+        deployment(plan, &selector),
+        json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+            "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector } } }),
+    ]
+}
+
+fn config(plan: &Plan) -> Value {
+    json!({
+        "mesh_domain": plan.mesh_domain,
+        "state_dir": "/var/lib/isthmus/state",
+        "listen": {
+            "discovery": format!("0.0.0.0:{DISCOVERY_PORT}"),
+            "admin": format!("0.0.0.0:{ADMIN_PORT}"),
+        },
+        "clusters": [{ "name": plan.cluster, "kubernetes": { "in_cluster": true } }],
+    })
+}
+
+fn deployment(plan: &Plan, selector: &Value) -> Value {
+    let ready = json!({ "httpGet": { "path": "/ready", "port": "admin" }, "periodSeconds": 2 });
+    // Not by `/ready`: a control plane that waits for a cluster is alive.
+    let alive = json!({ "tcpSocket": { "port": "admin" }, "periodSeconds": 10, "failureThreshold": 6 });
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+        "spec": {
+            "replicas": plan.replicas,
+            "selector": { "matchLabels": selector },
+            "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
+            "template": {
+                "metadata": { "labels": labels("control-plane") },
+                "spec": {
+                    "serviceAccountName": ACCOUNT,
+                    "automountServiceAccountToken": true,
+                    "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    "priorityClassName": "system-cluster-critical",
+                    "securityContext": {
+                        "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+                        "seccompProfile": { "type": "RuntimeDefault" },
+                    },
+                    "topologySpreadConstraints": [{
+                        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+                        "whenUnsatisfiable": "ScheduleAnyway",
+                        "labelSelector": { "matchLabels": selector },
+                    }],
+                    "containers": [{
+                        "name": "control-plane",
+                        "image": plan.image,
+                        "args": ["control-plane", "--config", "/etc/isthmus/control-plane.json"],
+                        "ports": [
+                            { "name": "discovery", "containerPort": DISCOVERY_PORT },
+                            { "name": "admin", "containerPort": ADMIN_PORT },
+                        ],
+                        "readinessProbe": ready,
+                        "livenessProbe": alive,
+                        "resources": { "requests": { "cpu": "100m", "memory": "128Mi" }, "limits": { "memory": "2Gi" } },
+                        "securityContext": {
+                            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                            "capabilities": { "drop": ["ALL"] },
+                        },
+                        "volumeMounts": [
+                            { "name": "config", "mountPath": "/etc/isthmus", "readOnly": true },
+                            { "name": "state", "mountPath": "/var/lib/isthmus" },
+                        ],
+                    }],
+                    "volumes": [
+                        { "name": "config", "configMap": { "name": ACCOUNT } },
+                        { "name": "state", "emptyDir": {} },
+                    ],
+                },
+            },
+        },
+    })
+}
+
+/// Where the API server has an object: its path, and that of its collection.
+pub(crate) fn place(object: &Value) -> Option<(String, String)> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let (version, kind) = (text("/apiVersion")?, text("/kind")?);
+    let plural = match kind {
+        "PodDisruptionBudget" => "poddisruptionbudgets".to_owned(),
+        _ if kind.ends_with("Policy") => format!("{}ies", kind.trim_end_matches('y').to_lowercase()),
+        _ => format!("{}s", kind.to_lowercase()),
+    };
+    let base = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let collection = match text("/metadata/namespace") {
+        Some(namespace) => format!("{base}/namespaces/{namespace}/{plural}"),
+        None => format!("{base}/{plural}"),
+    };
+    Some((format!("{collection}/{}", text("/metadata/name")?), collection))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            cluster: "east".to_owned(),
+            network: "east-net".to_owned(),
+            mesh_domain: "mesh.internal".to_owned(),
+            image: "isthmus:test".to_owned(),
+            replicas: 2,
+        }
+    }
+
+    #[test]
+    fn every_object_has_a_place() {
+        let all = [access(true), control_plane(&plan()), definitions().unwrap(), foreign_definitions().unwrap()];
+        for object in all.concat() {
+            let (path, _) = place(&object).unwrap();
+            assert!(path.starts_with("/api"), "{path}");
+        }
+        let policy = json!({ "apiVersion": "isthmus.dev/v1alpha1", "kind": "AccessPolicy",
+            "metadata": { "name": "a", "namespace": "b" } });
+        let (path, _) = place(&policy).unwrap();
+        assert_eq!(path, "/apis/isthmus.dev/v1alpha1/namespaces/b/accesspolicies/a");
+    }
+
+    #[test]
+    fn a_member_reads_no_secrets_and_holds_no_lease() {
+        let granted = |home| format!("{:?}", access(home));
+        assert!(granted(true).contains("secrets") && granted(true).contains("leases"));
+        assert!(!granted(false).contains("secrets") && !granted(false).contains("leases"));
+        assert!(granted(false).contains("serviceaccounts/token"));
+    }
+
+    #[test]
+    fn the_control_plane_can_do_nothing_on_its_node() {
+        let object = deployment(&plan(), &json!({}));
+        let pod = &object["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        let container = &pod["containers"][0]["securityContext"];
+        assert_eq!(container["allowPrivilegeEscalation"], false);
+        assert_eq!(container["readOnlyRootFilesystem"], true);
+        assert_eq!(container["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(object["spec"]["replicas"], 2);
+    }
+}

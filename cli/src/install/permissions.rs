@@ -1,0 +1,232 @@
+//! What may the control plane do in a cluster?
+//!
+//! One table: what `install` and `cluster join` grant, and what `cluster check` asks for. Each line is
+//! on docs/KUBERNETES.md with its reason.
+
+use serde_json::{Value, json};
+
+/// Where it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In every namespace of every cluster.
+    Everywhere,
+    /// In `isthmus-system` of every cluster.
+    System,
+    /// In `isthmus-system` of the cluster that the control plane runs in.
+    Home,
+}
+
+/// One thing that it may do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Permission {
+    /// Of this API group.
+    pub(crate) group: &'static str,
+    /// Resources, with subresources as `name/status`.
+    pub(crate) resources: &'static [&'static str],
+    /// What it may do with them.
+    pub(crate) verbs: &'static [&'static str],
+    /// Only objects of these names; empty: all.
+    pub(crate) names: &'static [&'static str],
+    /// Where.
+    pub(crate) place: Place,
+}
+
+/// The service account of the control plane, in every cluster.
+pub(crate) const ACCOUNT: &str = "isthmus-control-plane";
+/// What pods read the mesh's roots from, in every meshed namespace.
+pub(crate) const ROOTS: &str = "isthmus-roots";
+
+const READ: &[&str] = &["get", "list", "watch"];
+/// Server-side apply patches, and creates what is not there.
+const OWN: &[&str] = &["create", "patch", "delete"];
+const PATCH: &[&str] = &["patch"];
+
+const fn everywhere(
+    group: &'static str,
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+) -> Permission {
+    Permission {
+        group,
+        resources,
+        verbs,
+        names: &[],
+        place: Place::Everywhere,
+    }
+}
+
+/// Everything that it may do.
+pub(crate) const PERMISSIONS: &[Permission] = &[
+    everywhere("", &["namespaces", "nodes", "pods", "services"], READ),
+    everywhere("discovery.k8s.io", &["endpointslices"], READ),
+    everywhere(
+        "multicluster.x-k8s.io",
+        &["serviceexports", "serviceimports"],
+        READ,
+    ),
+    everywhere(
+        "gateway.networking.k8s.io",
+        &[
+            "gatewayclasses",
+            "gateways",
+            "httproutes",
+            "grpcroutes",
+            "tcproutes",
+            "tlsroutes",
+            "referencegrants",
+        ],
+        READ,
+    ),
+    everywhere(
+        "isthmus.dev",
+        &[
+            "meshclusters",
+            "accesspolicies",
+            "trafficpolicies",
+            "trustpolicies",
+        ],
+        READ,
+    ),
+    everywhere("networking.k8s.io", &["servicecidrs"], &["list"]),
+    everywhere("multicluster.x-k8s.io", &["serviceimports"], OWN),
+    everywhere(
+        "multicluster.x-k8s.io",
+        &["serviceexports/status", "serviceimports/status"],
+        PATCH,
+    ),
+    everywhere("", &["services"], OWN),
+    everywhere(
+        "gateway.networking.k8s.io",
+        &[
+            "gatewayclasses/status",
+            "gateways/status",
+            "httproutes/status",
+            "grpcroutes/status",
+            "tcproutes/status",
+            "tlsroutes/status",
+        ],
+        PATCH,
+    ),
+    everywhere(
+        "isthmus.dev",
+        &[
+            "meshclusters/status",
+            "accesspolicies/status",
+            "trafficpolicies/status",
+            "trustpolicies/status",
+        ],
+        PATCH,
+    ),
+    Permission {
+        names: &[ROOTS],
+        ..everywhere("", &["configmaps"], &["create", "patch"])
+    },
+    everywhere("authentication.k8s.io", &["tokenreviews"], &["create"]),
+    Permission {
+        names: &[ACCOUNT],
+        place: Place::System,
+        ..everywhere("", &["serviceaccounts/token"], &["create"])
+    },
+    Permission {
+        place: Place::Home,
+        ..everywhere("", &["secrets"], &["get", "list", "watch", "patch"])
+    },
+    Permission {
+        place: Place::Home,
+        ..everywhere(
+            "coordination.k8s.io",
+            &["leases"],
+            &["get", "create", "update", "patch"],
+        )
+    },
+];
+
+impl Permission {
+    /// As a rule of a Role.
+    pub(crate) fn rule(&self) -> Value {
+        let mut rule = json!({
+            "apiGroups": [self.group], "resources": self.resources, "verbs": self.verbs,
+        });
+        if !self.names.is_empty() {
+            rule["resourceNames"] = json!(self.names);
+        }
+        rule
+    }
+
+    /// Each verb on each resource, as a SelfSubjectAccessReview asks for it.
+    pub(crate) fn questions(&self, namespace: &str) -> Vec<Value> {
+        let mut questions = Vec::new();
+        for resource in self.resources {
+            let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+            for verb in self.verbs {
+                let mut attributes = json!({
+                    "group": self.group, "resource": resource, "verb": verb,
+                });
+                if !subresource.is_empty() {
+                    attributes["subresource"] = subresource.into();
+                }
+                if self.place != Place::Everywhere {
+                    attributes["namespace"] = namespace.into();
+                }
+                if let Some(name) = self.names.first() {
+                    attributes["name"] = (*name).into();
+                }
+                questions.push(attributes);
+            }
+        }
+        questions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_but_what_is_ours() {
+        let writable = |p: &&Permission| p.verbs.iter().any(|verb| !READ.contains(verb));
+        for permission in PERMISSIONS.iter().filter(writable) {
+            for resource in permission.resources {
+                let ours = resource.ends_with("/status")
+                    || matches!(*resource, "serviceimports" | "services" | "tokenreviews")
+                    || permission.place != Place::Everywhere
+                    || !permission.names.is_empty();
+                assert!(ours, "{resource} may be written everywhere");
+            }
+        }
+    }
+
+    #[test]
+    fn no_permission_is_for_everything() {
+        for permission in PERMISSIONS {
+            let all = permission.verbs.iter().chain(permission.resources).chain([&permission.group]);
+            assert!(all.into_iter().all(|word| !word.contains('*')), "{permission:?}");
+            let secret = permission.resources.contains(&"secrets");
+            assert!(!secret || permission.place == Place::Home, "{permission:?}");
+        }
+    }
+
+    #[test]
+    fn each_verb_is_asked_for_by_itself() {
+        let status = everywhere("g", &["a/status", "b"], &["patch", "get"]);
+        let asked = status.questions("isthmus-system");
+        assert_eq!(asked.len(), 4);
+        assert_eq!(
+            asked[0],
+            json!({ "group": "g", "resource": "a", "subresource": "status", "verb": "patch" })
+        );
+        let own = Permission { place: Place::Home, names: &["x"], ..status };
+        assert_eq!(own.questions("ns")[3]["namespace"], "ns");
+        assert_eq!(own.questions("ns")[3]["name"], "x");
+    }
+
+    #[test]
+    fn the_page_tells_every_permission() {
+        let page = include_str!("../../../docs/KUBERNETES.md");
+        for permission in PERMISSIONS {
+            for resource in permission.resources {
+                assert!(page.contains(&format!("`{resource}`")), "{resource} is not in docs/KUBERNETES.md");
+            }
+        }
+    }
+}

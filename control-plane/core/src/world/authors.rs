@@ -1,0 +1,199 @@
+//! What do the clusters that speak for the mesh say of the others?
+
+use std::collections::BTreeMap;
+
+use isthmus_proto::ids::ClusterId;
+
+use crate::model::{Change, Kind, MeshCluster, ObjectRef};
+use crate::world::World;
+use crate::world::cluster::Cluster;
+use crate::world::dirty::Dirty;
+
+/// May the change alter what is said of other clusters?
+pub(super) fn concerns(change: &Change) -> bool {
+    let kind = match change {
+        Change::Apply(object) => object.spec.kind(),
+        Change::Delete(at) => at.kind,
+        Change::InitDone { .. } | Change::Listed { .. } => return true,
+        Change::Init { .. } | Change::Lost { .. } | Change::Confirmed { .. } => return false,
+    };
+    matches!(kind, Kind::MeshCluster | Kind::TrustPolicy)
+}
+
+impl World {
+    /// Is the cluster cut off?
+    #[must_use]
+    pub fn is_distrusted(&self, cluster: &str) -> bool {
+        self.distrusted.contains_key(cluster)
+    }
+
+    /// The object that cuts the cluster off.
+    #[must_use]
+    pub fn distrusted_by(&self, cluster: &str) -> Option<&ObjectRef> {
+        self.distrusted.get(cluster)
+    }
+
+    /// Makes what is said of other clusters hold.
+    pub(super) fn settle(&mut self) -> Dirty {
+        let mut dirty = Dirty::default();
+        let distrusted = self.cut_off();
+        if distrusted != self.distrusted {
+            self.distrusted = distrusted;
+            dirty.trust = true;
+        }
+        let declared: Vec<Option<MeshCluster>> = self
+            .clusters
+            .values()
+            .map(|cluster| self.declaration(cluster).cloned())
+            .collect();
+        for (cluster, declared) in self.clusters.values_mut().zip(declared) {
+            if cluster.declared != declared {
+                cluster.declared = declared;
+                dirty.all = true;
+            }
+        }
+        dirty
+    }
+
+    /// Clusters whose word counts in others, and was heard in full.
+    fn authors(&self) -> impl Iterator<Item = &Cluster> {
+        let all = self.clusters.values();
+        all.filter(|cluster| cluster.listed() && self.is_mesh_author(&cluster.id))
+    }
+
+    fn cut_off(&self) -> BTreeMap<ClusterId, ObjectRef> {
+        let mut found = BTreeMap::new();
+        for author in self.authors() {
+            for (_, name, entry) in author.trust.iter() {
+                for cluster in &entry.value.distrusted {
+                    found.entry(cluster.clone()).or_insert_with(|| ObjectRef {
+                        cluster: author.id.clone(),
+                        kind: Kind::TrustPolicy,
+                        namespace: None,
+                        name: name.to_owned(),
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    /// What others say of a cluster. Only where somebody was named to speak for the mesh: else any
+    /// cluster could move any other to its own network.
+    fn declaration(&self, of: &Cluster) -> Option<&MeshCluster> {
+        self.mesh_authors.as_ref()?;
+        let entry = self
+            .authors()
+            .filter(|author| author.id != of.id)
+            .find_map(|author| author.mesh.get("", of.id.as_str()))?;
+        Some(&entry.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use isthmus_proto::resource::TrustBundle;
+
+    use crate::model::{Change, GatewayAddress, GatewayChoice, Object, Spec, TrustPolicy};
+    use crate::sample::{at, id, list, mesh, object, world};
+    use crate::world::World;
+
+    fn cut(author: &str, name: &str, clusters: &[&str]) -> Object {
+        let distrusted = clusters.iter().map(|cluster| id(cluster)).collect();
+        object(author, "", name, Spec::TrustPolicy(TrustPolicy { distrusted }))
+    }
+
+    fn two() -> World {
+        let mut world = world(&["east", "west"]);
+        for cluster in ["east", "west"] {
+            let bundle = TrustBundle {
+                trust_domain: format!("{cluster}.mesh.internal"),
+                cluster: cluster.to_owned(),
+                ..TrustBundle::default()
+            };
+            world.set_trust_bundle(bundle).unwrap();
+        }
+        world.set_mesh_authors(Some(BTreeSet::from([id("east")])));
+        world
+    }
+
+    fn believed(world: &World) -> Vec<&str> {
+        world.trust_bundles().map(|bundle| bundle.cluster.as_str()).collect()
+    }
+
+    #[test]
+    fn a_cluster_that_is_cut_off_loses_its_bundle_until_it_is_trusted_again() {
+        let mut world = two();
+        list(&mut world, "east", &[]);
+        list(&mut world, "west", &[]);
+        assert_eq!(believed(&world), ["east", "west"]);
+        let dirty = world.apply(Change::Apply(cut("east", "a", &["west"])), at(3));
+        assert!(dirty.trust, "{dirty:?}");
+        assert_eq!(believed(&world), ["east"]);
+        assert_eq!(world.distrusted_by("west").unwrap().name, "a");
+        let other = cut("east", "b", &["west"]);
+        world.apply(Change::Apply(other.clone()), at(4));
+        world.apply(Change::Delete(cut("east", "a", &[]).reference()), at(5));
+        assert!(world.is_distrusted("west"), "the other policy still says so");
+        assert!(world.apply(Change::Delete(other.reference()), at(6)).trust);
+        assert_eq!(believed(&world), ["east", "west"]);
+    }
+
+    #[test]
+    fn only_who_speaks_for_the_mesh_cuts_off() {
+        let mut world = two();
+        list(&mut world, "east", &[]);
+        list(&mut world, "west", &[cut("west", "a", &["east"])]);
+        assert!(!world.is_distrusted("east"));
+        let told = world.conditions();
+        assert!(told.iter().any(|condition| condition.reason == "NotPermitted"), "{told:?}");
+        assert!(world.set_mesh_authors(None).all);
+        assert!(world.is_distrusted("east"));
+    }
+
+    #[test]
+    fn a_policy_counts_when_its_author_is_listed() {
+        let mut world = two();
+        world.apply(Change::Init { cluster: id("east") }, at(1));
+        world.apply(Change::Apply(cut("east", "a", &["west", "north"])), at(1));
+        assert!(!world.is_distrusted("west"));
+        list(&mut world, "east", &[cut("east", "a", &["west", "north"])]);
+        assert!(world.is_distrusted("west"));
+        let told = world.conditions();
+        assert!(told.iter().any(|condition| condition.message.ends_with("north")), "{told:?}");
+        list(&mut world, "east", &[]);
+        assert!(!world.is_distrusted("west"), "the list does not name it any more");
+    }
+
+    #[test]
+    fn what_the_home_cluster_says_of_another_counts_before_its_own_word() {
+        let mut world = two();
+        list(&mut world, "west", &[mesh("west", "hostile")]);
+        let network = |world: &World| world.clusters["west"].network().unwrap().to_string();
+        assert_eq!(network(&world), "hostile");
+        let mut said = mesh("west", "west-net");
+        said.cluster = id("east");
+        list(&mut world, "east", &[said.clone()]);
+        assert_eq!(network(&world), "west-net");
+        let Spec::MeshCluster(spec) = &mut said.spec else {
+            panic!("a MeshCluster")
+        };
+        spec.gateways = vec![GatewayChoice::At {
+            address: GatewayAddress::Ip("203.0.113.7".parse().unwrap()),
+            port: 443,
+        }];
+        assert!(world.apply(Change::Apply(said.clone()), at(4)).all);
+        let asked = BTreeSet::from([id("west")]);
+        let answer = crate::translate::gateway::gateways(&world, &asked);
+        let names: Vec<String> = answer
+            .lists
+            .iter()
+            .flat_map(|list| list.iter().map(|one| one.name.to_string()))
+            .collect();
+        assert_eq!(names, ["west//addresses"]);
+        world.apply(Change::Delete(said.reference()), at(5));
+        assert_eq!(network(&world), "hostile");
+    }
+}

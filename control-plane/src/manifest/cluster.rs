@@ -1,0 +1,236 @@
+//! What does a cluster of the mesh say of itself?
+
+use std::collections::BTreeSet;
+
+use isthmus_control_plane_core::model::{
+    CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Spec,
+};
+use isthmus_proto::ids::is_dns_name;
+use isthmus_proto::locality::Locality;
+use serde::Deserialize;
+
+use super::mesh::{GATEWAY_PORT, host_name};
+use super::{Bad, Document, Failure};
+
+/// Most gateways of one cluster.
+const GATEWAYS_MAX: usize = 16;
+/// The key of a Secret that a kubeconfig is expected under.
+const CREDENTIAL_KEY: &str = "kubeconfig";
+
+#[derive(Deserialize)]
+struct Cluster {
+    spec: ClusterSpec,
+}
+
+/// One cluster of the mesh, as its control plane should see it. Its name is the cluster's name.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ClusterSpec {
+    /// The network that pods and virtual addresses are on: the same name in two clusters says that
+    /// their pods reach each other without a gateway.
+    network: String,
+    /// The region of pods whose node does not say.
+    #[serde(default)]
+    region: Option<String>,
+    /// The zone of pods whose node does not say.
+    #[serde(default)]
+    zone: Option<String>,
+    /// What its sidecars do with connections to what is no service: `Allow` lets them pass as they are,
+    /// if the sidecar's own configuration does; `Deny` refuses them all.
+    #[serde(default)]
+    passthrough: Passthrough,
+    /// The trust domain of its workloads. It follows from the name (`<name>.<mesh domain>`); written
+    /// here it is compared, and a condition tells of a difference.
+    #[serde(default)]
+    trust_domain: Option<String>,
+    /// Its east-west gateways. Not written: every Gateway of class `isthmus-east-west` in the
+    /// cluster's namespace `isthmus-system`.
+    #[serde(default)]
+    gateways: Option<Vec<RawGateway>>,
+    /// How its API server is reached. Not written: the cluster that the control plane runs in, or one
+    /// that its configuration names.
+    #[serde(default)]
+    credential: Option<RawCredential>,
+}
+
+/// What becomes of connections to what is no service.
+#[derive(Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+enum Passthrough {
+    #[default]
+    Allow,
+    Deny,
+}
+
+/// Either `name`, or `address` and perhaps `port`.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct RawGateway {
+    /// A Gateway of class `isthmus-east-west` in the cluster's namespace `isthmus-system`.
+    #[serde(default)]
+    name: Option<String>,
+    /// An IP address or a host name at which other networks reach the gateway.
+    #[serde(default)]
+    address: Option<String>,
+    /// The port at that address. Default: 15443.
+    #[serde(default)]
+    port: Option<u16>,
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawCredential {
+    /// A Secret in the control plane's namespace.
+    secret_ref: SecretRef,
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct SecretRef {
+    /// The Secret's name.
+    name: String,
+    /// The key whose value is a kubeconfig. Default: kubeconfig.
+    #[serde(default)]
+    key: Option<String>,
+}
+
+pub(super) fn mesh_cluster(document: &Document<'_>) -> Result<Spec, Failure> {
+    let raw: Cluster = document.decode()?;
+    understand(raw.spec)
+        .map(Spec::MeshCluster)
+        .map_err(|Bad(why)| document.failure(format!("spec.{why}")))
+}
+
+fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
+    let network = raw
+        .network
+        .parse()
+        .map_err(|bad| Bad(format!("network: {bad}")))?;
+    let trust_domain = raw.trust_domain.as_deref().map(str::parse).transpose();
+    let listed = raw.gateways.unwrap_or_default();
+    if listed.len() > GATEWAYS_MAX {
+        return Err(Bad(format!("gateways: more than {GATEWAYS_MAX}")));
+    }
+    let mut gateways = Vec::with_capacity(listed.len());
+    for (at, one) in listed.into_iter().enumerate() {
+        let place = |Bad(why)| Bad(format!("gateways[{at}]: {why}"));
+        gateways.push(gateway(one).map_err(place)?);
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = gateways.iter().find(|one| !seen.insert(*one)) {
+        return Err(Bad(format!("gateways: {twice:?} is named twice")));
+    }
+    Ok(MeshCluster {
+        network,
+        locality: Locality {
+            region: raw.region.unwrap_or_default(),
+            zone: raw.zone.unwrap_or_default(),
+        },
+        passthrough_denied: raw.passthrough == Passthrough::Deny,
+        trust_domain: trust_domain.map_err(|bad| Bad(format!("trustDomain: {bad}")))?,
+        gateways,
+        credential: raw.credential.map(credential).transpose()?,
+    })
+}
+
+fn gateway(raw: RawGateway) -> Result<GatewayChoice, Bad> {
+    match (raw.name, raw.address, raw.port) {
+        (Some(name), None, None) if is_dns_name(&name) => Ok(GatewayChoice::Named(name)),
+        (Some(name), None, None) => Err(Bad(format!("{name:?} is no name of a Gateway"))),
+        (None, Some(_), Some(0)) => Err(Bad("port: 0 is no port".to_owned())),
+        (None, Some(text), port) => {
+            let address = match text.parse() {
+                Ok(ip) => GatewayAddress::Ip(ip),
+                Err(_) => GatewayAddress::Hostname(
+                    host_name(&text)
+                        .ok_or_else(|| Bad(format!("address: {text:?} is no address")))?,
+                ),
+            };
+            let port = port.unwrap_or(GATEWAY_PORT);
+            Ok(GatewayChoice::At { address, port })
+        }
+        _ => Err(Bad("either name, or address and perhaps port".to_owned())),
+    }
+}
+
+fn credential(raw: RawCredential) -> Result<CredentialRef, Bad> {
+    let SecretRef { name, key } = raw.secret_ref;
+    if !is_dns_name(&name) {
+        let why = format!("credential.secretRef: {name:?} is no name of a Secret");
+        return Err(Bad(why));
+    }
+    let key = key.unwrap_or_else(|| CREDENTIAL_KEY.to_owned());
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if key.is_empty() || key.len() > 253 || !key.bytes().all(plain) {
+        let why = format!("credential.secretRef: {key:?} is no key of a Secret");
+        return Err(Bad(why));
+    }
+    Ok(CredentialRef { secret: name, key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{one, read};
+    use super::*;
+
+    fn manifest(spec: &str) -> String {
+        format!("apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\nmetadata: {{name: west}}\nspec: {spec}\n")
+    }
+
+    fn cluster(spec: &str) -> MeshCluster {
+        let Spec::MeshCluster(cluster) = one(&manifest(spec)).spec else {
+            panic!("a MeshCluster")
+        };
+        cluster
+    }
+
+    #[test]
+    fn gateways_are_named_or_have_an_address() {
+        let found = cluster(
+            "{network: n, trustDomain: west.mesh.internal, credential: {secretRef: {name: west}}, \
+             gateways: [{name: a}, {address: 203.0.113.7}, {address: GW.example.com., port: 443}]}",
+        );
+        assert_eq!(
+            found.gateways,
+            [
+                GatewayChoice::Named("a".to_owned()),
+                GatewayChoice::At {
+                    address: GatewayAddress::Ip("203.0.113.7".parse().unwrap()),
+                    port: 15443
+                },
+                GatewayChoice::At {
+                    address: GatewayAddress::Hostname("gw.example.com".to_owned()),
+                    port: 443
+                },
+            ]
+        );
+        assert_eq!(found.trust_domain.unwrap().as_str(), "west.mesh.internal");
+        assert_eq!(found.credential.unwrap().key, "kubeconfig");
+    }
+
+    #[test]
+    fn a_cluster_that_is_not_understood_is_refused_with_the_field() {
+        for (spec, says) in [
+            ("{network: N}", "spec.network"),
+            ("{network: n, trustDomain: a_b}", "spec.trustDomain"),
+            ("{network: n, gateways: [{}]}", "spec.gateways[0]: either"),
+            ("{network: n, gateways: [{name: a, address: b}]}", "spec.gateways[0]: either"),
+            ("{network: n, gateways: [{name: a, port: 1}]}", "spec.gateways[0]: either"),
+            ("{network: n, gateways: [{address: \"a b\"}]}", "spec.gateways[0]: address"),
+            ("{network: n, gateways: [{address: a, port: 0}]}", "spec.gateways[0]: port"),
+            ("{network: n, gateways: [{name: a}, {name: a}]}", "named twice"),
+            ("{network: n, credential: {}}", "secretRef"),
+            ("{network: n, credential: {secretRef: {name: W}}}", "no name of a Secret"),
+            ("{network: n, credential: {secretRef: {name: w, key: a/b}}}", "no key of a Secret"),
+            ("{network: n, colour: red}", "colour"),
+        ] {
+            let parsed = read(&manifest(spec));
+            let message = &parsed.errors.first().unwrap_or_else(|| panic!("{spec}")).message;
+            assert!(message.contains(says), "{message} lacks {says}");
+        }
+    }
+}

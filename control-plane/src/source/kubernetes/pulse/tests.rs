@@ -1,0 +1,1 @@
+//! What is said of a cluster, as its kinds come and go?

@@ -1,0 +1,1 @@
+//! Does the source tell what the server has, whatever the server does?

@@ -1,0 +1,264 @@
+//! What do types not say that the decoders insist on?
+//!
+//! Each rule is added to the schema of `Type` or `Type.field` (`[]`: of its items). A rule whose
+//! place is gone fails the generator.
+
+use serde_json::{Value, json};
+
+/// The type of `spec` itself.
+pub(crate) const TOP: &str = "Spec";
+
+/// A DNS label (RFC 1123 §2.1).
+const LABEL: &str = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?";
+
+/// A DNS name in lower case: labels joined by dots.
+fn name() -> String {
+    format!("{LABEL}(\\.{LABEL})*")
+}
+
+fn dns_name() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": format!("^{}$", name()) })
+}
+
+fn label() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 63, "pattern": format!("^{LABEL}$") })
+}
+
+/// A list that is not empty: an empty one could be read as "nobody" or as "everybody".
+fn some(most: u32) -> Value {
+    json!({ "minItems": 1, "maxItems": most })
+}
+
+fn cel(rules: &[(&str, &str)]) -> Value {
+    let one = |(rule, message): &(&str, &str)| json!({ "rule": rule, "message": message });
+    json!({ "x-kubernetes-validations": rules.iter().map(one).collect::<Vec<_>>() })
+}
+
+/// What the name of an object of this kind must be.
+pub(crate) fn metadata(kind: &str) -> Value {
+    match kind {
+        // Names of clusters are parts of trust domains.
+        "MeshCluster" => json!({ "type": "object", "properties": { "name": {
+            "type": "string", "maxLength": 63, "pattern": format!("^{LABEL}$"),
+        } } }),
+        _ => json!({ "type": "object" }),
+    }
+}
+
+/// The rules of a kind.
+pub(crate) fn of(kind: &str) -> Vec<(&'static str, Value)> {
+    match kind {
+        "MeshCluster" => mesh_cluster(),
+        "AccessPolicy" => access_policy(),
+        "TrafficPolicy" => traffic_policy(),
+        "TrustPolicy" => trust_policy(),
+        _ => Vec::new(),
+    }
+}
+
+fn mesh_cluster() -> Vec<(&'static str, Value)> {
+    vec![
+        ("Spec.network", dns_name()),
+        ("Spec.region", json!({ "maxLength": 253 })),
+        ("Spec.zone", json!({ "maxLength": 253 })),
+        ("Spec.trustDomain", dns_name()),
+        ("Spec.gateways", json!({ "maxItems": 16, "x-kubernetes-list-type": "atomic" })),
+        (
+            "Spec.gateways",
+            cel(&[(
+                "self.all(one, self.exists_one(other, other == one))",
+                "no gateway is named twice",
+            )]),
+        ),
+        ("RawGateway.name", dns_name()),
+        (
+            "RawGateway.address",
+            json!({ "minLength": 1, "maxLength": 253, "pattern": "^[0-9A-Za-z:.-]+$" }),
+        ),
+        ("RawGateway.port", json!({ "minimum": 1 })),
+        (
+            "RawGateway",
+            cel(&[
+                (
+                    "has(self.name) != has(self.address) && (has(self.address) || !has(self.port))",
+                    "either name, or address and perhaps port",
+                ),
+                (
+                    "!has(self.address) || isIP(self.address) || self.address.matches('^([0-9A-Za-z]([-0-9A-Za-z]{0,61}[0-9A-Za-z])?[.]?)+$')",
+                    "address: neither an IP address nor a host name",
+                ),
+            ]),
+        ),
+        ("SecretRef.name", dns_name()),
+        (
+            "SecretRef.key",
+            json!({ "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$" }),
+        ),
+    ]
+}
+
+fn access_policy() -> Vec<(&'static str, Value)> {
+    let literal = json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[^*]+$" });
+    let account = format!("^({LABEL}/)?{}$", name());
+    let identity = format!("^spiffe://{}/ns/{LABEL}/sa/{}$", name(), name());
+    let mut rules = vec![
+        (
+            "Spec.scope",
+            json!({ "enum": ["Mesh", "Cluster", "Namespace", "Service", "Workload"] }),
+        ),
+        ("Spec.targetRefs", some(16)),
+        ("Spec.rules", json!({ "maxItems": 128 })),
+        (
+            "Spec",
+            cel(&[
+                (
+                    "!(has(self.targetRefs) && has(self.selector))",
+                    "targetRefs and selector: one of them",
+                ),
+                (
+                    "!has(self.scope) || self.scope != 'Service' || has(self.targetRefs)",
+                    "scope: Service needs targetRefs",
+                ),
+                (
+                    "!has(self.scope) || self.scope != 'Workload' || has(self.selector)",
+                    "scope: Workload needs selector",
+                ),
+                (
+                    "!has(self.scope) || !has(self.targetRefs) || self.scope == 'Service'",
+                    "scope: says another thing than targetRefs",
+                ),
+                (
+                    "!has(self.scope) || !has(self.selector) || self.scope == 'Workload'",
+                    "scope: says another thing than selector",
+                ),
+                (
+                    "has(self.action) || (has(self.inbound) && !has(self.rules))",
+                    "action: is required",
+                ),
+            ]),
+        ),
+        ("TargetRef.group", json!({ "enum": ["", "core"] })),
+        ("TargetRef.kind", json!({ "enum": ["Service"] })),
+        ("TargetRef.name", dns_name()),
+        ("Selector.matchLabels", json!({ "maxProperties": 32 })),
+        ("RawRule.from", some(64)),
+        ("RawRule.to", some(64)),
+        ("RawRule.headers", json!({ "maxItems": 32 })),
+        // Names nobody: it could be read as everybody.
+        ("RawCaller", json!({ "minProperties": 1 })),
+        ("RawCaller.authenticated", json!({ "enum": [true] })),
+        ("RawCaller.except", json!({ "maxItems": 64 })),
+    ];
+    for (field, items, one) in [
+        ("RawCaller.trustDomains", "RawCaller.trustDomains[]", dns_name()),
+        ("RawCaller.clusters", "RawCaller.clusters[]", label()),
+        ("RawCaller.namespaces", "RawCaller.namespaces[]", label()),
+        (
+            "RawCaller.serviceAccounts",
+            "RawCaller.serviceAccounts[]",
+            json!({ "type": "string", "maxLength": 317, "pattern": account }),
+        ),
+        (
+            "RawCaller.identities",
+            "RawCaller.identities[]",
+            json!({ "type": "string", "maxLength": 2048, "pattern": identity }),
+        ),
+        ("RawOperation.ports", "RawOperation.ports[]", json!({ "minimum": 1 })),
+        (
+            "RawOperation.methods",
+            "RawOperation.methods[]",
+            json!({ "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Z-]+$" }),
+        ),
+        ("RawOperation.hosts", "RawOperation.hosts[]", matcher(&literal)),
+        ("RawOperation.paths", "RawOperation.paths[]", matcher(&literal)),
+    ] {
+        rules.push((field, some(256)));
+        rules.push((items, one));
+    }
+    rules.push((
+        "RawHeader.name",
+        json!({ "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" }),
+    ));
+    for (field, most) in [("exact", 8192), ("prefix", 8192), ("suffix", 8192), ("regex", 1024)] {
+        let place = match field {
+            "exact" => "RawHeader.exact",
+            "prefix" => "RawHeader.prefix",
+            "suffix" => "RawHeader.suffix",
+            _ => "RawHeader.regex",
+        };
+        let least = u32::from(field != "exact");
+        rules.push((place, json!({ "minLength": least, "maxLength": most })));
+    }
+    rules.push(("RawHeader.present", json!({ "enum": [true] })));
+    // The name and one matcher.
+    rules.push(("RawHeader", json!({ "minProperties": 2, "maxProperties": 2 })));
+    rules
+}
+
+/// A plain text, or an object with exactly one matcher. Kubernetes has no unions of types: without a
+/// type each constraint holds for the values that it can be about, and the last three let nothing
+/// else through.
+fn matcher(literal: &Value) -> Value {
+    let text = |least: u32, most: u32| json!({ "type": "string", "minLength": least, "maxLength": most });
+    let has = |key: &str| json!({ "required": [key] });
+    json!({
+        "x-kubernetes-preserve-unknown-fields": true,
+        "pattern": literal["pattern"],
+        "minLength": 1,
+        "maxLength": 8192,
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": {
+            "exact": text(0, 8192), "prefix": text(1, 8192), "suffix": text(1, 8192),
+            "regex": text(0, 1024), "present": { "type": "boolean", "enum": [true] },
+        },
+        "anyOf": [has("exact"), has("prefix"), has("suffix"), has("regex"), has("present")],
+        "minItems": 1,
+        "maxItems": 0,
+        "minimum": 1,
+        "maximum": 0,
+        "not": { "enum": [true, false] },
+    })
+}
+
+fn traffic_policy() -> Vec<(&'static str, Value)> {
+    vec![
+        ("TargetRef.kind", json!({ "enum": ["Service", "ServiceImport"] })),
+        ("TargetRef.name", dns_name()),
+        (
+            "TargetRef",
+            cel(&[
+                (
+                    "self.kind != 'Service' || !has(self.group) || self.group in ['', 'core']",
+                    "group: a Service is of the core group",
+                ),
+                (
+                    "self.kind != 'ServiceImport' || !has(self.group) || self.group == 'multicluster.x-k8s.io'",
+                    "group: a ServiceImport is of multicluster.x-k8s.io",
+                ),
+            ]),
+        ),
+        (
+            "Spec",
+            cel(&[(
+                "!has(self.coverImported) || !self.coverImported || self.targetRef.kind == 'Service'",
+                "coverImported: an import covers them already; it is for kind Service",
+            )]),
+        ),
+        ("RawRetries.attempts", json!({ "maximum": 10 })),
+        ("RawRetries.budgetPercent", json!({ "maximum": 100 })),
+        ("RawRetries.statuses", json!({ "maxItems": 200 })),
+        ("RawRetries.statuses[]", json!({ "minimum": 400, "maximum": 599 })),
+        ("RawOutlier.maxEjectedPercent", json!({ "maximum": 100 })),
+    ]
+}
+
+fn trust_policy() -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "Spec.distrustedClusters",
+            json!({ "minItems": 1, "maxItems": 200, "x-kubernetes-list-type": "set" }),
+        ),
+        ("Spec.distrustedClusters[]", label()),
+    ]
+}

@@ -1,0 +1,295 @@
+//! How are objects written into a cluster, as `kubectl apply --server-side` does?
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use crate::http_client::{Answer, Client};
+use crate::manifest::{self, field, title};
+use crate::wait::until;
+
+/// Who wrote a field, for the API server.
+const FIELD_MANAGER: &str = "isthmus-clusters";
+const JSON: &str = "application/json";
+/// JSON is YAML.
+const APPLY: &str = "application/apply-patch+yaml";
+const MERGE: &str = "application/merge-patch+json";
+/// Longest time until the API server serves a kind whose definition was just written.
+const KIND_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The cluster's administrator.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    client: Client,
+    kinds: Arc<Mutex<Kinds>>,
+}
+
+/// By `apiVersion` and `kind`.
+type Kinds = BTreeMap<(String, String), Kind>;
+
+/// How the API server calls a kind in paths.
+#[derive(Debug, Clone)]
+struct Kind {
+    plural: String,
+    namespaced: bool,
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            kinds: Arc::default(),
+        }
+    }
+
+    /// Writes every object of a text, status included, in its order.
+    ///
+    /// # Errors
+    /// The API server refuses one, or does not answer.
+    pub async fn apply_text(&self, text: &str) -> anyhow::Result<Vec<Value>> {
+        let mut applied = Vec::new();
+        for object in manifest::objects(text)? {
+            applied.push(self.apply(&object).await?);
+        }
+        Ok(applied)
+    }
+
+    /// Writes an object by server-side apply, and its status where it has one.
+    ///
+    /// # Errors
+    /// The API server refuses it, or does not answer.
+    pub async fn apply(&self, object: &Value) -> anyhow::Result<Value> {
+        let path = self.path(object).await?;
+        let query = format!("?fieldManager={FIELD_MANAGER}&force=true");
+        let mut main = object.clone();
+        let status = main.as_object_mut().and_then(|map| map.remove("status"));
+        let target = format!("{path}{query}");
+        let mut applied = self
+            .done(Method::PATCH, &target, Some((APPLY, &main)))
+            .await
+            .with_context(|| format!("applying {}", title(object)))?;
+        if let Some(status) = status {
+            let mut main = Map::new();
+            for key in ["apiVersion", "kind", "metadata"] {
+                main.insert(key.to_owned(), object.get(key).cloned().unwrap_or_default());
+            }
+            main.insert("status".to_owned(), status);
+            let body = Value::Object(main);
+            let path = format!("{path}/status{query}");
+            applied = self
+                .done(Method::PATCH, &path, Some((APPLY, &body)))
+                .await
+                .with_context(|| format!("applying the status of {}", title(object)))?;
+        }
+        Ok(applied)
+    }
+
+    /// Removes every object of a text; one that is not there is as good.
+    ///
+    /// # Errors
+    /// The API server refuses, or does not answer.
+    pub async fn delete_text(&self, text: &str) -> anyhow::Result<()> {
+        for object in manifest::objects(text)? {
+            self.delete(&object).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes an object at once; one that is not there is as good.
+    ///
+    /// # Errors
+    /// The API server refuses, or does not answer.
+    pub async fn delete(&self, object: &Value) -> anyhow::Result<()> {
+        let path = self.path(object).await?;
+        self.delete_path(&path).await
+    }
+
+    /// The same, by its path.
+    ///
+    /// # Errors
+    /// The API server refuses, or does not answer.
+    pub async fn delete_path(&self, path: &str) -> anyhow::Result<()> {
+        // Nobody runs pods here: nobody would confirm that one has ended.
+        let options =
+            json!({ "kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0 });
+        let answer = self
+            .client
+            .ask(Method::DELETE, path, Some((JSON, &options)))
+            .await?;
+        if answer.status == http::StatusCode::NOT_FOUND {
+            return Ok(());
+        }
+        succeeded(answer).with_context(|| format!("deleting {path}"))?;
+        Ok(())
+    }
+
+    /// An object or a list, by its path.
+    ///
+    /// # Errors
+    /// It isn't there, or the API server does not answer.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.done(Method::GET, path, None).await
+    }
+
+    /// The same, `None` where there is nothing.
+    ///
+    /// # Errors
+    /// The API server refuses, or does not answer.
+    pub async fn find(&self, path: &str) -> anyhow::Result<Option<Value>> {
+        let answer = self.client.ask(Method::GET, path, None).await?;
+        if answer.status == http::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        succeeded(answer)
+            .with_context(|| format!("GET {path}"))
+            .map(Some)
+    }
+
+    /// Makes an object in a collection.
+    ///
+    /// # Errors
+    /// The API server refuses it, or does not answer.
+    pub async fn create(&self, collection: &str, object: &Value) -> anyhow::Result<Value> {
+        self.done(Method::POST, collection, Some((JSON, object)))
+            .await
+    }
+
+    /// Changes fields of an object (JSON merge patch).
+    ///
+    /// # Errors
+    /// The API server refuses it, or does not answer.
+    pub async fn merge(&self, path: &str, patch: &Value) -> anyhow::Result<Value> {
+        self.done(Method::PATCH, path, Some((MERGE, patch))).await
+    }
+
+    /// Where an object is.
+    ///
+    /// # Errors
+    /// The API server does not know its kind, or does not answer.
+    pub async fn path(&self, object: &Value) -> anyhow::Result<String> {
+        let version = field(object, "/apiVersion")?;
+        let kind = self.kind(version, field(object, "/kind")?).await?;
+        let name = field(object, "/metadata/name")?;
+        let plural = &kind.plural;
+        let root = root(version);
+        if !kind.namespaced {
+            return Ok(format!("{root}/{plural}/{name}"));
+        }
+        let namespace = object.pointer("/metadata/namespace");
+        let namespace = namespace.and_then(Value::as_str).unwrap_or("default");
+        Ok(format!("{root}/namespaces/{namespace}/{plural}/{name}"))
+    }
+
+    /// Waits until the kind of a definition is served.
+    ///
+    /// # Errors
+    /// It isn't in time.
+    pub async fn served(&self, definition: &Value) -> anyhow::Result<()> {
+        let group = field(definition, "/spec/group")?;
+        let kind = field(definition, "/spec/names/kind")?;
+        let versions = definition.pointer("/spec/versions");
+        for version in versions.and_then(Value::as_array).into_iter().flatten() {
+            let version = field(version, "/name")?;
+            self.kind(&format!("{group}/{version}"), kind).await?;
+        }
+        Ok(())
+    }
+
+    /// Asked once; a kind whose definition was just written takes a moment.
+    async fn kind(&self, version: &str, kind: &str) -> anyhow::Result<Kind> {
+        let key = (version.to_owned(), kind.to_owned());
+        if let Some(known) = self.known().get(&key) {
+            return Ok(known.clone());
+        }
+        let found = until(KIND_TIMEOUT, async || {
+            let answer = self.client.ask(Method::GET, &root(version), None).await?;
+            Ok(resource(&answer.body, kind))
+        });
+        let found = found
+            .await?
+            .with_context(|| format!("the API server does not know {version} {kind}"))?;
+        self.known().insert(key, found.clone());
+        Ok(found)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Kinds> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn done(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> anyhow::Result<Value> {
+        let answer = self.client.ask(method.clone(), path, body).await?;
+        succeeded(answer).with_context(|| format!("{method} {path}"))
+    }
+
+    /// Is the API server ready to serve?
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn is_ready(&self) -> anyhow::Result<bool> {
+        let answer = self.client.ask(Method::GET, "/readyz", None).await?;
+        Ok(answer.status.is_success())
+    }
+}
+
+fn root(version: &str) -> String {
+    if version.contains('/') {
+        format!("/apis/{version}")
+    } else {
+        format!("/api/{version}")
+    }
+}
+
+/// A kind in an `APIResourceList`; subresources have a slash in their names.
+fn resource(list: &Value, kind: &str) -> Option<Kind> {
+    let resources = list.get("resources")?.as_array()?;
+    resources.iter().find_map(|resource| {
+        let name = resource.get("name")?.as_str()?;
+        if resource.get("kind")? != kind || name.contains('/') {
+            return None;
+        }
+        Some(Kind {
+            plural: name.to_owned(),
+            namespaced: resource.get("namespaced")?.as_bool()?,
+        })
+    })
+}
+
+fn succeeded(answer: Answer) -> anyhow::Result<Value> {
+    if !answer.status.is_success() {
+        let message = answer.body.get("message").and_then(Value::as_str);
+        let text = answer.body.as_str();
+        bail!(
+            "{}: {}",
+            answer.status,
+            message.or(text).unwrap_or("no message")
+        );
+    }
+    Ok(answer.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_by_its_main_resource() {
+        let list = json!({ "resources": [
+            { "name": "pods/status", "kind": "Pod", "namespaced": true },
+            { "name": "pods", "kind": "Pod", "namespaced": true },
+            { "name": "nodes", "kind": "Node", "namespaced": false },
+        ] });
+        assert_eq!(resource(&list, "Pod").unwrap().plural, "pods");
+        assert!(!resource(&list, "Node").unwrap().namespaced);
+        assert!(resource(&list, "Service").is_none());
+        assert!(resource(&Value::Null, "Pod").is_none());
+    }
+}

@@ -30,6 +30,7 @@ use crate::discovery::{Discovery, UNREAD_MAX};
 use crate::fleet::{Fleet, Running};
 use crate::hub::Hub;
 use crate::identity::Identity;
+use crate::kubernetes::Reviewer;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::source::files::FilesSource;
@@ -123,7 +124,7 @@ struct Parts {
     authorities: Arc<Authorities>,
     own: TrustDomain,
     serving: Arc<Serving>,
-    reviewer: Arc<KeyReviewer>,
+    reviewer: Arc<Reviewer>,
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
     /// Of workloads' certificates.
@@ -149,7 +150,8 @@ impl Parts {
             Origin::Files(_) => true,
             Origin::Kubernetes(_) => false,
         });
-        let reviewer = KeyReviewer::open(state, folders.map(|cluster| &cluster.name))?;
+        let keys = KeyReviewer::open(state, folders.map(|cluster| &cluster.name))?;
+        let reviewer = Reviewer::new(keys, fleet.apis(), Arc::clone(&hub));
         Ok(Arc::new(Self {
             hub,
             fleet: Arc::new(fleet),

@@ -23,5 +23,6 @@ pub mod write;
 pub mod session;
 pub mod issue;
 pub mod pattern;
+pub mod lease;
 #[cfg(test)]
 mod sample;

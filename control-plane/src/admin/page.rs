@@ -12,6 +12,7 @@ impl Admin {
     pub(super) fn metrics(&self) -> String {
         let mut page = Page::default();
         self.metrics.write(&mut page);
+        crate::kubernetes::metrics::write(&self.fleet.apis().borrow(), &mut page);
         let clusters = self.clusters();
         freshness(&clusters, &mut page);
         sources(&clusters, &mut page);

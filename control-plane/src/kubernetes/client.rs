@@ -243,15 +243,16 @@ impl Api {
         self.whole(ask, limit).await.map(drop)
     }
 
-    /// A token of a service account, for these audiences (none: the API server's own).
+    /// A token of a service account, for these audiences (none: the API server's own); bound to a pod
+    /// if its name and uid are given.
     ///
     /// # Errors
     /// There is no answer, or it is a refusal.
     pub async fn token(
         &self,
-        namespace: &str,
-        service_account: &str,
+        (namespace, service_account): (&str, &str),
         audiences: &[&str],
+        pod: Option<(&str, &str)>,
         lifetime: Duration,
     ) -> Result<Issued, ApiError> {
         let path =
@@ -260,6 +261,10 @@ impl Api {
         if !audiences.is_empty() {
             spec["audiences"] = json!(audiences);
         }
+        if let Some((name, uid)) = pod {
+            spec["boundObjectRef"] =
+                json!({ "apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid });
+        }
         let asked = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec,
         });
@@ -267,9 +272,8 @@ impl Api {
         let status = |field: &str| answer.pointer(&format!("/status/{field}"))?.as_str();
         let expires = status("expirationTimestamp").and_then(timestamp::parse);
         let (Some(token), Some(expires)) = (status("token"), expires) else {
-            return Err(ApiError::Malformed(
-                "a TokenRequest without a token".to_owned(),
-            ));
+            let why = "a TokenRequest without a token".to_owned();
+            return Err(ApiError::Malformed(why));
         };
         Ok(Issued {
             token: token.to_owned(),
@@ -300,3 +304,7 @@ impl Api {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

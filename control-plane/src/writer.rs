@@ -13,6 +13,7 @@
 mod document;
 mod lane;
 mod server;
+pub mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};

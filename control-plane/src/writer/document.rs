@@ -22,13 +22,13 @@ const PARENTS_MAX: usize = 32;
 fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
     Some(match kind {
         Kind::Service => ("", "services", &["v1"]),
-        Kind::ServiceExport => (MULTICLUSTER, "serviceexports", &["v1beta1"]),
-        Kind::ServiceImport => (MULTICLUSTER, "serviceimports", &["v1beta1"]),
-        Kind::HttpRoute => (GATEWAY, "httproutes", &["v1"]),
-        Kind::GrpcRoute => (GATEWAY, "grpcroutes", &["v1"]),
+        Kind::ServiceExport => (MULTICLUSTER, "serviceexports", &["v1beta1", "v1alpha1"]),
+        Kind::ServiceImport => (MULTICLUSTER, "serviceimports", &["v1beta1", "v1alpha1"]),
+        Kind::HttpRoute => (GATEWAY, "httproutes", &["v1", "v1beta1"]),
+        Kind::GrpcRoute => (GATEWAY, "grpcroutes", &["v1", "v1alpha2"]),
         Kind::TcpRoute => (GATEWAY, "tcproutes", &["v1", "v1alpha2"]),
         Kind::TlsRoute => (GATEWAY, "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
-        Kind::Gateway => (GATEWAY, "gateways", &["v1"]),
+        Kind::Gateway => (GATEWAY, "gateways", &["v1", "v1beta1"]),
         Kind::AccessPolicy => ("isthmus.dev", "accesspolicies", &["v1alpha1"]),
         Kind::TrafficPolicy => ("isthmus.dev", "trafficpolicies", &["v1alpha1"]),
         Kind::Namespace
@@ -42,28 +42,32 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
     })
 }
 
-/// Where an object is, in every version in which its kind may be served, best first.
-pub(super) fn paths(at: &ObjectRef) -> Vec<String> {
+/// Where an object is, in every version in which its kind may be served, best first: `apiVersion` and
+/// path.
+pub(super) fn paths(at: &ObjectRef) -> Vec<(String, String)> {
     let Some((group, plural, versions)) = resource(at.kind) else {
         return Vec::new();
     };
     let place = |version: &&str| {
-        let api = if group.is_empty() {
-            format!("/api/{version}")
+        let (named, api) = if group.is_empty() {
+            ((*version).to_owned(), format!("/api/{version}"))
         } else {
-            format!("/apis/{group}/{version}")
+            let named = format!("{group}/{version}");
+            let api = format!("/apis/{named}");
+            (named, api)
         };
-        match &at.namespace {
+        let path = match &at.namespace {
             Some(namespace) => format!("{api}/namespaces/{namespace}/{plural}/{}", at.name),
             None => format!("{api}/{plural}/{}", at.name),
-        }
+        };
+        (named, path)
     };
     versions.iter().map(place).collect()
 }
 
-/// What is sent with server-side apply; `None`: it is written in another way.
-pub(super) fn applied(write: &Write) -> Option<Value> {
-    let mut document = head(&write.object)?;
+/// What is sent with server-side apply, in this version; `None`: it is written in another way.
+pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
+    let mut document = head(&write.object, version);
     match &write.body {
         Body::Import(body) => {
             metadata(&mut document, &body.uid, &body.labels, &body.annotations);
@@ -102,25 +106,20 @@ pub(super) fn forced(write: &Write) -> bool {
         Body::ImportStatus(_) => true,
         // Another implementation of the API may answer for exports, too.
         Body::Conditions(_) => write.object.kind != Kind::ServiceExport,
-        Body::Delete { .. } | Body::Parents(_) => false,
+        // Over the version that was read, with all that was in it.
+        Body::Parents(_) => true,
+        Body::Delete { .. } => false,
     }
 }
 
-fn head(at: &ObjectRef) -> Option<Value> {
-    let (group, _, versions) = resource(at.kind)?;
-    let version = versions.first()?;
-    let version = if group.is_empty() {
-        (*version).to_owned()
-    } else {
-        format!("{group}/{version}")
-    };
+fn head(at: &ObjectRef, version: &str) -> Value {
     let mut document = json!({
         "apiVersion": version, "kind": at.kind.as_str(), "metadata": { "name": at.name },
     });
     if let Some(namespace) = &at.namespace {
         document["metadata"]["namespace"] = json!(namespace.as_str());
     }
-    Some(document)
+    document
 }
 
 fn metadata(document: &mut Value, uid: &str, labels: &Labels, annotations: &Labels) {
@@ -208,9 +207,10 @@ fn conditions_of(conditions: &[Said]) -> Vec<Value> {
     conditions.iter().map(one).collect()
 }
 
-/// A route as it was read, with the mesh's entries in its status. Those of other controllers stay as
-/// they are; if there is no room beside them, the mesh's own are shortened.
-pub(super) fn with_parents(mut route: Value, parents: &[ParentStatus]) -> Value {
+/// The status of a route that was read, with the mesh's entries in it. Those of other controllers stay
+/// as they are; if there is no room beside them, the mesh's own are fewer. The list is one field, so it
+/// is written only over the version that was read.
+pub(super) fn with_parents(route: &Value, parents: &[ParentStatus]) -> Value {
     let listed = route["status"]["parents"].as_array().cloned();
     let mut all: Vec<Value> = listed.unwrap_or_default();
     all.retain(|entry| entry["controllerName"] != CONTROLLER_NAME);
@@ -223,11 +223,15 @@ pub(super) fn with_parents(mut route: Value, parents: &[ParentStatus]) -> Value 
         })
     };
     all.extend(parents.iter().take(room).map(entry));
-    if !route["status"].is_object() {
-        route["status"] = json!({});
-    }
-    route["status"]["parents"] = Value::Array(all);
-    route
+    let meta = &route["metadata"];
+    json!({
+        "apiVersion": route["apiVersion"], "kind": route["kind"],
+        "metadata": {
+            "name": meta["name"], "namespace": meta["namespace"],
+            "resourceVersion": meta["resourceVersion"],
+        },
+        "status": { "parents": all },
+    })
 }
 
 fn parent(parent: &Parent) -> Value {

@@ -11,6 +11,7 @@ use isthmus_control_plane_core::write::Write;
 use tokio::time::Instant;
 
 use super::Limits;
+use super::server::is_kind_absent;
 use crate::kubernetes::ApiError;
 
 /// Writes under way to one cluster.
@@ -166,17 +167,6 @@ impl Lane {
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Write> {
         self.queue.drain(..)
     }
-}
-
-/// 404 on a kind that is written as a whole, or on a path that no version serves: there is no such
-/// kind here. (A namespace that has just gone looks the same, and comes to the same.)
-fn is_kind_absent(result: &Result<(), ApiError>) -> bool {
-    // The generic text of the API server, for paths that nothing serves.
-    let generic = |message: &str| {
-        message.contains("could not find the requested resource")
-            || message.contains("page not found")
-    };
-    matches!(result, Err(ApiError::Status { code: 404, message, .. }) if generic(message))
 }
 
 /// Doubles with every failure, between half of it and all of it.

@@ -22,13 +22,6 @@ pub trait Server: Clone + Send + Sync + 'static {
         force: bool,
     ) -> impl Future<Output = Result<Value, ApiError>> + Send;
 
-    /// Writes over the version that was read.
-    fn replace(
-        &self,
-        path: &str,
-        object: &Value,
-    ) -> impl Future<Output = Result<Value, ApiError>> + Send;
-
     /// Deletes an object.
     fn delete(
         &self,
@@ -46,66 +39,63 @@ impl Server for Api {
         self.apply(path, object, force).await
     }
 
-    async fn replace(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
-        self.replace(path, object).await
-    }
-
     async fn delete(&self, path: &str, preconditions: Option<&Value>) -> Result<(), ApiError> {
         self.delete(path, preconditions).await
     }
 }
 
-/// Sends a write.
+/// Sends a write, in the best version in which the kind is served.
 ///
 /// # Errors
 /// There is no answer, or it is a refusal.
 pub(super) async fn send<S: Server>(server: &S, write: &Write) -> Result<(), ApiError> {
-    let mut paths = paths(&write.object).into_iter();
-    let path = paths
-        .next()
-        .ok_or_else(|| ApiError::Malformed("not a kind that is written".to_owned()))?;
-    match &write.body {
-        Body::Delete { uid } => {
-            let gone = server.delete(&path, Some(&json!({ "uid": uid }))).await;
-            match gone {
-                // Somebody was faster.
-                Err(error) if error.is_not_found() => Ok(()),
-                gone => gone,
-            }
-        }
-        Body::Parents(parents) => {
-            // Routes of layer 4 are served in several versions: the first that is there.
-            let (mut path, mut found) = (path.clone(), server.get(&path).await);
-            for older in paths {
-                if !matches!(&found, Err(error) if error.is_not_found()) {
-                    break;
-                }
-                found = server.get(&older).await;
-                path = older;
-            }
-            let route: Value = serde_json::from_slice(&found?)
-                .map_err(|error| ApiError::Malformed(error.to_string()))?;
-            // The list is one field, which several controllers write: only over what was read.
-            let route = with_parents(route, parents);
-            server
-                .replace(&format!("{path}/status"), &route)
-                .await
-                .map(drop)
-        }
-        Body::Import(_) | Body::Service(_) => {
-            let document = applied(write).unwrap_or_default();
-            server
-                .apply(&path, &document, forced(write))
-                .await
-                .map(drop)
-        }
-        Body::ImportStatus(_) | Body::Conditions(_) => {
-            let document = applied(write).unwrap_or_default();
-            let path = format!("{path}/status");
-            server
-                .apply(&path, &document, forced(write))
-                .await
-                .map(drop)
+    let mut sent = Err(ApiError::Malformed("not a kind that is written".to_owned()));
+    for (version, path) in paths(&write.object) {
+        sent = send_to(server, write, (&version, &path)).await;
+        if !is_kind_absent(&sent) {
+            break;
         }
     }
+    sent
+}
+
+async fn send_to<S: Server>(
+    server: &S,
+    write: &Write,
+    (version, path): (&str, &str),
+) -> Result<(), ApiError> {
+    let status = format!("{path}/status");
+    let (path, document) = match &write.body {
+        Body::Delete { uid } => {
+            let gone = server.delete(path, Some(&json!({ "uid": uid }))).await;
+            return match gone {
+                // Somebody was faster.
+                Err(error) if error.is_not_found() && !is_kind_absent(&Err(error.clone())) => {
+                    Ok(())
+                }
+                gone => gone,
+            };
+        }
+        Body::Parents(parents) => {
+            let route = server.get(path).await?;
+            let route: Value = serde_json::from_slice(&route)
+                .map_err(|error| ApiError::Malformed(error.to_string()))?;
+            (status.as_str(), Some(with_parents(&route, parents)))
+        }
+        Body::Import(_) | Body::Service(_) => (path, applied(write, version)),
+        Body::ImportStatus(_) | Body::Conditions(_) => (status.as_str(), applied(write, version)),
+    };
+    let document = document.unwrap_or_default();
+    let applied = server.apply(path, &document, forced(write)).await;
+    applied.map(drop)
+}
+
+/// 404 on a path that nothing serves: there is no such kind, or not in this version.
+pub(super) fn is_kind_absent(result: &Result<(), ApiError>) -> bool {
+    // The API server's texts for that. Those about an object, or its namespace, name it.
+    let generic = |message: &str| {
+        message.contains("could not find the requested resource")
+            || message.contains("page not found")
+    };
+    matches!(result, Err(ApiError::Status { code: 404, message, .. }) if generic(message))
 }

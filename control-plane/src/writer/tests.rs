@@ -405,3 +405,20 @@ async fn what_somebody_made_in_the_same_moment_is_not_taken() {
     assert_eq!(mesh.import("west", "cart")["spec"], foreign["spec"]);
     assert!(mesh.import("west", "cart")["metadata"]["labels"].is_null());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_with_the_older_version_of_the_kind_is_served_too() {
+    let mesh = Mesh::start();
+    mesh.fake("west")
+        .absent("multicluster.x-k8s.io/v1beta1", true);
+    mesh.leads.send_replace(true);
+    mesh.put("east", service("cart"));
+    mesh.put("east", export("cart"));
+    let path = "/apis/multicluster.x-k8s.io/v1alpha1/namespaces/shop/serviceimports/cart";
+    mesh.until("imported", |mesh| {
+        mesh.fake("west").at(path)["spec"]["ips"].is_array()
+    })
+    .await;
+    let version = mesh.fake("west").at(path)["apiVersion"].clone();
+    assert_eq!(version, "multicluster.x-k8s.io/v1alpha1");
+}

@@ -182,6 +182,12 @@ impl Server for Fake {
             inner.touched.insert(path.to_owned());
             return Ok(inner.create(path, object.clone()));
         };
+        let read = &object["metadata"]["resourceVersion"];
+        if read.is_string() && *read != found["metadata"]["resourceVersion"] {
+            return Err(refusal(409, "the object has been modified"));
+        }
+        inner.count += 1;
+        found["metadata"]["resourceVersion"] = json!(inner.count.to_string());
         if status {
             for (key, value) in object["status"].as_object().unwrap() {
                 found["status"][key] = value.clone();
@@ -206,15 +212,6 @@ impl Server for Fake {
         inner.touched.insert(path.to_owned());
         inner.objects.insert(path.to_owned(), found.clone());
         Ok(found)
-    }
-
-    async fn replace(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
-        self.answers(path).await?;
-        let path = path.strip_suffix("/status").unwrap();
-        let mut inner = self.lock();
-        inner.touched.insert(path.to_owned());
-        inner.objects.insert(path.to_owned(), object.clone());
-        Ok(object.clone())
     }
 
     async fn delete(&self, path: &str, preconditions: Option<&Value>) -> Result<(), ApiError> {

@@ -187,9 +187,23 @@ impl Api {
     /// # Errors
     /// There is no answer, or it is a refusal.
     pub async fn apply(&self, path: &str, object: &Value, force: bool) -> Result<Value, ApiError> {
+        self.apply_as(FIELD_MANAGER, path, object, force).await
+    }
+
+    /// [`apply`](Self::apply) as another field manager, who owns other fields of the same object.
+    ///
+    /// # Errors
+    /// There is no answer, or it is a refusal.
+    pub async fn apply_as(
+        &self,
+        manager: &str,
+        path: &str,
+        object: &Value,
+        force: bool,
+    ) -> Result<Value, ApiError> {
         let force = if force { "true" } else { "false" };
         let ask = Ask::new(Verb::Apply, Method::PATCH, path)
-            .query(&[("fieldManager", FIELD_MANAGER), ("force", force)])
+            .query(&[("fieldManager", manager), ("force", force)])
             .body("application/apply-patch+yaml", object);
         self.object(ask).await
     }

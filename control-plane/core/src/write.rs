@@ -275,8 +275,12 @@ impl Planner {
             let name = Subject::Name(key.namespace.clone(), key.name.clone());
             self.pending.insert(name);
             for cluster in world.clusters.values() {
-                if affected.concerns(&cluster.id) {
-                    self.routes_of(cluster);
+                if !affected.concerns(&cluster.id) {
+                    continue;
+                }
+                self.routes_of(cluster);
+                let mut policies = cluster.traffic.within(&key.namespace);
+                if policies.any(|(_, entry)| entry.value.service == key.name) {
                     self.pending.insert(Subject::Declared(cluster.id.clone()));
                 }
             }

@@ -10,6 +10,7 @@ use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::{ConnFacts, Denied, Permit};
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::guard::{DURATION_MAX, Timeouts};
 use isthmus_proxy_core::http2::Role;
 use isthmus_proxy_core::identify::PeerIdentity;
 use isthmus_proxy_core::message::{Method, RequestHead};
@@ -22,7 +23,7 @@ use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
-use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
+use crate::http::{Side, Task, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
 use crate::notify::Flag;
 use crate::relay::unless;
@@ -38,8 +39,9 @@ use plan::{Asked, ToApplication};
 
 /// To reach the application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// An HTTP stream without a byte either way.
-const HTTP_IDLE: Duration = Duration::from_secs(300);
+/// A stream of a peer without a byte either way: how long that may last is the caller's sidecar's
+/// to say, by its policy; a dead tunnel is noticed by its PING.
+const PEER_IDLE: Duration = DURATION_MAX;
 
 /// One inbound connection.
 #[derive(Debug)]
@@ -132,6 +134,11 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
 }
 
 impl Inbound {
+    /// How long nothing may come either way: for plaintext, what our own default says.
+    fn idle(&self, default: Duration) -> Duration {
+        self.peer.as_ref().map_or(default, |_| PEER_IDLE)
+    }
+
     fn refuse_plaintext(&self, io: &tokio::net::TcpStream, port: u16) {
         accept::reset(io);
         let generation = self.worker.snapshot().generation;
@@ -218,6 +225,7 @@ impl Inbound {
         let live = self.live(port, Some(Rc::clone(&request)));
         let registered = self.worker.connections.register(&live);
         let mut plan = ToApplication {
+            idle: self.idle(Timeouts::default().idle_http),
             worker: &self.worker,
             permit,
             hop,
@@ -297,15 +305,8 @@ impl Inbound {
 
 impl Side for Inbound {
     async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
-        if head.method == Method::Connect && head.protocol.is_empty() {
-            if self.peer.is_some() {
-                // Seldom: the task of each request must not have room for it.
-                Box::pin(self.connect(&head, down)).await;
-            } else {
-                let why = "only peers of the mesh may CONNECT";
-                let failed = Failed::new(Failure::Unauthenticated, why);
-                self.refuse_connect(down, 405, failed);
-            }
+        if is_connect(&head) {
+            self.connect(&head, down).await;
             return None;
         }
         let begun = Instant::now();
@@ -330,6 +331,15 @@ impl Side for Inbound {
         finish(open, down, result, grpc).await
     }
 
+    fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task {
+        if is_connect(&head) {
+            return self.connect(&head, down);
+        }
+        Box::pin(async move {
+            self.take(head, down).await;
+        })
+    }
+
     fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
@@ -338,6 +348,10 @@ impl Side for Inbound {
         let mut event = self.event(version, self.worker.snapshot().generation);
         crate::finish::unreadable(&self.worker, &mut event, failure)
     }
+}
+
+fn is_connect(head: &RequestHead) -> bool {
+    head.method == Method::Connect && head.protocol.is_empty()
 }
 
 fn note(event: &mut Event, permit: &Permit) {

@@ -36,10 +36,6 @@ pub(super) struct ClusterSpec {
     /// The zone of pods whose node does not say.
     #[serde(default)]
     zone: Option<String>,
-    /// What its sidecars do with connections to what is no service: `Allow` lets them pass as they are,
-    /// if the sidecar's own configuration does; `Deny` refuses them all.
-    #[serde(default)]
-    passthrough: Passthrough,
     /// The trust domain of its workloads. It follows from the name (`<name>.<mesh domain>`); written
     /// here it is compared, and a condition tells of a difference.
     #[serde(default)]
@@ -48,14 +44,17 @@ pub(super) struct ClusterSpec {
     /// cluster's namespace `isthmus-system`.
     #[serde(default)]
     gateways: Option<Vec<RawGateway>>,
+    /// What its sidecars do with a destination that is known to be no service: pass it through as it
+    /// is, or refuse it. Default: Allow.
+    #[serde(default)]
+    passthrough: Passthrough,
     /// How its API server is reached. Not written: the cluster that the control plane runs in, or one
     /// that its configuration names.
     #[serde(default)]
     credential: Option<RawCredential>,
 }
 
-/// What becomes of connections to what is no service.
-#[derive(Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 enum Passthrough {
     #[default]

@@ -18,10 +18,10 @@ use crate::plan::{ClusterPlan, MeshPlan, NAMESPACE, SYSTEM, ServicePlan};
 use crate::proxy::{GATEWAY_PORT, MESH_PORT, Proxy};
 use crate::servers::{self, Server};
 
-/// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
 /// Where captured connections are led to.
 const OUTBOUND_PORT: u16 = 15_001;
 const INBOUND_PORT: u16 = 15_006;
+/// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
 const GATEWAY_FIRST: u8 = 2;
 const LINK_OFFSET: u8 = 200;
 const POD_FIRST: u8 = 10;

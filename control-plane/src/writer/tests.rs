@@ -328,18 +328,26 @@ async fn a_watch_that_is_late_leads_to_no_second_write() {
         }
     };
     timeout(LIMIT, wait).await.unwrap();
-    mesh.hub.change(|world| {
-        let more = Object {
-            cluster: "east".parse().unwrap(),
-            namespace: None,
-            name: "other".into(),
-            created: None,
-            spec: Spec::Namespace(Labels::new()),
-        };
-        world.apply(Change::Apply(more), SystemTime::now())
-    });
+    // Something happens that makes it look again at all of them.
+    let labelled = |cluster: &str| Object {
+        cluster: cluster.parse().unwrap(),
+        namespace: None,
+        name: "shop".into(),
+        created: None,
+        spec: Spec::Namespace(Labels::from([("a".into(), "b".into())])),
+    };
+    for cluster in CLUSTERS {
+        mesh.tell(Change::Apply(labelled(cluster)));
+    }
     sleep(Duration::from_secs(5)).await;
     assert_eq!(applied(&mesh), 3);
+    // It never comes: perhaps it did not arrive after all.
+    let wait = async {
+        while applied(&mesh) < 6 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, wait).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

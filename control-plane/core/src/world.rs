@@ -274,6 +274,7 @@ impl World {
         if !cluster.listed() {
             dirty = Dirty::everything();
         }
+        cluster.complete(kept);
         cluster.state = State::Synced;
         cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
@@ -290,6 +291,11 @@ impl World {
         };
         for at in cluster.unnamed(|of| of == kind) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
+        }
+        if !cluster.sees(kind) {
+            cluster.complete_late(kind);
+            // The writer waits for it, with whatever depends on this kind.
+            dirty.freshness.insert(cluster.id.clone());
         }
         dirty
     }
@@ -450,6 +456,11 @@ impl World {
     /// Does it belong to the mesh without having been listed yet?
     pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
         self.clusters.get(cluster).is_some_and(|c| !c.listed())
+    }
+
+    /// Is it known of every cluster which services it exports?
+    pub(crate) fn offers_known(&self) -> bool {
+        self.clusters.values().all(Cluster::offers_known)
     }
 
     /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.

@@ -13,6 +13,9 @@ mod load;
 mod app;
 mod status;
 mod why;
+mod kubernetes;
+mod install;
+mod cluster;
 mod token;
 mod completion;
 mod client;
@@ -28,17 +31,19 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options, format),
         Command::Status(options) => status::run(&options, format).map(|()| ExitCode::SUCCESS),
         Command::Why(options) => why::run(&options, format).map(|()| ExitCode::SUCCESS),
-        Command::Proxy(options) => roles::proxy(&options).map(|()| ExitCode::SUCCESS),
+        Command::Proxy(options) => roles::proxy(&options, format).map(|()| ExitCode::SUCCESS),
         Command::ControlPlane(options) => {
-            roles::control_plane(&options).map(|()| ExitCode::SUCCESS)
+            roles::control_plane(&options, format).map(|()| ExitCode::SUCCESS)
         }
         Command::Token(options) => token::run(&options, format).map(|()| ExitCode::SUCCESS),
-        Command::Completion { shell } => completion::run(shell).map(|()| ExitCode::SUCCESS),
+        Command::Completion { shell } => completion::run(shell, format).map(|()| ExitCode::SUCCESS),
+        Command::Install(options) => install::run(&options, format).map(|()| ExitCode::SUCCESS),
+        Command::Cluster(options) => cluster::run(&options.command, format),
         Command::App(options) => app::run(options).map(|()| ExitCode::SUCCESS),
         Command::Load(options) => load::run(&options, format).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
-        output::complain(&format!("isthmus: {error:#}"));
+        output::failure(&error, format);
         ExitCode::FAILURE
     })
 }

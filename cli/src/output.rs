@@ -2,7 +2,9 @@
 
 use std::io::{self, Write as _};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::args::Format;
 
 /// Prints a line. A reader that went away (`| head`) is no error.
 pub(crate) fn line(text: &str) {
@@ -12,6 +14,17 @@ pub(crate) fn line(text: &str) {
 /// Prints a line to standard error.
 pub(crate) fn complain(text: &str) {
     let _gone = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Says why a command failed, on standard error.
+pub(crate) fn failure(error: &anyhow::Error, format: Format) {
+    match format {
+        Format::Text => complain(&format!("isthmus: {error:#}")),
+        Format::Json => {
+            let because: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+            complain(&json!({ "error": error.to_string(), "because": because }).to_string());
+        }
+    }
 }
 
 /// Prints a value, indented.

@@ -10,15 +10,15 @@ use isthmus_control_plane::kubernetes::{Allow, kubeconfig};
 use isthmus_control_plane::token;
 use isthmus_proto::ids::WorkloadName;
 
-use crate::args::RoleOptions;
+use crate::args::{Format, RoleOptions};
 use crate::{logging, shutdown};
 
 /// `isthmus proxy`. The proxy builds its own runtimes: this is not inside one.
 ///
 /// # Errors
 /// The configuration can't be read, or the proxy says why it stopped.
-pub(crate) fn proxy(options: &RoleOptions) -> anyhow::Result<()> {
-    logging::start(&options.log)?;
+pub(crate) fn proxy(options: &RoleOptions, format: Format) -> anyhow::Result<()> {
+    logging::start(&options.log, format)?;
     let config = isthmus_proxy::config::Config::load(&options.config)?;
     isthmus_proxy::run(config, shutdown::requested(options.exit_with_stdin))
 }
@@ -27,8 +27,8 @@ pub(crate) fn proxy(options: &RoleOptions) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The configuration can't be read, or the control plane says why it stopped.
-pub(crate) fn control_plane(options: &RoleOptions) -> anyhow::Result<()> {
-    logging::start(&options.log)?;
+pub(crate) fn control_plane(options: &RoleOptions, format: Format) -> anyhow::Result<()> {
+    logging::start(&options.log, format)?;
     let config = isthmus_control_plane::config::Config::read(&options.config)?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -64,7 +64,6 @@ pub(crate) async fn reason(proxy: SocketAddr, id: &str) -> anyhow::Result<Story>
 }
 
 async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
-    let (host, port) = host_and_port(service)?;
     let state = match options.mesh.proxies.first() {
         Some(_) => None,
         None => Some(State::read(options.mesh.demo.as_deref())?),
@@ -74,6 +73,8 @@ async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
         (None, Some(state)) => find(state, &options.client_or_reason)?,
         (None, None) => bail!("no proxy to ask: give --proxy"),
     };
+    let config = client::json(client_admin, "/config").await?;
+    let (host, port) = host_and_port(service, namespace_of(&config))?;
     let (method, path) = (escape(&options.method), escape(&options.path));
     let query = format!(
         "/why?host={}&port={port}&path={path}&method={method}",
@@ -151,9 +152,17 @@ fn find(state: &State, name: &str) -> anyhow::Result<(String, SocketAddr)> {
     })
 }
 
+/// The namespace of a proxy's workload, from its `/config`.
+fn namespace_of(config: &Value) -> &str {
+    let workload = config.pointer("/own/name").and_then(Value::as_str);
+    workload
+        .and_then(|name| name.split('/').nth(1))
+        .unwrap_or("default")
+}
+
 /// `cart`, `cart.shop`, `cart.shop.svc.cluster.local`, each with or without a port; 80 otherwise.
-/// Short names mean the service in every cluster, in namespace `shop`.
-fn host_and_port(service: &str) -> anyhow::Result<(String, u16)> {
+/// Short names mean the service in every cluster, in the client's namespace.
+fn host_and_port(service: &str, namespace: &str) -> anyhow::Result<(String, u16)> {
     let (host, port) = match service.rsplit_once(':') {
         Some((host, port)) => {
             let port = port
@@ -164,7 +173,7 @@ fn host_and_port(service: &str) -> anyhow::Result<(String, u16)> {
         None => (service, 80),
     };
     let host = match host.split('.').count() {
-        1 => format!("{host}.shop.svc.clusterset.local"),
+        1 => format!("{host}.{namespace}.svc.clusterset.local"),
         2 => format!("{host}.svc.clusterset.local"),
         _ => host.to_owned(),
     };
@@ -200,6 +209,8 @@ mod tests {
 
     #[test]
     fn short_names_of_services_are_completed() {
+        let config = json!({ "own": { "name": "east/shop/web-1" } });
+        let host_and_port = |service| host_and_port(service, namespace_of(&config));
         let full = "cart.shop.svc.clusterset.local";
         assert_eq!(host_and_port("cart").unwrap(), (full.into(), 80));
         assert_eq!(

@@ -127,6 +127,8 @@ struct Parts {
     reviewer: Arc<Reviewer>,
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
+    /// Of workloads' certificates.
+    lifetime: Duration,
 }
 
 impl Parts {
@@ -159,6 +161,7 @@ impl Parts {
             reviewer: Arc::new(reviewer),
             clients: Arc::default(),
             metrics: Arc::default(),
+            lifetime: config.certificate_lifetime,
         }))
     }
 
@@ -218,7 +221,13 @@ impl Parts {
         let discovery = Discovery::new(hub, clients, metrics, stopped.clone(), UNREAD_MAX);
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
         let authorities = Arc::clone(&self.authorities);
-        let identity = Identity::new(hub, authorities, Arc::clone(&self.reviewer), metrics);
+        let identity = Identity::new(
+            hub,
+            authorities,
+            Arc::clone(&self.reviewer),
+            metrics,
+            self.lifetime,
+        );
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

@@ -4,8 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use isthmus_control_plane_core::issue::LIFETIME;
 use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::world::CLUSTERS_MAX;
 use isthmus_proto::ids::{ClusterId, is_dns_name};
@@ -18,6 +21,9 @@ use crate::kubernetes::Allow;
 pub const MESH_DOMAIN: &str = "mesh.internal";
 /// Largest configuration, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Shorter than 5 s, a certificate is over before it is renewed; longer than 30 days, cutting off a
+/// stolen one takes too long.
+const CERTIFICATE_SECONDS: RangeInclusive<u64> = 5..=30 * 24 * 3600;
 /// `control` is the control plane's own trust domain: the proxies take its word by it. `mesh` is
 /// what stands before the names of policies for the whole mesh.
 const RESERVED: [&str; 2] = ["control", "mesh"];
@@ -52,6 +58,7 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     mesh_domain: Option<String>,
+    certificate_seconds: Option<u64>,
     state_dir: PathBuf,
     listen: RawListen,
     clusters: Vec<RawCluster>,
@@ -96,6 +103,8 @@ struct RawQuota {
 pub struct Config {
     /// Below it every cluster has its trust domain. Default: `mesh.internal`.
     pub mesh_domain: String,
+    /// How long a workload's certificate is valid. Default: 36 h; at least 5 s, at most 30 days.
+    pub certificate_lifetime: Duration,
     /// Where keys are kept.
     pub state_dir: PathBuf,
     /// Where proxies come for certificates and discovery (TLS). Port 0: any.
@@ -178,6 +187,10 @@ impl Config {
         if !is_dns_name(&mesh_domain) {
             return Err(value("mesh_domain", "not a DNS name in lower case"));
         }
+        let seconds = raw.certificate_seconds.unwrap_or(LIFETIME.as_secs());
+        if !CERTIFICATE_SECONDS.contains(&seconds) {
+            return Err(value("certificate_seconds", "not 5 to 2592000"));
+        }
         let address = |key: &str, text: &str| {
             text.parse()
                 .map_err(|_| value(key, format!("{text:?} is not IP:PORT")))
@@ -186,6 +199,7 @@ impl Config {
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
             clusters: clusters(raw.clusters, &mesh_domain)?,
+            certificate_lifetime: Duration::from_secs(seconds),
             state_dir: raw.state_dir,
             mesh_domain,
         })

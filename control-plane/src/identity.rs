@@ -29,6 +29,8 @@ pub struct Identity<R> {
     authorities: Arc<Authorities>,
     reviewer: R,
     metrics: Arc<Metrics>,
+    /// Of what is issued.
+    lifetime: Duration,
     /// Before anything is looked at: by address.
     sources: Mutex<Throttle>,
     /// When it is known who asks: by pod.
@@ -49,6 +51,7 @@ impl<R: TokenReviewer> Identity<R> {
         authorities: Arc<Authorities>,
         reviewer: R,
         metrics: Arc<Metrics>,
+        lifetime: Duration,
     ) -> Self {
         let sources = Mutex::new(Throttle::new(SOURCE_BURST, SOURCE_EVERY));
         let workloads = Mutex::new(Throttle::for_certificates());
@@ -57,6 +60,7 @@ impl<R: TokenReviewer> Identity<R> {
             authorities,
             reviewer,
             metrics,
+            lifetime,
             sources,
             workloads,
         }
@@ -99,6 +103,7 @@ impl<R: TokenReviewer> Identity<R> {
         let signer = issue::Authority {
             trust_domain: authority.trust_domain().clone(),
             not_after: authority.not_after(),
+            lifetime: self.lifetime,
             cut_off: false,
         };
         let (serial, now) = (random().map_err(internal)?, SystemTime::now());

@@ -118,7 +118,7 @@ pub async fn request(
             // A tunnel may go away between finding and using it.
             for _ in 0..2 {
                 let session = tunnel_to(worker, permit, next, limit).await?;
-                match session.open(head, end).await {
+                match session.open(head, end, limit).await {
                     Ok((rx, tx)) => {
                         return Ok(Upstream {
                             rx: Rx::H2(rx),
@@ -128,11 +128,20 @@ pub async fn request(
                         });
                     }
                     Err(Broken::Refused) => {}
-                    Err(broken) => return Err(broken.upstream()),
+                    Err(broken) => return Err(not_opened(broken)),
                 }
             }
             Err(Failure::UpstreamRefused)
         }
+    }
+}
+
+/// Why there is no stream for a request.
+fn not_opened(broken: Broken) -> Failure {
+    match broken {
+        // As many streams as the peer allows, for as long as a connection may take.
+        Broken::Timeout => Failure::Overflow,
+        Broken::Reset(_) | Broken::Refused | Broken::Malformed(_) => broken.upstream(),
     }
 }
 
@@ -159,7 +168,7 @@ async fn application(
                     session
                 }
             };
-            match session.open(head, end).await {
+            match session.open(head, end, limit).await {
                 Ok((rx, tx)) => {
                     return Ok(Upstream {
                         rx: Rx::H2(rx),
@@ -169,7 +178,7 @@ async fn application(
                     });
                 }
                 Err(Broken::Refused) => {}
-                Err(broken) => return Err(broken.upstream()),
+                Err(broken) => return Err(not_opened(broken)),
             }
         }
         return Err(Failure::UpstreamRefused);

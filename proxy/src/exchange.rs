@@ -18,7 +18,7 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{Limits, ResponseContext};
 use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connect::Upstream;
 use crate::relay::{Meter, Side, pump, unless, until_idle};
@@ -156,6 +156,10 @@ pub trait Plan {
     fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool;
     /// The try failed: is another one allowed? The body can be sent again.
     fn failed(&mut self, failure: Failure, reused: bool) -> bool;
+    /// How long to wait before a try that was allowed.
+    fn backoff(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Changes the answer's head before it is passed on.
     fn respond(&mut self, head: &mut ResponseHead);
     /// One try, until the answer's head. None: no limit of its own.
@@ -207,6 +211,7 @@ pub async fn forward(
             Some(Ok(upstream)) => upstream,
             Some(Err(failure)) => {
                 if kept.borrow().is_whole() && plan.failed(failure, false) {
+                    pause(plan.backoff(), deadline).await?;
                     continue;
                 }
                 return Err(failure);
@@ -214,6 +219,7 @@ pub async fn forward(
             None => return Err(Failure::RequestDeadline),
         };
         let asked = Asked {
+            worker,
             request,
             kept: &kept,
             deadline,
@@ -242,11 +248,26 @@ pub async fn forward(
                 }
             }
         }
+        pause(plan.backoff(), deadline).await?;
         kept.borrow_mut().rewind();
     }
 }
 
+/// Waits between two tries, but not longer than the request may take.
+async fn pause(backoff: Duration, deadline: Option<Instant>) -> Result<(), Failure> {
+    if backoff.is_zero() {
+        return Ok(());
+    }
+    // Seldom: the task of each request must not have room for it.
+    let waiting = Box::pin(async move {
+        let waited = pin!(sleep(backoff));
+        within(deadline, waited).await
+    });
+    waiting.await.ok_or(Failure::RequestDeadline)
+}
+
 struct Asked<'a> {
+    worker: &'a Worker,
     request: &'a Request,
     kept: &'a RefCell<Kept>,
     deadline: Option<Instant>,
@@ -294,7 +315,7 @@ async fn attempt(
             None if asked.deadline.is_some_and(|d| Instant::now() >= d) => {
                 return Err(Failure::RequestDeadline);
             }
-            None => return Err(Failure::UpstreamReset),
+            None => return Err(Failure::TryTimeout),
         }
     };
     if upgrade::accepted(asked.request, &head) {
@@ -311,8 +332,9 @@ async fn attempt(
         return Ok(Attempt::Again);
     }
     plan.respond(&mut head);
-    // An answer before the request's end leaves the rest of the request in the way.
-    answer.keep_alive &= fed.get();
+    // An answer before the request's end leaves the rest of the request in the way; and who is
+    // going away says so.
+    answer.keep_alive &= fed.get() && !asked.worker.is_draining();
     let keep = head.keep_alive;
     let limits = (asked.deadline, &meters.received);
     relay_answer(head, &mut upstream.rx, answer, feeding.as_mut(), limits).await?;
@@ -353,6 +375,10 @@ async fn relay_answer(
     }
 }
 
+/// Informational answers before the answer, at most: beyond, they are an attack. The codec of
+/// HTTP/2 allows some more, so that it is the sidecar beside the application who says so.
+const INFORMATIONAL_MAX: usize = 64;
+
 /// The next head that is not informational; those are passed on.
 async fn final_head(
     rx: &mut Rx,
@@ -360,7 +386,7 @@ async fn final_head(
     answer: &mut Answer,
 ) -> Result<ResponseHead, Failure> {
     let limits = Limits::default();
-    loop {
+    for _ in 0..=INFORMATIONAL_MAX {
         let head = match rx {
             Rx::H1(rx) => rx
                 .response(method, &limits)
@@ -378,8 +404,13 @@ async fn final_head(
             answer
                 .respond(&mut head, false)
                 .map_err(Broken::downstream)?;
+            if let Tx::H1(tx) = &mut answer.tx {
+                // What the client does not read is not read from the server.
+                tx.ready().await.map_err(Broken::downstream)?;
+            }
         }
     }
+    Err(Failure::UpstreamProtocol)
 }
 
 /// Waits until the client leaves.

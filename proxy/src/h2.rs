@@ -20,7 +20,7 @@ use isthmus_proxy_core::http2::{
     Connection, ErrorCode, Event, OpenError, Role, Settings, StreamId,
 };
 use isthmus_proxy_core::message::RequestHead;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::buffer;
 use crate::notify::{Flag, Queue};
@@ -167,49 +167,66 @@ impl Session {
         .await
     }
 
-    /// Opens a stream, when the peer's limit allows it. Safe to drop.
+    /// Opens a stream. Where the peer's limit does not allow it now, that is waited for, but no
+    /// longer than `limit`. Safe to drop.
     ///
     /// # Errors
-    /// `Refused`: the connection takes no new streams; another one may.
+    /// `Refused`: the connection takes no new streams; another one may. `Timeout`: the peer's limit
+    /// did not allow it in time.
     pub async fn open(
         self: &Rc<Self>,
         head: &RequestHead,
         end: bool,
+        limit: Duration,
     ) -> Result<(StreamRx, StreamTx), Broken> {
-        poll_fn(|cx| {
-            let mut guard = self.state.borrow_mut();
-            let state = &mut *guard;
-            if self.closed.get() {
-                return Poll::Ready(Err(Broken::Refused));
+        if let Some(opened) = self.try_open(head, end) {
+            return opened;
+        }
+        // Seldom: the task of each request must not have room for it.
+        let waiting = Box::pin(timeout(
+            limit,
+            poll_fn(|cx| {
+                let opened = self.try_open(head, end);
+                if opened.is_none() {
+                    self.state.borrow_mut().openers.push(cx);
+                }
+                opened.map_or(Poll::Pending, Poll::Ready)
+            }),
+        ));
+        waiting.await.unwrap_or(Err(Broken::Timeout))
+    }
+
+    /// `None`: not now, but perhaps later.
+    fn try_open(
+        self: &Rc<Self>,
+        head: &RequestHead,
+        end: bool,
+    ) -> Option<Result<(StreamRx, StreamTx), Broken>> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        if self.closed.get() {
+            return Some(Err(Broken::Refused));
+        }
+        state.begin();
+        match state.codec.open(head, end, &mut state.out) {
+            Ok(id) => {
+                let slot = Rc::new(Slot::new(end));
+                state.streams.insert(id, Rc::clone(&slot));
+                drop(guard);
+                self.dirty.set();
+                Some(Ok(stream::halves(self, id, slot)))
             }
-            state.begin();
-            match state.codec.open(head, end, &mut state.out) {
-                Ok(id) => {
-                    let slot = Rc::new(Slot::new(end));
-                    state.streams.insert(id, Rc::clone(&slot));
-                    drop(guard);
-                    self.dirty.set();
-                    Poll::Ready(Ok(stream::halves(self, id, slot)))
-                }
-                Err(OpenError::TooManyStreams) => {
-                    state.openers.push(cx);
-                    Poll::Pending
-                }
-                Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => {
-                    // The peer's settings will tell.
-                    state.openers.push(cx);
-                    Poll::Pending
-                }
-                Err(OpenError::NoConnectProtocol) => {
-                    Poll::Ready(Err(Broken::Malformed(Failure::UpstreamProtocol)))
-                }
-                Err(OpenError::GoingAway | OpenError::Exhausted) => {
-                    state.going_away = true;
-                    Poll::Ready(Err(Broken::Refused))
-                }
+            Err(OpenError::TooManyStreams) => None,
+            // The peer's settings will tell.
+            Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => None,
+            Err(OpenError::NoConnectProtocol) => {
+                Some(Err(Broken::Malformed(Failure::UpstreamProtocol)))
             }
-        })
-        .await
+            Err(OpenError::GoingAway | OpenError::Exhausted) => {
+                state.going_away = true;
+                Some(Err(Broken::Refused))
+            }
+        }
     }
 
     /// May new streams be opened here, now or soon?

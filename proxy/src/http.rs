@@ -20,6 +20,9 @@ use crate::worker::Worker;
 /// Between two requests of a connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// ... and when the proxy goes away: who asks once more in this time is told to leave.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A side of the proxy that takes requests.
 pub trait Side {
     /// Takes one request to its end. The downstream comes back if its connection can carry another.
@@ -37,13 +40,22 @@ pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
     let mut draining = side.worker().shared.draining.clone();
     // One wait for all requests: each would take its place in the list of those who wait.
     let mut drained = pin!(draining.wait_for(|draining| *draining));
+    let mut leaving = false;
     loop {
-        let reading = rx.request(&limits, KEEP_ALIVE_TIMEOUT);
+        let idle = if leaving {
+            LAST_REQUEST_TIMEOUT
+        } else {
+            KEEP_ALIVE_TIMEOUT
+        };
+        let reading = rx.request(&limits, idle);
         let head = tokio::select! {
             biased;
             head = reading => head,
-            // Between two requests there is nothing to wait for.
-            _ = &mut drained => return,
+            // Nothing that was read is lost. A client that is about to ask can't see us leave.
+            _ = &mut drained, if !leaving => {
+                leaving = true;
+                continue;
+            }
         };
         let head = match head {
             Ok(Some(head)) => head,

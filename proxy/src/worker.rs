@@ -85,6 +85,8 @@ pub struct Worker {
     pub hints: Hints,
     /// Open connections and requests: a drain waits for none.
     pub active: Cell<usize>,
+    /// Copies of requests under way to mirrors.
+    pub copies: Cell<usize>,
 }
 
 impl Worker {
@@ -103,6 +105,7 @@ impl Worker {
             recorder: Recorder::new(Arc::clone(&shared.telemetry)),
             hints: Hints::default(),
             active: Cell::new(0),
+            copies: Cell::new(0),
             shared,
         })
     }

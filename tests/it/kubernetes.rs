@@ -41,7 +41,7 @@ impl Watched {
         let mut origin = servers::origin("east", folder.path());
         origin["kubernetes"]["allow"] = json!(allow);
         let state = folder.path().join("state");
-        let control = ControlPlane::new(subnet.host(1), &state, &[origin]);
+        let control = ControlPlane::new(subnet.host(1), &state, &[origin], None);
         Self {
             control,
             server,

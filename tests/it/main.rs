@@ -16,7 +16,11 @@ mod failover;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod traffic;
+#[cfg(test)]
 mod protocols;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
@@ -29,6 +33,8 @@ mod limits;
 mod faults;
 #[cfg(test)]
 mod why;
+#[cfg(test)]
+mod captured;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]

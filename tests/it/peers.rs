@@ -3,6 +3,7 @@
 //! A program that is not installed is skipped, and the output says so.
 
 use isthmus_tests::programs::{find, run, said};
+use isthmus_tests::tls;
 use isthmus_tests::wait::check;
 use isthmus_tests::{App, Client, Mesh, until};
 use tokio::process::Command;
@@ -122,6 +123,57 @@ async fn h2spec_finds_nothing() {
         ],
     )
     .await;
+    let text = said(&out);
+    assert!(text.contains(" passed, 0 skipped, 0 failed"), "{text}");
+}
+
+/// The same on the mesh port: h2spec shows no certificate, so a caller stands in between. It
+/// asks for the service by the only name that it can be given.
+#[tokio::test]
+async fn h2spec_finds_nothing_on_the_mesh_port() {
+    let Some(h2spec) = find("h2spec") else { return };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").service_with("localhost", 1, |s| {
+                s.port("http2", port, "http2", App::Http2)
+            })
+        })
+        .start()
+        .await;
+    let from = mesh.proxy("east/web-1").address();
+    let to = mesh.proxy("east/localhost-1").mesh();
+    // Else requests end before there are as many as the tunnel allows, and one more.
+    mesh.app("east/localhost-1").behaviour.delay(500);
+    let state = mesh.proxy("east/web-1").state_dir().to_owned();
+    let standing = tokio::spawn(async move {
+        while let Ok((mut plain, _)) = listener.accept().await {
+            let identity = tls::Identity::of_state_dir(&state);
+            tokio::spawn(async move {
+                let io = tls::dial(from, to).await.unwrap();
+                let mut io = tls::connect(io, "echo", Some(identity)).await.unwrap();
+                // Either side breaks off when it likes: that is what is tested.
+                let _ = tokio::io::copy_bidirectional(&mut plain, &mut io).await;
+            });
+        }
+    });
+    let out = run(
+        &h2spec,
+        &[
+            "-h",
+            "localhost",
+            "-p",
+            &port.to_string(),
+            "-o",
+            "5",
+            "--strict",
+            "--path",
+            "/bytes/1000",
+        ],
+    )
+    .await;
+    standing.abort();
     let text = said(&out);
     assert!(text.contains(" passed, 0 skipped, 0 failed"), "{text}");
 }

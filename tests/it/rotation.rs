@@ -50,6 +50,43 @@ async fn certificates_are_renewed_under_load_without_a_failed_request() {
     load.stop_without_failure().await;
 }
 
+/// Every certificate, of callers, servers and gateways, in processes that go on: new ones are shown
+/// in new handshakes, and nothing that is open suffers.
+#[tokio::test]
+async fn certificates_are_swapped_in_running_proxies_without_a_failed_request() {
+    const ROUNDS: usize = 3;
+    let mesh = two_clusters().certificate_seconds(10).start().await;
+    let load = Load::start(
+        (0..3)
+            .map(|_| mesh.client("east/web").http("cart"))
+            .collect(),
+    );
+    let names = ["east/web-1", "west/gateway-1", "west/cart-1", "west/cart-2"];
+    let mut seen: Vec<Vec<Vec<u8>>> = vec![Vec::new(); names.len()];
+    until("each proxy has had its certificates", async || {
+        for (name, seen) in names.iter().zip(&mut seen) {
+            let chain = mesh.proxy(name).state_dir().join("chain.pem");
+            let chain = std::fs::read(chain).map_err(|e| e.to_string())?;
+            if seen.last() != Some(&chain) {
+                seen.push(chain);
+            }
+        }
+        let least = seen.iter().map(Vec::len).min().unwrap_or(0);
+        check(least > ROUNDS, least)
+    })
+    .await;
+    load.more(100).await;
+    load.stop_without_failure().await;
+    // The first ones have ended by now.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap().as_secs();
+    for name in names {
+        let held = mesh.proxy(name).json("/config").await["certificate"].clone();
+        let left = held["not_after"].as_u64().unwrap().saturating_sub(now);
+        assert!((1..=10).contains(&left), "{name}: {held}");
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_outlives_a_day_without_a_control_plane() {
     let mesh = two_clusters().start().await;

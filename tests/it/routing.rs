@@ -1,7 +1,6 @@
 //! Do requests go where the routes say?
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;
@@ -184,32 +183,6 @@ async fn a_route_changes_while_requests_go_on() {
     })
     .await;
     load.stop_without_failure().await;
-}
-
-#[tokio::test]
-async fn time_limits_end_a_request_and_retries_stay_inside_them() {
-    let mesh = with_route(&format!(
-        "  - timeouts: {{request: 1s, backendRequest: 300ms}}\n    backendRefs: [{}]\n",
-        to("cart")
-    ))
-    .start()
-    .await;
-    assert_eq!(get(&mesh, "/", &[]).await.status, 200);
-    mesh.app("west/cart-1").behaviour.delay(5_000);
-    let begun = std::time::Instant::now();
-    let late = get(&mesh, "/", &[]).await;
-    assert!(
-        matches!(late.status, 503 | 504),
-        "{} {}",
-        late.status,
-        late.text()
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begun.elapsed()
-    );
-    assert!(!late.reason().is_empty());
 }
 
 #[tokio::test]

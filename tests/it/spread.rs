@@ -37,6 +37,39 @@ async fn requests_through_one_gateway_are_spread_evenly_over_every_remote_pod() 
     assert_eq!(mesh.link("west/gateway-1").accepts(), 4);
 }
 
+/// One caller, one connection, one request after another.
+#[tokio::test]
+async fn one_connection_is_spread_evenly_too() {
+    const REQUESTS: u32 = 300;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.linked().service("cart", 3))
+        .start()
+        .await;
+    for pod in 1..=3 {
+        mesh.app(&format!("west/cart-{pod}")).behaviour.delay(20);
+    }
+    let client = mesh.client("east/web").http("cart");
+    let mut sender = client.http1().await.unwrap();
+    let mut counts = std::collections::BTreeMap::<String, f64>::new();
+    for _ in 0..REQUESTS {
+        sender.ready().await.unwrap();
+        let request = client
+            .request("GET", "/")
+            .body(isthmus_tests::client::full(""))
+            .unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let reply = isthmus_tests::Reply::read(answer).await.unwrap();
+        assert_eq!(reply.status, 200);
+        *counts.entry(reply.pod().to_owned()).or_default() += 1.0;
+    }
+    let mean = f64::from(REQUESTS) / 3.0;
+    let variation = (counts.values().map(|n| (n - mean).powi(2)).sum::<f64>() / 3.0).sqrt() / mean;
+    assert_eq!(counts.len(), 3, "{counts:?}");
+    assert!(variation < 0.05, "CV {variation:.3}: {counts:?}");
+    assert_eq!(mesh.link("west/gateway-1").accepts(), 3);
+}
+
 #[tokio::test]
 async fn one_bad_remote_pod_is_ejected_while_its_neighbours_serve() {
     let mesh = Mesh::builder()
@@ -59,9 +92,9 @@ async fn one_bad_remote_pod_is_ejected_while_its_neighbours_serve() {
         isthmus_tests::wait::check(stats["ejected"] == true, stats)
     })
     .await;
-    // A fifth of it on a machine with nothing else to do.
+    // The promise, also in a debug build on a busy machine.
     assert!(
-        begun.elapsed() < Duration::from_secs(10),
+        begun.elapsed() < Duration::from_secs(2),
         "{:?}",
         begun.elapsed()
     );

@@ -84,6 +84,8 @@ pub struct Authority {
     pub trust_domain: TrustDomain,
     /// Its own certificate's end.
     pub not_after: SystemTime,
+    /// How long what it issues is valid, as long as it lives itself. Default: [`LIFETIME`].
+    pub lifetime: Duration,
     /// The cluster is not trusted any more.
     pub cut_off: bool,
 }
@@ -227,7 +229,7 @@ fn validity(
     }
     let not_before = now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH);
     let not_after = now
-        .checked_add(LIFETIME.min(left))
+        .checked_add(authority.lifetime.min(left))
         .unwrap_or(authority.not_after);
     Ok((not_before, not_after))
 }

@@ -50,6 +50,8 @@ pub enum Failure {
     UpstreamProtocol,
     /// The request took longer than it may.
     RequestDeadline,
+    /// One try took longer than it may.
+    TryTimeout,
     /// Not a byte either way for longer than is allowed.
     IdleTimeout,
     /// The gateway got no valid handle.
@@ -97,7 +99,7 @@ impl Failure {
             Self::ConnectFailed | Self::ConnectTimeout | Self::IdentityMismatch => "UF",
             Self::UpstreamReset | Self::UpstreamRefused => "UC",
             Self::UpstreamProtocol => "UPE",
-            Self::RequestDeadline => "UT",
+            Self::RequestDeadline | Self::TryTimeout => "UT",
             Self::Internal => "IE",
         }
     }
@@ -114,7 +116,7 @@ impl Failure {
             Self::NoRoute => 404,
             Self::InvalidBackend | Self::Internal => 500,
             Self::UpstreamProtocol => 502,
-            Self::RequestDeadline | Self::IdleTimeout => 504,
+            Self::RequestDeadline | Self::TryTimeout | Self::IdleTimeout => 504,
             Self::NoDestination
             | Self::NoHandle
             | Self::NoEndpoint
@@ -158,6 +160,7 @@ impl Failure {
             | Self::UpstreamRefused
             | Self::UpstreamProtocol
             | Self::RequestDeadline
+            | Self::TryTimeout
             | Self::IdleTimeout => Blame::Upstream,
         }
     }
@@ -170,7 +173,7 @@ impl Failure {
             | Self::ConnectTimeout
             | Self::IdentityMismatch
             | Self::UpstreamRefused => Retry::Always,
-            Self::UpstreamReset | Self::UpstreamProtocol => Retry::Idempotent,
+            Self::UpstreamReset | Self::UpstreamProtocol | Self::TryTimeout => Retry::Idempotent,
             Self::BadRequest(_)
             | Self::HeadTooLarge
             | Self::RequestTimeout
@@ -218,6 +221,7 @@ impl Failure {
             Self::UpstreamRefused => "upstream_refused",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::RequestDeadline => "request_deadline",
+            Self::TryTimeout => "try_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::NoHandle => "no_handle",
             Self::Draining => "draining",

@@ -54,12 +54,9 @@ impl ServiceGuard {
             .ok_or(Failure::Overflow)
     }
 
-    /// Try number `retry` + 1 of a request, from 1. Hold the ticket until that try is over.
-    /// None: the request fails as it did.
-    pub fn retry(&self, policy: &TrafficPolicy, retry: u32, now: Ticks) -> Option<Ticket> {
-        if retry > policy.retries.attempts {
-            return None;
-        }
+    /// One more try of a request. Hold the ticket until that try is over. None: the request fails
+    /// as it did.
+    pub fn retry(&self, policy: &TrafficPolicy, now: Ticks) -> Option<Ticket> {
         let ticket = self.retries.try_enter(policy.limits.max_retries)?;
         self.budget
             .try_retry(policy.retries.budget_percent, now)
@@ -72,17 +69,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_retry_needs_a_try_left_room_and_budget() {
+    fn a_retry_needs_room_and_budget() {
         let guard = ServiceGuard::new();
         let mut policy = TrafficPolicy::default();
         policy.limits.max_retries = 1;
-        let held = guard.retry(&policy, 1, Ticks(0));
+        let held = guard.retry(&policy, Ticks(0));
         assert!(held.is_some());
-        assert!(guard.retry(&policy, 1, Ticks(0)).is_none(), "no room");
+        assert!(guard.retry(&policy, Ticks(0)).is_none(), "no room");
         drop(held);
-        assert!(guard.retry(&policy, 3, Ticks(0)).is_none(), "no try left");
         let granted = (0..200)
-            .filter(|_| guard.retry(&policy, 2, Ticks(0)).is_some())
+            .filter(|_| guard.retry(&policy, Ticks(0)).is_some())
             .count();
         assert_eq!(granted, 99, "the floor's 100, one is gone");
         assert_eq!(guard.retries.inside(), 0);

@@ -1,6 +1,7 @@
 //! How is a copy of a request sent elsewhere, without anybody waiting for it?
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::{Endpoint, pick};
@@ -8,6 +9,7 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::hop::{NextHop, next_hop, reachable};
 use isthmus_proxy_core::message::{BodyLength, RequestHead, Version};
 use isthmus_proxy_core::route::BackendRef;
+use tokio::time::timeout;
 
 use super::Request;
 use crate::connect::{self, Hop};
@@ -17,21 +19,44 @@ use crate::worker::Worker;
 
 /// Copies under way in one worker; beyond, none are made.
 const COPIES_MAX: usize = 256;
+/// A copy may take as long as this, whatever the service allows: nobody waits for it.
+const COPY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Sends a copy to each of the backends. Requests with a body are not copied: a copy must not slow
 /// the original down, and would have to hold its body. What is answered is read and thrown away.
 pub fn send(worker: &Rc<Worker>, mirrors: &[&BackendRef], request: &Request, version: Version) {
     for backend in mirrors {
-        let busy = worker.active.get() > COPIES_MAX.saturating_mul(4);
+        let busy = worker.copies.get() >= COPIES_MAX;
         if request.head.body != BodyLength::Empty || !request.head.protocol.is_empty() || busy {
             continue;
         }
-        let (worker, backend, head) = (Rc::clone(worker), (*backend).clone(), request.head.clone());
+        let (copying, backend, head) = (
+            Copying::begin(worker),
+            (*backend).clone(),
+            request.head.clone(),
+        );
         tokio::task::spawn_local(async move {
-            if let Err(failure) = copy(&worker, &backend, head, version).await {
+            let copied = timeout(COPY_TIMEOUT, copy(&copying.0, &backend, head, version)).await;
+            if let Err(failure) = copied.unwrap_or(Err(Failure::RequestDeadline)) {
                 tracing::debug!(service = %backend.service, %failure, "a mirrored request failed");
             }
         });
+    }
+}
+
+/// Counts as a copy under way until dropped.
+struct Copying(Rc<Worker>);
+
+impl Copying {
+    fn begin(worker: &Rc<Worker>) -> Self {
+        worker.copies.set(worker.copies.get() + 1);
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get().saturating_sub(1));
     }
 }
 

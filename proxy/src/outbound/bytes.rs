@@ -108,6 +108,9 @@ async fn try_one(
         .first()
         .map(|address| SocketAddr::new(*address, target))
         .ok_or_else(|| Failed::new(Failure::NoHealthyEndpoint, endpoint.name.to_string()))?;
+    let waiting = service.guard.wait(&service.traffic);
+    let _waiting =
+        waiting.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
     let begun = Instant::now();
     let mut attempt = endpoint.stats.begin(worker.now());
     let permit = Permit::outbound(snapshot.generation);

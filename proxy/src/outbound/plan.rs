@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::Permit;
-use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, Verdict, pick};
+use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, Rng, Verdict, pick};
 use isthmus_proxy_core::failure::{Failure, Retry};
 use isthmus_proxy_core::guard::Ticket;
 use isthmus_proxy_core::hop::{NextHop, next_hop, reachable};
@@ -115,7 +115,7 @@ impl<'a> ToService<'a> {
             return false;
         }
         let (guard, now) = (&self.service.guard, self.worker.now());
-        let Some(ticket) = guard.retry(&self.service.traffic, self.retries + 1, now) else {
+        let Some(ticket) = guard.retry(&self.service.traffic, now) else {
             return false;
         };
         self.retry = Some(ticket);
@@ -191,6 +191,7 @@ impl Plan for ToService<'_> {
             hop: hop.name(),
         });
         let limit = self.service.traffic.timeouts.connect;
+        let _waiting = self.service.guard.wait(&self.service.traffic)?;
         let sent =
             connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await?;
         if let Some(current) = &mut self.current {
@@ -216,6 +217,14 @@ impl Plan for ToService<'_> {
             Retry::Never => false,
         };
         allowed && self.may_retry()
+    }
+
+    fn backoff(&self) -> Duration {
+        let shortest = self.chosen.retries.and_then(|r| r.backoff);
+        // Up to half as much again, so that those who failed together don't come back together.
+        shortest.map_or(Duration::ZERO, |shortest| {
+            shortest.mul_f32(1.0 + self.worker.rng(Rng::unit) / 2.0)
+        })
     }
 
     fn respond(&mut self, head: &mut ResponseHead) {

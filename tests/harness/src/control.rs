@@ -34,13 +34,19 @@ struct Running {
 impl ControlPlane {
     /// Not started yet. `clusters`: as in its configuration.
     #[must_use]
-    pub fn new(address: std::net::IpAddr, state_dir: &Path, clusters: &[Value]) -> Self {
+    pub fn new(
+        address: std::net::IpAddr,
+        state_dir: &Path,
+        clusters: &[Value],
+        certificate_seconds: Option<u64>,
+    ) -> Self {
         let (discovery, admin) = (
             SocketAddr::new(address, 15_012),
             SocketAddr::new(address, 15_014),
         );
         let config = json!({
             "state_dir": state_dir,
+            "certificate_seconds": certificate_seconds,
             "listen": { "discovery": discovery, "admin": admin },
             "clusters": clusters,
         });

@@ -11,6 +11,8 @@ pub struct MeshPlan {
     pub(crate) workers: usize,
     pub(crate) drain_seconds: u64,
     pub(crate) servers: Option<Programs>,
+    pub(crate) certificate_seconds: Option<u64>,
+    pub(crate) captured: bool,
 }
 
 /// A cluster to be.
@@ -88,6 +90,20 @@ impl MeshPlan {
     #[must_use]
     pub fn drain_seconds(mut self, seconds: u64) -> Self {
         self.drain_seconds = seconds;
+        self
+    }
+
+    /// Sidecars listen on 15001 and 15006 too, for connections that the kernel leads there.
+    #[must_use]
+    pub fn captured(mut self) -> Self {
+        self.captured = true;
+        self
+    }
+
+    /// How long workloads' certificates are valid. Default: 36 h.
+    #[must_use]
+    pub fn certificate_seconds(mut self, seconds: u64) -> Self {
+        self.certificate_seconds = Some(seconds);
         self
     }
 }

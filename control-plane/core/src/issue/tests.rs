@@ -58,6 +58,7 @@ fn authority(name: &str) -> Authority {
     Authority {
         trust_domain,
         not_after: at(1_000_000),
+        lifetime: LIFETIME,
         cut_off: false,
     }
 }

@@ -57,7 +57,9 @@ impl GrpcStatus {
     #[must_use]
     pub fn of(failure: Failure) -> Self {
         match failure {
-            Failure::RequestDeadline | Failure::RequestTimeout => Self::DeadlineExceeded,
+            Failure::RequestDeadline | Failure::TryTimeout | Failure::RequestTimeout => {
+                Self::DeadlineExceeded
+            },
             Failure::HeadTooLarge => Self::ResourceExhausted,
             Failure::Internal | Failure::InvalidBackend => Self::Internal,
             Failure::BadRequest(_)
@@ -182,6 +184,7 @@ mod tests {
             (Failure::NoRoute, 12),
             (Failure::UpstreamReset, 14),
             (Failure::RequestDeadline, 4),
+            (Failure::TryTimeout, 4),
             (Failure::BadRequest("x"), 13),
             (Failure::InvalidBackend, 13),
             (Failure::HeadTooLarge, 8),

@@ -19,6 +19,9 @@ use crate::proxy::{GATEWAY_PORT, MESH_PORT, Proxy};
 use crate::servers::{self, Server};
 
 /// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
+/// Where captured connections are led to.
+const OUTBOUND_PORT: u16 = 15_001;
+const INBOUND_PORT: u16 = 15_006;
 const GATEWAY_FIRST: u8 = 2;
 const LINK_OFFSET: u8 = 200;
 const POD_FIRST: u8 = 10;
@@ -43,7 +46,12 @@ impl MeshPlan {
         }
         let first = subnets.values().next().expect("at least one cluster");
         let state_dir = folder.path().join("control-plane");
-        let control = ControlPlane::new(first.host(1), &state_dir, &folders);
+        let control = ControlPlane::new(
+            first.host(1),
+            &state_dir,
+            &folders,
+            self.certificate_seconds,
+        );
         let mut mesh = Mesh {
             proxies: BTreeMap::new(),
             apps: BTreeMap::new(),
@@ -236,7 +244,14 @@ impl Building<'_> {
             .iter()
             .map(|to| json!({ "listen": "127.0.0.1:0", "destination": to }))
             .collect();
+        let captured = |port| {
+            self.plan
+                .captured
+                .then(|| SocketAddr::new(pod.address, port))
+        };
         let listen = json!({
+            "inbound": captured(INBOUND_PORT),
+            "outbound": captured(OUTBOUND_PORT),
             "mesh": SocketAddr::new(pod.address, MESH_PORT),
             "virtual": virtuals,
             "admin": "127.0.0.1:0",

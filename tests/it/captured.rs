@@ -1,0 +1,172 @@
+//! Does the kernel's capture lead to the right place? (SECURITY S1)
+//!
+//! The test makes a network of its own, without root, and runs itself in there: rules of the kernel
+//! that it sets concern nobody else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::programs::{find, run, said, say};
+use isthmus_tests::wait::check;
+use isthmus_tests::{Mesh, tls, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+/// Where the application beside `web` calls from: what it opens is captured.
+const APPLICATION: &str = "127.0.0.77";
+/// Somebody without a sidecar, whose connections to `cart` are captured there.
+const STRANGER: &str = "127.0.0.78";
+/// Virtual addresses of the harness's services, and one that is nobody's.
+const VIRTUAL: &str = "10.96.0.10:80";
+const OUTSIDE: &str = "10.96.9.9:81";
+const PERMISSIVE: &str = "apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: migration, namespace: shop}
+spec:
+  inbound: Permissive
+";
+
+/// Sets a test up in a network of its own, and says what it is that is missing if that can't be.
+async fn alone(test: &str) {
+    let needed = [find("unshare"), find("ip"), find("iptables")];
+    let [Some(unshare), Some(_), Some(_)] = needed else {
+        return;
+    };
+    let file = std::env::current_exe().unwrap();
+    let script = format!(
+        "ip link set lo up && ip route add local 10.96.0.0/16 dev lo && iptables -t nat -L -n >/dev/null || exit 77
+         exec {} --exact {test} --ignored --nocapture",
+        file.display()
+    );
+    let out = run(&unshare, &["-Urn", "sh", "-c", &script]).await;
+    let text = said(&out);
+    match out.status.code() {
+        Some(0) => assert!(text.contains("1 passed"), "{text}"),
+        // Neither namespaces nor their rules are everybody's.
+        Some(1 | 77) if !text.contains("running 1 test") => {
+            say(&format!("skipped: {test}: no network of its own: {text}"));
+        }
+        _ => panic!("{text}"),
+    }
+}
+
+/// Leads connections of `from` to `to` over to a proxy.
+async fn capture(from: &str, to: &str, port: u16, proxy: SocketAddr) {
+    let iptables = find("iptables").unwrap();
+    let (port, proxy) = (port.to_string(), proxy.to_string());
+    let rule = [
+        "-w",
+        "-t",
+        "nat",
+        "-A",
+        "OUTPUT",
+        "-s",
+        from,
+        "-d",
+        to,
+        "-p",
+        "tcp",
+        "--dport",
+        &port,
+        "-j",
+        "DNAT",
+        "--to-destination",
+        &proxy,
+    ];
+    let out = run(&iptables, &rule).await;
+    assert!(out.status.success(), "{}", said(&out));
+}
+
+async fn get(from: &str, to: &str) -> std::io::Result<String> {
+    let from: IpAddr = from.parse().unwrap();
+    let io = tls::dial(from, to.parse().unwrap()).await;
+    let mut io = io.map_err(std::io::Error::other)?;
+    io.write_all(b"GET /heads HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut text = String::new();
+    timeout(SOON, io.read_to_string(&mut text)).await??;
+    Ok(text)
+}
+
+fn mesh() -> MeshPlan {
+    Mesh::builder()
+        .captured()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+}
+
+#[tokio::test]
+async fn what_an_application_opens_is_led_to_its_sidecar() {
+    alone("captured::outbound").await;
+}
+
+#[tokio::test]
+async fn what_others_open_is_led_to_the_sidecar_too() {
+    alone("captured::inbound").await;
+}
+
+#[tokio::test]
+#[ignore = "runs in a network of its own, by what_an_application_opens_is_led_to_its_sidecar"]
+async fn outbound() {
+    let mesh = mesh().start().await;
+    let web = SocketAddr::new(mesh.proxy("east/web-1").address(), 15_001);
+    capture(APPLICATION, "10.96.0.10", 80, web).await;
+    capture(APPLICATION, "10.96.9.9", 81, web).await;
+    // A service of the mesh: by its virtual address, with the caller's identity.
+    let text = get(APPLICATION, VIRTUAL).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let peer = "x-mesh-peer: spiffe://east.mesh.internal/ns/shop/sa/web";
+    assert!(text.contains(peer), "{text}");
+    // Nobody's: as it is.
+    let outside = TcpListener::bind(OUTSIDE).await.unwrap();
+    let serving = tokio::spawn(async move {
+        let (mut io, from) = outside.accept().await.unwrap();
+        io.write_all(b"not of the mesh").await.unwrap();
+        from.ip()
+    });
+    let from = APPLICATION.parse().unwrap();
+    let mut io = tls::dial(from, OUTSIDE.parse().unwrap()).await.unwrap();
+    let mut text = String::new();
+    timeout(SOON, io.read_to_string(&mut text))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(text, "not of the mesh");
+    assert_ne!(serving.await.unwrap(), from, "the sidecar connects for it");
+}
+
+#[tokio::test]
+#[ignore = "runs in a network of its own, by what_others_open_is_led_to_the_sidecar_too"]
+async fn inbound() {
+    let mesh = mesh().start().await;
+    let cart = mesh.proxy("east/cart-1").address();
+    let application = mesh.app("east/cart-1").address();
+    let to = application.ip().to_string();
+    let listener = SocketAddr::new(cart, 15_006);
+    capture(STRANGER, &to, application.port(), listener).await;
+    // S1: plaintext never reaches a strict workload.
+    let application = application.to_string();
+    let refused = get(STRANGER, &application).await;
+    assert!(
+        refused.as_ref().is_err() || refused.as_ref().is_ok_and(String::is_empty),
+        "{refused:?}"
+    );
+    assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
+    // While a workload is on its way into the mesh, it may.
+    mesh.write("east", "permissive.yaml", PERMISSIVE);
+    let text = until("plaintext is allowed", async || {
+        let text = get(STRANGER, &application)
+            .await
+            .map_err(|e| e.to_string())?;
+        check(text.starts_with("HTTP/1.1 200"), text.clone()).map(|()| text)
+    })
+    .await;
+    assert!(!text.contains("x-mesh-peer: spiffe"), "{text}");
+    let counted = mesh
+        .proxy("east/cart-1")
+        .metric("plaintext_connections_total", &[])
+        .await;
+    assert!(counted >= 1.0, "{counted}");
+}

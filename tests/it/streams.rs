@@ -1,0 +1,255 @@
+//! Do real protocols over HTTP keep their manners: WebSocket, gRPC, resets with their codes?
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request, Response};
+use isthmus_tests::wait::check;
+use isthmus_tests::{App, Mesh, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Long enough for a busy machine, short enough to tell that something hangs.
+const SOON: Duration = Duration::from_secs(20);
+/// RFC 6455 §1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLBMmiTxaQ9kYGzzhZRbK+xOo=";
+/// A masked text frame, "Hello" (RFC 6455 §5.7), and what the server says to it.
+const FRAME: &[u8] = &[
+    0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
+];
+const BACK: &[u8] = &[0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f];
+
+/// A WebSocket server that knows one key, and says back what it is told.
+fn websocket() -> App {
+    App::custom(|mut io, record| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = io.read_u8().await else { return };
+            head.push(byte);
+        }
+        let head = String::from_utf8_lossy(&head).to_lowercase();
+        record.request(head.clone());
+        let ours = head.contains(&format!("sec-websocket-key: {}", KEY.to_lowercase()));
+        let answer = if head.contains("upgrade: websocket") && ours {
+            format!(
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {ACCEPT}\r\n\r\n"
+            )
+        } else {
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_owned()
+        };
+        io.write_all(answer.as_bytes()).await.unwrap();
+        let mut frame = [0; FRAME.len()];
+        while io.read_exact(&mut frame).await.is_ok() && frame == FRAME {
+            io.write_all(BACK).await.unwrap();
+        }
+    })
+}
+
+/// The caller's side of HTTP/2, by a foreign implementation.
+async fn dial(io: TcpStream) -> SendRequest<Bytes> {
+    let (sender, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    sender.ready().await.unwrap()
+}
+
+async fn mesh_with(protocol: &'static str, app: App) -> Mesh {
+    Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("echo", 1, |s| s.port("main", 80, protocol, app))
+        })
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn a_websocket_is_opened_by_its_handshake_and_carries_frames() {
+    let mesh = mesh_with("http", websocket()).await;
+    let mut io = mesh.client("east/web").http("echo").tcp().await.unwrap();
+    let ask = format!(
+        "GET /chat HTTP/1.1\r\nhost: echo\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-key: {KEY}\r\nsec-websocket-version: 13\r\n\r\n"
+    );
+    io.write_all(ask.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(SOON, io.read_u8()).await.unwrap().unwrap());
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(head.contains(ACCEPT), "{head}");
+    for _ in 0..3 {
+        io.write_all(FRAME).await.unwrap();
+        let mut back = [0; BACK.len()];
+        timeout(SOON, io.read_exact(&mut back))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(back, BACK);
+    }
+}
+
+/// RFC 8441: the client speaks HTTP/2, the application HTTP/1.1.
+#[tokio::test]
+async fn a_websocket_over_http2_reaches_an_http1_application() {
+    let mesh = mesh_with("http", websocket()).await;
+    let io = mesh.client("east/web").http("echo").tcp().await.unwrap();
+    let mut sender = dial(io).await;
+    until("the sidecar allows it", async || {
+        let allowed = sender.is_extended_connect_protocol_enabled();
+        check(allowed, allowed)
+    })
+    .await;
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri("http://echo/chat")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", KEY)
+        .body(())
+        .unwrap();
+    let protocol = h2::ext::Protocol::from_static("websocket");
+    request.extensions_mut().insert(protocol);
+    let (answer, mut to) = sender.send_request(request, false).unwrap();
+    let answer = timeout(SOON, answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut from = answer.into_body();
+    for _ in 0..3 {
+        to.send_data(Bytes::from_static(FRAME), false).unwrap();
+        let back = timeout(SOON, from.data()).await.unwrap().unwrap().unwrap();
+        assert_eq!(&back[..], BACK);
+    }
+}
+
+/// An application that speaks HTTP/2 by a foreign implementation, a task for each stream.
+fn h2_app<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F
+    + Send
+    + Sync
+    + 'static,
+) -> App {
+    let serve = Arc::new(serve);
+    App::custom(move |io, _| {
+        let serve = Arc::clone(&serve);
+        async move {
+            let mut connection = h2::server::handshake(io).await.unwrap();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::spawn(serve(request, respond));
+            }
+        }
+    })
+}
+
+/// gRPC over HTTP/2: a flag, a length, a message; the status stands in the trailers.
+#[tokio::test]
+async fn a_grpc_stream_has_its_messages_and_its_status() {
+    let echo = h2_app(|request, mut respond| async move {
+        let mut body = request.into_body();
+        let head = Response::builder().header("content-type", "application/grpc");
+        let mut to = respond
+            .send_response(head.body(()).unwrap(), false)
+            .unwrap();
+        while let Some(Ok(data)) = body.data().await {
+            body.flow_control().release_capacity(data.len()).unwrap();
+            to.send_data(data, false).unwrap();
+        }
+        let mut status = HeaderMap::new();
+        status.insert("grpc-status", "5".parse().unwrap());
+        status.insert("grpc-message", "not%20there".parse().unwrap());
+        to.send_trailers(status).unwrap();
+    });
+    let mesh = mesh_with("grpc", echo).await;
+    let io = mesh.client("east/web").http("echo").tcp().await.unwrap();
+    let mut sender = dial(io).await;
+    let request = Request::post("http://echo/echo.Echo/Talk")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let (answer, mut to) = sender.send_request(request, false).unwrap();
+    let answer = timeout(SOON, answer).await.unwrap().unwrap();
+    assert_eq!(answer.headers()["content-type"], "application/grpc");
+    let mut from = answer.into_body();
+    for n in 0..20u8 {
+        let message = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, b'm', n]);
+        to.send_data(message.clone(), false).unwrap();
+        let back = timeout(SOON, from.data()).await.unwrap().unwrap().unwrap();
+        assert_eq!(back, message);
+    }
+    to.send_data(Bytes::new(), true).unwrap();
+    let trailers = timeout(SOON, from.trailers())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (&trailers["grpc-status"], &trailers["grpc-message"]),
+        (&"5".parse().unwrap(), &"not%20there".parse().unwrap())
+    );
+}
+
+/// What one side says when it breaks off is what the other side hears.
+#[tokio::test]
+async fn resets_carry_their_codes_both_ways() {
+    const CODES: [Reason; 5] = [
+        Reason::CANCEL,
+        Reason::INTERNAL_ERROR,
+        Reason::ENHANCE_YOUR_CALM,
+        Reason::PROTOCOL_ERROR,
+        Reason::INADEQUATE_SECURITY,
+    ];
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let app = h2_app(move |request, mut respond| {
+        let heard = Arc::clone(&hears);
+        async move {
+            let path = request.uri().path().to_owned();
+            let mut to = respond.send_response(Response::new(()), false).unwrap();
+            to.send_data(Bytes::from_static(b"half"), false).unwrap();
+            match path.strip_prefix("/reset/") {
+                Some(code) => {
+                    // Whoever asked has seen the half before it is broken off.
+                    let mut body = request.into_body();
+                    let _ = body.data().await;
+                    to.send_reset(code.parse::<u32>().unwrap().into());
+                }
+                None => {
+                    let reason = poll_fn(|cx| to.poll_reset(cx)).await;
+                    heard.lock().unwrap().push(reason.unwrap());
+                }
+            }
+        }
+    });
+    let mesh = mesh_with("http2", app).await;
+    let io = mesh.client("east/web").http("echo").tcp().await.unwrap();
+    let mut sender = dial(io).await;
+    for code in CODES {
+        let path = format!("http://echo/reset/{}", u32::from(code));
+        let request = Request::post(path).body(()).unwrap();
+        let (answer, mut to) = sender.send_request(request, false).unwrap();
+        let mut body = timeout(SOON, answer).await.unwrap().unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "half");
+        to.send_data(Bytes::from_static(b"seen"), false).unwrap();
+        let error = timeout(SOON, body.data())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(error.reason(), Some(code), "from the application");
+
+        let request = Request::post("http://echo/listen").body(()).unwrap();
+        let (answer, mut to) = sender.send_request(request, false).unwrap();
+        let mut body = timeout(SOON, answer).await.unwrap().unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "half");
+        to.send_reset(code);
+        until("the application hears the code", async || {
+            let heard = heard.lock().unwrap().last().copied();
+            check(heard == Some(code), format!("{heard:?}"))
+        })
+        .await;
+    }
+}

@@ -1,0 +1,224 @@
+//! Do the limits that a policy or a route sets hold on the wire?
+
+use std::time::{Duration, Instant};
+
+use isthmus_tests::client::full;
+use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::wait::check;
+use isthmus_tests::{App, Mesh, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const POLICY: &str = "apiVersion: isthmus.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}
+  outlierDetection: {consecutiveFailures: 0}
+";
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: cart, port: 80}]
+  rules:
+  - backendRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: cart, port: 80}]
+";
+
+/// `pods` pods of `cart` in the other cluster, under this policy and this rest of a route's rule.
+fn carts(pods: usize, policy: &str, rule: &str) -> MeshPlan {
+    let (policy, route) = (format!("{POLICY}{policy}"), format!("{ROUTE}{rule}"));
+    Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web")
+                .manifest("traffic.yaml", &policy)
+                .manifest("route.yaml", &route)
+        })
+        .cluster("west", |c| c.service("cart", pods))
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_requests_in_flight_is_an_answer_at_once() {
+    let mesh = carts(1, "  limits: {maxInFlight: 1}\n", "").start().await;
+    let client = mesh.client("east/web");
+    assert_eq!(client.http("cart").get("/").await.status, 200);
+    mesh.app("west/cart-1").behaviour.delay(3_000);
+    let first = client.http("cart");
+    let first = tokio::spawn(async move { first.get("/").await });
+    until("the first is with the application", async || {
+        let seen = mesh.app("west/cart-1").record.requests();
+        check(seen == 2, seen)
+    })
+    .await;
+    let second = client.http("cart").get("/").await;
+    assert_eq!(second.status, 503);
+    assert!(second.text().starts_with("UO "), "{}", second.text());
+    assert_eq!(first.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_is_made_again_elsewhere_if_that_is_safe() {
+    let mesh = carts(2, "", "    timeouts: {backendRequest: 500ms}\n")
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    mesh.app("west/cart-1").behaviour.delay(60_000);
+    let mut late = 0;
+    for _ in 0..8 {
+        let reply = client.get("/").await;
+        assert_eq!((reply.status, reply.pod()), (200, "west/cart-2"));
+        let posted = client.post("/", "x").await;
+        if posted.status != 200 {
+            assert_eq!(posted.status, 504, "{}", posted.text());
+            assert!(posted.text().starts_with("UT "), "{}", posted.text());
+            late += 1;
+        }
+    }
+    mesh.app("west/cart-2").behaviour.delay(60_000);
+    let posted = client.post("/", "x").await;
+    assert_eq!(posted.status, 504, "{late} before");
+}
+
+#[tokio::test]
+async fn a_request_has_a_time_limit_over_all_its_tries() {
+    let mesh = carts(2, "", "    timeouts: {request: 1s}\n").start().await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    for pod in ["west/cart-1", "west/cart-2"] {
+        mesh.app(pod).behaviour.delay(60_000);
+    }
+    let begun = Instant::now();
+    let reply = client.get("/").await;
+    assert_eq!(reply.status, 504);
+    assert!(reply.text().starts_with("UT "), "{}", reply.text());
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_silent_exchange_ends_at_the_idle_limit() {
+    let mesh = carts(1, "  timeouts: {idle: 1s}\n", "").start().await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    mesh.app("west/cart-1").behaviour.delay(60_000);
+    let reply = client.get("/").await;
+    assert_eq!(reply.status, 504);
+    assert!(reply.text().starts_with("SI "), "{}", reply.text());
+}
+
+/// The route's word on retries stands over the policy's.
+#[tokio::test]
+async fn a_route_says_how_often_and_how_soon_a_request_is_tried_again() {
+    let rule = "    retry: {codes: [503], attempts: 4, backoff: 200ms}\n";
+    let mesh = carts(1, "  retries: {attempts: 0}\n", rule).start().await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    let app = mesh.app("west/cart-1");
+    app.behaviour.fail_with(503);
+    let (before, begun) = (app.record.requests(), Instant::now());
+    assert_eq!(client.get("/").await.status, 503);
+    assert_eq!(app.record.requests() - before, 5);
+    assert!(begun.elapsed() >= Duration::from_millis(800));
+    let before = app.record.requests();
+    assert_eq!(client.post("/", "x").await.status, 503);
+    assert_eq!(app.record.requests() - before, 1, "a POST is sent once");
+}
+
+#[tokio::test]
+async fn informational_answers_pass_and_a_flood_of_them_does_not() {
+    let hints = |count: usize| "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(count);
+    let talkative = App::custom(move |mut io, _| async move {
+        let mut space = [0; 4096];
+        while let Ok(n @ 1..) = io.read(&mut space).await {
+            let count = if space[..n].starts_with(b"GET /flood") {
+                200
+            } else {
+                2
+            };
+            let answer = hints(count) + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            if io.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("http", 80, "http", talkative))
+        })
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    let mut io = client.tcp().await.unwrap();
+    let mut words = async |path: &str| {
+        let ask = format!("GET {path} HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n");
+        io.write_all(ask.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        io.read_to_end(&mut all).await.unwrap();
+        String::from_utf8_lossy(&all).into_owned()
+    };
+    let told = words("/").await;
+    assert_eq!(told.matches("HTTP/1.1 103").count(), 2, "{told}");
+    assert!(told.ends_with("ok"), "{told}");
+    let flooded = client.get("/flood").await;
+    assert_eq!(flooded.status, 502, "{}", flooded.text());
+}
+
+/// The caller's own sidecar leaves: each answer is whole, and the last one says so.
+#[tokio::test]
+async fn a_sidecar_that_leaves_tells_its_clients_to_go_elsewhere() {
+    let mut mesh = Mesh::builder()
+        .drain_seconds(20)
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.service("cart", 1))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    let mut sender = client.http1().await.unwrap();
+    let ask = || client.request("GET", "/").body(full("")).unwrap();
+    let first = sender.send_request(ask()).await.unwrap();
+    assert!(!first.headers().contains_key("connection"));
+    mesh.app("west/cart-1").behaviour.delay(2_000);
+    drop(first);
+    sender.ready().await.unwrap();
+    let under_way = sender.send_request(ask());
+    let under_way = tokio::spawn(under_way);
+    until("the request is with the application", async || {
+        let seen = mesh.app("west/cart-1").record.requests();
+        check(seen == 2, seen)
+    })
+    .await;
+    let stopping = mesh.proxy_mut("east/web-1").ask_to_stop().unwrap();
+    let answer = under_way.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers().get("connection").unwrap(), "close");
+    stopping.ended().await;
+}
+
+/// A connection between two requests is not closed under the client's next one.
+#[tokio::test]
+async fn an_idle_connection_may_ask_once_more() {
+    let mut mesh = Mesh::builder()
+        .drain_seconds(20)
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.service("cart", 1))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    let mut sender = client.http1().await.unwrap();
+    let mut stopping = None;
+    for number in 0.. {
+        sender.ready().await.unwrap();
+        let request = client.request("GET", "/").body(full("")).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200, "request {number}");
+        let last = answer.headers().contains_key("connection");
+        drop(isthmus_tests::Reply::read(answer).await.unwrap());
+        if last {
+            break;
+        }
+        if number == 3 {
+            stopping = mesh.proxy_mut("east/web-1").ask_to_stop();
+        }
+    }
+    stopping.expect("it was asked to").ended().await;
+}

@@ -339,7 +339,6 @@ impl Feed {
         };
         self.last_heard = Some(now);
         self.pace.succeeded();
-        self.trouble = None;
         let mut told = Vec::with_capacity(page.items.len());
         for (meta, item) in page.items {
             match self.known.listed(&meta) {
@@ -355,6 +354,7 @@ impl Feed {
         if list.token.is_none() {
             told.extend(self.known.end_list(&version).into_iter().map(Told::Delete));
             self.step = Step::Watch(Watching::from(version));
+            self.trouble = None;
             (self.listed, self.confirmed_at) = (true, Some(now));
         }
         Ok(told)

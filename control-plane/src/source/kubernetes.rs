@@ -20,7 +20,7 @@ mod pulse;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use isthmus_control_plane_core::model::Change;
 use isthmus_control_plane_core::quota::Quota;
@@ -37,6 +37,9 @@ use kind::Watcher;
 use places::Places;
 use pulse::Pulse;
 
+/// A watch that says nothing for so long has lost its server: each is asked to end before, and
+/// the server says something just before the end.
+const SILENCE_MAX: Duration = Duration::from_secs(55);
 /// Pages of one cluster's lists that are in memory at once.
 const PAGES_MAX: usize = 2;
 
@@ -46,6 +49,8 @@ pub struct KubernetesSource {
     cluster: ClusterId,
     api: Api,
     quota: Quota,
+    /// A watch that says nothing for so long has lost its server.
+    silence: Duration,
     report: watch::Sender<Report>,
 }
 
@@ -61,6 +66,7 @@ impl KubernetesSource {
             cluster: cluster.clone(),
             api: api.clone(),
             quota,
+            silence: SILENCE_MAX,
             report,
         }
     }
@@ -80,7 +86,7 @@ impl Source for KubernetesSource {
         if out.send(Change::Init { cluster }).await.is_err() {
             return;
         }
-        let shared = Arc::new(Shared::new(&self.cluster, self.quota));
+        let shared = Arc::new(Shared::new(&self.cluster, self.quota, self.silence));
         // They end with this future.
         let mut tasks = JoinSet::new();
         for collection in COLLECTIONS {
@@ -103,6 +109,7 @@ impl Source for KubernetesSource {
 #[derive(Debug)]
 struct Shared {
     cluster: ClusterId,
+    silence: Duration,
     started: Instant,
     held: Mutex<Held>,
     statuses: Mutex<BTreeMap<&'static str, Status>>,
@@ -114,6 +121,8 @@ struct Shared {
     nodes_asked: watch::Sender<bool>,
     /// Pods have to be listed again: the places of some are not known to be right.
     misplaced: AtomicBool,
+    /// `misplaced` was set.
+    moved: Notify,
     pages: Semaphore,
 }
 
@@ -131,9 +140,10 @@ struct Status {
 }
 
 impl Shared {
-    fn new(cluster: &ClusterId, quota: Quota) -> Self {
+    fn new(cluster: &ClusterId, quota: Quota, silence: Duration) -> Self {
         Self {
             cluster: cluster.clone(),
+            silence,
             started: Instant::now(),
             held: Mutex::new(Held::new(cluster, quota)),
             statuses: Mutex::default(),
@@ -141,6 +151,7 @@ impl Shared {
             places: tokio::sync::Mutex::default(),
             nodes_asked: watch::Sender::new(false),
             misplaced: AtomicBool::new(false),
+            moved: Notify::new(),
             pages: Semaphore::new(PAGES_MAX),
         }
     }

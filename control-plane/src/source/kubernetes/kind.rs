@@ -17,9 +17,6 @@ use super::{Shared, Status};
 use crate::kubernetes::{Api, ApiError, Watch};
 use crate::manifest;
 
-/// A watch that says nothing for so long has lost its server: each is asked to end before, and
-/// the server says something just before the end.
-const SILENCE_MAX: Duration = Duration::from_secs(55);
 /// Pods wait so long for the first list of nodes, so that they are not told twice.
 const NODES_WAIT: Duration = Duration::from_secs(5);
 
@@ -41,6 +38,15 @@ pub(super) struct Watcher {
 
 /// Nobody listens any more.
 struct Deaf;
+
+/// What there is to do while a watch is open.
+enum Heard {
+    Line(Bytes),
+    /// The watch is over.
+    Failed(Failure),
+    /// Pods are not where they were told to be.
+    Moved,
+}
 
 impl From<mpsc::error::SendError<Change>> for Deaf {
     fn from(_: mpsc::error::SendError<Change>) -> Self {
@@ -176,13 +182,13 @@ impl Watcher {
         self.feed.opened(Instant::now());
         while self.feed.is_open() {
             self.publish();
-            match self.line(&mut watch).await? {
-                Ok(Some(line)) => {
+            match self.heard(&mut watch).await? {
+                Heard::Line(line) => {
                     self.count(&line);
                     self.event(&line).await?;
                 }
-                Ok(None) => self.failed(Failure::Ended).await?,
-                Err(why) => self.failed(why).await?,
+                Heard::Failed(why) => self.failed(why).await?,
+                Heard::Moved => {}
             }
             self.look_again();
         }
@@ -190,15 +196,21 @@ impl Watcher {
     }
 
     /// The next line; in time, or not at all.
-    async fn line(&mut self, watch: &mut Watch) -> Result<Result<Option<Bytes>, Failure>, Deaf> {
+    async fn heard(&mut self, watch: &mut Watch) -> Result<Heard, Deaf> {
+        let silence = self.shared.silence;
+        let pods = self.collection.what == What::Objects(Kind::Pod);
         tokio::select! {
-            // Both are cancel-safe: a line that is not whole stays with the watch.
+            // All are cancel-safe: a line that is not whole stays with the watch, and that pods
+            // have moved stays noted.
             () = self.out.closed() => Err(Deaf),
-            line = timeout(SILENCE_MAX, watch.next()) => Ok(match line {
-                Ok(line) => line.map_err(|error| failure(&error)),
+            () = self.shared.moved.notified(), if pods => Ok(Heard::Moved),
+            line = timeout(silence, watch.next()) => Ok(match line {
+                Ok(Ok(Some(line))) => Heard::Line(line),
+                Ok(Ok(None)) => Heard::Failed(Failure::Ended),
+                Ok(Err(error)) => Heard::Failed(failure(&error)),
                 Err(_) => {
-                    let seconds = SILENCE_MAX.as_secs();
-                    Err(Failure::Transport(format!("the watch is silent since {seconds} s")))
+                    let why = format!("the watch said nothing for {silence:?}");
+                    Heard::Failed(Failure::Transport(why))
                 }
             }),
         }
@@ -288,6 +300,7 @@ impl Watcher {
         };
         if moved.others {
             self.shared.misplaced.store(true, Ordering::Release);
+            self.shared.moved.notify_one();
         }
         let changes = moved.pods.into_iter().map(Change::Apply).collect();
         self.send(changes).await

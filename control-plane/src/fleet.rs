@@ -152,13 +152,15 @@ impl Fleet {
         let api = running.api.clone();
         // The one before ends here, when the new one is heard.
         self.sources().insert(cluster.clone(), running);
-        self.apis.send_modify(|apis| match api {
-            Some(api) => {
-                apis.insert(cluster.clone(), api);
-            }
-            None => {
-                apis.remove(cluster);
-            }
+        self.reach(cluster, api);
+    }
+
+    fn reach(&self, cluster: &ClusterId, api: Option<Api>) {
+        self.apis.send_modify(|apis| {
+            match api {
+                Some(api) => apis.insert(cluster.clone(), api),
+                None => apis.remove(cluster),
+            };
         });
     }
 
@@ -180,9 +182,7 @@ impl Fleet {
     /// believed. Its keys stay on disk, for the day when it comes back.
     pub fn dismiss(&self, cluster: &ClusterId) {
         self.sources().remove(cluster);
-        self.apis.send_modify(|apis| {
-            apis.remove(cluster);
-        });
+        self.reach(cluster, None);
         self.hub.leave(cluster);
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
         self.hub.change(|world| {

@@ -10,9 +10,9 @@ pub struct MeshPlan {
     pub(crate) clusters: Vec<ClusterPlan>,
     pub(crate) workers: usize,
     pub(crate) drain_seconds: u64,
-    pub(crate) servers: Option<Programs>,
     pub(crate) certificate_seconds: Option<u64>,
     pub(crate) captured: bool,
+    pub(crate) servers: Option<Programs>,
 }
 
 /// A cluster to be.

@@ -5,9 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use isthmus_proxy_core::failure::Failure;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::finish::refused;
+use crate::telemetry::Direction;
 use crate::worker::{Accepted, Worker};
 
 /// Waiting in the kernel for an accept.
@@ -38,7 +41,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts until the proxy drains, and gives each connection to a task of its own.
 pub async fn accept_loop<F: Future<Output = ()> + 'static>(
     worker: Rc<Worker>,
-    listener: std::net::TcpListener,
+    (listener, direction): (std::net::TcpListener, Direction),
     allowed: impl Fn(IpAddr) -> bool,
     serve: impl Fn(Rc<Worker>, Accepted) -> F,
 ) {
@@ -62,22 +65,25 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
                 continue;
             }
         };
-        if !allowed(peer.ip()) || Rc::strong_count(&open) > CONNECTIONS_MAX {
+        let since = Instant::now();
+        let refusal = if !allowed(peer.ip()) {
+            Some((Failure::Denied, "its network may not use this listener"))
+        } else if Rc::strong_count(&open) > CONNECTIONS_MAX {
+            Some((Failure::Overflow, "as many connections as may be are open"))
+        } else {
+            None
+        };
+        if let Some((failure, why)) = refusal {
             reset(&io);
+            let why = (failure, format!("from {peer}: {why}"));
+            refused(&worker, direction, why, since);
             continue;
         }
         // A socket that is gone already will say so at the first read.
         let _ = io.set_nodelay(true);
         let held = Rc::clone(&open);
         let panics = Panics(Rc::clone(&worker));
-        let served = serve(
-            Rc::clone(&worker),
-            Accepted {
-                io,
-                peer,
-                since: Instant::now(),
-            },
-        );
+        let served = serve(Rc::clone(&worker), Accepted { io, peer, since });
         tokio::task::spawn_local(async move {
             let _panics = panics;
             let mut cut = _panics.0.shared.cut.clone();

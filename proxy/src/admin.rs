@@ -22,7 +22,6 @@ use tokio::sync::watch;
 use crate::accept::bind;
 use crate::config::Role;
 use crate::discovery::State;
-use crate::runtime::Bound;
 use crate::worker::Shared;
 
 mod dump;
@@ -48,7 +47,6 @@ pub struct Admin {
     shared: Arc<Shared>,
     discovery: Arc<Mutex<State>>,
     drain: watch::Sender<bool>,
-    bound: Mutex<Bound>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -65,13 +63,7 @@ impl Admin {
             shared,
             discovery,
             drain,
-            bound: Mutex::default(),
         }
-    }
-
-    /// Remembers where the listeners are.
-    pub fn set_bound(&self, bound: Bound) {
-        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound;
     }
 
     fn answer(&self, face: Face, request: &Request<Incoming>) -> Answer {
@@ -83,15 +75,11 @@ impl Admin {
             (_, _, Face::Ready) => text(StatusCode::NOT_FOUND, "only /ready and /metrics here\n"),
             (&Method::GET, "/config", _) => json_answer(&self.config()),
             (&Method::GET, "/listeners", _) => {
-                let bound = self
-                    .bound
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
+                let bound = self.shared.bound.get();
                 json_answer(&serde_json::to_value(bound).unwrap_or_default())
             }
             (&Method::GET, "/why", _) => self.why(query),
-            (&Method::GET, "/why/inbound", _) => match why::inbound(&self.snapshot(), query) {
+            (&Method::GET, "/why/inbound", _) => match self.why_inbound(query) {
                 Ok(value) => json_answer(&value),
                 Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
             },
@@ -192,6 +180,14 @@ impl Admin {
             fields.insert("subscription".to_owned(), state);
         }
         dump
+    }
+
+    fn why_inbound(&self, query: &str) -> std::result::Result<Value, String> {
+        let ours = |port| {
+            let bound = self.shared.bound.get();
+            bound.is_some_and(|bound| bound.has_port(port))
+        };
+        why::inbound(&self.snapshot(), query, ours)
     }
 
     fn why(&self, query: &str) -> Answer {

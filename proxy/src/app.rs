@@ -1,6 +1,6 @@
 //! How do the parts of a proxy come together? The only place where they meet.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -61,6 +61,7 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let shared = Arc::new(Shared {
         server: server_config(&tls)?,
         config,
+        bound: OnceLock::new(),
         tls: Arc::clone(&tls),
         telemetry,
         snapshots,
@@ -75,7 +76,8 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let admin = Arc::new(Admin::new(Arc::clone(&shared), state, drain.clone()));
     bound.admin = admin::listen(shared.config.listen.admin, &admin, admin::Face::Admin)?;
     bound.ready = admin::listen(shared.config.listen.ready, &admin, admin::Face::Ready)?;
-    admin.set_bound(bound.clone());
+    // Nobody was first.
+    let _ = shared.bound.set(bound.clone());
     let keeping = tokio::spawn(certificates::keep(
         Arc::new(shared.config.clone()),
         tls,

@@ -1,5 +1,6 @@
 //! What was this proxy told at its start?
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, NetworkId, WorkloadName, is_dns_name};
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
-use serde::Deserialize;
+use serde::de::{Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// Why the configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,49 @@ pub enum Role {
     Gateway,
 }
 
+/// Which connections are passed through, as they are? The mesh may deny it to all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Passthrough {
+    /// Those whose destination is known to be no service.
+    #[default]
+    Known,
+    /// Also those about which nobody could say.
+    Always,
+    /// None.
+    Never,
+}
+
+impl<'de> Deserialize<'de> for Passthrough {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = Passthrough;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"known\", \"always\", \"never\", true or false")
+            }
+
+            fn visit_bool<E>(self, known: bool) -> Result<Passthrough, E> {
+                Ok(if known {
+                    Passthrough::Known
+                } else {
+                    Passthrough::Never
+                })
+            }
+
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Passthrough, E> {
+                match word {
+                    "known" => Ok(Passthrough::Known),
+                    "always" => Ok(Passthrough::Always),
+                    "never" => Ok(Passthrough::Never),
+                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+                }
+            }
+        }
+        from.deserialize_any(Word)
+    }
+}
+
 /// The file as it is written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,8 +121,8 @@ pub struct RawConfig {
     workers: usize,
     #[serde(default)]
     access_log: Option<String>,
-    #[serde(default = "yes")]
-    passthrough: bool,
+    #[serde(default)]
+    passthrough: Passthrough,
     #[serde(default = "thirty")]
     drain_seconds: u64,
     #[serde(default = "one")]
@@ -90,10 +135,6 @@ fn default_mesh_domain() -> String {
 
 fn one() -> usize {
     1
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn thirty() -> u64 {
@@ -187,8 +228,8 @@ pub struct Config {
     pub workers: usize,
     /// `-` for standard output, or a file. None: no access log.
     pub access_log: Option<String>,
-    /// Pass connections to destinations through that the mesh doesn't know.
-    pub passthrough: bool,
+    /// What becomes of connections whose destination is no service.
+    pub passthrough: Passthrough,
     /// How long a drain waits for what is open.
     pub drain: Duration,
     /// Tunnels for each worker and peer.
@@ -341,11 +382,39 @@ mod tests {
     }
 
     #[test]
+    fn passthrough_is_a_word_or_as_before() {
+        let key = "\"token_file\":\"t\"";
+        for (value, wanted) in [
+            ("true", Passthrough::Known),
+            ("false", Passthrough::Never),
+            ("\"known\"", Passthrough::Known),
+            ("\"always\"", Passthrough::Always),
+            ("\"never\"", Passthrough::Never),
+        ] {
+            let config = raw(key, &format!("{key},\"passthrough\":{value}")).unwrap();
+            assert_eq!(config.passthrough, wanted, "{value}");
+        }
+        assert_eq!(raw("", "").unwrap().passthrough, Passthrough::Known);
+        for value in ["\"sometimes\"", "1", "null"] {
+            let text = format!("{{\"passthrough\":{value}}}");
+            let read =
+                serde_json::from_str::<std::collections::BTreeMap<String, Passthrough>>(&text);
+            let error = read.unwrap_err().to_string();
+            assert!(error.contains("\"always\""), "{value}: {error}");
+        }
+    }
+
+    #[test]
     fn a_bad_value_is_named_by_its_key() {
         for (change, to, key) in [
             ("\"east\"", "\"East\"", "cluster"),
             ("cart-1", "cart 1", "pod"),
             ("10.0.0.1:80", "nowhere", "listen.virtual.destination"),
+            (
+                "{\"virtual\"",
+                "{\"admin\":\"10.0.0.11:15000\",\"virtual\"",
+                "listen.admin",
+            ),
             ("\"sidecar\"", "\"gateway\"", "listen.gateway"),
         ] {
             let error = raw(change, to).unwrap_err().to_string();

@@ -18,7 +18,6 @@ use rustls::pki_types::ServerName;
 use smallvec::SmallVec;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::config::Role;
 use crate::h1;
@@ -28,8 +27,13 @@ use crate::stream::{Broken, Rx, Tx};
 use crate::tcp;
 use crate::tls::{IDENTITY_MISMATCH, client_config};
 use crate::transport::Transport;
+use crate::transport::tls::Tls;
 use crate::tunnel::{self, Peer};
 use crate::worker::Worker;
+
+mod refused;
+
+pub use refused::NotOpened;
 
 /// Gateways tried before a connection has failed.
 const GATEWAY_TRIES: usize = 2;
@@ -217,7 +221,7 @@ pub async fn bytes(
     hop: &Hop,
     target: SocketAddr,
     limit: Duration,
-) -> Result<Duplex, Failure> {
+) -> Result<Duplex, NotOpened> {
     let address = match hop {
         Hop::Next {
             hop: NextHop::Plain { address },
@@ -247,7 +251,7 @@ async fn connect_stream(
     next: &NextHop,
     target: SocketAddr,
     limit: Duration,
-) -> Result<Duplex, Failure> {
+) -> Result<Duplex, NotOpened> {
     let head = RequestHead {
         method: Method::Connect,
         version: Version::Http2,
@@ -266,21 +270,24 @@ async fn connect_stream(
     };
     let upstream = request(worker, permit, &hop, (&head, false), limit).await?;
     let Rx::H2(mut rx) = upstream.rx else {
-        return Err(Failure::Internal);
+        return Err(Failure::Internal.into());
     };
     let answer = timeout(limit, rx.head())
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(Broken::upstream)?;
-    match answer.status {
-        200..=299 => Ok(Duplex {
-            rx: Rx::H2(rx),
-            tx: upstream.tx,
-        }),
-        403 => Err(Failure::Denied),
-        504 => Err(Failure::ConnectTimeout),
-        _ => Err(Failure::ConnectFailed),
-    }
+    let failure = match answer.status {
+        200..=299 => {
+            return Ok(Duplex {
+                rx: Rx::H2(rx),
+                tx: upstream.tx,
+            });
+        }
+        403 => Failure::Denied,
+        504 => Failure::ConnectTimeout,
+        _ => Failure::ConnectFailed,
+    };
+    Err(NotOpened::by(failure, &answer))
 }
 
 /// The tunnel to a hop.
@@ -428,7 +435,7 @@ async fn handshake(
     let config = client_config(&worker.shared.tls, identity).map_err(|_| Failure::Internal)?;
     let name = ServerName::try_from(name.to_owned()).map_err(|_| Failure::Internal)?;
     // Two round trips and two signatures: more than a bare connect, so twice its time.
-    let tls = match timeout(limit * 2, TlsConnector::from(config).connect(name, io)).await {
+    let tls = match timeout(limit * 2, Tls::connect(&io, config, name)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             worker.shared.telemetry.metrics.handshakes_failed.inc();
@@ -437,23 +444,13 @@ async fn handshake(
         }
         Err(_) => return Err(Failure::ConnectTimeout),
     };
-    let (io, connection) = tls.into_inner();
-    if connection.alpn_protocol() != Some(b"h2") {
+    if tls.alpn() != Some(b"h2") {
         return Err(Failure::UpstreamProtocol);
     }
-    let chain = connection
-        .peer_certificates()
-        .map(<[_]>::to_vec)
-        .unwrap_or_default();
-    let transport = Transport::Tls(io, std::cell::RefCell::new(connection.into()));
+    let chain = tls.chain();
+    let transport = Transport::Tls(io, tls.into());
     let session = Session::start(transport, http2::Role::Client, tunnel::settings());
-    worker.connections.believe(
-        &session,
-        chain
-            .into_iter()
-            .map(rustls::pki_types::CertificateDer::into_owned)
-            .collect(),
-    );
+    worker.connections.believe(&session, chain);
     Ok(session)
 }
 

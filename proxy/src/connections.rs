@@ -43,6 +43,7 @@ struct Believed {
 #[derive(Debug, Default)]
 pub struct Connections {
     live: RefCell<HashMap<u64, Rc<Live>>>,
+    passing: RefCell<HashMap<u64, Rc<Flag>>>,
     next: std::cell::Cell<u64>,
     believed: RefCell<Vec<Believed>>,
 }
@@ -51,12 +52,35 @@ impl Connections {
     /// Registers something until the guard is dropped.
     #[must_use]
     pub fn register(&self, live: &Rc<Live>) -> Registered<'_> {
+        let registered = self.registered();
+        let mut all = self.live.borrow_mut();
+        all.insert(registered.id, Rc::clone(live));
+        registered
+    }
+
+    /// Registers a connection that is passed through until the guard is dropped. The flag is set
+    /// when that is no longer allowed.
+    #[must_use]
+    pub fn register_passing(&self, cut: &Rc<Flag>) -> Registered<'_> {
+        let registered = self.registered();
+        let mut all = self.passing.borrow_mut();
+        all.insert(registered.id, Rc::clone(cut));
+        registered
+    }
+
+    fn registered(&self) -> Registered<'_> {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
-        self.live.borrow_mut().insert(id, Rc::clone(live));
         Registered {
             connections: self,
             id,
+        }
+    }
+
+    /// Cuts all that is passed through.
+    pub fn stop_passing(&self) {
+        for cut in self.passing.borrow().values() {
+            cut.set();
         }
     }
 
@@ -128,5 +152,6 @@ pub struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.connections.live.borrow_mut().remove(&self.id);
+        self.connections.passing.borrow_mut().remove(&self.id);
     }
 }

@@ -319,6 +319,8 @@ async fn attempt(
         }
     };
     if upgrade::accepted(asked.request, &head) {
+        // It is no longer a request: there is nothing to try again.
+        plan.answered(&head, false);
         plan.respond(&mut head);
         upgrade::translate(&mut head, &answer.context, &asked.request.head.protocol);
         answer

@@ -8,10 +8,11 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::Method;
 
+use crate::connect::NotOpened;
 use crate::exchange::{Downstream, Meters, reply};
 use crate::stream::Tx;
-use crate::telemetry::Event;
-use crate::worker::Worker;
+use crate::telemetry::{Direction, Event};
+use crate::worker::{Activity, Worker};
 
 /// A failure, with what a person wants to know of it.
 #[derive(Debug)]
@@ -24,6 +25,10 @@ pub struct Failed {
     pub policy: Option<Arc<str>>,
     /// Audit policies that matched.
     pub audit: Vec<Arc<str>>,
+    /// The id that who asked was told already.
+    pub told: Option<Box<str>>,
+    /// The id under which the proxy that refused it knows why.
+    pub upstream_reason: Option<Box<str>>,
 }
 
 impl Failed {
@@ -35,24 +40,91 @@ impl Failed {
             detail: detail.into(),
             policy: None,
             audit: Vec::new(),
+            told: None,
+            upstream_reason: None,
         }
+    }
+
+    /// A byte stream that was not opened; the detail says who knows more.
+    #[must_use]
+    pub fn not_opened(why: NotOpened, mut detail: String) -> Self {
+        if let Some(reason) = &why.reason {
+            detail.push_str("; refused there: ");
+            detail.push_str(reason);
+        }
+        Self {
+            upstream_reason: why.reason.map(Into::into),
+            ..Self::new(why.failure, detail)
+        }
+    }
+}
+
+/// A connection or a request that is open, and counts as such. Its event is recorded however it
+/// ends: by [`finish`] or [`finish_bytes`], or by being cut off with whatever carries it.
+#[derive(Debug)]
+pub struct Open {
+    /// What is known so far.
+    pub event: Event,
+    /// What has moved so far.
+    pub meters: Meters,
+    worker: Rc<Worker>,
+    begun: Instant,
+    told: bool,
+    _active: Activity,
+}
+
+impl Open {
+    /// It begins, or has begun then.
+    #[must_use]
+    pub fn begin(worker: &Rc<Worker>, event: Event, begun: Instant) -> Self {
+        Self {
+            event,
+            meters: Meters::default(),
+            worker: Rc::clone(worker),
+            begun,
+            told: false,
+            _active: worker.activity(),
+        }
+    }
+
+    fn tell(&mut self, reason: Option<String>) {
+        self.told = true;
+        let (event, meters) = (&mut self.event, &self.meters);
+        event.counted_live = meters.sent.is_live();
+        event.bytes_sent = meters.sent.bytes();
+        event.bytes_received = meters.received.bytes();
+        event.duration = self.begun.elapsed();
+        self.worker.recorder.record(event, reason);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A second panic would end the process, and the first may have been in the recorder.
+        if self.told || std::thread::panicking() {
+            return;
+        }
+        if self.event.failure.is_none() {
+            self.event.failure = Some(Failure::Draining);
+            "cut off when the time to drain was over".clone_into(&mut self.event.detail);
+        }
+        self.tell(None);
     }
 }
 
 /// Ends a request: tells the client what it can still be told, and records the event. The
 /// downstream comes back if its connection can carry another request.
 pub async fn finish(
-    worker: &Rc<Worker>,
+    mut open: Open,
     mut down: Downstream,
-    (mut event, meters): (Event, &Meters),
     result: Result<(), Failed>,
-    (begun, grpc): (Instant, bool),
+    grpc: bool,
 ) -> Option<Downstream> {
     let mut reason = None;
     let mut usable = true;
     if let Err(failed) = result {
-        note(&mut event, failed);
-        let failure = event.failure.unwrap_or(Failure::Internal);
+        note(&mut open.event, failed);
+        let failure = open.event.failure.unwrap_or(Failure::Internal);
         let answer = &mut down.answer;
         if answer.started || failure.status() == 0 {
             answer
@@ -60,30 +132,89 @@ pub async fn finish(
                 .reset(answer.code.unwrap_or_else(|| code(failure)));
             usable = false;
         } else {
-            let id = worker.recorder.reason_id();
+            let id = open.worker.recorder.reason_id();
             // What the client has not sent yet would be taken for the next request.
             answer.keep_alive &= is_read(&down.rx);
-            Box::pin(reply::failure(answer, failure, &id, &event.detail, grpc)).await;
+            Box::pin(reply::failure(
+                answer,
+                failure,
+                &id,
+                &open.event.detail,
+                grpc,
+            ))
+            .await;
             reason = Some(id);
         }
     }
-    event.status = down.answer.status;
-    conclude(worker, event, meters, begun, reason);
+    open.event.status = down.answer.status;
+    open.tell(reason);
     (usable && matches!(down.answer.tx, Tx::H1(_))).then_some(down)
 }
 
-/// Records a relay of bytes.
-pub fn finish_bytes(
-    worker: &Rc<Worker>,
-    mut event: Event,
-    result: Result<(), Failed>,
-    meters: &Meters,
-    begun: Instant,
+/// Records a connection that ended before it was known what it wanted.
+pub fn refused(
+    worker: &Worker,
+    direction: Direction,
+    (failure, detail): (Failure, String),
+    since: Instant,
 ) {
-    if let Err(failed) = result {
-        note(&mut event, failed);
+    let mut event = Event::new(direction, "tcp", worker.snapshot().generation);
+    let own = Some(worker.shared.config.cluster.shared());
+    match direction {
+        Direction::Outbound => event.source_cluster = own,
+        Direction::Inbound | Direction::Gateway => event.destination_cluster = own,
     }
-    conclude(worker, event, meters, begun, None);
+    event.failure = Some(failure);
+    event.detail = detail;
+    event.duration = since.elapsed();
+    worker.recorder.record(&event, None);
+}
+
+/// Records a connection that carries requests when it ends, however it does: each of them has an
+/// event of its own, and so has the connection.
+#[derive(Debug)]
+pub struct Closing {
+    worker: Rc<Worker>,
+    event: Event,
+    since: Instant,
+}
+
+impl Closing {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(worker: &Rc<Worker>, event: Event, since: Instant) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            event,
+            since,
+        }
+    }
+
+    /// It ends without a request: the client said nothing, or nothing that could be understood.
+    pub fn silent(mut self) {
+        self.event.failure = Some(Failure::DownstreamReset);
+        "the client left without a word".clone_into(&mut self.event.detail);
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        // A second panic would end the process, and the first may have been in the recorder.
+        if !std::thread::panicking() {
+            self.event.duration = self.since.elapsed();
+            self.worker.recorder.record(&self.event, None);
+        }
+    }
+}
+
+/// Records a relay of bytes.
+pub fn finish_bytes(mut open: Open, result: Result<(), Failed>) {
+    let mut told = None;
+    if let Err(mut failed) = result {
+        told = failed.told.take().map(Into::into);
+        note(&mut open.event, failed);
+    }
+    open.tell(told);
 }
 
 /// Records a request that could not be read. The id to tell the client.
@@ -101,26 +232,13 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
 fn note(event: &mut Event, failed: Failed) {
     event.failure = Some(failed.failure);
     event.detail = failed.detail;
+    event.upstream_reason = failed.upstream_reason.map(Into::into);
     if failed.policy.is_some() {
         event.policy = failed.policy;
     }
     if !failed.audit.is_empty() {
         event.audit = failed.audit;
     }
-}
-
-fn conclude(
-    worker: &Rc<Worker>,
-    mut event: Event,
-    meters: &Meters,
-    begun: Instant,
-    reason: Option<String>,
-) {
-    event.counted_live = meters.sent.is_live();
-    event.bytes_sent = meters.sent.bytes();
-    event.bytes_received = meters.received.bytes();
-    event.duration = begun.elapsed();
-    worker.recorder.record(&event, reason);
 }
 
 fn is_read(rx: &crate::stream::Rx) -> bool {

@@ -21,7 +21,7 @@ use crate::accept;
 use crate::buffer;
 use crate::connect::{self, Hop};
 use crate::exchange::Meters;
-use crate::finish::{Failed, finish_bytes};
+use crate::finish::{Failed, Open, finish_bytes, refused};
 use crate::relay::{Duplex, Ended, duplex};
 use crate::stream::{Rx, Tx};
 use crate::tcp;
@@ -44,15 +44,17 @@ thread_local! {
 /// One connection, from accept to close. Start reading here.
 pub async fn serve(worker: Rc<Worker>, conn: Accepted) {
     let Some(_source) = Source::enter(conn.peer.ip()) else {
-        return accept::reset(&conn.io);
+        accept::reset(&conn.io);
+        let why = format!("{} has {PER_SOURCE_MAX} connections", conn.peer.ip());
+        let why = (Failure::Overflow, why);
+        return refused(&worker, Direction::Gateway, why, conn.since);
     };
-    let _active = worker.activity();
     let snapshot = worker.snapshot();
     let mut event = Event::new(Direction::Gateway, "tls", snapshot.generation);
     event.destination_cluster = Some(worker.shared.config.cluster.shared());
-    let meters = Meters::default();
-    let result = forward(&worker, conn.io, &mut event, &meters).await;
-    finish_bytes(&worker, event, result, &meters, conn.since);
+    let mut open = Open::begin(&worker, event, conn.since);
+    let result = forward(&worker, conn.io, &mut open.event, &open.meters).await;
+    finish_bytes(open, result);
 }
 
 async fn forward(
@@ -83,11 +85,9 @@ async fn forward(
     let permit = Permit::outbound(snapshot.generation);
     let mut right = connect::bytes(worker, &permit, &hop, export.address, CONNECT_TIMEOUT)
         .await
-        .map_err(|f| {
-            Failed::new(
-                f,
-                format!("connect to {} on {}", export.workload, export.address),
-            )
+        .map_err(|why| {
+            let detail = format!("connect to {} on {}", export.workload, export.address);
+            Failed::not_opened(why, detail)
         })?;
     let (rx, tx) = tcp::split_with(io, first);
     let mut left = Duplex {

@@ -33,8 +33,6 @@ mod stream;
 use stream::Slot;
 pub use stream::{StreamRx, StreamTx};
 
-/// Encoded bytes that wait for the socket, at most, before streams are told to wait.
-pub const OUT_BYTES_MAX: usize = 64 * 1024;
 /// Streams woken when there is room again: few at a time, first come first served.
 const WAKE_PER_FLUSH: usize = 8;
 /// For what is still to be written when a session ends.
@@ -45,6 +43,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Session {
     transport: Transport,
     role: Role,
+    burst: usize,
     state: RefCell<State>,
     dirty: Flag,
     closed: Cell<bool>,
@@ -123,6 +122,7 @@ impl Session {
         let mut out = Vec::new();
         let codec = Connection::new(role, settings, &mut out);
         let session = Rc::new(Self {
+            burst: transport.burst(),
             transport,
             role,
             state: RefCell::new(State {
@@ -183,16 +183,11 @@ impl Session {
             return opened;
         }
         // Seldom: the task of each request must not have room for it.
-        let waiting = Box::pin(timeout(
-            limit,
-            poll_fn(|cx| {
-                let opened = self.try_open(head, end);
-                if opened.is_none() {
-                    self.state.borrow_mut().openers.push(cx);
-                }
-                opened.map_or(Poll::Pending, Poll::Ready)
-            }),
-        ));
+        let opening = poll_fn(|cx| {
+            self.state.borrow_mut().openers.push(cx);
+            self.try_open(head, end).map_or(Poll::Pending, Poll::Ready)
+        });
+        let waiting = Box::pin(timeout(limit, opening));
         waiting.await.unwrap_or(Err(Broken::Timeout))
     }
 
@@ -217,8 +212,7 @@ impl Session {
                 Some(Ok(stream::halves(self, id, slot)))
             }
             Err(OpenError::TooManyStreams) => None,
-            // The peer's settings will tell.
-            Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => None,
+            Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => None, // yet
             Err(OpenError::NoConnectProtocol) => {
                 Some(Err(Broken::Malformed(Failure::UpstreamProtocol)))
             }

@@ -1,7 +1,10 @@
 //! How are the requests of one connection taken, one after another or many at once?
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use isthmus_proxy_core::canonical;
@@ -23,10 +26,22 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// ... and when the proxy goes away: who asks once more in this time is told to leave.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What the runtime is given to run.
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
+
 /// A side of the proxy that takes requests.
 pub trait Side {
     /// Takes one request to its end. The downstream comes back if its connection can carry another.
     async fn take(self: Rc<Self>, head: RequestHead, down: Downstream) -> Option<Downstream>;
+    /// A stream's request to its end, in a box of its size: what becomes bytes may be idle long.
+    fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task
+    where
+        Self: Sized + 'static,
+    {
+        Box::pin(async move {
+            self.take(head, down).await;
+        })
+    }
     /// The worker it runs on.
     fn worker(&self) -> &Rc<Worker>;
     /// A request that can't be read was answered with this.
@@ -171,12 +186,25 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
             answer,
         };
         // In a box at once: the runtime moves what it is given several times.
-        let taking = Box::pin(async move {
-            side.take(head, down).await;
-        });
-        tokio::task::spawn_local(taking);
+        let taking = Rc::clone(&side).stream(head, down);
+        tokio::task::spawn_local(stream(side, taking));
     }
     going.abort();
+}
+
+/// One stream. A panic in it is counted and recorded, and ends no other: what it held resets the
+/// stream on its way out.
+async fn stream(side: Rc<impl Side>, mut taking: Task) {
+    let caught = poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| taking.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(|()| false),
+            Err(_) => Poll::Ready(true),
+        },
+    );
+    if caught.await {
+        side.worker().shared.telemetry.metrics.panics.inc();
+        side.unreadable(Failure::Internal, "http/2");
+    }
 }
 
 /// Serves a plain connection as HTTP/2.
@@ -232,11 +260,86 @@ pub fn redirect(status: u16, location: &str) -> ResponseHead {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::inbound::Inbound;
     use crate::outbound::Outbound;
+    use crate::worker::tests::{bench, pair};
 
     const TASK_BYTES_MAX: usize = 5 * 1024;
+
+    /// A side with a bug.
+    struct Buggy {
+        worker: Rc<Worker>,
+        unreadable: Cell<u32>,
+    }
+
+    impl Side for Buggy {
+        async fn take(self: Rc<Self>, head: RequestHead, down: Downstream) -> Option<Downstream> {
+            let Downstream { rx, mut answer } = down;
+            // As a bug would: after it has waited.
+            tokio::task::yield_now().await;
+            assert_ne!(head.path, b"/bug", "a bug");
+            reply::simple(&mut answer, ResponseHead::new(204, BodyLength::Empty), b"").await;
+            drop(rx);
+            None
+        }
+
+        fn worker(&self) -> &Rc<Worker> {
+            &self.worker
+        }
+
+        fn unreadable(&self, failure: Failure, _: &'static str) -> String {
+            assert_eq!(failure, Failure::Internal);
+            self.unreadable.set(self.unreadable.get() + 1);
+            String::new()
+        }
+    }
+
+    fn asking(path: &str) -> RequestHead {
+        RequestHead {
+            method: Method::Get,
+            version: Version::Http2,
+            https: false,
+            authority: b"cart".to_vec(),
+            path: path.as_bytes().to_vec(),
+            protocol: Vec::new(),
+            fields: isthmus_proxy_core::message::Fields::default(),
+            body: BodyLength::Empty,
+            keep_alive: true,
+            expects_continue: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_stream_and_no_other() {
+        let (near, far) = pair().await;
+        let side = Rc::new(Buggy {
+            worker: bench().worker,
+            unreadable: Cell::new(0),
+        });
+        let local = tokio::task::LocalSet::new();
+        let serving = Rc::clone(&side);
+        local.spawn_local(async move { serve_h2_plain(serving, far, Vec::new()).await });
+        let calling = async {
+            let transport = crate::transport::Transport::Plain(near);
+            let session = Session::start(transport, Role::Client, Settings::default());
+            for path in ["/", "/bug", "/", "/bug", "/"] {
+                let (mut rx, _tx) = session
+                    .open(&asking(path), true, Duration::from_secs(9))
+                    .await
+                    .unwrap();
+                match rx.head().await {
+                    Ok(head) => assert_eq!((path, head.status), ("/", 204)),
+                    Err(broken) => assert!(path == "/bug", "{path}: {broken:?}"),
+                }
+            }
+        };
+        local.run_until(calling).await;
+        assert_eq!(side.worker.shared.telemetry.metrics.panics.get(), 2);
+        assert_eq!(side.unreadable.get(), 2);
+    }
 
     /// Of what a call returns, without making the call.
     fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {

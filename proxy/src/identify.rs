@@ -1,17 +1,18 @@
 //! Who is the peer? Mutual TLS, bounded in time and number.
 
-use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::identify::PeerIdentity;
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::telemetry::{Direction, Event};
 use crate::tls;
 use crate::transport::Transport;
+use crate::transport::tls::Tls;
 use crate::worker::{Accepted, Worker};
 
 /// From accept to the end of the handshake.
@@ -36,22 +37,20 @@ pub struct Identified {
 
 /// Shakes hands. `None`: it failed, and that was recorded.
 pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
-    let slot = Slot::take()?;
-    let acceptor = TlsAcceptor::from(worker.shared.server.clone());
-    let shaking = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(conn.io));
-    let why = match shaking.await {
+    let (peer, since) = (conn.peer, conn.since);
+    let Some(slot) = Slot::take() else {
+        let why = "as many handshakes as may be are under way";
+        refused(worker, peer, since, (Failure::Overflow, why));
+        return None;
+    };
+    let shaking = Tls::accept(&conn.io, worker.shared.server.clone());
+    let why = match timeout(HANDSHAKE_TIMEOUT, shaking).await {
         Ok(Ok(tls)) => {
             drop(slot);
-            let (io, connection) = tls.into_inner();
-            let chain: Vec<_> = connection
-                .peer_certificates()
-                .unwrap_or_default()
-                .iter()
-                .map(|certificate| certificate.clone().into_owned())
-                .collect();
+            let chain = tls.chain();
             match tls::identity(Some(&chain)) {
-                Some(id) if connection.alpn_protocol() == Some(b"h2") => {
-                    let transport = Transport::Tls(io, RefCell::new(connection.into()));
+                Some(id) if tls.alpn() == Some(b"h2") => {
+                    let transport = Transport::Tls(conn.io, tls.into());
                     return Some(Identified {
                         transport,
                         peer: PeerIdentity { id },
@@ -66,13 +65,17 @@ pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
         Err(_) => "the handshake took too long".to_owned(),
     };
     worker.shared.telemetry.metrics.handshakes_failed.inc();
+    refused(worker, peer, since, (Failure::Unauthenticated, &why));
+    None
+}
+
+fn refused(worker: &Worker, peer: SocketAddr, since: Instant, (failure, why): (Failure, &str)) {
     let mut event = Event::new(Direction::Inbound, "tls", worker.snapshot().generation);
     event.destination_cluster = Some(worker.shared.config.cluster.shared());
-    event.failure = Some(Failure::Unauthenticated);
-    event.detail = format!("handshake with {}: {why}", conn.peer);
-    event.duration = conn.since.elapsed();
+    event.failure = Some(failure);
+    event.detail = format!("handshake with {peer}: {why}");
+    event.duration = since.elapsed();
     worker.recorder.record(&event, None);
-    None
 }
 
 /// One of the handshakes that may be under way.

@@ -1,45 +1,47 @@
 //! How does a connection of a peer reach this workload?
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_proto::resource::Protocol;
-use isthmus_proxy_core::authorize::{ConnFacts, Denied, Permit, authorize};
+use isthmus_proxy_core::authorize::{ConnFacts, Denied, Permit};
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::http2::{ErrorCode, Role};
+use isthmus_proxy_core::guard::{DURATION_MAX, Timeouts};
+use isthmus_proxy_core::http2::Role;
 use isthmus_proxy_core::identify::PeerIdentity;
-use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead};
+use isthmus_proxy_core::message::{Method, RequestHead};
 use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
 
 use crate::accept;
-use crate::connect::{self, Hop, Upstream};
+use crate::connect::Hop;
 use crate::connections::Live;
 use crate::detect::detect;
-use crate::exchange::{Done, Downstream, Meters, Request, forward, upgrade};
-use crate::finish::{Failed, finish, finish_bytes};
+use crate::exchange::{Done, Downstream, Meters, Request, forward};
+use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
-use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
+use crate::http::{Side, Task, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
 use crate::notify::Flag;
-use crate::relay::{Duplex, Ended, duplex, unless};
+use crate::relay::unless;
 use crate::telemetry::{Direction, Event};
 use crate::tunnel;
 use crate::worker::{Accepted, Worker};
 
+mod bytes;
 mod plan;
 
+use bytes::Upgraded;
 use plan::{Asked, ToApplication};
 
 /// To reach the application.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// An HTTP stream without a byte either way.
-const HTTP_IDLE: Duration = Duration::from_secs(300);
-/// A TCP connection without a byte either way.
-const TCP_IDLE: Duration = Duration::from_secs(3600);
+/// A stream of a peer without a byte either way: how long that may last is the caller's sidecar's
+/// to say, by its policy; a dead tunnel is noticed by its PING.
+const PEER_IDLE: Duration = DURATION_MAX;
 
 /// One inbound connection.
 #[derive(Debug)]
@@ -56,7 +58,7 @@ pub struct Inbound {
 
 /// One connection to the mesh port, from accept to close. Start reading here.
 pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
-    let source = conn.peer;
+    let (source, since) = (conn.peer, conn.since);
     let Some(identified) = identify(&worker, conn).await else {
         return;
     };
@@ -70,13 +72,16 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
         source,
         port: None,
     };
+    let _closing = side.closing("http/2", since);
     serve_h2(Rc::new(side), session).await;
 }
 
 /// One captured connection to a port of the workload.
 pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     let Some(original) = accept::original_destination(&conn.io) else {
-        return;
+        let why = format!("from {}: it was not captured", conn.peer);
+        let why = (Failure::NoDestination, why);
+        return refused(&worker, Direction::Inbound, why, conn.since);
     };
     if worker
         .shared
@@ -113,16 +118,27 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         return side.captured_bytes(conn, Vec::new()).await;
     }
     let Some((first, kind)) = detect(&conn.io).await else {
-        return;
+        return side.closing("tcp", conn.since).silent();
     };
     match kind {
-        Detected::Http1 => Box::pin(serve_h1(side, conn.io, first)).await,
-        Detected::Http2 => serve_h2_plain(side, conn.io, first).await,
+        Detected::Http1 => {
+            let _closing = side.closing("http/1.1", conn.since);
+            Box::pin(serve_h1(side, conn.io, first)).await;
+        }
+        Detected::Http2 => {
+            let _closing = side.closing("http/2", conn.since);
+            serve_h2_plain(side, conn.io, first).await;
+        }
         Detected::Tls | Detected::Opaque => side.captured_bytes(conn, first).await,
     }
 }
 
 impl Inbound {
+    /// How long nothing may come either way: for plaintext, what our own default says.
+    fn idle(&self, default: Duration) -> Duration {
+        self.peer.as_ref().map_or(default, |_| PEER_IDLE)
+    }
+
     fn refuse_plaintext(&self, io: &tokio::net::TcpStream, port: u16) {
         accept::reset(io);
         let generation = self.worker.snapshot().generation;
@@ -145,6 +161,13 @@ impl Inbound {
         event
     }
 
+    /// The connection itself, when it ends.
+    fn closing(&self, protocol: &'static str, since: Instant) -> Closing {
+        let mut event = self.event(protocol, self.worker.snapshot().generation);
+        event.hop = "";
+        Closing::new(&self.worker, event, since)
+    }
+
     fn facts(&self, port: u16) -> ConnFacts<'_> {
         ConnFacts {
             peer: self.peer.as_ref(),
@@ -164,115 +187,14 @@ impl Inbound {
         })
     }
 
-    async fn captured_bytes(&self, conn: Accepted, first: Vec<u8>) {
-        let Some(port) = self.port else { return };
-        let (rx, tx) = crate::tcp::split_with(conn.io, first);
-        let left = Duplex {
-            rx: crate::stream::Rx::Tcp(rx),
-            tx: crate::stream::Tx::Tcp(tx),
-        };
-        self.bytes(port, left, |_: &mut Duplex| true).await;
-    }
-
-    /// A byte stream to a port: judged, connected, relayed, and judged again when policies change.
-    async fn bytes(&self, port: u16, mut left: Duplex, accept: impl FnOnce(&mut Duplex) -> bool) {
-        let begun = Instant::now();
-        let _active = self.worker.activity();
-        let snapshot = self.worker.snapshot();
-        let mut event = self.event("tcp", snapshot.generation);
-        let meters = Meters::default();
-        let permit = match authorize(&snapshot.policies, &self.facts(port), None) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                refuse_stream(&mut left, 403);
-                let failed = Failed::from(denied);
-                return finish_bytes(&self.worker, event, Err(failed), &meters, begun);
-            }
-        };
-        note(&mut event, &permit);
-        let hop = Hop::Application { port, http2: false };
-        let address = SocketAddr::new(self.worker.shared.config.application, port);
-        let result =
-            match connect::bytes(&self.worker, &permit, &hop, address, CONNECT_TIMEOUT).await {
-                Ok(mut right) if accept(&mut left) => {
-                    let live = self.live(port, None);
-                    let _registered = self.worker.connections.register(&live);
-                    self.worker
-                        .recorder
-                        .count_live(&event, &meters.sent, &meters.received);
-                    let bytes = (&meters.sent, &meters.received);
-                    let relayed = {
-                        let relaying = pin!(duplex(&mut left, &mut right, bytes, TCP_IDLE));
-                        unless(relaying, pin!(live.cut.wait())).await
-                    };
-                    match relayed {
-                        Ok(ended) => ended_as(ended),
-                        Err(()) => {
-                            left.tx.reset(ErrorCode::Cancel);
-                            right.tx.reset(ErrorCode::Cancel);
-                            self.worker.shared.telemetry.metrics.revoked.inc();
-                            Err(Failed::new(
-                                Failure::Denied,
-                                "the permission ended while it was open",
-                            ))
-                        }
-                    }
-                }
-                Ok(_) => Err(Failed::new(Failure::DownstreamReset, "the peer left")),
-                Err(failure) => {
-                    refuse_stream(
-                        &mut left,
-                        if failure == Failure::ConnectTimeout {
-                            504
-                        } else {
-                            503
-                        },
-                    );
-                    Err(Failed::new(
-                        failure,
-                        format!("connect to the application on {address}"),
-                    ))
-                }
-            };
-        finish_bytes(&self.worker, event, result, &meters, begun);
-    }
-
-    /// CONNECT: a TCP connection in a tunnel.
-    async fn connect(&self, head: &RequestHead, down: Downstream) {
-        let left = Duplex {
-            rx: down.rx,
-            tx: down.answer.tx,
-        };
-        let target = std::str::from_utf8(&head.authority)
-            .ok()
-            .and_then(|t| t.parse::<SocketAddr>().ok());
-        let Some(target) = target.filter(|t| self.is_own(t.ip()) && t.port() != 0) else {
-            let mut left = left;
-            return refuse_stream(&mut left, 400);
-        };
-        self.bytes(target.port(), left, |left| match &mut left.tx {
-            crate::stream::Tx::H2(tx) => tx
-                .respond(&ResponseHead::new(200, BodyLength::Marked), false)
-                .is_ok(),
-            crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
-        })
-        .await;
-    }
-
-    /// A tunnel leads to this workload and nowhere else.
-    fn is_own(&self, address: IpAddr) -> bool {
-        let config = &self.worker.shared.config;
-        config.addresses.is_empty() || config.addresses.contains(&address)
-    }
-
     /// One request: the steps in the order of the journey.
-    async fn exchange(
-        &self,
+    async fn exchange<'a>(
+        &'a self,
         snapshot: &Snapshot,
         head: RequestHead,
         down: &mut Downstream,
         (event, meters): (&mut Event, &Meters),
-    ) -> Result<Option<Upstream>, Failed> {
+    ) -> Result<Option<Box<Upgraded<'a>>>, Failed> {
         let asked = Asked::read(&head, self.peer.is_some());
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
@@ -281,6 +203,7 @@ impl Inbound {
             request.path.as_str().to_owned(),
         ));
         let port = self.target_port(snapshot, &asked, &request)?;
+        self.not_ours(port)?;
         event.service = service_of(snapshot, port);
         let facts = self.facts(port);
         let permit = request
@@ -300,29 +223,31 @@ impl Inbound {
         let hop = Hop::Application { port, http2 };
         let request = Rc::new(request);
         let live = self.live(port, Some(Rc::clone(&request)));
-        let _registered = self.worker.connections.register(&live);
+        let registered = self.worker.connections.register(&live);
         let mut plan = ToApplication {
+            idle: self.idle(Timeouts::default().idle_http),
             worker: &self.worker,
             permit,
             hop,
             head: &request.head,
             again: false,
         };
-        let forwarding = pin!(forward(&self.worker, down, &request, &mut plan, meters));
-        match unless(forwarding, pin!(live.cut.wait())).await {
+        let forwarded = {
+            let forwarding = pin!(forward(&self.worker, down, &request, &mut plan, meters));
+            unless(forwarding, pin!(live.cut.wait())).await
+        };
+        match forwarded {
             Ok(Ok(Done::Answered)) => Ok(None),
-            Ok(Ok(Done::Upgraded(upstream))) => Ok(Some(upstream)),
+            Ok(Ok(Done::Upgraded(upstream))) => Ok(Some(Box::new(Upgraded {
+                upstream,
+                live,
+                _registered: registered,
+            }))),
             Ok(Err(failure)) => Err(Failed::new(
                 failure,
                 format!("the application on port {port}"),
             )),
-            Err(()) => {
-                self.worker.shared.telemetry.metrics.revoked.inc();
-                Err(Failed::new(
-                    Failure::Denied,
-                    "the permission ended while it was open",
-                ))
-            }
+            Err(()) => Err(self.revoked()),
         }
     }
 
@@ -380,39 +305,39 @@ impl Inbound {
 
 impl Side for Inbound {
     async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
-        if head.method == Method::Connect && head.protocol.is_empty() {
-            if self.peer.is_some() {
-                self.connect(&head, down).await;
-            } else {
-                let mut left = Duplex {
-                    rx: down.rx,
-                    tx: down.answer.tx,
-                };
-                refuse_stream(&mut left, 405);
-            }
+        if is_connect(&head) {
+            self.connect(&head, down).await;
             return None;
         }
         let begun = Instant::now();
-        let _active = self.worker.activity();
         let snapshot = self.worker.snapshot();
-        let mut event = self.event(version_name(head.version), snapshot.generation);
-        let meters = Meters::default();
+        let event = self.event(version_name(head.version), snapshot.generation);
+        let mut open = Open::begin(&self.worker, event, begun);
         let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
         let result = self
-            .exchange(&snapshot, head, &mut down, (&mut event, &meters))
+            .exchange(&snapshot, head, &mut down, (&mut open.event, &open.meters))
             .await;
         let result = match result {
-            Ok(Some(upstream)) => {
-                let relaying = upgrade::relay(down, upstream, &meters, TCP_IDLE);
-                let ended = Box::pin(relaying).await;
-                event.status = 101;
-                finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
+            Ok(Some(upgraded)) => {
+                open.event.status = 101;
+                let relaying = self.relay_upgraded(down, *upgraded, (&open.event, &open.meters));
+                let result = Box::pin(relaying).await;
+                finish_bytes(open, result);
                 return None;
             }
             Ok(None) => Ok(()),
             Err(failed) => Err(failed),
         };
-        finish(&self.worker, down, (event, &meters), result, (begun, grpc)).await
+        finish(open, down, result, grpc).await
+    }
+
+    fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task {
+        if is_connect(&head) {
+            return self.connect(&head, down);
+        }
+        Box::pin(async move {
+            self.take(head, down).await;
+        })
     }
 
     fn worker(&self) -> &Rc<Worker> {
@@ -423,6 +348,10 @@ impl Side for Inbound {
         let mut event = self.event(version, self.worker.snapshot().generation);
         crate::finish::unreadable(&self.worker, &mut event, failure)
     }
+}
+
+fn is_connect(head: &RequestHead) -> bool {
+    head.method == Method::Connect && head.protocol.is_empty()
 }
 
 fn note(event: &mut Event, permit: &Permit) {
@@ -439,37 +368,12 @@ fn service_of(snapshot: &Snapshot, port: u16) -> Option<Arc<str>> {
     first.map(|(name, _)| name.shared())
 }
 
-/// Ends a stream that was not accepted: a status where it has heads, a reset where not.
-fn refuse_stream(left: &mut Duplex, status: u16) {
-    match &mut left.tx {
-        crate::stream::Tx::H2(tx) => {
-            // A peer that is gone needs no answer.
-            let _ = tx.respond(&ResponseHead::new(status, BodyLength::Empty), true);
-        }
-        other => other.reset(ErrorCode::Cancel),
-    }
-}
-
-/// How a relay's end reads in the log.
-fn ended_as(ended: Ended) -> Result<(), Failed> {
-    match ended {
-        Ended::Clean => Ok(()),
-        Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the peer broke it off")),
-        Ended::Right(broken) => Err(Failed::new(
-            broken.upstream(),
-            "the application broke it off",
-        )),
-        Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
-    }
-}
-
 impl From<Denied> for Failed {
     fn from(denied: Denied) -> Self {
         Self {
-            failure: denied.failure,
-            detail: denied.reason,
             policy: denied.policy,
             audit: denied.audit.to_vec(),
+            ..Self::new(denied.failure, denied.reason)
         }
     }
 }

@@ -1,14 +1,14 @@
 //! How does a connection of our application reach anywhere?
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_proto::resource::Protocol;
-use isthmus_proxy_core::authorize::Permit;
+use isthmus_proxy_core::balance::Attempt;
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::guard::Ticket;
 use isthmus_proxy_core::message::RequestHead;
 use isthmus_proxy_core::route::filter::{Outcome as Filtered, apply_request};
 use isthmus_proxy_core::route::{BackendRef, route_http, route_l4};
@@ -16,11 +16,11 @@ use isthmus_proxy_core::snapshot::{Service, Snapshot};
 
 use crate::accept;
 use crate::config::Destination;
-use crate::connect::{self, Hop, Upstream};
+use crate::connect::Upstream;
 use crate::detect::detect;
-use crate::exchange::{Done, Downstream, Meters, forward, mirror, reply, upgrade};
-use crate::finish::{Failed, finish, finish_bytes};
-use crate::http::{Side, canonical, redirect, serve_h1, serve_h2_plain, version_name};
+use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
+use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
+use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, duplex};
 use crate::stream::{Rx, Tx};
 use crate::telemetry::{Direction, Event};
@@ -30,16 +30,12 @@ mod bytes;
 mod hints;
 mod plan;
 mod race;
+mod through;
 
 pub use bytes::Opened;
 use hints::Hint;
 pub use hints::Hints;
 use plan::ToService;
-
-/// To a destination that the mesh doesn't know.
-const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A TCP connection without a byte either way, where no service says otherwise.
-const TCP_IDLE: Duration = Duration::from_secs(3600);
 
 /// One outbound connection whose destination is a service.
 #[derive(Debug)]
@@ -52,7 +48,8 @@ pub struct Outbound {
 /// One captured connection, from accept to close. Start reading here.
 pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     let Some(original) = accept::original_destination(&conn.io) else {
-        return;
+        let why = (Failure::NoDestination, "it was not captured".to_owned());
+        return refused(&worker, Direction::Outbound, why, conn.since);
     };
     serve(worker, conn, Destination::Address(original)).await;
 }
@@ -60,6 +57,14 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
 /// One connection to an explicit listener, which stands for one destination.
 pub async fn serve_virtual(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
     serve(worker, conn, destination).await;
+}
+
+/// A byte stream whose both sides are open.
+struct Relayed {
+    open: Open,
+    left: Duplex,
+    right: Duplex,
+    attempt: (Attempt, Ticket),
 }
 
 async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
@@ -72,16 +77,7 @@ async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
             });
             side.serve(conn).await;
         }
-        Err(known) => match destination {
-            // Untouched, and counted. What discovery could not say for lack of a control plane is
-            // treated as the last known state was: not of the mesh.
-            Destination::Address(address) if worker.shared.config.passthrough => {
-                pass_through(worker, conn, address).await;
-            }
-            Destination::Address(_) | Destination::Host(..) => {
-                refuse(&worker, &conn, &destination, known)
-            }
-        },
+        Err(known) => Box::pin(through::serve(worker, conn, &destination, known)).await,
     }
 }
 
@@ -107,56 +103,6 @@ async fn locate(worker: &Worker, destination: &Destination) -> Result<(Arc<Servi
     Ok((service, port))
 }
 
-fn refuse(worker: &Worker, conn: &Accepted, destination: &Destination, known: bool) {
-    accept::reset(&conn.io);
-    let mut event = event(worker, "tcp");
-    event.failure = Some(if known {
-        Failure::NoDestination
-    } else {
-        Failure::EndpointsUnknown
-    });
-    event.detail = format!("{destination:?} leads to no service");
-    worker.recorder.record(&event, None);
-}
-
-async fn pass_through(worker: Rc<Worker>, conn: Accepted, address: SocketAddr) {
-    let begun = conn.since;
-    let _active = worker.activity();
-    let mut event = event(&worker, "tcp");
-    let hop = Hop::Through(address);
-    event.hop = hop.name();
-    let meters = Meters::default();
-    let permit = Permit::outbound(worker.snapshot().generation);
-    let opened = connect::bytes(&worker, &permit, &hop, address, PASSTHROUGH_CONNECT_TIMEOUT).await;
-    let result = match opened {
-        Ok(mut right) => {
-            let (rx, tx) = crate::tcp::split(conn.io);
-            let mut left = Duplex {
-                rx: Rx::Tcp(rx),
-                tx: Tx::Tcp(tx),
-            };
-            worker
-                .recorder
-                .count_live(&event, &meters.sent, &meters.received);
-            let relaying = duplex(
-                &mut left,
-                &mut right,
-                (&meters.sent, &meters.received),
-                TCP_IDLE,
-            );
-            ended_as(relaying.await)
-        }
-        Err(failure) => {
-            accept::reset(&conn.io);
-            Err(Failed::new(
-                failure,
-                format!("connect to {address}, which is not of the mesh"),
-            ))
-        }
-    };
-    finish_bytes(&worker, event, result, &meters, begun);
-}
-
 fn event(worker: &Worker, protocol: &'static str) -> Event {
     let config = &worker.shared.config;
     let mut event = Event::new(Direction::Outbound, protocol, worker.snapshot().generation);
@@ -175,18 +121,18 @@ impl Outbound {
             .port(self.port)
             .map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
-            Protocol::Tcp | Protocol::Tls => Box::pin(self.relay(conn, Vec::new(), None)).await,
+            Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
-            Protocol::Http2 | Protocol::Grpc => serve_h2_plain(self, conn.io, Vec::new()).await,
+            Protocol::Http2 | Protocol::Grpc => self.http2(conn, Vec::new()).await,
             Protocol::Http1 => {
                 let Some((first, kind)) = detect(&conn.io).await else {
-                    return;
+                    return self.closing("tcp", &conn).silent();
                 };
                 match kind {
-                    Detected::Http2 => serve_h2_plain(self, conn.io, first).await,
+                    Detected::Http2 => self.http2(conn, first).await,
                     // Not HTTP at all is for the codec to refuse.
                     Detected::Http1 | Detected::Tls | Detected::Opaque => {
-                        Box::pin(serve_h1(self, conn.io, first)).await;
+                        self.http1(conn, first).await;
                     }
                 }
             }
@@ -198,7 +144,7 @@ impl Outbound {
     async fn race(self: Rc<Self>, conn: Accepted) {
         let hint = self.worker.hints.get(&self.service.name, self.port);
         if hint == Some(Hint::Bytes) {
-            return Box::pin(self.relay(conn, Vec::new(), None)).await;
+            return self.relay(conn, Vec::new(), None).await;
         }
         let (first, kind, opened) = match race::first(&self, &conn.io, hint).await {
             race::First::Client {
@@ -210,9 +156,9 @@ impl Outbound {
                 self.worker
                     .hints
                     .set(&self.service.name, self.port, Hint::Bytes);
-                return Box::pin(self.relay(conn, Vec::new(), Some(Ok(opened)))).await;
+                return self.relay(conn, Vec::new(), Some(Ok(opened))).await;
             }
-            race::First::Nobody => return,
+            race::First::Nobody => return self.closing("tcp", &conn).silent(),
         };
         match kind {
             Detected::Http1 | Detected::Http2 => {
@@ -221,62 +167,95 @@ impl Outbound {
                     .set(&self.service.name, self.port, Hint::Http);
                 drop(opened);
                 if kind == Detected::Http1 {
-                    Box::pin(serve_h1(self, conn.io, first)).await;
+                    self.http1(conn, first).await;
                 } else {
-                    serve_h2_plain(self, conn.io, first).await;
+                    self.http2(conn, first).await;
                 }
             }
-            Detected::Tls | Detected::Opaque => Box::pin(self.relay(conn, first, opened)).await,
+            Detected::Tls | Detected::Opaque => self.relay(conn, first, opened).await,
         }
     }
 
+    async fn http1(self: Rc<Self>, conn: Accepted, first: Vec<u8>) {
+        let _closing = self.closing("http/1.1", &conn);
+        Box::pin(serve_h1(self, conn.io, first)).await;
+    }
+
+    async fn http2(self: Rc<Self>, conn: Accepted, first: Vec<u8>) {
+        let _closing = self.closing("http/2", &conn);
+        serve_h2_plain(self, conn.io, first).await;
+    }
+
+    /// The connection itself, when it ends.
+    fn closing(&self, protocol: &'static str, conn: &Accepted) -> Closing {
+        let mut event = event(&self.worker, protocol);
+        event.service = Some(self.service.name.shared());
+        Closing::new(&self.worker, event, conn.since)
+    }
+
     /// A byte stream to an endpoint of the service.
-    async fn relay(&self, conn: Accepted, first: Vec<u8>, opened: Option<Result<Opened, Failed>>) {
-        let _active = self.worker.activity();
+    fn relay(
+        self: Rc<Self>,
+        conn: Accepted,
+        first: Vec<u8>,
+        opened: Option<Result<Opened, Failed>>,
+    ) -> Task {
+        // In a box, which is gone when both sides are open: most connections are idle then.
+        let opening = Box::pin(Rc::clone(&self).open_bytes(conn, first, opened));
+        Box::pin(async move {
+            let Some(mut relayed) = opening.await else {
+                return;
+            };
+            let Relayed {
+                open, left, right, ..
+            } = &mut *relayed;
+            let told = (&open.event, &open.meters);
+            let idle = self.service.traffic.timeouts.idle_tcp;
+            let result = relay(&self.worker, (left, right), told, idle).await;
+            let Relayed { open, attempt, .. } = *relayed;
+            drop(attempt);
+            finish_bytes(open, result);
+        })
+    }
+
+    async fn open_bytes(
+        self: Rc<Self>,
+        conn: Accepted,
+        first: Vec<u8>,
+        opened: Option<Result<Opened, Failed>>,
+    ) -> Option<Box<Relayed>> {
         let mut event = event(&self.worker, "tcp");
         event.service = Some(self.service.name.shared());
-        let meters = Meters::default();
+        let mut open = Open::begin(&self.worker, event, conn.since);
         let opened = match opened {
             Some(opened) => opened,
-            None => bytes::open(self).await,
+            None => bytes::open(&self).await,
         };
-        let result = match opened {
-            Ok(Opened {
-                mut right,
-                attempt,
-                endpoint,
-                hop,
-                route,
-            }) => {
-                event.endpoint = Some(endpoint.name.shared());
-                event.destination_cluster = Some(endpoint.cluster.shared());
-                event.hop = hop;
-                event.route = route;
+        match opened {
+            Ok(opened) => {
+                let event = &mut open.event;
+                event.endpoint = Some(opened.endpoint.name.shared());
+                event.destination_cluster = Some(opened.endpoint.cluster.shared());
+                event.hop = opened.hop;
+                event.route = opened.route;
                 let (rx, tx) = crate::tcp::split_with(conn.io, first);
-                let mut left = Duplex {
+                let left = Duplex {
                     rx: Rx::Tcp(rx),
                     tx: Tx::Tcp(tx),
                 };
-                let idle = self.service.traffic.timeouts.idle_tcp;
-                self.worker
-                    .recorder
-                    .count_live(&event, &meters.sent, &meters.received);
-                let relaying = duplex(
-                    &mut left,
-                    &mut right,
-                    (&meters.sent, &meters.received),
-                    idle,
-                );
-                let ended = relaying.await;
-                drop(attempt);
-                ended_as(ended)
+                Some(Box::new(Relayed {
+                    open,
+                    left,
+                    right: opened.right,
+                    attempt: opened.attempt,
+                }))
             }
             Err(failed) => {
                 accept::reset(&conn.io);
-                Err(failed)
+                finish_bytes(open, Err(failed));
+                None
             }
-        };
-        finish_bytes(&self.worker, event, result, &meters, conn.since);
+        }
     }
 
     /// Where a connection goes by the routes of layer 4.
@@ -312,13 +291,21 @@ impl Outbound {
         })
     }
 
+    /// HTTP/1.0 may name no host; the tunnel needs one.
+    fn complete(&self, request: &mut Request) {
+        if request.head.authority.is_empty() {
+            request.host = self.service.name.hostname().to_owned();
+            request.head.authority = format!("{}:{}", request.host, self.port).into_bytes();
+        }
+    }
+
     /// One request: the steps in the order of the journey.
     async fn exchange(
         &self,
         head: RequestHead,
         down: &mut Downstream,
         (event, meters): (&mut Event, &Meters),
-    ) -> Result<Option<Upstream>, Failed> {
+    ) -> Result<Option<Box<Upgraded>>, Failed> {
         let version = head.version;
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
@@ -327,11 +314,7 @@ impl Outbound {
             request.path.as_str().to_owned(),
         ));
         event.service = Some(self.service.name.shared());
-        if request.head.authority.is_empty() {
-            // HTTP/1.0 may name no host; the tunnel needs one.
-            request.host = self.service.name.hostname().to_owned();
-            request.head.authority = format!("{}:{}", request.host, self.port).into_bytes();
-        }
+        self.complete(&mut request);
         let to = BackendRef {
             service: self.service.name.clone(),
             port: self.port,
@@ -362,7 +345,7 @@ impl Outbound {
         }
         let (snapshot, service) = self.resolve(&chosen.backend).await?;
         let begun = service.guard.begin(&service.traffic, self.worker.now());
-        let _ticket =
+        let ticket =
             begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
         event.service = Some(service.name.shared());
         let mut plan = ToService::new(
@@ -376,7 +359,11 @@ impl Outbound {
         plan.describe(event);
         match result {
             Ok(Done::Answered) => Ok(None),
-            Ok(Done::Upgraded(upstream)) => Ok(Some(upstream)),
+            Ok(Done::Upgraded(upstream)) => Ok(Some(Box::new(Upgraded {
+                upstream,
+                idle: service.traffic.timeouts.idle_tcp,
+                _held: (ticket, plan.into_attempt()),
+            }))),
             Err(failure) => {
                 plan.ended(failure);
                 let detail = plan.detail(failure);
@@ -389,28 +376,26 @@ impl Outbound {
 impl Side for Outbound {
     async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
         let begun = Instant::now();
-        let _active = self.worker.activity();
-        let mut event = event(&self.worker, version_name(head.version));
-        let meters = Meters::default();
+        let event = event(&self.worker, version_name(head.version));
+        let mut open = Open::begin(&self.worker, event, begun);
         let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
-        let result = self.exchange(head, &mut down, (&mut event, &meters)).await;
+        let result = self
+            .exchange(head, &mut down, (&mut open.event, &open.meters))
+            .await;
         let result = match result {
-            Ok(Some(upstream)) => {
-                let relaying = upgrade::relay(
-                    down,
-                    upstream,
-                    &meters,
-                    self.service.traffic.timeouts.idle_tcp,
-                );
-                let ended = Box::pin(relaying).await;
-                event.status = 101;
-                finish_bytes(&self.worker, event, ended_as(ended), &meters, begun);
+            Ok(Some(upgraded)) => {
+                open.event.status = 101;
+                let result = {
+                    let told = (&open.event, &open.meters);
+                    Box::pin(upgraded.relay(&self.worker, down, told)).await
+                };
+                finish_bytes(open, result);
                 return None;
             }
             Ok(None) => Ok(()),
             Err(failed) => Err(failed),
         };
-        finish(&self.worker, down, (event, &meters), result, (begun, grpc)).await
+        finish(open, down, result, grpc).await
     }
 
     fn worker(&self) -> &Rc<Worker> {
@@ -422,6 +407,38 @@ impl Side for Outbound {
         event.service = Some(self.service.name.shared());
         crate::finish::unreadable(&self.worker, &mut event, failure)
     }
+}
+
+/// A request that became a stream of bytes. It is in flight, and counts against the service's limit,
+/// for as long as it is open.
+struct Upgraded {
+    upstream: Upstream,
+    idle: Duration,
+    _held: (Ticket, Option<Attempt>),
+}
+
+impl Upgraded {
+    async fn relay(
+        self,
+        worker: &Worker,
+        down: Downstream,
+        told: (&Event, &Meters),
+    ) -> Result<(), Failed> {
+        let (mut left, mut right) = upgrade::halves(down, self.upstream);
+        relay(worker, (&mut left, &mut right), told, self.idle).await
+    }
+}
+
+/// Relays both ways, and counts the bytes as they come.
+async fn relay(
+    worker: &Worker,
+    (left, right): (&mut Duplex, &mut Duplex),
+    (event, meters): (&Event, &Meters),
+    idle: Duration,
+) -> Result<(), Failed> {
+    let bytes = (&meters.sent, &meters.received);
+    worker.recorder.count_live(event, bytes.0, bytes.1);
+    ended_as(duplex(left, right, bytes, idle).await)
 }
 
 /// How a relay's end reads in the log.

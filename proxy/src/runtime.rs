@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use crate::accept::{accept_loop, bind};
 use crate::config::{Config, Destination};
+use crate::telemetry::Direction;
 use crate::tls::Verifier;
 use crate::worker::{Shared, Worker};
 use crate::{gateway, inbound, outbound};
@@ -52,6 +53,25 @@ pub struct Bound {
     pub admin: Option<SocketAddr>,
     /// Ready and metrics.
     pub ready: Option<SocketAddr>,
+}
+
+impl Bound {
+    /// Does the proxy itself listen there, at whatever address?
+    #[must_use]
+    pub fn has_port(&self, port: u16) -> bool {
+        let own = [
+            self.mesh,
+            self.inbound,
+            self.outbound,
+            self.gateway,
+            self.admin,
+            self.ready,
+        ];
+        own.iter()
+            .flatten()
+            .chain(&self.virtuals)
+            .any(|address| address.port() == port)
+    }
 }
 
 impl Listeners {
@@ -157,23 +177,28 @@ fn listen(worker: &Rc<Worker>, listeners: Listeners) {
         let allowed = move |source: IpAddr| {
             allowed.is_empty() || allowed.iter().any(|net| net.contains(&source))
         };
+        let listener = (listener, Direction::Inbound);
         let serving = accept_loop(Rc::clone(worker), listener, allowed, inbound::serve_mesh);
         tokio::task::spawn_local(serving);
     }
     if let Some(listener) = listeners.inbound {
+        let listener = (listener, Direction::Inbound);
         let serving = accept_loop(Rc::clone(worker), listener, all, inbound::serve_captured);
         tokio::task::spawn_local(serving);
     }
     if let Some(listener) = listeners.outbound {
+        let listener = (listener, Direction::Outbound);
         let serving = accept_loop(Rc::clone(worker), listener, all, outbound::serve_captured);
         tokio::task::spawn_local(serving);
     }
     if let Some(listener) = listeners.gateway {
+        let listener = (listener, Direction::Gateway);
         let serving = accept_loop(Rc::clone(worker), listener, all, gateway::serve);
         tokio::task::spawn_local(serving);
     }
     for (listener, destination) in listeners.virtuals {
         let serve = move |worker, conn| outbound::serve_virtual(worker, conn, destination.clone());
+        let listener = (listener, Direction::Outbound);
         tokio::task::spawn_local(accept_loop(Rc::clone(worker), listener, all, serve));
     }
 }
@@ -190,6 +215,13 @@ async fn judge(worker: Rc<Worker>) {
             policies = Arc::clone(&snapshot.policies);
             // Each of them counts itself when it is cut.
             worker.connections.judge(&snapshot);
+        }
+        if snapshot
+            .own
+            .as_ref()
+            .is_some_and(|own| own.passthrough_denied)
+        {
+            worker.connections.stop_passing();
         }
         if !Arc::ptr_eq(&trust, &snapshot.trust) {
             trust = Arc::clone(&snapshot.trust);

@@ -84,6 +84,8 @@ pub struct Event {
     pub failure: Option<Failure>,
     /// For people: what exactly.
     pub detail: String,
+    /// The id under which the proxy that refused it knows why.
+    pub upstream_reason: Option<String>,
     /// From the one who asked.
     pub bytes_sent: u64,
     /// To the one who asked.
@@ -118,6 +120,7 @@ impl Event {
             status: 0,
             failure: None,
             detail: String::new(),
+            upstream_reason: None,
             bytes_sent: 0,
             bytes_received: 0,
             counted_live: false,
@@ -220,17 +223,20 @@ impl Recorder {
         self.shared.reason_id()
     }
 
-    /// The one place. `reason`: the id that the client was told.
+    /// The one place. `reason`: the id that the client was told. A failure that nobody was told of
+    /// has one, too: the line in the log says it.
     pub fn record(&self, event: &Event, reason: Option<String>) {
+        let reason = reason.or_else(|| event.failure.map(|_| self.shared.reason_id()));
         self.series(event).add(event);
         if !event.audit.is_empty() {
             self.shared.metrics.audited(&event.audit);
         }
-        if let Some(log) = &self.shared.log {
-            log.write(event, reason.as_deref());
+        if let Some(log) = &self.shared.log
+            && !log.write(event, reason.as_deref())
+        {
+            self.shared.metrics.log_dropped.inc();
         }
-        if event.failure.is_some() {
-            let id = reason.unwrap_or_else(|| self.shared.reason_id());
+        if let Some(id) = reason {
             self.shared.remember(id, event);
         }
     }
@@ -254,5 +260,74 @@ impl Recorder {
         let found = Rc::new(self.shared.metrics.series(&key));
         series.insert(key, Rc::clone(&found));
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    /// A disk that writes nothing as long as somebody holds the other end.
+    struct Slow {
+        held: Receiver<()>,
+        lines: Arc<AtomicUsize>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            // Nobody ever sends.
+            let _ = self.held.recv();
+            let lines = data.iter().filter(|byte| **byte == b'\n').count();
+            self.lines.fetch_add(lines, Ordering::SeqCst);
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_line_is_written_or_counted_as_dropped() {
+        const EVENTS: usize = 10_000;
+        let (hold, held) = channel();
+        let lines = Arc::new(AtomicUsize::new(0));
+        let out = Slow {
+            held,
+            lines: Arc::clone(&lines),
+        };
+        let log = AccessLog::to(Box::new(out)).unwrap();
+        let shared = Arc::new(Telemetry::new("east/shop/cart-1".to_owned(), Some(log)));
+        let recorder = Recorder::new(Arc::clone(&shared));
+        let event = Event::new(Direction::Inbound, "tcp", Generation(1));
+        for _ in 0..EVENTS {
+            recorder.record(&event, None);
+        }
+        let dropped = usize::try_from(shared.metrics.log_dropped.get()).unwrap();
+        assert!(dropped > 0, "the queue has an end");
+        drop((hold, recorder, shared));
+        // The writer ends when it has written what it took.
+        let begun = std::time::Instant::now();
+        while lines.load(Ordering::SeqCst) + dropped < EVENTS {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{dropped}");
+            std::thread::yield_now();
+        }
+        assert_eq!(lines.load(Ordering::SeqCst) + dropped, EVENTS);
+    }
+
+    #[test]
+    fn a_failure_has_one_id_in_the_log_and_in_memory() {
+        let shared = Arc::new(Telemetry::new("east/shop/cart-1".to_owned(), None));
+        let recorder = Recorder::new(Arc::clone(&shared));
+        let mut event = Event::new(Direction::Inbound, "tcp", Generation(1));
+        event.failure = Some(Failure::Denied);
+        recorder.record(&event, None);
+        let reasons = shared.reasons.lock().unwrap();
+        let only = reasons.back().unwrap();
+        assert_eq!(only.event["reason"], only.id.as_str());
     }
 }

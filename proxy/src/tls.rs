@@ -354,3 +354,50 @@ impl ServerCertVerifier for Verifier {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConnection, NamedGroup, ServerConnection};
+
+    use super::*;
+
+    const CART: &str = "spiffe://east.mesh.internal/ns/shop/sa/cart";
+
+    fn holding() -> Arc<TlsStore> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(CART.try_into().unwrap())];
+        let leaf = params.self_signed(&key).unwrap();
+        let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let key = provider().key_provider.load_private_key(der).unwrap();
+        let store = TlsStore::default();
+        store.hold(Held {
+            key: Arc::new(CertifiedKey::new(vec![leaf.der().clone()], key)),
+            not_after: SystemTime::now() + std::time::Duration::from_secs(600),
+            since: SystemTime::now(),
+        });
+        Arc::new(store)
+    }
+
+    #[test]
+    fn proxies_agree_on_a_key_that_a_recording_does_not_give_away_later() {
+        let store = holding();
+        let config = client_config(&store, &CART.parse().unwrap()).unwrap();
+        let name = ServerName::try_from("cart").unwrap();
+        let mut client = ClientConnection::new(config, name).unwrap();
+        let mut server = ServerConnection::new(server_config(&store).unwrap()).unwrap();
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        // In one flight: the share that the client sent at once was the one that the server took.
+        let group = server.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, NamedGroup::X25519MLKEM768);
+        assert_eq!(
+            server.handshake_kind(),
+            Some(rustls::HandshakeKind::Full),
+            "without a second hello"
+        );
+    }
+}

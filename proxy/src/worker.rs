@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::balance::{EndpointSet, Rng, Ticks};
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::connections::Connections;
 use crate::outbound::Hints;
 use crate::pool::AppPool;
+use crate::runtime::Bound;
 use crate::telemetry::{Recorder, Telemetry};
 use crate::tls::TlsStore;
 use crate::tunnel::Tunnels;
@@ -47,6 +48,8 @@ fn is_ready(snapshot: &Snapshot, service: &Service) -> bool {
 pub struct Shared {
     /// What the proxy was told at its start.
     pub config: Config,
+    /// Where it listens. Set before anything is accepted.
+    pub bound: OnceLock<Bound>,
     /// Certificates and roots.
     pub tls: Arc<TlsStore>,
     /// The TLS of the mesh listener.
@@ -119,6 +122,13 @@ impl Worker {
             *self.current.borrow_mut() = Arc::clone(&snapshots.borrow_and_update());
         }
         Arc::clone(&self.current.borrow())
+    }
+
+    /// Does the proxy itself listen on this port?
+    #[must_use]
+    pub fn listens_on(&self, port: u16) -> bool {
+        let bound = self.shared.bound.get();
+        bound.is_some_and(|bound| bound.has_port(port))
     }
 
     /// Time for the balancer.
@@ -237,3 +247,6 @@ pub struct Accepted {
     /// When.
     pub since: Instant,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

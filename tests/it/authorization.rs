@@ -96,6 +96,35 @@ async fn what_is_open_is_cut_when_its_permission_ends() {
     );
 }
 
+/// A WebSocket was a request when it was allowed; it is no less open than one.
+#[tokio::test]
+async fn an_upgraded_stream_is_cut_when_its_permission_ends() {
+    let mesh = two_clusters().start().await;
+    let http = mesh.client("east/web").http("cart");
+    let other = mesh.client("east/desk").http("cart");
+    let mut cut = http.upgrade("echo").await.unwrap();
+    let mut kept = other.upgrade("echo").await.unwrap();
+    let mut back = [0; 4];
+    for io in [&mut cut, &mut kept] {
+        io.write_all(b"ping").await.unwrap();
+        io.read_exact(&mut back).await.unwrap();
+    }
+    mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
+    let ended = tokio::time::timeout(isthmus_tests::wait::SOON, cut.read(&mut back))
+        .await
+        .expect("the stream is cut");
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    becomes(&http, 403).await;
+    kept.write_all(b"pong").await.unwrap();
+    kept.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"pong", "the policy names web only");
+    let revoked = mesh
+        .proxy("west/cart-1")
+        .metric("revoked_connections_total", &[])
+        .await;
+    assert!(revoked >= 1.0, "{revoked}");
+}
+
 #[tokio::test]
 async fn an_allow_policy_denies_everything_that_it_does_not_name() {
     let mesh = Mesh::builder()
@@ -155,6 +184,53 @@ spec:
             .status,
         403
     );
+}
+
+/// Audit looks and does not decide.
+#[tokio::test]
+async fn an_audit_policy_is_counted_and_logged_and_changes_no_verdict() {
+    let audit = |name: &str, prefix: &str| {
+        format!(
+            "apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  targetRefs: [{{kind: Service, name: cart}}]
+  action: Audit
+  rules:
+  - to: [{{paths: [{{prefix: {prefix}}}]}}]
+"
+        )
+    };
+    let deny = audit("shut", "/seen/shut").replace("Audit", "Deny");
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web")
+                .service("cart", 1)
+                .manifest("audit.yaml", &audit("watch", "/seen"))
+                .manifest("deny.yaml", &deny)
+        })
+        .start()
+        .await;
+    let web = mesh.client("east/web").http("cart");
+    let cart = mesh.proxy("east/cart-1");
+    let matches = async || cart.metric("audit_matches_total", &["watch"]).await;
+    assert_eq!(web.get("/other").await.status, 200);
+    assert!(matches().await < 0.5, "it matched what it does not name");
+    assert_eq!(web.get("/seen/1").await.status, 200, "it is no verdict");
+    assert_eq!(web.get("/seen/shut").await.status, 403, "and lifts none");
+    let is = |path: &'static str| {
+        move |line: &serde_json::Value| line["path"] == path && line["direction"] == "inbound"
+    };
+    for (path, status) in [("/seen/1", 200), ("/seen/shut", 403)] {
+        let line = cart.logged(path, is(path)).await;
+        assert!(line["audit"].to_string().contains("watch"), "{line}");
+        assert_eq!(line["status"], status, "{line}");
+    }
+    let line = cart.logged("/other", is("/other")).await;
+    assert!(line["audit"].is_null(), "{line}");
+    let counted = matches().await;
+    assert!((counted - 2.0).abs() < 0.5, "{counted}");
 }
 
 /// S13

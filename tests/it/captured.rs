@@ -164,6 +164,13 @@ async fn inbound() {
     })
     .await;
     assert!(!text.contains("x-mesh-peer: spiffe"), "{text}");
+    // S20: who asks for the capture port itself is not led back to it, again and again.
+    let looped = get(STRANGER, &listener.to_string()).await;
+    let looped = looped.unwrap_or_default();
+    assert!(
+        looped.is_empty() || looped.starts_with("HTTP/1.1 403"),
+        "{looped}"
+    );
     let counted = mesh
         .proxy("east/cart-1")
         .metric("plaintext_connections_total", &[])

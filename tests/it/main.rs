@@ -22,6 +22,10 @@ mod protocols;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
+mod log;
+#[cfg(test)]
+mod passthrough;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod rotation;

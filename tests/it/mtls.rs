@@ -1,11 +1,13 @@
 //! Is every hop authenticated at both ends? (SECURITY S1, S2, S3, S5, S6)
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Empty;
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use isthmus_tests::proxy::Proxy;
+use isthmus_tests::proxy::{MESH_PORT, Proxy};
 use isthmus_tests::tls::{self, Authority, Identity};
 use isthmus_tests::wait::check;
 use isthmus_tests::{Mesh, until};
@@ -233,6 +235,47 @@ async fn the_mesh_port_is_closed_to_other_networks() {
     assert_eq!(mesh.app("west/cart-1").record.accepts(), 0);
 }
 
+/// S20, S21: the proxy's own ports are beside the application's, and are not for peers.
+#[tokio::test]
+async fn no_peer_reaches_what_the_proxy_itself_listens_on() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
+    // Where applications are by default, and admin always.
+    let cart = mesh.proxy_mut("east/cart-1");
+    cart.configure("application", "127.0.0.1".into());
+    cart.restart().await;
+    let (cart, admin) = (mesh.proxy("east/cart-1"), cart_admin(&mesh));
+    assert_eq!(cart.get("/listeners").await.unwrap().0, 200);
+    let identity = Identity::of_state_dir(mesh.proxy("east/web-1").state_dir());
+    let mut sender = session(&mesh, "east/web-1", cart, identity).await.unwrap();
+    for port in [admin, MESH_PORT] {
+        let request = asking(&port.to_string());
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 403, "{port}");
+        let id = answer.headers()["x-mesh-reason"].to_str().unwrap();
+        let why = cart.why(id).await.to_string();
+        assert!(why.contains("the proxy itself listens"), "{why}");
+        let target = SocketAddr::new(cart.address(), port);
+        let connect = hyper::Request::connect(target.to_string());
+        let answer = sender.send_request(connect.body(Empty::new()).unwrap());
+        assert_eq!(answer.await.unwrap().status(), 403, "CONNECT {port}");
+        let replay = cart
+            .json(&format!("/why/inbound?port={port}&path=/&method=GET"))
+            .await;
+        assert_eq!(replay["allowed"], false, "{replay}");
+    }
+    // Of the others, the application is asked; there is none now.
+    let answer = sender.send_request(asking("8080")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+}
+
+fn cart_admin(mesh: &Mesh) -> u16 {
+    let admin = mesh.proxy("east/cart-1").listeners().admin;
+    admin.expect("an admin listener").port()
+}
+
 fn own(mesh: &Mesh) -> Authority {
     Authority::of_cluster(mesh.control().state_dir(), "east")
 }
@@ -264,14 +307,28 @@ async fn status_of_from(
     server: &Proxy,
     identity: Identity,
 ) -> anyhow::Result<u16> {
+    let mut sender = session(mesh, from, server, identity).await?;
+    Ok(sender.send_request(asking("8080")).await?.status().as_u16())
+}
+
+/// A connection to the mesh port, as a peer of this pod and identity makes it.
+async fn session(
+    mesh: &Mesh,
+    from: &str,
+    server: &Proxy,
+    identity: Identity,
+) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
     let io = tls::dial(mesh.proxy(from).address(), server.mesh()).await?;
     let io = TokioIo::new(Box::new(tls::connect(io, "cart", Some(identity)).await?));
-    let (mut sender, connection) =
+    let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
     tokio::spawn(connection);
-    let request = hyper::Request::get("http://cart.shop.svc.cluster.local/");
-    let request = request
-        .header("x-mesh-port", "8080")
-        .body(Empty::<Bytes>::new())?;
-    Ok(sender.send_request(request).await?.status().as_u16())
+    Ok(sender)
+}
+
+fn asking(port: &str) -> hyper::Request<Empty<Bytes>> {
+    hyper::Request::get("http://cart.shop.svc.cluster.local/")
+        .header("x-mesh-port", port)
+        .body(Empty::new())
+        .expect("a request")
 }

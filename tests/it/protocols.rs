@@ -457,6 +457,9 @@ async fn an_unknown_destination_is_passed_through_untouched() {
         (&serving.await.unwrap(), &back),
         (b"\x16\xffGET \r", b"\x00raw")
     );
+    let web = mesh.proxy("east/web-1");
+    let counted = web.metric("passthrough_connections_total", &[]).await;
+    assert!((counted - 1.0).abs() < 0.5, "{counted}");
 }
 
 /// A port that declares HTTP/1.1 may be called with either version; one that declares HTTP/2 speaks

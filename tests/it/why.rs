@@ -1,6 +1,7 @@
 //! Does the mesh say why?
 
-use isthmus_tests::{Mesh, until};
+use isthmus_tests::{App, Mesh, until};
+use tokio::io::AsyncReadExt;
 
 const DENY: &str = "apiVersion: isthmus.dev/v1alpha1
 kind: AccessPolicy
@@ -56,6 +57,52 @@ async fn a_replay_says_what_a_call_would_meet() {
     }
     let denied = ask("web", "/closed").await;
     assert!(!denied["remedy"].is_null(), "{denied:#}");
+}
+
+/// A TCP client can't be told an id: the log of its own sidecar says it, and leads to the policy.
+#[tokio::test]
+async fn a_denied_tcp_call_is_explained_at_both_ends() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("bytes", 81, "tcp", App::Tcp))
+                .manifest(
+                    "policy.yaml",
+                    &DENY.replace("paths: [{prefix: /closed}]", "ports: [8081]"),
+                )
+        })
+        .start()
+        .await;
+    let mut io = mesh
+        .client("east/web")
+        .port("cart", 81)
+        .tcp()
+        .await
+        .unwrap();
+    let refused = io.read(&mut [0; 1]).await;
+    assert!(!matches!(refused, Ok(1..)), "{refused:?}");
+    let (web, cart) = (mesh.proxy("east/web-1"), mesh.proxy("west/cart-1"));
+    let line = web
+        .logged("the refusal", |line| line["failure"] == "denied")
+        .await;
+    let id = line["reason"].as_str().expect("an id in the log");
+    let there = line["upstream_reason"].as_str().expect("the other id");
+    assert!(id.starts_with("east/shop/web-1:"), "{line}");
+    assert!(there.starts_with("west/shop/cart-1:"), "{line}");
+    let why = web.why(id).await;
+    assert!(
+        why["event"]["detail"].as_str().unwrap().contains(there),
+        "{why}"
+    );
+    let why = cart.why(there).await;
+    assert!(
+        why["event"]["policy"].to_string().contains("closed"),
+        "{why}"
+    );
+    let line = cart
+        .logged("the decision", |line| line["failure"] == "denied")
+        .await;
+    assert_eq!(line["reason"], there, "{line}");
 }
 
 #[tokio::test]

@@ -99,11 +99,20 @@ fn refusal(id: &str, event: &Value) -> String {
         ("route", field("route")),
         ("hop", field("hop")),
         ("detail", field("detail")),
+        ("there", there(&field("upstream_reason"))),
         ("remedy", remedy(&field("failure"), &field("policy"))),
     ];
     let said = lines.iter().filter(|(_, text)| !text.is_empty());
     said.map(|(key, text)| format!("  {key:<8} {text}\n"))
         .collect()
+}
+
+/// Who refused it knows more than who was refused.
+fn there(id: &str) -> String {
+    if id.is_empty() {
+        return String::new();
+    }
+    format!("`isthmus why {id}` says what decided")
 }
 
 /// What would have to change, by the failure's name. Empty: nothing that an operator could.

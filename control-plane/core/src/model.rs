@@ -328,6 +328,8 @@ pub struct MeshCluster {
     pub network: NetworkId,
     /// For pods whose place is not known.
     pub locality: Locality,
+    /// Must its sidecars refuse what is no service?
+    pub passthrough_denied: bool,
     /// What its author takes the trust domain for; another one than the mesh gives it is refused.
     pub trust_domain: Option<TrustDomain>,
     /// Its gateways; empty: every Gateway that it declares.

@@ -127,6 +127,7 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
     let mesh = MeshCluster {
         network: network.parse().unwrap(),
         locality,
+        passthrough_denied: false,
         trust_domain: None,
         gateways: Vec::new(),
         credential: None,

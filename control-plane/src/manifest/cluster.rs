@@ -44,10 +44,22 @@ pub(super) struct ClusterSpec {
     /// cluster's namespace `isthmus-system`.
     #[serde(default)]
     gateways: Option<Vec<RawGateway>>,
+    /// What its sidecars do with a destination that is known to be no service: pass it through as it
+    /// is, or refuse it. Default: Allow.
+    #[serde(default)]
+    passthrough: Passthrough,
     /// How its API server is reached. Not written: the cluster that the control plane runs in, or one
     /// that its configuration names.
     #[serde(default)]
     credential: Option<RawCredential>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+enum Passthrough {
+    #[default]
+    Allow,
+    Deny,
 }
 
 /// Either `name`, or `address` and perhaps `port`.
@@ -117,6 +129,7 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
             region: raw.region.unwrap_or_default(),
             zone: raw.zone.unwrap_or_default(),
         },
+        passthrough_denied: raw.passthrough == Passthrough::Deny,
         trust_domain: trust_domain.map_err(|bad| Bad(format!("trustDomain: {bad}")))?,
         gateways,
         credential: raw.credential.map(credential).transpose()?,

@@ -233,6 +233,15 @@ fn the_cluster_and_its_gateway_are_read() {
         (cluster.network.as_str(), cluster.locality.region.as_str()),
         ("east-net", "eu")
     );
+    assert!(!cluster.passthrough_denied);
+    let object = one(
+        "apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\nmetadata: {name: east}\nspec: {network: n, passthrough: Deny}\n",
+    );
+    assert!(matches!(object.spec, Spec::MeshCluster(c) if c.passthrough_denied));
+    let unknown = read(
+        "apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\nmetadata: {name: east}\nspec: {network: n, passthrough: No}\n",
+    );
+    assert_eq!((unknown.errors.len(), unknown.objects.len()), (1, 0));
     let unknown = read(
         "apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\nmetadata: {name: east}\nspec: {network: n, zones: a}\n",
     );

@@ -164,6 +164,10 @@ pub struct Workload {
     pub inbound_mode: i32,
     #[prost(message, optional, tag = "8")]
     pub origin: ::core::option::Option<Origin>,
+    /// Outbound connections whose destination is no service. Absent or unspecified: as the proxy was
+    /// started.
+    #[prost(enumeration = "Passthrough", tag = "9")]
+    pub passthrough: i32,
 }
 impl ::prost::Name for Workload {
     const NAME: &'static str = "Workload";
@@ -214,6 +218,37 @@ impl ::prost::Name for ServiceRef {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/isthmus.resource.v1.ServiceRef".into()
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Passthrough {
+    Unspecified = 0,
+    /// As the proxy was started.
+    Allow = 1,
+    /// Refused, also where the proxy was started to pass them through.
+    Deny = 2,
+}
+impl Passthrough {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PASSTHROUGH_UNSPECIFIED",
+            Self::Allow => "PASSTHROUGH_ALLOW",
+            Self::Deny => "PASSTHROUGH_DENY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PASSTHROUGH_UNSPECIFIED" => Some(Self::Unspecified),
+            "PASSTHROUGH_ALLOW" => Some(Self::Allow),
+            "PASSTHROUGH_DENY" => Some(Self::Deny),
+            _ => None,
+        }
     }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -18,6 +18,7 @@ pub(super) fn snapshot(snapshot: &Snapshot, now: Ticks) -> Value {
         "own": content.own.map(|own| json!({
             "name": own.name, "identity": own.identity, "addresses": own.addresses,
             "permissive": own.permissive,
+            "passthrough_denied": own.passthrough_denied,
             "ports": own.ports.iter().map(|(port, protocol, services)| json!({
                 "port": port, "protocol": protocol, "services": services,
             })).collect::<Vec<_>>(),

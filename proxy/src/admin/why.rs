@@ -6,6 +6,7 @@ use isthmus_proxy_core::explain::{
     EndpointStep, Explanation, Found, InboundQuestion, Question, RequestQuestion, RouteStep,
     explain_inbound, explain_outbound,
 };
+use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::snapshot::Snapshot;
 use serde_json::{Value, json};
 
@@ -40,7 +41,11 @@ pub(super) fn outbound(
 ///
 /// # Errors
 /// A parameter is missing or can't be read.
-pub(super) fn inbound(snapshot: &Snapshot, query: &str) -> Result<Value, String> {
+pub(super) fn inbound(
+    snapshot: &Snapshot,
+    query: &str,
+    is_ours: impl Fn(u16) -> bool,
+) -> Result<Value, String> {
     let identity = parameter(query, "identity")
         .map(|id| {
             id.parse()
@@ -57,6 +62,18 @@ pub(super) fn inbound(snapshot: &Snapshot, query: &str) -> Result<Value, String>
         request: is_request.then(|| request(query)),
     };
     let found = explain_inbound(snapshot, &question);
+    if is_ours(question.port) {
+        return Ok(json!({
+            "generation": found.generation.0,
+            "workload": found.workload,
+            "port": question.port,
+            "allowed": false,
+            "failure": Failure::Denied.name(),
+            "flag": Failure::Denied.flag(),
+            "reason": "the proxy itself listens there",
+            "steps": [],
+        }));
+    }
     Ok(json!({
         "generation": found.generation.0,
         "policy_generation": found.policy_generation.map(|g| g.0),

@@ -4,14 +4,12 @@
 //! at the other end: 101 on HTTP/1.1, 200 on HTTP/2. The handshake's own fields
 //! (`sec-websocket-key` and its answer) travel as they are.
 
-use std::time::Duration;
-
 use isthmus_proxy_core::http1::ResponseContext;
 use isthmus_proxy_core::message::{BodyLength, ResponseHead, Version};
 
-use super::{Downstream, Meters, Request};
+use super::{Downstream, Request};
 use crate::connect::Upstream;
-use crate::relay::{Duplex, Ended, duplex};
+use crate::relay::Duplex;
 use crate::stream::{Rx, Tx};
 
 /// Did the upstream switch protocols?
@@ -43,17 +41,11 @@ pub fn translate(head: &mut ResponseHead, to: &ResponseContext, protocol: &[u8])
     head.fields.remove(b"content-length");
 }
 
-/// Relays bytes both ways until both sides have ended.
-pub async fn relay(down: Downstream, upstream: Upstream, meters: &Meters, idle: Duration) -> Ended {
-    let mut left = bytes(down.rx, down.answer.tx);
-    let mut right = bytes(upstream.rx, upstream.tx);
-    duplex(
-        &mut left,
-        &mut right,
-        (&meters.sent, &meters.received),
-        idle,
-    )
-    .await
+/// Both sides as they are from here on: bytes, both ways.
+#[must_use]
+pub fn halves(down: Downstream, upstream: Upstream) -> (Duplex, Duplex) {
+    let left = bytes(down.rx, down.answer.tx);
+    (left, bytes(upstream.rx, upstream.tx))
 }
 
 /// A connection without messages from here on; a stream stays as it is.

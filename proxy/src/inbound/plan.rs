@@ -9,7 +9,7 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::message::{RequestHead, ResponseHead, Version};
 use isthmus_proxy_core::snapshot::Snapshot;
 
-use super::{CONNECT_TIMEOUT, HTTP_IDLE};
+use super::CONNECT_TIMEOUT;
 use crate::connect::{self, Hop, Upstream};
 use crate::exchange::Plan;
 use crate::worker::Worker;
@@ -57,6 +57,8 @@ pub(super) struct ToApplication<'a> {
     pub(super) permit: Permit,
     pub(super) hop: Hop,
     pub(super) head: &'a RequestHead,
+    /// Without a byte either way.
+    pub(super) idle: Duration,
     /// A second try was made.
     pub(super) again: bool,
 }
@@ -97,6 +99,6 @@ impl Plan for ToApplication<'_> {
     }
 
     fn idle_timeout(&self) -> Duration {
-        HTTP_IDLE
+        self.idle
     }
 }

@@ -118,7 +118,7 @@ async fn try_one(
     let opened = connect::bytes(worker, &permit, &hop, address, limit).await;
     let outcome = opened
         .as_ref()
-        .map_or_else(|f| Outcome::of_failure(*f), |_| Outcome::Success);
+        .map_or_else(|why| Outcome::of_failure(why.failure), |_| Outcome::Success);
     attempt.record(
         outcome,
         begun.elapsed(),
@@ -128,6 +128,6 @@ async fn try_one(
     let name = hop.name();
     let opened = opened
         .map(|right| (right, name))
-        .map_err(|f| Failed::new(f, format!("connect to {} by {name}", endpoint.name)));
+        .map_err(|why| Failed::not_opened(why, format!("connect to {} by {name}", endpoint.name)));
     Ok((attempt, opened))
 }

@@ -137,6 +137,11 @@ impl<'a> ToService<'a> {
         self.record(Outcome::of_failure(failure));
     }
 
+    /// It became a stream of bytes: in flight until the attempt is dropped.
+    pub(super) fn into_attempt(self) -> Option<Attempt> {
+        self.current.map(|current| current.attempt)
+    }
+
     pub(super) fn describe(&self, event: &mut Event) {
         event.retries = self.retries;
         if let Some(current) = &self.current {

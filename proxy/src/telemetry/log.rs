@@ -3,8 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_proxy_core::failure::Blame;
@@ -19,8 +18,6 @@ const WAITING_LINES_MAX: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct AccessLog {
     lines: SyncSender<String>,
-    /// Lines that were dropped.
-    pub dropped: Arc<AtomicU64>,
 }
 
 impl AccessLog {
@@ -29,29 +26,29 @@ impl AccessLog {
     /// # Errors
     /// The file can't be opened, or the thread can't be started.
     pub fn open(target: &str) -> io::Result<Self> {
-        let (lines, queue) = sync_channel(WAITING_LINES_MAX);
         let out: Box<dyn Write + Send> = if target == "-" {
             Box::new(io::stdout())
         } else {
             Box::new(OpenOptions::new().create(true).append(true).open(target)?)
         };
+        Self::to(out)
+    }
+
+    pub(super) fn to(out: Box<dyn Write + Send>) -> io::Result<Self> {
+        let (lines, queue) = sync_channel(WAITING_LINES_MAX);
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_lines(&queue, out))?;
-        Ok(Self {
-            lines,
-            dropped: Arc::default(),
-        })
+        Ok(Self { lines })
     }
 
-    pub(super) fn write(&self, event: &Event, reason: Option<&str>) {
+    /// False: the line was dropped.
+    #[must_use]
+    pub(super) fn write(&self, event: &Event, reason: Option<&str>) -> bool {
         // serde_json escapes control characters and quotes: traffic can't forge a line.
-        match self.lines.try_send(value(event, reason).to_string()) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(_)) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        self.lines
+            .try_send(value(event, reason).to_string())
+            .is_ok()
     }
 }
 
@@ -113,6 +110,9 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         fields.insert("failure".to_owned(), json!(failure.name()));
         fields.insert("blame".to_owned(), json!(blame));
         fields.insert("detail".to_owned(), json!(event.detail));
+        if let Some(reason) = &event.upstream_reason {
+            fields.insert("upstream_reason".to_owned(), json!(reason));
+        }
     }
     if !event.audit.is_empty() {
         fields.insert(

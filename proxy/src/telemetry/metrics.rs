@@ -128,6 +128,8 @@ pub struct Metrics {
     pub open: Gauge,
     /// Plaintext connections that a permissive workload took.
     pub plaintext: Counter,
+    /// Outbound connections whose destination is not of the mesh.
+    pub passthrough: Counter,
     /// Access log lines dropped because the log was slow.
     pub log_dropped: Counter,
     /// 1: the discovery stream is up.
@@ -157,6 +159,7 @@ impl Default for Metrics {
             panics: Counter::default(),
             open: Gauge::default(),
             plaintext: Counter::default(),
+            passthrough: Counter::default(),
             log_dropped: Counter::default(),
             discovery_up: Gauge::default(),
             certificate_expires: Gauge::default(),
@@ -242,6 +245,11 @@ fn register_states(registry: &mut Registry, metrics: &Metrics) {
         "plaintext_connections",
         "Plaintext taken by a permissive workload",
         metrics.plaintext.clone(),
+    );
+    registry.register(
+        "passthrough_connections",
+        "Passed through: the destination is not of the mesh",
+        metrics.passthrough.clone(),
     );
     registry.register(
         "access_log_dropped",

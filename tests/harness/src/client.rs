@@ -12,6 +12,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::{http1, http2};
+use hyper::upgrade::Upgraded;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -173,6 +174,24 @@ impl Client {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    /// A connection of its own that is switched to another protocol: bytes, both ways.
+    ///
+    /// # Errors
+    /// Nobody listens, or the switch is refused.
+    pub async fn upgrade(&self, protocol: &str) -> anyhow::Result<TokioIo<Upgraded>> {
+        let mut sender = self.http1().await?;
+        let request = self
+            .request("GET", "/chat")
+            .header("connection", "upgrade")
+            .header("upgrade", protocol)
+            .body(full(""))?;
+        let answer = timeout(ANSWER_LIMIT, sender.send_request(request))
+            .await
+            .context("no answer in time")??;
+        anyhow::ensure!(answer.status() == 101, "{}", answer.status());
+        Ok(TokioIo::new(hyper::upgrade::on(answer).await?))
     }
 
     /// A request's head.

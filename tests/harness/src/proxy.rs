@@ -213,6 +213,36 @@ impl Proxy {
         admin::sum(&text, &format!("isthmus_{name}"), labels)
     }
 
+    /// The lines of its access log so far.
+    ///
+    /// # Panics
+    /// A line is not JSON.
+    #[must_use]
+    pub fn log(&self) -> Vec<Value> {
+        let path = self.config.get("access_log").and_then(Value::as_str);
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok());
+        let text = text.unwrap_or_default();
+        // The last one may be on its way.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
+    }
+
+    /// The first line of its access log that is like this, as soon as it is there.
+    pub async fn logged(&self, what: &str, like: impl Fn(&Value) -> bool) -> Value {
+        until(
+            &format!("{}: {what} is in the log", self.name),
+            async || {
+                let log = self.log();
+                let found = log.iter().find(|line| like(line)).cloned();
+                found.ok_or_else(|| format!("{} lines, the last: {:?}", log.len(), log.last()))
+            },
+        )
+        .await
+    }
+
     /// What `why` says about the reason id in an answer.
     ///
     /// # Panics

@@ -36,6 +36,11 @@ pub(crate) fn own(world: &World, client: &Client) -> Answer {
             ports: ports(cluster, client, &entry.value),
             inbound_mode: inbound_mode(world, client).into(),
             origin: None,
+            passthrough: if cluster.denies_passthrough() {
+                resource::Passthrough::Deny.into()
+            } else {
+                resource::Passthrough::Allow.into()
+            },
         };
         Some(encode(
             client.workload.as_str(),

@@ -123,6 +123,11 @@ impl Cluster {
         own.clone()
     }
 
+    /// Must its sidecars refuse what is no service?
+    pub(crate) fn denies_passthrough(&self) -> bool {
+        self.mesh().is_some_and(|m| m.passthrough_denied)
+    }
+
     /// What is said of it by who speaks for the mesh; else its own MeshCluster that has its name; else
     /// its oldest.
     pub(crate) fn mesh(&self) -> Option<&MeshCluster> {

@@ -62,6 +62,8 @@ pub struct OwnView {
     pub ports: Vec<(u16, &'static str, Vec<String>)>,
     /// Does inbound accept plaintext?
     pub permissive: bool,
+    /// Does the mesh deny what is no service?
+    pub passthrough_denied: bool,
 }
 
 /// A policy.
@@ -202,6 +204,7 @@ impl Snapshot {
             addresses: own.addresses.clone(),
             ports: ports.collect(),
             permissive: own.inbound_mode == InboundMode::Permissive,
+            passthrough_denied: own.passthrough_denied,
         })
     }
 

@@ -30,6 +30,8 @@ pub struct OwnWorkload {
     pub ports: BTreeMap<u16, OwnPort>,
     /// What inbound accepts.
     pub inbound_mode: InboundMode,
+    /// Must outbound refuse connections whose destination is no service?
+    pub passthrough_denied: bool,
 }
 
 /// One port of the application.
@@ -79,6 +81,8 @@ impl OwnWorkload {
         }
         let inbound_mode = resource::InboundMode::try_from(workload.inbound_mode)
             .map_err(|_| format!("inbound mode {} is not known", workload.inbound_mode))?;
+        let passthrough = resource::Passthrough::try_from(workload.passthrough)
+            .map_err(|_| format!("passthrough {} is not known", workload.passthrough))?;
         Ok(Self {
             name: workload.name.parse().map_err(|e| format!("{e}"))?,
             identity: workload.identity.parse().map_err(|e| format!("{e}"))?,
@@ -100,6 +104,7 @@ impl OwnWorkload {
                     InboundMode::Strict
                 }
             },
+            passthrough_denied: passthrough == resource::Passthrough::Deny,
         })
     }
 
@@ -206,6 +211,7 @@ mod tests {
         assert_eq!(own.protocol_of(9090), Protocol::Grpc);
         assert_eq!(own.protocol_of(1), Protocol::Unspecified);
         assert_eq!(own.inbound_mode, InboundMode::Strict);
+        assert!(!own.passthrough_denied);
     }
 
     #[test]
@@ -216,6 +222,7 @@ mod tests {
             OwnWorkload::compile(&changed).unwrap_err()
         };
         refused(|w| w.inbound_mode = 7);
+        refused(|w| w.passthrough = 3);
         refused(|w| w.ports[0].port = 0);
         refused(|w| w.ports[0].port = 9090);
         refused(|w| w.ports[0].protocol = 42);

@@ -18,10 +18,10 @@ use crate::plan::{ClusterPlan, MeshPlan, NAMESPACE, SYSTEM, ServicePlan};
 use crate::proxy::{GATEWAY_PORT, MESH_PORT, Proxy};
 use crate::servers::{self, Server};
 
-/// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
 /// Where captured connections are led to.
 const OUTBOUND_PORT: u16 = 15_001;
 const INBOUND_PORT: u16 = 15_006;
+/// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
 const GATEWAY_FIRST: u8 = 2;
 const LINK_OFFSET: u8 = 200;
 const POD_FIRST: u8 = 10;
@@ -297,7 +297,7 @@ impl Building<'_> {
             "application": address,
             "workers": self.plan.workers,
             "drain_seconds": self.plan.drain_seconds,
-            "access_log": std::env::var_os("ISTHMUS_LOG").map(|_| "-"),
+            "access_log": place.join("access.log"),
         });
         let full = format!("{cluster}/{name}");
         self.mesh
@@ -339,7 +339,7 @@ impl Building<'_> {
     }
 }
 
-/// `ISTHMUS_LOG=debug` shows what everything does, with the access logs.
+/// `ISTHMUS_LOG=debug` shows what everything does. Access logs are files: see [`Proxy::log`].
 fn log_if_wanted() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,0 +1,334 @@
+//! How does a byte stream reach the application, and how long may it?
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use isthmus_proxy_core::authorize::{Permit, authorize};
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::guard::Timeouts;
+use isthmus_proxy_core::http2::ErrorCode;
+use isthmus_proxy_core::message::{BodyLength, RequestHead, ResponseHead};
+
+use super::{CONNECT_TIMEOUT, Inbound, note};
+use crate::connect::{self, Hop, Upstream};
+use crate::connections::{Live, Registered};
+use crate::exchange::{Downstream, Meters, upgrade};
+use crate::finish::{Failed, Open, finish_bytes};
+use crate::http::Task;
+use crate::relay::{Duplex, Ended, duplex, unless};
+use crate::telemetry::Event;
+use crate::worker::Accepted;
+
+/// A request that became a stream of bytes. It stays under the permission that it had as a request.
+pub(super) struct Upgraded<'a> {
+    pub(super) upstream: Upstream,
+    pub(super) live: Rc<Live>,
+    pub(super) _registered: Registered<'a>,
+}
+
+/// A byte stream whose both sides are open.
+struct Opened<'a> {
+    open: Open,
+    left: Duplex,
+    right: Duplex,
+    live: Rc<Live>,
+    _registered: Registered<'a>,
+}
+
+impl Inbound {
+    pub(super) async fn captured_bytes(&self, conn: Accepted, first: Vec<u8>) {
+        let Some(port) = self.port else { return };
+        let (rx, tx) = crate::tcp::split_with(conn.io, first);
+        let left = Duplex {
+            rx: crate::stream::Rx::Tcp(rx),
+            tx: crate::stream::Tx::Tcp(tx),
+        };
+        self.bytes(port, left, |_| true).await;
+    }
+
+    /// A byte stream to a port: judged, connected, relayed, and judged again when policies change.
+    /// `accept` tells the peer that it is connected.
+    fn bytes(
+        &self,
+        port: u16,
+        left: Duplex,
+        accept: fn(&mut Duplex) -> bool,
+    ) -> impl Future<Output = ()> {
+        // In a box, which is gone when both sides are open: most connections are idle then.
+        let opening = Box::pin(self.open_bytes(port, left, accept));
+        async move {
+            let Some(mut opened) = opening.await else {
+                return;
+            };
+            let Opened {
+                open,
+                left,
+                right,
+                live,
+                ..
+            } = &mut *opened;
+            let told = (&open.event, &open.meters);
+            let result = self.relay((left, right), live, told).await;
+            let Opened { open, .. } = *opened;
+            finish_bytes(open, result);
+        }
+    }
+
+    async fn open_bytes(
+        &self,
+        port: u16,
+        mut left: Duplex,
+        accept: fn(&mut Duplex) -> bool,
+    ) -> Option<Box<Opened<'_>>> {
+        let snapshot = self.worker.snapshot();
+        let event = self.event("tcp", snapshot.generation);
+        let mut open = Open::begin(&self.worker, event, Instant::now());
+        let allowed = self.not_ours(port).and_then(|()| {
+            authorize(&snapshot.policies, &self.facts(port), None).map_err(Failed::from)
+        });
+        let permit = match allowed {
+            Ok(permit) => permit,
+            Err(failed) => {
+                let failed = self.refuse(&mut left, failed);
+                finish_bytes(open, Err(failed));
+                return None;
+            }
+        };
+        note(&mut open.event, &permit);
+        // Before it is connected: a change of policy meanwhile is not missed.
+        let live = self.live(port, None);
+        let registered = self.worker.connections.register(&live);
+        let failed = match self.open(&permit, port, &live).await {
+            Ok(right) if accept(&mut left) => {
+                return Some(Box::new(Opened {
+                    open,
+                    left,
+                    right,
+                    live,
+                    _registered: registered,
+                }));
+            }
+            Ok(_) => Failed::new(Failure::DownstreamReset, "the peer left"),
+            Err(failed) => self.refuse(&mut left, failed),
+        };
+        finish_bytes(open, Err(failed));
+        None
+    }
+
+    /// Connects to the application, for as long as that is allowed.
+    async fn open(&self, permit: &Permit, port: u16, live: &Live) -> Result<Duplex, Failed> {
+        let hop = Hop::Application { port, http2: false };
+        let address = SocketAddr::new(self.worker.shared.config.application, port);
+        let connecting = connect::bytes(&self.worker, permit, &hop, address, CONNECT_TIMEOUT);
+        match unless(pin!(connecting), pin!(live.cut.wait())).await {
+            Ok(opened) => opened.map_err(|why| {
+                Failed::not_opened(why, format!("connect to the application on {address}"))
+            }),
+            Err(()) => Err(self.revoked()),
+        }
+    }
+
+    /// Tells the peer that its stream was not accepted, and under which id we know why.
+    fn refuse(&self, left: &mut Duplex, failed: Failed) -> Failed {
+        let id = self.worker.recorder.reason_id();
+        refuse_stream(left, status(failed.failure), &id);
+        Failed {
+            told: Some(id.into()),
+            ..failed
+        }
+    }
+
+    /// Relays both ways, for as long as that is allowed.
+    async fn relay(
+        &self,
+        (left, right): (&mut Duplex, &mut Duplex),
+        live: &Live,
+        (event, meters): (&Event, &Meters),
+    ) -> Result<(), Failed> {
+        let bytes = (&meters.sent, &meters.received);
+        self.worker.recorder.count_live(event, bytes.0, bytes.1);
+        let relayed = {
+            let idle = self.idle(Timeouts::default().idle_tcp);
+            let relaying = pin!(duplex(left, right, bytes, idle));
+            unless(relaying, pin!(live.cut.wait())).await
+        };
+        relayed.map_or_else(
+            |()| {
+                left.tx.reset(ErrorCode::Cancel);
+                right.tx.reset(ErrorCode::Cancel);
+                Err(self.revoked())
+            },
+            ended_as,
+        )
+    }
+
+    /// Relays what follows a switch of protocols.
+    pub(super) async fn relay_upgraded(
+        &self,
+        down: Downstream,
+        upgraded: Upgraded<'_>,
+        told: (&Event, &Meters),
+    ) -> Result<(), Failed> {
+        let (mut left, mut right) = upgrade::halves(down, upgraded.upstream);
+        self.relay((&mut left, &mut right), &upgraded.live, told)
+            .await
+    }
+
+    /// What listens beside the application is not the application: admin trusts whoever reaches it,
+    /// and a capture port would come back here.
+    pub(super) fn not_ours(&self, port: u16) -> Result<(), Failed> {
+        if self.worker.listens_on(port) {
+            let why = format!("the proxy itself listens on port {port}");
+            return Err(Failed::new(Failure::Denied, why));
+        }
+        Ok(())
+    }
+
+    /// Its permission ended. Counts it.
+    pub(super) fn revoked(&self) -> Failed {
+        self.worker.shared.telemetry.metrics.revoked.inc();
+        Failed::new(Failure::Denied, "the permission ended while it was open")
+    }
+
+    /// CONNECT: a TCP connection in a tunnel. The head is not kept with it.
+    pub(super) fn connect(self: Rc<Self>, head: &RequestHead, down: Downstream) -> Task {
+        if self.peer.is_none() {
+            let why = "only peers of the mesh may CONNECT";
+            let failed = Failed::new(Failure::Unauthenticated, why);
+            return Box::pin(async move { self.refuse_connect(down, 405, failed) });
+        }
+        let target = std::str::from_utf8(&head.authority)
+            .ok()
+            .and_then(|t| t.parse::<SocketAddr>().ok());
+        let own = target.filter(|t| self.is_own(t.ip()) && t.port() != 0);
+        let Some(own) = own else {
+            let to = target.map_or("what is no address".to_owned(), |t| t.to_string());
+            let why = format!("CONNECT to {to}, and that is not this workload");
+            let failed = Failed::new(Failure::NoDestination, why);
+            return Box::pin(async move { self.refuse_connect(down, 400, failed) });
+        };
+        let left = Duplex {
+            rx: down.rx,
+            tx: down.answer.tx,
+        };
+        Box::pin(async move {
+            self.bytes(own.port(), left, |left| match &mut left.tx {
+                crate::stream::Tx::H2(tx) => tx
+                    .respond(&ResponseHead::new(200, BodyLength::Marked), false)
+                    .is_ok(),
+                crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
+            })
+            .await;
+        })
+    }
+
+    /// A CONNECT that could lead nowhere.
+    pub(super) fn refuse_connect(&self, down: Downstream, status: u16, failed: Failed) {
+        let id = self.worker.recorder.reason_id();
+        let mut left = Duplex {
+            rx: down.rx,
+            tx: down.answer.tx,
+        };
+        refuse_stream(&mut left, status, &id);
+        let event = self.event("tcp", self.worker.snapshot().generation);
+        let result = Err(Failed {
+            told: Some(id.into()),
+            ..failed
+        });
+        finish_bytes(Open::begin(&self.worker, event, Instant::now()), result);
+    }
+
+    /// A tunnel leads to this workload and nowhere else.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let config = &self.worker.shared.config;
+        config.addresses.is_empty() || config.addresses.contains(&address)
+    }
+}
+
+/// What a peer is told of a stream that was not accepted.
+fn status(failure: Failure) -> u16 {
+    match failure {
+        Failure::ConnectTimeout => 504,
+        other => other.status(),
+    }
+}
+
+/// Ends a stream that was not accepted: a status where it has heads, a reset where not.
+fn refuse_stream(left: &mut Duplex, status: u16, reason: &str) {
+    match &mut left.tx {
+        crate::stream::Tx::H2(tx) => {
+            let mut head = ResponseHead::new(status, BodyLength::Empty);
+            head.fields.push(b"x-mesh-reason", reason.as_bytes());
+            // A peer that is gone needs no answer.
+            let _ = tx.respond(&head, true);
+        }
+        other => other.reset(ErrorCode::Cancel),
+    }
+}
+
+/// How a relay's end reads in the log.
+fn ended_as(ended: Ended) -> Result<(), Failed> {
+    match ended {
+        Ended::Clean => Ok(()),
+        Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the peer broke it off")),
+        Ended::Right(broken) => Err(Failed::new(
+            broken.upstream(),
+            "the application broke it off",
+        )),
+        Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use isthmus_proxy_core::snapshot::Snapshot;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::worker::tests::{bench, pair, rest};
+
+    #[test]
+    fn an_idle_one_is_small() {
+        // Of what a call returns, without making the call.
+        fn size<A, B, F>(_: impl FnOnce(&'static Inbound, A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let relaying = size(|side, port, left| side.bytes(port, left, |_| true));
+        let opened = size_of::<Opened<'_>>();
+        assert!(relaying <= 1536 && opened <= 1024, "{relaying}, {opened}");
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_changes_while_it_connects_counts() {
+        let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = application.local_addr().unwrap().port();
+        let worker = bench().worker;
+        let (mut client, io) = pair().await;
+        let side = Inbound {
+            worker: Rc::clone(&worker),
+            peer: None,
+            source_cluster: None,
+            source: client.local_addr().unwrap(),
+            port: Some(port),
+        };
+        let (rx, tx) = crate::tcp::split(io);
+        let left = Duplex {
+            rx: crate::stream::Rx::Tcp(rx),
+            tx: crate::stream::Tx::Tcp(tx),
+        };
+        let mut serving = pin!(side.bytes(port, left, |_| true));
+        let first = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx))).await;
+        assert!(first.is_pending(), "it is connecting");
+        // Knows no policies, so nothing is allowed any more.
+        let closed = Snapshot::empty(worker.snapshot().me.clone());
+        assert_eq!(worker.connections.judge(&closed), 1);
+        serving.await;
+        assert_eq!(rest(&mut client).await, b"");
+        assert_eq!(worker.shared.telemetry.metrics.revoked.get(), 1);
+    }
+}

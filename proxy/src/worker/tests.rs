@@ -1,0 +1,73 @@
+//! How does a unit test get a worker without a mesh around it?
+
+use isthmus_proto::locality::Locality;
+use isthmus_proxy_core::authorize::{PolicySet, PolicyTable};
+use isthmus_proxy_core::balance::Me;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::config::RawConfig;
+use crate::tls::{provider, server_config};
+
+/// What a test holds of a worker's surroundings.
+pub(crate) struct Bench {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) _snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+/// A worker beside an application on 127.0.0.1 that anybody may call.
+pub(crate) fn bench() -> Bench {
+    // Somebody else in this process may have been first, with the same.
+    let _ = rustls::crypto::CryptoProvider::install_default((*provider()).clone());
+    let raw: RawConfig = serde_json::from_str(
+        r#"{"role":"sidecar","cluster":"east","network":"east-net","namespace":"shop",
+            "pod":"cart-1","service_account":"cart","token_file":"t","state_dir":"s",
+            "control_plane":{"address":"127.0.0.1:1","roots_file":"r"},"listen":{}}"#,
+    )
+    .unwrap();
+    let config = raw.build().unwrap();
+    let me = Me {
+        cluster: config.cluster.clone(),
+        network: config.network.clone(),
+        locality: Locality::default(),
+    };
+    let open = Snapshot {
+        policies: Arc::new(PolicySet::Known(PolicyTable::default())),
+        ..Snapshot::empty(me)
+    };
+    let (sender, snapshots) = watch::channel(Arc::new(open));
+    let tls = Arc::new(TlsStore::default());
+    let shared = Shared {
+        server: server_config(&tls).unwrap(),
+        telemetry: Arc::new(Telemetry::new(config.workload.to_string(), None)),
+        config,
+        bound: OnceLock::new(),
+        tls,
+        snapshots,
+        wants: mpsc::channel(1).0,
+        draining: watch::channel(false).1,
+        cut: watch::channel(false).1,
+        origin: Instant::now(),
+    };
+    Bench {
+        worker: Worker::new(Arc::new(shared), 1),
+        _snapshots: sender,
+    }
+}
+
+/// Both ends of a connection.
+pub(crate) async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+/// What is read until the connection ends, however it ends.
+pub(crate) async fn rest(io: &mut TcpStream) -> Vec<u8> {
+    let mut seen = Vec::new();
+    // A reset is an end, too.
+    let _ = io.read_to_end(&mut seen).await;
+    seen
+}

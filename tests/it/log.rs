@@ -1,0 +1,208 @@
+//! Is there one line for each connection and each request, and none more?
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use isthmus_tests::client::full;
+use isthmus_tests::proxy::Proxy;
+use isthmus_tests::tls::{self, Identity};
+use isthmus_tests::wait::check;
+use isthmus_tests::{App, Client, Mesh, Reply, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const DENY: &str = "apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: closed, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  action: Deny
+  rules:
+  - to: [{ports: [8080, 8081], paths: [{prefix: /closed}]}]
+";
+
+/// How many lines there are of each kind: `request` or `connection`, protocol, status, flag.
+type Lines = BTreeMap<String, usize>;
+
+fn lines(proxy: &Proxy) -> Lines {
+    let mut lines = Lines::new();
+    for line in proxy.log() {
+        let kind = match line.get("method") {
+            Some(_) => "request",
+            None => "connection",
+        };
+        let protocol = line["protocol"].as_str().unwrap_or_default();
+        let flag = line["flag"].as_str().unwrap_or("-");
+        let name = format!("{kind} {protocol} {} {flag}", line["status"]);
+        *lines.entry(name).or_default() += 1;
+    }
+    lines
+}
+
+/// Waits for as many lines as there should be: more would be seen at the end, when all has stopped.
+async fn expect(proxy: &Proxy, wanted: &[(&str, usize)]) {
+    let wanted: Lines = wanted.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect();
+    until("the log has a line of each", async || {
+        let lines = lines(proxy);
+        check(lines == wanted, format!("{lines:#?}"))
+    })
+    .await;
+}
+
+/// Three requests one after another, the second one is denied.
+async fn keep_alive(client: &Client) {
+    let mut io = client.tcp().await.unwrap();
+    let words = ["/1", "/closed", "/3"].map(|path| {
+        let last = if path == "/3" {
+            "connection: close\r\n"
+        } else {
+            ""
+        };
+        format!("GET {path} HTTP/1.1\r\nhost: cart\r\n{last}\r\n")
+    });
+    io.write_all(words.concat().as_bytes()).await.unwrap();
+    let mut said = String::new();
+    io.read_to_string(&mut said).await.unwrap();
+    assert_eq!(said.matches("HTTP/1.1 200").count(), 2, "{said}");
+    assert_eq!(said.matches("HTTP/1.1 403").count(), 1, "{said}");
+}
+
+/// As many, each in a stream of one connection.
+async fn streams(client: &Client) {
+    let mut sender = client.http2().await.unwrap();
+    for (path, status) in [("/1", 200), ("/closed", 403), ("/3", 200)] {
+        let uri = format!("http://{}{path}", client.host());
+        let request = hyper::Request::get(uri).body(full("")).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(Reply::read(answer).await.unwrap().status, status);
+    }
+}
+
+#[tokio::test]
+async fn every_call_is_one_line_at_each_end() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client_with("web", &["nothing.shop.svc.clusterset.local:80"])
+                .service_with("cart", 1, |s| {
+                    s.port("http", 80, "http", App::Http)
+                        .port("h2", 81, "kubernetes.io/h2c", App::Http2)
+                        .port("bytes", 82, "tcp", App::Tcp)
+                })
+                .manifest("policy.yaml", DENY)
+        })
+        .start()
+        .await;
+    let web = mesh.client("east/web");
+    keep_alive(&web.port("cart", 80)).await;
+    streams(&web.port("cart", 81)).await;
+    let mut io = web.port("cart", 82).tcp().await.unwrap();
+    io.write_all(b"word").await.unwrap();
+    io.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    io.read_to_end(&mut back).await.unwrap();
+    assert_eq!(back, b"word");
+    // Not a word; not HTTP; and nowhere to go.
+    drop(web.port("cart", 80).tcp().await.unwrap());
+    let mut io = web.port("cart", 80).tcp().await.unwrap();
+    io.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ = io.read_to_end(&mut back).await;
+    let nowhere = web.destination("nothing.shop.svc.clusterset.local:80");
+    let mut io = nowhere.tcp().await.unwrap();
+    let _ = io.read_to_end(&mut back).await;
+    expect(
+        mesh.proxy("east/web-1"),
+        &[
+            ("request http/1.1 200 -", 2),
+            ("request http/1.1 403 -", 1),
+            ("request http/1.1 400 DPE", 1),
+            ("connection http/1.1 0 -", 2),
+            ("request http/2 200 -", 2),
+            ("request http/2 403 -", 1),
+            ("connection http/2 0 -", 1),
+            ("connection tcp 0 -", 1),
+            ("connection tcp 0 DC", 1),
+            ("connection tcp 0 NR", 1),
+        ],
+    )
+    .await;
+    strangers(&mesh).await;
+    // The tunnel between them is a connection, too, and ends with the proxy that made it.
+    mesh.proxy_mut("east/web-1").stop().await;
+    expect(
+        mesh.proxy("east/cart-1"),
+        &[
+            ("request http/2 200 -", 4),
+            ("request http/2 403 UAEX", 2),
+            ("connection tcp 0 -", 1),
+            // A CONNECT to elsewhere, and the connection that it came in.
+            ("connection tcp 0 NR", 1),
+            ("connection http/2 0 -", 2),
+            // From another network; without a certificate.
+            ("connection tcp 0 UAEX", 1),
+            ("connection tls 0 UAEX", 1),
+        ],
+    )
+    .await;
+}
+
+/// Who knocks at the mesh port and is let in as far as its business is good.
+async fn strangers(mesh: &Mesh) {
+    let (web, cart) = (mesh.proxy("east/web-1"), mesh.proxy("east/cart-1"));
+    let elsewhere = "127.0.0.1".parse().unwrap();
+    // A reset is an end, too, and it may come before the connection is seen to stand.
+    if let Ok(mut io) = tls::dial(elsewhere, cart.mesh()).await {
+        let _ = io.read_to_end(&mut Vec::new()).await;
+    }
+    let io = tls::dial(web.address(), cart.mesh()).await.unwrap();
+    if let Ok(mut io) = tls::connect(io, "cart", None).await {
+        let _ = io.read_to_end(&mut Vec::new()).await;
+    }
+    let identity = Identity::of_state_dir(web.state_dir());
+    let io = tls::dial(web.address(), cart.mesh()).await.unwrap();
+    let io = tls::connect(io, "cart", Some(identity)).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(Box::new(io));
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let connect = hyper::Request::connect("192.0.2.1:80").body(Empty::<Bytes>::new());
+    let answer = sender.send_request(connect.unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let id = answer.headers()["x-mesh-reason"].to_str().unwrap();
+    let why = cart.why(id).await.to_string();
+    assert!(why.contains("192.0.2.1:80"), "{why}");
+    drop((sender, answer));
+    // It is closed before its line is looked for.
+    let _ = connection.await;
+}
+
+/// What is still open when the time to drain is over has an end, too.
+#[tokio::test]
+async fn what_a_drain_cuts_off_is_logged() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").service_with("cart", 1, |s| {
+                s.port("http", 80, "http", App::Http)
+                    .port("bytes", 82, "tcp", App::Tcp)
+            })
+        })
+        .start()
+        .await;
+    let web = mesh.client("east/web");
+    let mut io = web.port("cart", 82).tcp().await.unwrap();
+    io.write_all(b"word").await.unwrap();
+    io.read_exact(&mut [0; 4]).await.unwrap();
+    let http = web.port("cart", 80);
+    let mut sender = http.http1().await.unwrap();
+    let ticks = http.request("GET", "/ticks").body(full("")).unwrap();
+    let answer = sender.send_request(ticks).await.unwrap();
+    mesh.proxy_mut("east/web-1").stop().await;
+    let web = mesh.proxy("east/web-1");
+    for kind in ["tcp", "http/1.1"] {
+        let cut = |line: &serde_json::Value| line["protocol"] == kind && line["flag"] == "UO";
+        let line = web.logged(kind, cut).await;
+        assert_eq!(line["failure"], "draining", "{line}");
+    }
+    drop((io, answer));
+}

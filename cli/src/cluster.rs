@@ -37,26 +37,22 @@ pub(crate) fn run(command: &ClusterCommand, format: Format) -> anyhow::Result<Ex
         .context("starting the runtime")?;
     runtime.block_on(async {
         match command {
-            ClusterCommand::Join(options) => {
-                Box::pin(join::run(options, format)).await.map(|()| ExitCode::SUCCESS)
-            }
+            ClusterCommand::Join(options) => Box::pin(join::run(options, format))
+                .await
+                .map(|()| ExitCode::SUCCESS),
             ClusterCommand::List(options) => {
                 list::run(options, format).await.map(|()| ExitCode::SUCCESS)
             }
-            ClusterCommand::Leave(options) => {
-                leave::run(options, format).await.map(|()| ExitCode::SUCCESS)
-            }
+            ClusterCommand::Leave(options) => leave::run(options, format)
+                .await
+                .map(|()| ExitCode::SUCCESS),
             ClusterCommand::Check(options) => Box::pin(check::run(options, format)).await,
         }
     })
 }
 
 /// The client of the cluster that the control plane runs in.
-fn home(
-    reach: &Reach,
-    context: Option<&str>,
-    kubeconfig: Option<&Path>,
-) -> anyhow::Result<Api> {
+fn home(reach: &Reach, context: Option<&str>, kubeconfig: Option<&Path>) -> anyhow::Result<Api> {
     let file = kubeconfig.or(reach.kubeconfig.as_deref());
     kubernetes::connect(file, context).context("the home cluster")
 }

@@ -183,13 +183,19 @@ async fn served(api: &Api, definition: &Value) -> anyhow::Result<()> {
     let until = Instant::now() + KIND_TIMEOUT;
     loop {
         let found = kubernetes::find(api, &path).await?.unwrap_or_default();
-        let conditions = found.pointer("/status/conditions").and_then(Value::as_array);
+        let conditions = found
+            .pointer("/status/conditions")
+            .and_then(Value::as_array);
         let established = |c: &Value| c["type"] == "Established" && c["status"] == "True";
         if conditions.into_iter().flatten().any(established) {
             return Ok(());
         }
         if Instant::now() >= until {
-            bail!("{} is not served after {} s", title(definition), KIND_TIMEOUT.as_secs());
+            bail!(
+                "{} is not served after {} s",
+                title(definition),
+                KIND_TIMEOUT.as_secs()
+            );
         }
         sleep(KIND_POLL).await;
     }

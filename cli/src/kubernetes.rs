@@ -14,7 +14,10 @@ pub(crate) fn read(given: Option<&Path>) -> anyhow::Result<String> {
     let path = match given {
         // KUBECONFIG may be a list; only one file can be meant here.
         Some(path) if path.to_string_lossy().contains(':') => {
-            bail!("{} is a list of files: name one with --kubeconfig", path.display())
+            bail!(
+                "{} is a list of files: name one with --kubeconfig",
+                path.display()
+            )
         }
         Some(path) => path.to_path_buf(),
         None => {
@@ -22,7 +25,8 @@ pub(crate) fn read(given: Option<&Path>) -> anyhow::Result<String> {
             PathBuf::from(home).join(".kube/config")
         }
     };
-    std::fs::read_to_string(&path).with_context(|| format!("read the kubeconfig {}", path.display()))
+    std::fs::read_to_string(&path)
+        .with_context(|| format!("read the kubeconfig {}", path.display()))
 }
 
 /// The way that a context of the user's own kubeconfig names. It may do what `kubectl` would do for it.
@@ -87,7 +91,10 @@ pub(crate) async fn list(api: &Api, path: &str) -> Result<Option<Vec<Value>>, Ap
 
 /// Text at a pointer of an object; empty if there is none.
 pub(crate) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or("")
 }
 
 #[cfg(test)]

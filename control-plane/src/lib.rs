@@ -14,6 +14,7 @@ pub mod app;
 pub mod manifest;
 pub mod source;
 pub mod kubernetes;
+pub mod credential;
 pub mod hub;
 pub mod fleet;
 pub mod connect;

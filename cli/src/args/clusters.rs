@@ -113,6 +113,9 @@ pub(crate) struct JoinOptions {
     /// The domain below which every cluster has its trust domain.
     #[arg(long, value_name = "DOMAIN", default_value = "mesh.internal")]
     pub(crate) mesh_domain: String,
+    /// Take fields over that somebody else owns.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// How long the first token lasts; the control plane renews it.
     #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
     pub(crate) token_hours: u32,
@@ -120,7 +123,9 @@ pub(crate) struct JoinOptions {
 
 /// Options of `isthmus cluster list`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:\n  isthmus cluster list\n  isthmus cluster list --context east --output json")]
+#[command(
+    after_help = "Examples:\n  isthmus cluster list\n  isthmus cluster list --context east --output json"
+)]
 pub(crate) struct ListOptions {
     /// The cluster that the control plane runs in.
     #[command(flatten)]

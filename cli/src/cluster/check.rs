@@ -30,7 +30,9 @@ pub(super) async fn run(options: &CheckOptions, format: Format) -> anyhow::Resul
     let config = kubernetes::read(reach.kubeconfig.as_deref())?;
     let access = kubernetes::access(&config, reach.context.as_deref())?;
     let api = Api::new(access.clone())?;
-    let known = kubernetes::list(&api, CLUSTERS).await.context("the home cluster")?;
+    let known = kubernetes::list(&api, CLUSTERS)
+        .await
+        .context("the home cluster")?;
     let Some(known) = known else {
         bail!("this cluster has no MeshClusters: run `isthmus install --apply` first");
     };
@@ -48,7 +50,11 @@ pub(super) async fn run(options: &CheckOptions, format: Format) -> anyhow::Resul
         Format::Json => output::json(&json!({ "ok": !broken, "findings": found })),
         Format::Text => output::line(table(&found).trim_end()),
     }
-    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if broken {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// One cluster, with the credential that the control plane has for it.
@@ -58,10 +64,17 @@ async fn look(home: &Api, access: &Access, cluster: &Value) -> Facts {
         name: text(cluster, "/metadata/name").to_owned(),
         home: !joined,
         network: text(cluster, "/spec/network").to_owned(),
-        trust_domain: cluster.pointer("/spec/trustDomain").and_then(Value::as_str).map(ToOwned::to_owned),
+        trust_domain: cluster
+            .pointer("/spec/trustDomain")
+            .and_then(Value::as_str)
+            .map(ToOwned::to_owned),
         ..Facts::default()
     };
-    let credential = if joined { theirs(home, cluster).await } else { ours(home, access).await };
+    let credential = if joined {
+        theirs(home, cluster).await
+    } else {
+        ours(home, access).await
+    };
     match credential.and_then(|access| Ok(Api::new(access)?)) {
         Ok(api) => Box::pin(facts::of(&api, facts)).await,
         Err(error) => Facts {
@@ -117,7 +130,11 @@ fn table(found: &[Finding]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
-    let mut text = output::table("Clusters, as the control plane sees them", &["cluster", "check", "is", "seen"], &rows);
+    let mut text = output::table(
+        "Clusters, as the control plane sees them",
+        &["cluster", "check", "is", "seen"],
+        &rows,
+    );
     let mut fixes: Vec<&str> = Vec::new();
     for finding in found.iter().filter(|finding| !finding.fix.is_empty()) {
         if !fixes.contains(&finding.fix.as_str()) {

@@ -18,7 +18,12 @@ const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 pub(super) const KINDS: [(&str, &[&str]); 2] = [
     (
         "isthmus.dev/v1alpha1",
-        &["MeshCluster", "AccessPolicy", "TrafficPolicy", "TrustPolicy"],
+        &[
+            "MeshCluster",
+            "AccessPolicy",
+            "TrafficPolicy",
+            "TrustPolicy",
+        ],
     ),
     (
         "multicluster.x-k8s.io/v1beta1",
@@ -67,7 +72,10 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
     };
     // Half of the way there and back.
     let now = asked + asked.elapsed().unwrap_or_default() / 2;
-    facts.ahead = date.as_deref().and_then(http_date).map(|theirs| seconds(theirs, now));
+    facts.ahead = date
+        .as_deref()
+        .and_then(http_date)
+        .map(|theirs| seconds(theirs, now));
     match api.get("/version").await {
         Ok(body) => {
             let version: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -90,7 +98,12 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
     }
     let oldest = kubernetes::find(api, OLDEST).await.ok().flatten();
     facts.uid = oldest.map(|namespace| text(&namespace, "/metadata/uid").to_owned());
-    facts.service_cidrs = cidrs(api, "/apis/networking.k8s.io/v1/servicecidrs", "/spec/cidrs").await;
+    facts.service_cidrs = cidrs(
+        api,
+        "/apis/networking.k8s.io/v1/servicecidrs",
+        "/spec/cidrs",
+    )
+    .await;
     let nodes = cidrs(api, "/api/v1/nodes", "/spec/podCIDRs").await;
     facts.pod_cidrs = nodes.unwrap_or_default();
     facts
@@ -98,7 +111,9 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
 
 /// Asks for each permission by itself.
 async fn forbidden(api: &Api, home: bool) -> Result<Vec<String>, ApiError> {
-    let needed = PERMISSIONS.iter().filter(|p| home || p.place != Place::Home);
+    let needed = PERMISSIONS
+        .iter()
+        .filter(|p| home || p.place != Place::Home);
     let questions: Vec<Value> = needed.flat_map(|p| p.questions(SYSTEM)).collect();
     let answers: Vec<Result<Option<String>, ApiError>> = stream::iter(questions)
         .map(|attributes| async move {
@@ -132,7 +147,10 @@ fn told(attributes: &Value) -> String {
 
 /// The kinds of a version that are not served, by what everybody may see.
 async fn missing(api: &Api, version: &str, kinds: &[&str]) -> Vec<String> {
-    let served = kubernetes::find(api, &format!("/apis/{version}")).await.ok().flatten();
+    let served = kubernetes::find(api, &format!("/apis/{version}"))
+        .await
+        .ok()
+        .flatten();
     let served = served.unwrap_or_default();
     let resources = served.get("resources").and_then(Value::as_array);
     let has = |kind: &str| resources.into_iter().flatten().any(|r| r["kind"] == kind);
@@ -142,8 +160,15 @@ async fn missing(api: &Api, version: &str, kinds: &[&str]) -> Vec<String> {
 
 async fn cidrs(api: &Api, path: &str, pointer: &str) -> Option<Vec<String>> {
     let items = kubernetes::list(api, path).await.ok().flatten()?;
-    let ranges = items.iter().filter_map(|item| item.pointer(pointer)?.as_array());
-    Some(ranges.flatten().filter_map(|range| range.as_str().map(ToOwned::to_owned)).collect())
+    let ranges = items
+        .iter()
+        .filter_map(|item| item.pointer(pointer)?.as_array());
+    Some(
+        ranges
+            .flatten()
+            .filter_map(|range| range.as_str().map(ToOwned::to_owned))
+            .collect(),
+    )
 }
 
 fn seconds(theirs: SystemTime, ours: SystemTime) -> i64 {
@@ -176,7 +201,11 @@ mod tests {
         let at = http_date("Sun, 22 Nov 2026 17:03:09 GMT").unwrap();
         assert_eq!(Some(at), timestamp::parse("2026-11-22T17:03:09Z"));
         assert_eq!(seconds(at, at + Duration::from_secs(90)), -90);
-        for bad in ["", "Sun, 22 Nov 2026 17:03:09", "Sun, 22 Foo 2026 17:03:09 GMT"] {
+        for bad in [
+            "",
+            "Sun, 22 Nov 2026 17:03:09",
+            "Sun, 22 Foo 2026 17:03:09 GMT",
+        ] {
             assert_eq!(http_date(bad), None, "{bad}");
         }
     }
@@ -185,6 +214,9 @@ mod tests {
     fn a_permission_is_named_as_kubectl_would() {
         let asked = json!({ "group": "g.io", "resource": "a", "subresource": "status", "verb": "patch", "namespace": "n" });
         assert_eq!(told(&asked), "patch a/status.g.io in n");
-        assert_eq!(told(&json!({ "group": "", "resource": "pods", "verb": "list" })), "list pods");
+        assert_eq!(
+            told(&json!({ "group": "", "resource": "pods", "verb": "list" })),
+            "list pods"
+        );
     }
 }

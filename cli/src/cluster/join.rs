@@ -30,18 +30,28 @@ const SECONDS_OF_HOUR: u64 = 3600;
 /// Something is refused; what was done before it may be done again.
 pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result<()> {
     let name = install::named(&options.name, &options.mesh_domain)?;
-    let network: NetworkId = options.network.as_deref().unwrap_or(name.as_str()).parse()?;
+    let network: NetworkId = options
+        .network
+        .as_deref()
+        .unwrap_or(name.as_str())
+        .parse()?;
     let reach = &options.reach;
     let text = kubernetes::read(reach.kubeconfig.as_deref())?;
     let mut access = kubernetes::access(&text, reach.context.as_deref())
         .with_context(|| format!("the cluster {name}"))?;
     let joining = Api::new(access.clone())?;
-    let home = home(reach, options.home_context.as_deref(), options.home_kubeconfig.as_deref())?;
-    let uid = identity(&joining).await.with_context(|| format!("the cluster {name}"))?;
+    let home = home(
+        reach,
+        options.home_context.as_deref(),
+        options.home_kubeconfig.as_deref(),
+    )?;
+    let uid = identity(&joining)
+        .await
+        .with_context(|| format!("the cluster {name}"))?;
     unclaimed(&home, name.as_str(), &uid).await?;
 
     let mut done = Done::new(format);
-    install::prepare(&joining, false, false, &mut done).await?;
+    install::prepare(&joining, false, options.force, &mut done).await?;
     let lifetime = Duration::from_secs(u64::from(options.token_hours) * SECONDS_OF_HOUR);
     let issued = joining
         .token(SYSTEM, ACCOUNT, &[], lifetime)
@@ -53,12 +63,19 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
     }
     access.credential = Credential::Token(issued.token.clone());
     tried(&access).await.with_context(|| {
-        format!("with the new token at {}; --server says where the control plane finds it", access.server)
+        format!(
+            "with the new token at {}; --server says where the control plane finds it",
+            access.server
+        )
     })?;
     done.step("tried", &format!("the token at {}", access.server));
 
     let kubeconfig = kubeconfig(name.as_str(), &access, &issued.token)?;
-    let expires = issued.expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let expires = issued
+        .expires
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     let credential = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
         "metadata": {
@@ -95,7 +112,9 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
 
 /// What tells a cluster from all others.
 async fn identity(api: &Api) -> anyhow::Result<String> {
-    let oldest = kubernetes::find(api, OLDEST).await?.context("it has no namespace kube-system")?;
+    let oldest = kubernetes::find(api, OLDEST)
+        .await?
+        .context("it has no namespace kube-system")?;
     let uid = kubernetes::text(&oldest, "/metadata/uid");
     ensure!(!uid.is_empty(), "its namespace kube-system has no UID");
     Ok(uid.to_owned())
@@ -103,7 +122,9 @@ async fn identity(api: &Api) -> anyhow::Result<String> {
 
 /// Is the mesh there, the name free, and the cluster not in the mesh by another name?
 async fn unclaimed(home: &Api, name: &str, uid: &str) -> anyhow::Result<()> {
-    let known = kubernetes::list(home, CLUSTERS).await.context("the home cluster")?;
+    let known = kubernetes::list(home, CLUSTERS)
+        .await
+        .context("the home cluster")?;
     let Some(known) = known else {
         bail!("the home cluster has no MeshClusters: run `isthmus install --apply` there first");
     };
@@ -186,7 +207,8 @@ mod tests {
             namespace: None,
         };
         let text = yaml::text(&kubeconfig("west", &access, "a.b.c").unwrap());
-        let read = isthmus_control_plane::kubernetes::kubeconfig(&text, None, &Allow::default()).unwrap();
+        let read =
+            isthmus_control_plane::kubernetes::kubeconfig(&text, None, &Allow::default()).unwrap();
         assert_eq!(read.server, access.server);
         assert_eq!(read.server_name, access.server_name);
         assert!(matches!(read.credential, Credential::Token(token) if token == "a.b.c"));

@@ -85,7 +85,10 @@ fn reachability(facts: &Facts, found: &mut Vec<Finding>) -> bool {
     found.push(Finding {
         level: Level::Broken,
         message: why.clone(),
-        fix: format!("make the API server reachable from here, or renew the credential: {}", again(facts)),
+        fix: format!(
+            "make the API server reachable from here, or renew the credential: {}",
+            again(facts)
+        ),
         ..finding
     });
     false
@@ -95,17 +98,29 @@ fn clock(facts: &Facts, found: &mut Vec<Finding>) {
     let finding = about(facts, "clock");
     let Some(ahead) = facts.ahead else {
         let message = "the API server does not say what time it is".to_owned();
-        found.push(Finding { level: Level::Warning, message, ..finding });
+        found.push(Finding {
+            level: Level::Warning,
+            message,
+            ..finding
+        });
         return;
     };
     let (level, fix) = match ahead.abs() {
-        SKEW_BAD.. => (Level::Broken, "set the clocks by NTP: certificates and tokens depend on them"),
+        SKEW_BAD.. => (
+            Level::Broken,
+            "set the clocks by NTP: certificates and tokens depend on them",
+        ),
         SKEW_ODD.. => (Level::Warning, "set the clocks by NTP"),
         _ => (Level::Ok, ""),
     };
     let side = if ahead < 0 { "behind" } else { "ahead of" };
     let message = format!("{} s {side} this machine", ahead.abs());
-    found.push(Finding { level, message, fix: fix.to_owned(), ..finding });
+    found.push(Finding {
+        level,
+        message,
+        fix: fix.to_owned(),
+        ..finding
+    });
 }
 
 fn permissions(facts: &Facts, found: &mut Vec<Finding>) {
@@ -168,7 +183,10 @@ fn twins(clusters: &[Facts], found: &mut Vec<Finding>) {
         };
         found.push(Finding {
             level: Level::Broken,
-            message: format!("is the same cluster as {}: two trust domains for one", other.name),
+            message: format!(
+                "is the same cluster as {}: two trust domains for one",
+                other.name
+            ),
             fix: format!("isthmus cluster leave {} --only-home", facts.name),
             ..about(facts, "trust domain")
         });
@@ -189,7 +207,10 @@ fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
                 found.push(Finding {
                     level: Level::Broken,
                     message: format!("pods in {a}, and in {b} of {on}"),
-                    fix: format!("put {} on a network of its own: spec.network of its MeshCluster", other.name),
+                    fix: format!(
+                        "put {} on a network of its own: spec.network of its MeshCluster",
+                        other.name
+                    ),
                     ..about(one, "pod CIDR")
                 });
             }
@@ -210,7 +231,9 @@ fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
 
 /// The first pair of ranges that have an address in common.
 fn meeting<'a>(ours: &'a [String], theirs: &'a [String]) -> Option<(&'a str, &'a str)> {
-    let pairs = ours.iter().flat_map(|a| theirs.iter().map(move |b| (a.as_str(), b.as_str())));
+    let pairs = ours
+        .iter()
+        .flat_map(|a| theirs.iter().map(move |b| (a.as_str(), b.as_str())));
     pairs.into_iter().find(|(a, b)| overlap(a, b))
 }
 
@@ -219,7 +242,8 @@ fn overlap(a: &str, b: &str) -> bool {
         return false;
     };
     let shift = 128 - a_bits.min(b_bits);
-    a.is_ipv4() == b.is_ipv4() && number(a).checked_shr(shift).unwrap_or(0) == number(b).checked_shr(shift).unwrap_or(0)
+    a.is_ipv4() == b.is_ipv4()
+        && number(a).checked_shr(shift).unwrap_or(0) == number(b).checked_shr(shift).unwrap_or(0)
 }
 
 /// The address and how many of 128 bits are fixed.
@@ -254,7 +278,9 @@ mod tests {
 
     fn bad(clusters: &[Facts]) -> Vec<Finding> {
         let all = judge(clusters, "mesh.internal");
-        all.into_iter().filter(|finding| finding.level > Level::Ok).collect()
+        all.into_iter()
+            .filter(|finding| finding.level > Level::Ok)
+            .collect()
     }
 
     #[test]
@@ -270,7 +296,12 @@ mod tests {
 
     #[test]
     fn every_finding_that_is_broken_has_a_fix() {
-        let mut clusters = vec![cluster("a", "n"), cluster("b", "n"), cluster("c", "m"), cluster("d", "o")];
+        let mut clusters = vec![
+            cluster("a", "n"),
+            cluster("b", "n"),
+            cluster("c", "m"),
+            cluster("d", "o"),
+        ];
         clusters[0].ahead = Some(-400);
         clusters[0].forbidden = vec!["list pods".to_owned(), "watch pods".to_owned()];
         clusters[0].missing = vec!["MeshCluster isthmus.dev/v1alpha1".to_owned()];
@@ -280,9 +311,24 @@ mod tests {
         clusters[3].trust_domain = Some("west.mesh.internal".to_owned());
         clusters[3].uid = clusters[1].uid.clone();
         let found = bad(&clusters);
-        assert!(found.iter().all(|finding| !finding.fix.is_empty()), "{found:#?}");
-        let of = |check| found.iter().filter(|f| f.check == check && f.level == Level::Broken).count();
-        let checks = ["clock", "permissions", "definitions", "reachability", "pod CIDR", "trust domain"];
+        assert!(
+            found.iter().all(|finding| !finding.fix.is_empty()),
+            "{found:#?}"
+        );
+        let of = |check| {
+            found
+                .iter()
+                .filter(|f| f.check == check && f.level == Level::Broken)
+                .count()
+        };
+        let checks = [
+            "clock",
+            "permissions",
+            "definitions",
+            "reachability",
+            "pod CIDR",
+            "trust domain",
+        ];
         assert_eq!(checks.map(of), [1, 2, 1, 1, 1, 2], "{found:#?}");
     }
 
@@ -292,7 +338,11 @@ mod tests {
         east.service_cidrs = Some(vec!["fd00::/108".to_owned(), "10.96.0.0/12".to_owned()]);
         west.service_cidrs = Some(vec!["10.100.0.0/16".to_owned()]);
         let found = bad(&[east, west]);
-        assert_eq!((found.len(), found[0].level), (1, Level::Warning), "{found:#?}");
+        assert_eq!(
+            (found.len(), found[0].level),
+            (1, Level::Warning),
+            "{found:#?}"
+        );
     }
 
     #[test]

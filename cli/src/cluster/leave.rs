@@ -1,7 +1,8 @@
 //! How does a cluster go out of the mesh?
 //!
 //! The home cluster first: what the control plane does not know any more it sends nobody to. Then the
-//! door is closed: without its service account no token is worth anything.
+//! door is closed: without its service account no token is worth anything. Last, what the mesh made
+//! there: nobody can make it again.
 
 use anyhow::{Context as _, ensure};
 use isthmus_control_plane::kubernetes::Api;
@@ -13,6 +14,14 @@ use crate::install::objects::{self, SYSTEM};
 use crate::install::{self, Done};
 use crate::kubernetes;
 
+/// What the mesh makes in a cluster: the imports first, for the Services are derived from them.
+const DERIVED: [&str; 2] = [
+    "/apis/multicluster.x-k8s.io/v1beta1/serviceimports",
+    "/api/v1/services",
+];
+/// What these objects are known by.
+const MANAGED: (&str, &str) = ("labelSelector", "app.kubernetes.io/managed-by=isthmus");
+
 /// Takes it out.
 ///
 /// # Errors
@@ -20,11 +29,22 @@ use crate::kubernetes;
 pub(super) async fn run(options: &LeaveOptions, format: Format) -> anyhow::Result<()> {
     let name = &options.name;
     let reach = &options.reach;
-    let home = home(reach, options.home_context.as_deref(), options.home_kubeconfig.as_deref())?;
+    let home = home(
+        reach,
+        options.home_context.as_deref(),
+        options.home_kubeconfig.as_deref(),
+    )?;
     let path = format!("{CLUSTERS}/{name}");
-    let known = kubernetes::find(&home, &path).await.context("the home cluster")?;
-    let joined = known.as_ref().is_none_or(|cluster| cluster["spec"].get("credential").is_some());
-    ensure!(joined, "{name} is the cluster that the control plane runs in: it can't leave itself");
+    let known = kubernetes::find(&home, &path)
+        .await
+        .context("the home cluster")?;
+    let joined = known
+        .as_ref()
+        .is_none_or(|cluster| cluster["spec"].get("credential").is_some());
+    ensure!(
+        joined,
+        "{name} is the cluster that the control plane runs in: it can't leave itself"
+    );
     let leaving = if options.only_home {
         None
     } else {
@@ -36,11 +56,24 @@ pub(super) async fn run(options: &LeaveOptions, format: Format) -> anyhow::Resul
     gone(&home, &path, &format!("MeshCluster {name}"), &mut done).await?;
     let secret = secret(name);
     let path = format!("/api/v1/namespaces/{SYSTEM}/secrets/{secret}");
-    gone(&home, &path, &format!("Secret {SYSTEM}/{secret}"), &mut done).await?;
+    gone(
+        &home,
+        &path,
+        &format!("Secret {SYSTEM}/{secret}"),
+        &mut done,
+    )
+    .await?;
     if let Some(api) = leaving {
-        for object in objects::access(false).iter().rev().filter(|object| object["kind"] != "Namespace") {
+        for object in objects::access(false)
+            .iter()
+            .rev()
+            .filter(|object| object["kind"] != "Namespace")
+        {
             let (path, _) = objects::place(object).context("an object without a place")?;
             gone(&api, &path, &install::title(object), &mut done).await?;
+        }
+        for collection in DERIVED {
+            derived(&api, collection, &mut done).await?;
         }
     }
     done.end();
@@ -61,6 +94,25 @@ async fn meant(api: &Api, known: Option<&Value>, name: &str) -> anyhow::Result<(
         kubernetes::text(&oldest, "/metadata/uid") == said,
         "this context is not the cluster that joined as {name}: name it with --context, or use --only-home"
     );
+    Ok(())
+}
+
+/// Deletes what the mesh made of one kind.
+async fn derived(api: &Api, collection: &str, done: &mut Done) -> anyhow::Result<()> {
+    let body = match api.list(collection, &[MANAGED]).await {
+        Ok(body) => body,
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("listing {collection}")),
+    };
+    let list: Value = serde_json::from_slice(&body)?;
+    let plural = collection.rsplit('/').next().unwrap_or_default();
+    let base = collection.trim_end_matches(plural);
+    for object in list["items"].as_array().into_iter().flatten() {
+        let namespace = kubernetes::text(object, "/metadata/namespace");
+        let name = kubernetes::text(object, "/metadata/name");
+        let path = format!("{base}namespaces/{namespace}/{plural}/{name}");
+        gone(api, &path, &format!("{plural} {namespace}/{name}"), done).await?;
+    }
     Ok(())
 }
 

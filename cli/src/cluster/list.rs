@@ -14,7 +14,10 @@ use crate::output;
 /// The home cluster can't be asked, or has no mesh.
 pub(super) async fn run(options: &ListOptions, format: Format) -> anyhow::Result<()> {
     let api = home(&options.reach, options.reach.context.as_deref(), None)?;
-    let Some(clusters) = kubernetes::list(&api, CLUSTERS).await.context("the home cluster")? else {
+    let Some(clusters) = kubernetes::list(&api, CLUSTERS)
+        .await
+        .context("the home cluster")?
+    else {
         bail!("this cluster has no MeshClusters: run `isthmus install --apply` first");
     };
     match format {
@@ -51,18 +54,31 @@ fn table(clusters: &[Value]) -> String {
     };
     let rows: Vec<Vec<String>> = clusters.iter().map(row).collect();
     let head = [
-        "name", "network", "region", "credential", "accepted", "connected", "synced", "credential valid",
+        "name",
+        "network",
+        "region",
+        "credential",
+        "accepted",
+        "connected",
+        "synced",
+        "credential valid",
         "because",
     ];
     output::table("Clusters", &head, &rows)
 }
 
 fn said(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text.to_owned()
+    }
 }
 
 fn conditions(cluster: &Value) -> impl Iterator<Item = &Value> {
-    let all = cluster.pointer("/status/conditions").and_then(Value::as_array);
+    let all = cluster
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
     all.into_iter().flatten()
 }
 
@@ -88,7 +104,8 @@ mod tests {
 
     #[test]
     fn what_nobody_has_said_is_a_question_mark() {
-        let condition = |kind, status, message| json!({ "type": kind, "status": status, "message": message });
+        let condition =
+            |kind, status, message| json!({ "type": kind, "status": status, "message": message });
         let west = json!({
             "metadata": { "name": "west" },
             "spec": { "network": "west-net", "credential": { "secretRef": { "name": "cluster-west" } } },
@@ -97,10 +114,27 @@ mod tests {
             ] },
         });
         let text = table(&[west]);
-        let row: Vec<&str> = text.lines().last().unwrap().split("  ").filter(|c| !c.is_empty()).map(str::trim).collect();
+        let row: Vec<&str> = text
+            .lines()
+            .last()
+            .unwrap()
+            .split("  ")
+            .filter(|c| !c.is_empty())
+            .map(str::trim)
+            .collect();
         assert_eq!(
             row,
-            ["west", "west-net", "-", "cluster-west", "yes", "no", "?", "?", "it does not answer"]
+            [
+                "west",
+                "west-net",
+                "-",
+                "cluster-west",
+                "yes",
+                "no",
+                "?",
+                "?",
+                "it does not answer"
+            ]
         );
     }
 }

@@ -36,7 +36,7 @@ pub struct Fleet {
     saved: Arc<Saved>,
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
-    apis: watch::Sender<Arc<BTreeMap<ClusterId, Api>>>,
+    apis: watch::Sender<BTreeMap<ClusterId, Api>>,
 }
 
 /// A source at work; it ends when nobody holds this.
@@ -153,11 +153,23 @@ impl Fleet {
         // The one before ends here, when the new one is heard.
         self.sources().insert(cluster.clone(), running);
         self.reach(cluster, api);
+        // Whoever is dismissed meanwhile learns nothing.
+        if self
+            .hub
+            .read(|world| world.state(cluster.as_str()).is_none())
+        {
+            self.unlearn(cluster);
+        }
+    }
+
+    fn unlearn(&self, cluster: &ClusterId) {
+        self.sources().remove(cluster);
+        self.reach(cluster, None);
+        self.hub.leave(cluster);
     }
 
     fn reach(&self, cluster: &ClusterId, api: Option<Api>) {
         self.apis.send_modify(|apis| {
-            let apis = Arc::make_mut(apis);
             match api {
                 Some(api) => apis.insert(cluster.clone(), api),
                 None => apis.remove(cluster),
@@ -175,16 +187,13 @@ impl Fleet {
 
     /// The API servers of the mesh, as they come, go, and get other credentials.
     #[must_use]
-    pub fn apis(&self) -> watch::Receiver<Arc<BTreeMap<ClusterId, Api>>> {
+    pub fn apis(&self) -> watch::Receiver<BTreeMap<ClusterId, Api>> {
         self.apis.subscribe()
     }
 
     /// A cluster belongs to the mesh no more: its endpoints are withdrawn, and nobody of it is
     /// believed. Its keys stay on disk, for the day when it comes back.
     pub fn dismiss(&self, cluster: &ClusterId) {
-        self.sources().remove(cluster);
-        self.reach(cluster, None);
-        self.hub.leave(cluster);
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
         self.hub.change(|world| {
             let mut dirty = world.remove_cluster(cluster);
@@ -193,6 +202,7 @@ impl Fleet {
             }
             dirty
         });
+        self.unlearn(cluster);
         self.saved.forget(cluster);
         if let Ok(domain) = &domain {
             let mut trust = Trust::clone(&self.trust.borrow());

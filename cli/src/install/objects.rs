@@ -85,7 +85,11 @@ pub(crate) fn access(home: bool) -> Vec<Value> {
         let granted = PERMISSIONS.iter().filter(|p| places.contains(&p.place));
         granted.map(Permission::rule).collect()
     };
-    let within: &[Place] = if home { &[Place::System, Place::Home] } else { &[Place::System] };
+    let within: &[Place] = if home {
+        &[Place::System, Place::Home]
+    } else {
+        &[Place::System]
+    };
     let subject = json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM }]);
     let role = |kind: &str| json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": ACCOUNT });
     let rbac = "rbac.authorization.k8s.io/v1";
@@ -149,7 +153,8 @@ fn config(plan: &Plan) -> Value {
 fn deployment(plan: &Plan, selector: &Value) -> Value {
     let ready = json!({ "httpGet": { "path": "/ready", "port": "admin" }, "periodSeconds": 2 });
     // Not by `/ready`: a control plane that waits for a cluster is alive.
-    let alive = json!({ "tcpSocket": { "port": "admin" }, "periodSeconds": 10, "failureThreshold": 6 });
+    let alive =
+        json!({ "tcpSocket": { "port": "admin" }, "periodSeconds": 10, "failureThreshold": 6 });
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
         "spec": {
@@ -162,7 +167,6 @@ fn deployment(plan: &Plan, selector: &Value) -> Value {
                     "serviceAccountName": ACCOUNT,
                     "automountServiceAccountToken": true,
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
-                    "priorityClassName": "system-cluster-critical",
                     "securityContext": {
                         "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
                         "seccompProfile": { "type": "RuntimeDefault" },
@@ -208,15 +212,24 @@ pub(crate) fn place(object: &Value) -> Option<(String, String)> {
     let (version, kind) = (text("/apiVersion")?, text("/kind")?);
     let plural = match kind {
         "PodDisruptionBudget" => "poddisruptionbudgets".to_owned(),
-        _ if kind.ends_with("Policy") => format!("{}ies", kind.trim_end_matches('y').to_lowercase()),
+        _ if kind.ends_with("Policy") => {
+            format!("{}ies", kind.trim_end_matches('y').to_lowercase())
+        }
         _ => format!("{}s", kind.to_lowercase()),
     };
-    let base = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let base = if version.contains('/') {
+        format!("/apis/{version}")
+    } else {
+        format!("/api/{version}")
+    };
     let collection = match text("/metadata/namespace") {
         Some(namespace) => format!("{base}/namespaces/{namespace}/{plural}"),
         None => format!("{base}/{plural}"),
     };
-    Some((format!("{collection}/{}", text("/metadata/name")?), collection))
+    Some((
+        format!("{collection}/{}", text("/metadata/name")?),
+        collection,
+    ))
 }
 
 #[cfg(test)]
@@ -235,7 +248,12 @@ mod tests {
 
     #[test]
     fn every_object_has_a_place() {
-        let all = [access(true), control_plane(&plan()), definitions().unwrap(), foreign_definitions().unwrap()];
+        let all = [
+            access(true),
+            control_plane(&plan()),
+            definitions().unwrap(),
+            foreign_definitions().unwrap(),
+        ];
         for object in all.concat() {
             let (path, _) = place(&object).unwrap();
             assert!(path.starts_with("/api"), "{path}");
@@ -243,7 +261,10 @@ mod tests {
         let policy = json!({ "apiVersion": "isthmus.dev/v1alpha1", "kind": "AccessPolicy",
             "metadata": { "name": "a", "namespace": "b" } });
         let (path, _) = place(&policy).unwrap();
-        assert_eq!(path, "/apis/isthmus.dev/v1alpha1/namespaces/b/accesspolicies/a");
+        assert_eq!(
+            path,
+            "/apis/isthmus.dev/v1alpha1/namespaces/b/accesspolicies/a"
+        );
     }
 
     #[test]

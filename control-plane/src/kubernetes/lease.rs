@@ -2,9 +2,11 @@
 //!
 //! The decisions are in core's `lease`; here a Lease of one cluster is read and written.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_control_plane_core::lease::{Election, Looked, Record, Step, Timing, Write, Written};
+use isthmus_proto::ids::ClusterId;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
@@ -82,10 +84,14 @@ impl Leadership {
     }
 }
 
+/// The API servers of the mesh, as they come, go, and get other credentials.
+pub type Servers = watch::Receiver<BTreeMap<ClusterId, Api>>;
+
 /// One that wants to lead.
 #[derive(Debug)]
 pub struct Candidate {
-    api: Api,
+    cluster: ClusterId,
+    apis: Servers,
     namespace: String,
     name: String,
     timing: Timing,
@@ -96,13 +102,14 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A candidate for the Lease `name`. `me` is our name, of a pod or a host; what makes it no
-    /// other's is added.
+    /// A candidate for a Lease, by namespace and name, of the cluster in which all candidates meet; its
+    /// API server may get another credential at any time. `me` is our name, of a pod or a host; what
+    /// makes it no other's is added.
     ///
     /// # Errors
     /// The system has no random numbers.
     pub fn new(
-        api: Api,
+        (cluster, apis): (&ClusterId, Servers),
         (namespace, name): (&str, &str),
         me: &str,
         timing: Timing,
@@ -111,7 +118,8 @@ impl Candidate {
         let election = Election::new(&format!("{me}_{unique:016x}"), timing);
         let (until, receiver) = watch::channel(None);
         let candidate = Self {
-            api,
+            cluster: cluster.clone(),
+            apis,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             timing,
@@ -176,9 +184,16 @@ impl Candidate {
         format!("{}/{}", self.collection(), self.name)
     }
 
+    fn api(&self) -> Option<Api> {
+        self.apis.borrow().get(&self.cluster).cloned()
+    }
+
     async fn look(&mut self) -> Looked {
         let path = self.path();
-        let answer = match timeout(ASK_TIMEOUT, self.api.get(&path)).await {
+        let Some(api) = self.api() else {
+            return Looked::Failed;
+        };
+        let answer = match timeout(ASK_TIMEOUT, api.get(&path)).await {
             Ok(Ok(bytes)) => serde_json::from_slice(&bytes).ok(),
             Ok(Err(error)) if error.is_not_found() => return Looked::Absent,
             Ok(Err(error)) => {
@@ -199,10 +214,14 @@ impl Candidate {
 
     async fn write(&mut self, write: &Write) -> Written {
         let lease = self.made(write, &timestamp::micro(SystemTime::now()));
+        let Some(api) = self.api() else {
+            // Not asked, so not written; a look comes first all the same.
+            return Written::Lost;
+        };
         let asked = async {
             match &write.over {
-                None => self.api.create(&self.collection(), &lease).await,
-                Some(_) => self.api.replace(&self.path(), &lease).await,
+                None => api.create(&self.collection(), &lease).await,
+                Some(_) => api.replace(&self.path(), &lease).await,
             }
         };
         match timeout(ASK_TIMEOUT, asked).await {

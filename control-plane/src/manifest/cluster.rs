@@ -177,7 +177,9 @@ mod tests {
     use super::*;
 
     fn manifest(spec: &str) -> String {
-        format!("apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\nmetadata: {{name: west}}\nspec: {spec}\n")
+        format!(
+            "apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\nmetadata: {{name: west}}\nspec: {spec}\n"
+        )
     }
 
     fn cluster(spec: &str) -> MeshCluster {
@@ -217,18 +219,43 @@ mod tests {
             ("{network: N}", "spec.network"),
             ("{network: n, trustDomain: a_b}", "spec.trustDomain"),
             ("{network: n, gateways: [{}]}", "spec.gateways[0]: either"),
-            ("{network: n, gateways: [{name: a, address: b}]}", "spec.gateways[0]: either"),
-            ("{network: n, gateways: [{name: a, port: 1}]}", "spec.gateways[0]: either"),
-            ("{network: n, gateways: [{address: \"a b\"}]}", "spec.gateways[0]: address"),
-            ("{network: n, gateways: [{address: a, port: 0}]}", "spec.gateways[0]: port"),
-            ("{network: n, gateways: [{name: a}, {name: a}]}", "named twice"),
+            (
+                "{network: n, gateways: [{name: a, address: b}]}",
+                "spec.gateways[0]: either",
+            ),
+            (
+                "{network: n, gateways: [{name: a, port: 1}]}",
+                "spec.gateways[0]: either",
+            ),
+            (
+                "{network: n, gateways: [{address: \"a b\"}]}",
+                "spec.gateways[0]: address",
+            ),
+            (
+                "{network: n, gateways: [{address: a, port: 0}]}",
+                "spec.gateways[0]: port",
+            ),
+            (
+                "{network: n, gateways: [{name: a}, {name: a}]}",
+                "named twice",
+            ),
             ("{network: n, credential: {}}", "secretRef"),
-            ("{network: n, credential: {secretRef: {name: W}}}", "no name of a Secret"),
-            ("{network: n, credential: {secretRef: {name: w, key: a/b}}}", "no key of a Secret"),
+            (
+                "{network: n, credential: {secretRef: {name: W}}}",
+                "no name of a Secret",
+            ),
+            (
+                "{network: n, credential: {secretRef: {name: w, key: a/b}}}",
+                "no key of a Secret",
+            ),
             ("{network: n, colour: red}", "colour"),
         ] {
             let parsed = read(&manifest(spec));
-            let message = &parsed.errors.first().unwrap_or_else(|| panic!("{spec}")).message;
+            let message = &parsed
+                .errors
+                .first()
+                .unwrap_or_else(|| panic!("{spec}"))
+                .message;
             assert!(message.contains(says), "{message} lacks {says}");
         }
     }

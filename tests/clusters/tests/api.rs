@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_control_plane::hub::Hub;
-use isthmus_control_plane::kubernetes::{
-    Access, Allow, Api, ApiError, Candidate, Reviewer, kubeconfig,
-};
+use isthmus_control_plane::kubernetes::{Access, Allow, Api, Candidate, Reviewer, kubeconfig};
 use isthmus_control_plane::state::StateDir;
 use isthmus_control_plane::token::{KeyReviewer, Refused, TokenReviewer as _};
 use isthmus_control_plane_core::lease::Timing;
 use isthmus_control_plane_core::world::World;
+use isthmus_proto::ids::ClusterId;
 use isthmus_test_clusters::kubeconfig::Credential;
 use isthmus_test_clusters::{Cluster, Programs, Settings};
 use serde_json::{Value, json};
@@ -161,14 +160,6 @@ async fn what_a_credential_may_not_do_is_forbidden_and_a_bad_one_unauthorized() 
         .duration_since(std::time::SystemTime::now())
         .unwrap();
     assert!(left > HOUR / 2 && left < HOUR * 2, "{left:?}");
-    let error = admin(&cluster)
-        .list(
-            MAPS,
-            &[("resourceVersion", "1"), ("resourceVersionMatch", "Exact")],
-        )
-        .await
-        .unwrap_err();
-    assert!(matches!(error, ApiError::Status { .. }), "{error}");
     cluster.end().await.unwrap();
 }
 
@@ -252,8 +243,10 @@ async fn a_real_lease_goes_from_one_to_the_other() {
         retry: Duration::from_millis(200),
     };
     let candidate = |me: &str| {
-        let (candidate, leadership) =
-            Candidate::new(admin(&cluster), ("shop", "isthmus"), me, timing).unwrap();
+        let home: ClusterId = "east".parse().unwrap();
+        let (_, apis) = watch::channel(BTreeMap::from([(home.clone(), admin(&cluster))]));
+        let name = ("shop", "isthmus");
+        let (candidate, leadership) = Candidate::new((&home, apis), name, me, timing).unwrap();
         let (stop, stopped) = watch::channel(false);
         (stop, leadership, tokio::spawn(candidate.run(stopped)))
     };

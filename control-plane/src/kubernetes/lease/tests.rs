@@ -69,8 +69,9 @@ impl Cluster {
             retry: Duration::from_millis(50),
         };
         let api = Api::new(self.fake.access()).unwrap();
-        let name = ("isthmus-system", "isthmus");
-        let (candidate, leadership) = Candidate::new(api, name, me, quick).unwrap();
+        let (home, name) = ("east".parse().unwrap(), ("isthmus-system", "isthmus"));
+        let (_, apis) = watch::channel(BTreeMap::from([(ClusterId::clone(&home), api)]));
+        let (candidate, leadership) = Candidate::new((&home, apis), name, me, quick).unwrap();
         let (stop, stopped) = watch::channel(false);
         (stop, leadership, tokio::spawn(candidate.run(stopped)))
     }

@@ -69,7 +69,7 @@ impl Default for Limits {
 }
 
 /// The clusters that can be written to, as they come and go.
-pub type Servers<S> = watch::Receiver<Arc<BTreeMap<ClusterId, S>>>;
+pub type Servers<S> = watch::Receiver<BTreeMap<ClusterId, S>>;
 
 /// What could not be written, and why.
 #[derive(Debug, Default)]

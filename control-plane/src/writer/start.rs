@@ -39,7 +39,7 @@ pub struct Parts {
     /// The world.
     pub hub: Arc<Hub>,
     /// The API servers, as they come and go.
-    pub apis: watch::Receiver<Arc<BTreeMap<ClusterId, Api>>>,
+    pub apis: watch::Receiver<BTreeMap<ClusterId, Api>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What people are told.

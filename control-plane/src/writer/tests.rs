@@ -38,7 +38,7 @@ impl Mesh {
         let hub = Arc::new(Hub::new(world));
         let (metrics, problems) = <(Arc<Metrics>, Arc<Problems>)>::default();
         let leads = watch::Sender::new(false);
-        let (servers, receiver) = watch::channel(Arc::new(fakes.clone()));
+        let (servers, receiver) = watch::channel(fakes.clone());
         let writer = Writer {
             hub: Arc::clone(&hub),
             servers: receiver,

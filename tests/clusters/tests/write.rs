@@ -83,7 +83,7 @@ impl Control {
         let running = Arc::clone(&hub);
         tasks.spawn(async move { running.run().await });
         let (metrics, problems) = <(Arc<Metrics>, Arc<Problems>)>::default();
-        let (servers, leads) = (watch::Sender::new(Arc::new(apis)), watch::Sender::new(true));
+        let (servers, leads) = (watch::Sender::new(apis), watch::Sender::new(true));
         let writer = Writer {
             hub,
             servers: servers.subscribe(),

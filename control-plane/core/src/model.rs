@@ -342,6 +342,8 @@ pub struct MeshCluster {
     pub gateways: Vec<GatewayChoice>,
     /// How its API server is reached, where the cluster joined by an object.
     pub credential: Option<CredentialRef>,
+    /// Its status.
+    pub observed: Observed,
 }
 
 /// A gateway that a cluster is reached by.

@@ -253,6 +253,13 @@ impl World {
         if cluster.confirm(object) {
             return Dirty::default();
         }
+        if cluster.differs_in_status(object) {
+            // The mesh's own word, come back: of interest to the writer alone.
+            cluster.put(object, stamp);
+            let mut dirty = Dirty::default();
+            dirty.objects.insert(at);
+            return dirty;
+        }
         changed(cluster, &at, |cluster| cluster.put(object, stamp))
     }
 
@@ -423,8 +430,9 @@ impl World {
 
     /// Whom to believe, by trust domain: without the clusters that are cut off.
     pub fn trust_bundles(&self) -> impl Iterator<Item = &resource::TrustBundle> {
-        let believed =
-            |bundle: &&resource::TrustBundle| !self.distrusted.contains_key(bundle.cluster.as_str());
+        let believed = |bundle: &&resource::TrustBundle| {
+            !self.distrusted.contains_key(bundle.cluster.as_str())
+        };
         self.trust.values().filter(believed)
     }
 

@@ -288,6 +288,10 @@ impl Planner {
         for object in &dirty.objects {
             self.object(world, object);
         }
+        // What became of the clusters that the home cluster names is told so, too.
+        for cluster in &dirty.freshness {
+            self.pending.insert(Subject::Declared(cluster.clone()));
+        }
     }
 
     /// Notes everything.
@@ -333,7 +337,7 @@ impl Planner {
                     self.routes_of(cluster);
                 }
             }
-            Kind::Gateway | Kind::AccessPolicy | Kind::TrafficPolicy => {
+            Kind::Gateway | Kind::MeshCluster | Kind::AccessPolicy | Kind::TrafficPolicy => {
                 self.pending.insert(Subject::Declared(at.cluster.clone()));
             }
             Kind::ServiceAccount
@@ -341,7 +345,6 @@ impl Planner {
             | Kind::Deployment
             | Kind::Service
             | Kind::EndpointSlice
-            | Kind::MeshCluster
             | Kind::TrustPolicy => {}
         }
     }

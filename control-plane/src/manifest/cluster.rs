@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use isthmus_control_plane_core::model::{
-    CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Spec,
+    CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Observed, Spec,
 };
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
 
 use super::mesh::{GATEWAY_PORT, host_name};
-use super::{Bad, Document, Failure};
+use super::{Bad, Document, Failure, Metadata, status};
 
 /// Most gateways of one cluster.
 const GATEWAYS_MAX: usize = 16;
@@ -20,6 +20,8 @@ const CREDENTIAL_KEY: &str = "kubeconfig";
 #[derive(Deserialize)]
 struct Cluster {
     spec: ClusterSpec,
+    #[serde(default)]
+    status: Option<serde_json::Value>,
 }
 
 /// One cluster of the mesh, as its control plane should see it. Its name is the cluster's name.
@@ -98,11 +100,14 @@ struct SecretRef {
     key: Option<String>,
 }
 
-pub(super) fn mesh_cluster(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn mesh_cluster(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: Cluster = document.decode()?;
-    understand(raw.spec)
-        .map(Spec::MeshCluster)
-        .map_err(|Bad(why)| document.failure(format!("spec.{why}")))
+    let cluster =
+        understand(raw.spec).map_err(|Bad(why)| document.failure(format!("spec.{why}")))?;
+    Ok(Spec::MeshCluster(MeshCluster {
+        observed: status::observed(metadata, raw.status.as_ref(), status::CLUSTER),
+        ..cluster
+    }))
 }
 
 fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
@@ -134,6 +139,7 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
         gateways,
         passthrough_denied: raw.passthrough == Some(Passthrough::Deny),
         credential: raw.credential.map(credential).transpose()?,
+        observed: Observed::default(),
     })
 }
 

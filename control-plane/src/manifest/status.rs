@@ -16,6 +16,8 @@ use super::{Document, Metadata};
 pub(super) const EXPORT: &[&str] = &["Valid", "Ready", "Conflict"];
 /// ... about a Gateway.
 pub(super) const GATEWAY: &[&str] = &["Accepted", "Programmed"];
+/// ... about a MeshCluster.
+pub(super) const CLUSTER: &[&str] = &["Accepted", "Connected", "Synced", "CredentialValid"];
 /// ... about a policy.
 const POLICY: &[&str] = &["Accepted"];
 /// ... about a route, to each parent.

@@ -30,6 +30,7 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         Kind::TlsRoute => (GATEWAY, "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
         Kind::Gateway => (GATEWAY, "gateways", &["v1", "v1beta1"]),
         Kind::AccessPolicy => ("isthmus.dev", "accesspolicies", &["v1alpha1"]),
+        Kind::MeshCluster => ("isthmus.dev", "meshclusters", &["v1alpha1"]),
         Kind::TrafficPolicy => ("isthmus.dev", "trafficpolicies", &["v1alpha1"]),
         Kind::Namespace
         | Kind::ServiceAccount
@@ -37,7 +38,6 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         | Kind::Deployment
         | Kind::EndpointSlice
         | Kind::ReferenceGrant
-        | Kind::MeshCluster
         | Kind::TrustPolicy => return None,
     })
 }

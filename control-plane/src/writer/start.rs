@@ -1,7 +1,7 @@
 //! Which replica writes?
 //!
 //! The replicas agree by a Lease in one cluster, which each of them finds in its own configuration:
-//! the one that the control plane runs in, else the first that has an API server.
+//! the home cluster, else the first by name that has an API server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use isthmus_proto::ids::ClusterId;
 use tokio::sync::watch;
 
 use super::{Limits, Problems, Writer};
-use crate::config::{ApiServer, Config, Origin};
+use crate::config::{Config, Origin};
 use crate::hub::Hub;
 use crate::kubernetes::{Api, Candidate};
 use crate::metrics::Metrics;
@@ -23,14 +23,13 @@ const LEASE: &str = "isthmus-control-plane";
 /// The cluster that holds the Lease; `None`: no cluster has an API server, and nobody writes.
 #[must_use]
 pub fn home(config: &Config) -> Option<ClusterId> {
+    if let Some(home) = &config.home {
+        return Some(home.cluster.clone());
+    }
     let served = config.clusters.iter().filter_map(|cluster| {
-        let Origin::Kubernetes(kubernetes) = &cluster.origin else {
-            return None;
-        };
-        Some((&cluster.name, kubernetes.reach == ApiServer::InCluster))
+        matches!(cluster.origin, Origin::Kubernetes(_)).then_some(&cluster.name)
     });
-    let found = served.min_by_key(|(name, inside)| (!inside, *name));
-    found.map(|(name, _)| name.clone())
+    served.min().cloned()
 }
 
 /// What the writer needs of the others.

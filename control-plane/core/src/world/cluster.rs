@@ -353,6 +353,22 @@ impl Cluster {
         ))
     }
 
+    /// Is it a MeshCluster that is there as it is, but for what the mesh says of it? Everybody depends
+    /// on its other fields.
+    pub(crate) fn differs_in_status(&self, object: &Object) -> bool {
+        let Spec::MeshCluster(new) = &object.spec else {
+            return false;
+        };
+        let (namespace, name) = key(object.namespace.as_ref(), &object.name);
+        self.mesh.get(namespace, name).is_some_and(|old| {
+            let as_before = MeshCluster {
+                observed: old.value.observed.clone(),
+                ..new.clone()
+            };
+            old.created == object.created && old.value == as_before
+        })
+    }
+
     /// Takes an object in, or in the place of what had its name.
     pub(crate) fn put(&mut self, object: &Object, stamp: Stamp) {
         let at = object.reference();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::import::{self, shortened};
 use crate::model::{GATEWAY_CLASS, Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, Truth};
 use crate::translate::{authorization, gateway, service};
-use crate::world::World;
 use crate::world::cluster::Cluster;
+use crate::world::{Standing, World};
 use crate::write::{Plan, Settings, Subject, reference};
 
 pub(super) fn look(
@@ -43,8 +43,38 @@ pub(super) fn look(
         let observed = &gateway.observed.conditions;
         plan.conditions(at, (wanted, observed), settings, subject);
     }
+    members((world, cluster), settings, subject, plan);
     access(world, cluster, settings, subject, plan);
     traffic(world, cluster, settings, subject, plan);
+}
+
+/// What became of the clusters that this one names, if it is the home cluster.
+fn members(
+    (world, cluster): (&World, &Cluster),
+    settings: Settings<'_>,
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    let Some((_, standings)) = world.standings().filter(|(home, _)| **home == cluster.id) else {
+        return;
+    };
+    for (_, name, entry) in cluster.mesh.iter() {
+        let Some(standings) = standings.get(name) else {
+            continue;
+        };
+        let observed = &entry.value.observed;
+        let one = |standing: &Standing| {
+            let status = standing.holds.map_or(Truth::Unknown, Truth::from);
+            said(
+                observed,
+                standing.kind,
+                (status, standing.reason, &standing.message),
+            )
+        };
+        let wanted = standings.iter().map(one).collect();
+        let at = reference(cluster, Kind::MeshCluster, "", name);
+        plan.conditions(at, (wanted, &observed.conditions), settings, subject);
+    }
 }
 
 fn access(

@@ -653,3 +653,40 @@ fn gateways_and_policies_are_told_whether_they_count() {
     assert_eq!(accepted(Kind::AccessPolicy, "good"), "Accepted");
     assert_eq!(accepted(Kind::AccessPolicy, "two"), "Invalid");
 }
+
+#[test]
+fn the_home_cluster_is_told_what_became_of_the_clusters_that_it_names() {
+    use crate::world::{Standing, Standings};
+
+    let mut run = shop();
+    run.put(crate::sample::mesh("east", "east-net"));
+    run.settle();
+    let standing = |holds| Standing {
+        kind: "Connected",
+        holds,
+        reason: "Because",
+        message: String::new(),
+    };
+    let say = |run: &mut Run, holds| {
+        let standings = Standings::from([("east".to_owned(), vec![standing(holds)])]);
+        let dirty = run.world.set_standings(&id("east"), standings);
+        run.planner.note(&run.world, &dirty);
+        run.settle();
+        let Some(Spec::MeshCluster(cluster)) = run.servers.find("east", Kind::MeshCluster, "east")
+        else {
+            panic!("a MeshCluster")
+        };
+        cluster.observed.conditions[0].status
+    };
+    assert_eq!(say(&mut run, None), Truth::Unknown);
+    assert_eq!(say(&mut run, Some(true)), Truth::True);
+    assert_eq!(say(&mut run, Some(false)), Truth::False);
+    // What the mesh says of a cluster changes nothing for anybody else.
+    let mut object = crate::sample::mesh("east", "east-net");
+    if let Spec::MeshCluster(cluster) = &mut object.spec {
+        cluster.observed.generation = 7;
+    }
+    let dirty = run.world.apply(Change::Apply(object.clone()), at(90));
+    assert_eq!(dirty.objects, [object.reference()].into());
+    assert!(!dirty.all && dirty.services.is_empty());
+}

@@ -111,6 +111,7 @@ impl Servers {
                 let observed = match spec {
                     Spec::ServiceExport(export) => &mut export.observed,
                     Spec::Gateway(gateway) => &mut gateway.observed,
+                    Spec::MeshCluster(cluster) => &mut cluster.observed,
                     Spec::AccessPolicy(policy) => &mut policy.observed,
                     Spec::TrafficPolicy(policy) => &mut policy.observed,
                     _ => panic!("no conditions"),

@@ -47,14 +47,13 @@ pub struct Parts {
 
 /// Takes part in the election at `home`, and writes while this replica leads; until `stop`.
 pub async fn run(parts: Parts, home: ClusterId, stop: watch::Receiver<bool>) {
-    let mut apis = parts.apis.clone();
-    let api = match apis.wait_for(|apis| apis.contains_key(&home)).await {
-        Ok(found) => found.get(&home).cloned(),
-        Err(_) => None,
-    };
-    let Some(api) = api else { return };
     let me = std::env::var("HOSTNAME").unwrap_or_else(|_| "isthmus".to_owned());
-    let candidate = Candidate::new(api, (SYSTEM_NAMESPACE, LEASE), &me, Timing::default());
+    let candidate = Candidate::new(
+        (&home, parts.apis.clone()),
+        (SYSTEM_NAMESPACE, LEASE),
+        &me,
+        Timing::default(),
+    );
     let (candidate, leadership) = match candidate {
         Ok(both) => both,
         Err(error) => {

@@ -45,6 +45,7 @@ const CORE_DEPENDENCIES: &[(&str, &[&str])] = &[
             "prost",
             "prost-types",
             "regex",
+            "serde",
             "sha2",
             "smallvec",
             "thiserror",

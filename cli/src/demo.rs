@@ -6,7 +6,7 @@
 //!                 │                         │            ┌─► reviews-1, -2, -3
 //!                 └─────────────────── gateway-west ─────┼─► cart-3, cart-4
 //!                                           │            └─► echo-1, redis-1
-//!                          control plane (reads a folder of manifests for each cluster)
+//!           control plane (reads a folder of manifests, or watches an API server, for each cluster)
 //! ```
 
 use std::process::ExitCode;
@@ -33,6 +33,7 @@ mod callers;
 mod metrics;
 mod report;
 mod scenes;
+mod join;
 mod screen;
 mod view;
 pub(crate) mod state;
@@ -61,7 +62,15 @@ pub(crate) fn run(options: &DemoOptions, format: Format) -> anyhow::Result<ExitC
     // JSON is for programs: the same as a check, but for the exit status.
     let records = options.check || format == Format::Json;
     let screen = Arc::new(Screen::new(records));
-    runtime.block_on(whole(options, &screen))
+    if let Some(scene) = options.scenes.iter().find(|scene| scene.needs_servers())
+        && !options.kubernetes
+    {
+        bail!("the scene {} needs --kubernetes", scene.name());
+    }
+    match &options.kubeconfig {
+        Some(file) => runtime.block_on(join::run(options, file, &screen)),
+        None => runtime.block_on(whole(options, &screen)),
+    }
 }
 
 /// What a shell reports of a program that Ctrl-C ended: 128 and the signal's number.

@@ -3,11 +3,13 @@
 //! Plain HTTP. `/ready` and `/metrics` answer everybody who reaches the address; the dumps name
 //! workloads and addresses, and answer only callers on this machine (SECURITY S10).
 
+mod page;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -26,7 +28,8 @@ use crate::authority::registry::Authorities;
 use crate::clients::Clients;
 use crate::fleet::Fleet;
 use crate::hub::Hub;
-use crate::metrics::{Metrics, Page};
+use crate::metrics::Metrics;
+use crate::saved::Note;
 use crate::source::Report;
 
 /// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
@@ -77,6 +80,8 @@ struct ClusterView {
     age_seconds: Option<f64>,
     objects: BTreeMap<&'static str, usize>,
     source: Option<Report>,
+    /// What is on disk, for a control plane that starts while the cluster can't be reached.
+    saved: Option<Note>,
 }
 
 impl Admin {
@@ -186,6 +191,7 @@ impl Admin {
                     .map(|(kind, n)| (kind.as_str(), *n))
                     .collect(),
                 source: self.fleet.report(status.cluster),
+                saved: self.fleet.saved().note(status.cluster),
             });
             view.collect()
         })
@@ -215,79 +221,6 @@ impl Admin {
                 "conditions": conditions.collect::<Vec<_>>(),
             })
         })
-    }
-
-    fn metrics(&self) -> String {
-        let mut page = Page::default();
-        self.metrics.write(&mut page);
-        let clusters = self.clusters();
-        page.head(
-            "isthmus_cluster_up",
-            "1: listed in full and watched.",
-            "gauge",
-        );
-        for view in &clusters {
-            let up = u8::from(view.state == state(State::Synced));
-            page.sample("isthmus_cluster_up", &[("cluster", &view.cluster)], up);
-        }
-        let age = "isthmus_cluster_age_seconds";
-        page.head(
-            age,
-            "Since the view of the cluster was last known to be right.",
-            "gauge",
-        );
-        for view in &clusters {
-            if let Some(seconds) = view.age_seconds {
-                page.sample(age, &[("cluster", &view.cluster)], seconds);
-            }
-        }
-        page.head("isthmus_cluster_objects", "Objects by kind.", "gauge");
-        for view in &clusters {
-            for (kind, count) in &view.objects {
-                let labels = [("cluster", view.cluster.as_str()), ("kind", kind)];
-                page.sample("isthmus_cluster_objects", &labels, count);
-            }
-        }
-        page.head(
-            "isthmus_source_errors",
-            "Files that are not understood.",
-            "gauge",
-        );
-        for view in &clusters {
-            let errors = view.source.as_ref().map_or(0, |report| report.errors.len());
-            page.sample(
-                "isthmus_source_errors",
-                &[("cluster", &view.cluster)],
-                errors,
-            );
-        }
-        page.head(
-            "isthmus_discovery_sessions",
-            "Discovery streams that are open.",
-            "gauge",
-        );
-        page.sample("isthmus_discovery_sessions", &[], self.clients.count());
-        page.head(
-            "isthmus_world_generation",
-            "Grows with every change.",
-            "gauge",
-        );
-        page.sample(
-            "isthmus_world_generation",
-            &[],
-            self.hub.read(|world| world.generation()),
-        );
-        let end = "isthmus_issuer_expires_timestamp_seconds";
-        page.head(end, "When the issuing certificate ends.", "gauge");
-        for authority in self.authorities.all() {
-            let at = authority
-                .not_after()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            let labels = [("trust_domain", authority.trust_domain().as_str())];
-            page.sample(end, &labels, at.as_secs());
-        }
-        page.into_text()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The only file where they meet.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,11 +26,14 @@ use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
 use crate::clients::Clients;
 use crate::config::{Config, Origin};
+use crate::connect::{self, Connector};
 use crate::discovery::{Discovery, UNREAD_MAX};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Running};
 use crate::hub::Hub;
 use crate::identity::Identity;
+use crate::kubernetes::Reviewer;
 use crate::listener;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::source::files::FilesSource;
 use crate::state::StateDir;
@@ -69,7 +73,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     });
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    parts.learn(&config, &mut tasks)?;
+    parts.learn(&config, &mut tasks);
     let mut server = parts.listen(discovery, stopped, &mut tasks)?;
     let view = parts.view();
     tasks.spawn(async move {
@@ -99,6 +103,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         tracing::warn!("streams did not end in time");
         server.abort();
     }
+    // The last thing that is written says how old everything is.
+    let (saved, hub) = (Arc::clone(parts.fleet.saved()), Arc::clone(&parts.hub));
+    let writing = tokio::task::spawn_blocking(move || saved.write(&hub, Duration::ZERO));
+    if writing.await.is_err() {
+        tracing::error!("writing the saved worlds panicked");
+    }
     tracing::info!("control plane stopped");
     result
 }
@@ -116,7 +126,7 @@ struct Parts {
     authorities: Arc<Authorities>,
     own: TrustDomain,
     serving: Arc<Serving>,
-    reviewer: Arc<KeyReviewer>,
+    reviewer: Arc<Reviewer>,
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
     /// Of workloads' certificates.
@@ -134,7 +144,11 @@ impl Parts {
             .context("the control plane's own authority")?;
         let serving = Serving::new(&authority, &config.mesh_domain, now)?;
         let hub = Arc::new(Hub::new(World::new(&config.mesh_domain)?));
-        let fleet = Fleet::new(state, &config.mesh_domain, &hub, &authorities);
+        let fleet = Fleet::open(state, &config.mesh_domain, &hub, &authorities)?;
+        if let Some(home) = &config.home {
+            let authors = BTreeSet::from([home.cluster.clone()]);
+            hub.change(|world| world.set_mesh_authors(Some(authors)));
+        }
         for cluster in &config.clusters {
             fleet.admit(&cluster.name)?;
         }
@@ -142,7 +156,8 @@ impl Parts {
             Origin::Files(_) => true,
             Origin::Kubernetes(_) => false,
         });
-        let reviewer = KeyReviewer::open(state, folders.map(|cluster| &cluster.name))?;
+        let keys = KeyReviewer::open(state, folders.map(|cluster| &cluster.name))?;
+        let reviewer = Reviewer::new(keys, fleet.apis(), Arc::clone(&hub));
         Ok(Arc::new(Self {
             hub,
             fleet: Arc::new(fleet),
@@ -163,14 +178,21 @@ impl Parts {
     }
 
     /// Starts the sources and the world's writer.
-    fn learn(&self, config: &Config, tasks: &mut JoinSet<&'static str>) -> anyhow::Result<()> {
+    fn learn(&self, config: &Config, tasks: &mut JoinSet<&'static str>) {
         for cluster in &config.clusters {
             match &cluster.origin {
                 Origin::Files(folder) => {
-                    self.fleet.learn(FilesSource::new(&cluster.name, folder));
+                    let source = FilesSource::new(&cluster.name, folder);
+                    let running = Running::start(source, None);
+                    self.fleet.learn(&cluster.name, running, Vec::new());
                 }
-                Origin::Kubernetes(_) => {
-                    anyhow::bail!("cluster {}: API servers are not watched", cluster.name);
+                Origin::Kubernetes(kubernetes) => {
+                    let connector = Connector::new(&self.fleet, &cluster.name, kubernetes.quota);
+                    let reach = kubernetes.reach.clone();
+                    tasks.spawn(async move {
+                        connect::configured(connector, reach).await;
+                        "the way to an API server"
+                    });
                 }
             }
         }
@@ -179,7 +201,19 @@ impl Parts {
             hub.run().await;
             "the world's writer"
         });
-        Ok(())
+        if let Some(home) = &config.home {
+            let configured = config.clusters.iter().map(|cluster| cluster.name.clone());
+            let membership = Membership::new(&self.fleet, &self.hub, home, configured.collect());
+            tasks.spawn(async move {
+                membership.run().await;
+                "membership"
+            });
+        }
+        let (saved, hub) = (Arc::clone(self.fleet.saved()), Arc::clone(&self.hub));
+        tasks.spawn(async move {
+            saved.keep(hub).await;
+            "the saved worlds"
+        });
     }
 
     /// Starts to accept and to serve proxies.

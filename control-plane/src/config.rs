@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isthmus_control_plane_core::issue::LIFETIME;
+use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::world::CLUSTERS_MAX;
-use isthmus_proto::ids::{ClusterId, is_dns_name};
+use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
+
+use crate::kubernetes::Allow;
 
 /// The domain under which the clusters' trust domains live, where none is named.
 pub const MESH_DOMAIN: &str = "mesh.internal";
@@ -59,6 +62,16 @@ struct RawConfig {
     state_dir: PathBuf,
     listen: RawListen,
     clusters: Vec<RawCluster>,
+    home: Option<RawHome>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHome {
+    cluster: String,
+    namespace: Option<String>,
+    #[serde(default)]
+    allow: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,8 +104,8 @@ struct RawKubernetes {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawQuota {
-    endpoints: Option<u64>,
-    mebibytes: Option<u64>,
+    endpoints: Option<usize>,
+    mebibytes: Option<usize>,
 }
 
 /// What the control plane is told at its start.
@@ -110,6 +123,20 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The clusters of the mesh, at least one.
     pub clusters: Vec<ClusterConfig>,
+    /// The cluster that speaks for the mesh; `None`: all do, and none names others.
+    pub home: Option<Home>,
+}
+
+/// The cluster whose MeshCluster objects name the others, and whose word counts for the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// One of the configured clusters, with an API server.
+    pub cluster: ClusterId,
+    /// Where the Secrets with kubeconfigs are. Default: the namespace of our own pod, else
+    /// `isthmus-system`.
+    pub namespace: Option<Namespace>,
+    /// What those kubeconfigs may say.
+    pub allow: Allow,
 }
 
 /// One cluster, and where it is learned from.
@@ -153,39 +180,8 @@ pub enum ApiServer {
         /// The context in it; `None`: the current one.
         context: Option<String>,
         /// What it may say that is refused elsewhere.
-        allow: Allowed,
+        allow: Allow,
     },
-}
-
-/// What a kubeconfig may say that is refused where nobody allowed it (SECURITY S28).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Allowed {
-    /// Paths of files: certificates, keys, tokens.
-    pub files: bool,
-    /// `insecure-skip-tls-verify`.
-    pub insecure: bool,
-    /// A server on this machine or link.
-    pub loopback: bool,
-    /// Commands, by name, that are run for a credential.
-    pub exec: Vec<String>,
-}
-
-/// How much of a cluster the mesh takes in; what is beyond keeps its last good state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quota {
-    /// Endpoints of all slices together. Default: 20,000.
-    pub endpoints: u64,
-    /// Mebibytes of objects, as they are kept. Default: 64.
-    pub mebibytes: u64,
-}
-
-impl Default for Quota {
-    fn default() -> Self {
-        Self {
-            endpoints: 20_000,
-            mebibytes: 64,
-        }
-    }
 }
 
 impl Config {
@@ -223,10 +219,12 @@ impl Config {
             text.parse()
                 .map_err(|_| value(key, format!("{text:?} is not IP:PORT")))
         };
+        let clusters = clusters(raw.clusters, &mesh_domain)?;
         Ok(Self {
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
-            clusters: clusters(raw.clusters, &mesh_domain)?,
+            home: home(raw.home, &clusters)?,
+            clusters,
             certificate_lifetime: Duration::from_secs(seconds),
             state_dir: raw.state_dir,
             mesh_domain,
@@ -280,6 +278,41 @@ fn clusters(raw: Vec<RawCluster>, mesh_domain: &str) -> Result<Vec<ClusterConfig
     Ok(clusters)
 }
 
+/// The one that is named; else the cluster that the control plane is a pod of.
+fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>, ConfigError> {
+    let in_cluster = |cluster: &&ClusterConfig| match &cluster.origin {
+        Origin::Kubernetes(kubernetes) => kubernetes.reach == ApiServer::InCluster,
+        Origin::Files(_) => false,
+    };
+    let Some(raw) = raw else {
+        return Ok(clusters.iter().find(in_cluster).map(|cluster| Home {
+            cluster: cluster.name.clone(),
+            namespace: None,
+            allow: Allow::default(),
+        }));
+    };
+    let found = clusters
+        .iter()
+        .find(|cluster| cluster.name.as_str() == raw.cluster);
+    let Some(found) = found else {
+        let why = format!("{:?} is none of the clusters", raw.cluster);
+        return Err(value("home.cluster", why));
+    };
+    match found.origin {
+        Origin::Files(_) => Err(value("home.cluster", "has no API server")),
+        Origin::Kubernetes(_) => Ok(Some(Home {
+            cluster: found.name.clone(),
+            namespace: raw
+                .namespace
+                .map(|name| name.parse())
+                .transpose()
+                .map_err(|error| value("home.namespace", format!("{error}")))?,
+            allow: Allow::of_words(raw.allow.iter().map(String::as_str))
+                .map_err(|refused| value("home.allow", refused.why))?,
+        })),
+    }
+}
+
 /// Exactly one of the two.
 fn origin(
     key: &str,
@@ -308,7 +341,8 @@ fn kubernetes(key: &str, raw: RawKubernetes) -> Result<Kubernetes, ConfigError> 
         (false, Some(file)) => ApiServer::Kubeconfig {
             file,
             context: raw.context,
-            allow: allowed(&format!("{key}.allow"), &raw.allow)?,
+            allow: Allow::of_words(raw.allow.iter().map(String::as_str))
+                .map_err(|refused| value(&format!("{key}.allow"), refused.why))?,
         },
         (true, Some(_)) => {
             let why = "kubeconfig and in_cluster exclude each other";
@@ -316,36 +350,23 @@ fn kubernetes(key: &str, raw: RawKubernetes) -> Result<Kubernetes, ConfigError> 
         }
         (false, None) => return Err(value(key, "one of kubeconfig and in_cluster is needed")),
     };
-    let default = Quota::default();
-    let raw = raw.quota.unwrap_or(RawQuota {
-        endpoints: None,
-        mebibytes: None,
-    });
-    let quota = Quota {
-        endpoints: raw.endpoints.unwrap_or(default.endpoints),
-        mebibytes: raw.mebibytes.unwrap_or(default.mebibytes),
-    };
-    if quota.endpoints == 0 || quota.mebibytes == 0 {
-        return Err(value(&format!("{key}.quota"), "nothing would be taken in"));
-    }
-    Ok(Kubernetes { reach, quota })
+    Ok(Kubernetes {
+        reach,
+        quota: quota(&format!("{key}.quota"), raw.quota)?,
+    })
 }
 
-fn allowed(key: &str, words: &[String]) -> Result<Allowed, ConfigError> {
-    let mut allowed = Allowed::default();
-    for (at, word) in words.iter().enumerate() {
-        match (word.as_str(), word.strip_prefix("exec:")) {
-            ("files", _) => allowed.files = true,
-            ("insecure", _) => allowed.insecure = true,
-            ("loopback", _) => allowed.loopback = true,
-            (_, Some(command)) if !command.is_empty() => allowed.exec.push(command.to_owned()),
-            _ => {
-                let why = format!("{word:?} is none of files, insecure, loopback, exec:COMMAND");
-                return Err(value(&format!("{key}[{at}]"), why));
-            }
-        }
+fn quota(key: &str, raw: Option<RawQuota>) -> Result<Quota, ConfigError> {
+    let mut quota = Quota::default();
+    let Some(raw) = raw else { return Ok(quota) };
+    if raw.endpoints == Some(0) || raw.mebibytes == Some(0) {
+        return Err(value(key, "nothing would be taken in"));
     }
-    Ok(allowed)
+    quota.endpoints = raw.endpoints.unwrap_or(quota.endpoints);
+    if let Some(mebibytes) = raw.mebibytes {
+        quota.bytes = mebibytes.saturating_mul(1024 * 1024);
+    }
+    Ok(quota)
 }
 
 fn value(key: &str, why: impl Into<String>) -> ConfigError {
@@ -395,10 +416,10 @@ mod tests {
                 serde_json::json!({ "name": "west", "kubernetes": { "in_cluster": true } });
         })
         .unwrap();
-        let allow = Allowed {
+        let allow = Allow {
             loopback: true,
             exec: vec!["aws".to_owned()],
-            ..Allowed::default()
+            ..Allow::default()
         };
         let reach = ApiServer::Kubeconfig {
             file: "east.yaml".into(),
@@ -407,12 +428,14 @@ mod tests {
         };
         let quota = Quota {
             endpoints: 7,
-            mebibytes: 64,
+            ..Quota::default()
         };
         assert_eq!(
             config.clusters[0].origin,
             Origin::Kubernetes(Kubernetes { reach, quota })
         );
+        // The cluster that we are a pod of is home, if none is named.
+        assert_eq!(config.home.unwrap().cluster.as_str(), "west");
         let (reach, quota) = (ApiServer::InCluster, Quota::default());
         assert_eq!(
             config.clusters[1].origin,
@@ -423,7 +446,18 @@ mod tests {
     #[test]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 19] = [
+            ("home.cluster: \"north\" is none", |j| {
+                j["home"] = serde_json::json!({ "cluster": "north" });
+            }),
+            ("home.cluster: has no API server", |j| {
+                j["home"] = serde_json::json!({ "cluster": "east" });
+            }),
+            ("home.allow: \"all\"", |j| {
+                j["clusters"][1] =
+                    serde_json::json!({ "name": "west", "kubernetes": { "in_cluster": true } });
+                j["home"] = serde_json::json!({ "cluster": "west", "allow": ["all"] });
+            }),
             ("clusters[0]: files and kubernetes exclude", |j| {
                 j["clusters"][0]["kubernetes"] = serde_json::json!({ "in_cluster": true });
             }),
@@ -444,7 +478,7 @@ mod tests {
                 let both = serde_json::json!({ "in_cluster": true, "context": "c" });
                 j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": both });
             }),
-            ("clusters[1].kubernetes.allow[1]: \"all\"", |j| {
+            ("clusters[1].kubernetes.allow: \"all\"", |j| {
                 let all = serde_json::json!({ "kubeconfig": "k", "allow": ["files", "all"] });
                 j["clusters"][1] = serde_json::json!({ "name": "west", "kubernetes": all });
             }),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use isthmus_control_plane_core::model::Change;
 use isthmus_control_plane_core::world::Dirty;
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource::TrustBundle;
@@ -19,8 +20,10 @@ use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::hub::{CHANGES_MAX, Hub};
 use crate::keys::handle_keys;
+use crate::kubernetes::Api;
+use crate::saved::Saved;
 use crate::source::{Report, Source};
-use crate::state::StateDir;
+use crate::state::{StateDir, StateError};
 use crate::trust::Trust;
 
 /// The clusters of the mesh, as they come and go.
@@ -30,15 +33,35 @@ pub struct Fleet {
     mesh_domain: String,
     hub: Arc<Hub>,
     authorities: Arc<Authorities>,
+    saved: Arc<Saved>,
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
+    apis: watch::Sender<BTreeMap<ClusterId, Api>>,
 }
 
 /// A source at work; it ends when nobody holds this.
 #[derive(Debug)]
-struct Running {
+pub struct Running {
     report: watch::Receiver<Report>,
+    api: Option<Api>,
     task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts a source, and the place where its changes come out.
+    #[must_use]
+    pub fn start(source: impl Source, api: Option<Api>) -> (Self, mpsc::Receiver<Change>) {
+        let (send, receive) = mpsc::channel(CHANGES_MAX);
+        let report = source.report();
+        let task = tokio::spawn(source.run(send));
+        (Self { report, api, task }, receive)
+    }
+
+    /// What the source says of itself now.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.report.borrow().clone()
+    }
 }
 
 impl Drop for Running {
@@ -49,21 +72,31 @@ impl Drop for Running {
 
 impl Fleet {
     /// A mesh that nobody belongs to yet.
-    #[must_use]
-    pub fn new(
+    ///
+    /// # Errors
+    /// The state folder can't be used.
+    pub fn open(
         state: &StateDir,
         mesh_domain: &str,
         hub: &Arc<Hub>,
         authorities: &Arc<Authorities>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, StateError> {
+        Ok(Self {
             state: state.clone(),
             mesh_domain: mesh_domain.to_owned(),
             hub: Arc::clone(hub),
             authorities: Arc::clone(authorities),
+            saved: Arc::new(Saved::open(state, mesh_domain)?),
             trust: watch::Sender::default(),
             sources: Mutex::default(),
-        }
+            apis: watch::Sender::default(),
+        })
+    }
+
+    /// What is kept on disk of each cluster.
+    #[must_use]
+    pub fn saved(&self) -> &Arc<Saved> {
+        &self.saved
     }
 
     /// Whose roots are believed, as it changes.
@@ -72,8 +105,9 @@ impl Fleet {
         self.trust.subscribe()
     }
 
-    /// Takes a cluster into the mesh; of one that belongs to it already nothing changes. Reads, and
-    /// for a new cluster makes, its keys: not for a thread that others wait for.
+    /// Takes a cluster into the mesh, as it was when it was last seen; of one that belongs to it
+    /// already nothing changes. Reads, and for a new cluster makes, its keys: not for a thread that
+    /// others wait for.
     ///
     /// # Errors
     /// The name can't be a cluster's, or a key can't be read or made.
@@ -100,25 +134,66 @@ impl Fleet {
             return Err(error).with_context(|| format!("cluster {cluster}"));
         }
         self.trust.send_replace(Arc::new(trust));
+        if self.saved.note(cluster).is_none() {
+            self.saved.restore(&self.hub, cluster);
+        }
         Ok(())
     }
 
-    /// Learns of a cluster that was admitted from this source, and from no other any more.
-    pub fn learn(&self, source: impl Source) {
-        let cluster = source.cluster().clone();
-        let (send, receive) = mpsc::channel(CHANGES_MAX);
-        let report = source.report();
-        self.hub.join(&cluster, receive);
-        let task = tokio::spawn(source.run(send));
-        let running = Running { report, task };
-        self.sources().insert(cluster, running);
+    /// Learns of a cluster that was admitted from this source, and from no other any more. `told` is
+    /// what the source has told already.
+    pub fn learn(
+        &self,
+        cluster: &ClusterId,
+        (running, changes): (Running, mpsc::Receiver<Change>),
+        told: Vec<Change>,
+    ) {
+        self.hub.take_seat(cluster, told, changes);
+        let api = running.api.clone();
+        // The one before ends here, when the new one is heard.
+        self.sources().insert(cluster.clone(), running);
+        self.reach(cluster, api);
+        // Whoever is dismissed meanwhile learns nothing.
+        if self
+            .hub
+            .read(|world| world.state(cluster.as_str()).is_none())
+        {
+            self.unlearn(cluster);
+        }
+    }
+
+    fn unlearn(&self, cluster: &ClusterId) {
+        self.sources().remove(cluster);
+        self.reach(cluster, None);
+        self.hub.leave(cluster);
+    }
+
+    fn reach(&self, cluster: &ClusterId, api: Option<Api>) {
+        self.apis.send_modify(|apis| {
+            match api {
+                Some(api) => apis.insert(cluster.clone(), api),
+                None => apis.remove(cluster),
+            };
+        });
+    }
+
+    /// Says why a cluster is not seen, as long as it has no source.
+    pub fn complain(&self, cluster: &ClusterId, why: &str) {
+        let (cluster, reason) = (cluster.clone(), why.to_owned());
+        let lost = Change::Lost { cluster, reason };
+        self.hub
+            .change(|world| world.apply(lost, SystemTime::now()));
+    }
+
+    /// The API servers of the mesh, as they come, go, and get other credentials.
+    #[must_use]
+    pub fn apis(&self) -> watch::Receiver<BTreeMap<ClusterId, Api>> {
+        self.apis.subscribe()
     }
 
     /// A cluster belongs to the mesh no more: its endpoints are withdrawn, and nobody of it is
     /// believed. Its keys stay on disk, for the day when it comes back.
     pub fn dismiss(&self, cluster: &ClusterId) {
-        self.sources().remove(cluster);
-        self.hub.leave(cluster);
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
         self.hub.change(|world| {
             let mut dirty = world.remove_cluster(cluster);
@@ -127,6 +202,8 @@ impl Fleet {
             }
             dirty
         });
+        self.unlearn(cluster);
+        self.saved.forget(cluster);
         if let Ok(domain) = &domain {
             let mut trust = Trust::clone(&self.trust.borrow());
             trust.remove(domain);
@@ -139,7 +216,7 @@ impl Fleet {
     #[must_use]
     pub fn report(&self, cluster: &ClusterId) -> Option<Report> {
         let sources = self.sources();
-        Some(sources.get(cluster)?.report.borrow().clone())
+        sources.get(cluster).map(Running::report)
     }
 
     fn sources(&self) -> std::sync::MutexGuard<'_, BTreeMap<ClusterId, Running>> {

@@ -4,6 +4,7 @@
 //! every session what may be different. What a session has not looked at yet is merged, so a slow
 //! client costs one set of names and not a queue.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -31,9 +32,12 @@ pub struct Hub {
     world: watch::Sender<World>,
     sessions: Mutex<Vec<Weak<Inbox>>>,
     /// Sources that come and go, in their order, until the writer has taken them.
-    seats: Mutex<Vec<(ClusterId, Option<mpsc::Receiver<Change>>)>>,
+    seats: Mutex<Vec<(ClusterId, Option<Seat>)>>,
     seated: Notify,
 }
+
+/// What a source has told, and where it tells more.
+type Seat = (Vec<Change>, mpsc::Receiver<Change>);
 
 /// Where the sources' changes come from, cluster by cluster. `None` is the end of a source.
 type Changes = StreamMap<ClusterId, Pin<Box<dyn Stream<Item = Option<Change>> + Send>>>;
@@ -41,15 +45,24 @@ type Changes = StreamMap<ClusterId, Pin<Box<dyn Stream<Item = Option<Change>> + 
 /// What one session has not looked at yet.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    dirty: Mutex<Dirty>,
+    news: Mutex<News>,
     wake: Notify,
+}
+
+/// Since when each cluster has something new.
+pub type Heard = BTreeMap<ClusterId, Instant>;
+
+#[derive(Debug, Default)]
+struct News {
+    dirty: Dirty,
+    heard: Heard,
 }
 
 impl Inbox {
     /// Waits until something is different, and takes it. Cancel-safe: what is not returned stays.
     pub async fn next(&self) -> Dirty {
         loop {
-            let dirty = std::mem::take(&mut *self.lock());
+            let dirty = std::mem::take(&mut self.lock().dirty);
             if !dirty.is_empty() {
                 return dirty;
             }
@@ -57,13 +70,23 @@ impl Inbox {
         }
     }
 
-    fn put(&self, dirty: &Dirty) {
-        self.lock().merge(dirty);
+    /// Since when there is something new, by cluster; it is told once.
+    pub fn heard(&self) -> Heard {
+        std::mem::take(&mut self.lock().heard)
+    }
+
+    fn put(&self, dirty: &Dirty, heard: &Heard) {
+        let mut news = self.lock();
+        news.dirty.merge(dirty);
+        for (cluster, since) in heard {
+            news.heard.entry(cluster.clone()).or_insert(*since);
+        }
+        drop(news);
         self.wake.notify_one();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Dirty> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,7 +105,17 @@ impl Hub {
     /// Listens to a source from now on; to another one of the same cluster no more. What that one
     /// has told and was not taken yet is dropped: the new one begins with a list.
     pub fn join(&self, cluster: &ClusterId, changes: mpsc::Receiver<Change>) {
-        self.seat(cluster, Some(changes));
+        self.take_seat(cluster, Vec::new(), changes);
+    }
+
+    /// As [`Self::join`], for a source that has told something to somebody else before.
+    pub fn take_seat(
+        &self,
+        cluster: &ClusterId,
+        told: Vec<Change>,
+        changes: mpsc::Receiver<Change>,
+    ) {
+        self.seat(cluster, Some((told, changes)));
     }
 
     /// Listens to this cluster's source no more; the source sees that nobody listens.
@@ -90,7 +123,7 @@ impl Hub {
         self.seat(cluster, None);
     }
 
-    fn seat(&self, cluster: &ClusterId, changes: Option<mpsc::Receiver<Change>>) {
+    fn seat(&self, cluster: &ClusterId, changes: Option<Seat>) {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         seats.push((cluster.clone(), changes));
         self.seated.notify_one();
@@ -98,12 +131,12 @@ impl Hub {
 
     fn reseat(&self, changes: &mut Changes) {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        for (cluster, receiver) in seats.drain(..) {
+        for (cluster, seat) in seats.drain(..) {
             changes.remove(&cluster);
-            if let Some(receiver) = receiver {
+            if let Some((told, receiver)) = seat {
+                let told = tokio_stream::iter(told).chain(ReceiverStream::new(receiver));
                 // The end of a source is the last thing that it says.
-                let told = ReceiverStream::new(receiver).map(Some);
-                let told = told.chain(tokio_stream::once(None));
+                let told = told.map(Some).chain(tokio_stream::once(None));
                 changes.insert(cluster, Box::pin(told));
             }
         }
@@ -118,7 +151,7 @@ impl Hub {
     pub fn change(&self, change: impl FnOnce(&mut World) -> Dirty) {
         let mut dirty = Dirty::default();
         self.world.send_modify(|world| dirty = change(world));
-        self.publish(&dirty);
+        self.publish((dirty, Heard::new()));
     }
 
     /// A place to hear of what is different from now on.
@@ -144,7 +177,7 @@ impl Hub {
                 // All are cancel-safe: a change that is taken is in `batch`, a seat in `seats`.
                 () = self.seated.notified() => {}
                 () = sleep_until(due.unwrap_or(far)), if due.is_some() => {
-                    self.publish(&pending.take());
+                    self.publish(pending.take());
                 }
                 _ = changes.next_many(&mut batch, BATCH_MAX), if !changes.is_empty() => {
                     self.take(&mut batch, &mut pending);
@@ -172,21 +205,21 @@ impl Hub {
                     continue;
                 }
                 pending.urgent |= is_urgent(&change);
-                pending.add(&world.apply(change, now));
+                pending.add(&source, &world.apply(change, now));
             }
         });
         if pending.urgent {
-            self.publish(&pending.take());
+            self.publish(pending.take());
         }
     }
 
-    fn publish(&self, dirty: &Dirty) {
+    fn publish(&self, (dirty, heard): (Dirty, Heard)) {
         if dirty.is_empty() {
             return;
         }
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         for session in sessions.iter().filter_map(Weak::upgrade) {
-            session.put(dirty);
+            session.put(&dirty, &heard);
         }
     }
 }
@@ -195,18 +228,22 @@ impl Hub {
 #[derive(Default)]
 struct Pending {
     dirty: Dirty,
+    heard: Heard,
     first: Option<Instant>,
     last: Option<Instant>,
     urgent: bool,
 }
 
 impl Pending {
-    fn add(&mut self, dirty: &Dirty) {
+    fn add(&mut self, source: &ClusterId, dirty: &Dirty) {
         if dirty.is_empty() {
             return;
         }
         let now = Instant::now();
         self.dirty.merge(dirty);
+        if !self.heard.contains_key(source) {
+            self.heard.insert(source.clone(), now);
+        }
         self.first.get_or_insert(now);
         self.last = Some(now);
     }
@@ -215,8 +252,9 @@ impl Pending {
         Some((self.last? + DEBOUNCE).min(self.first? + DEBOUNCE_MAX))
     }
 
-    fn take(&mut self) -> Dirty {
-        std::mem::take(self).dirty
+    fn take(&mut self) -> (Dirty, Heard) {
+        let taken = std::mem::take(self);
+        (taken.dirty, taken.heard)
     }
 }
 

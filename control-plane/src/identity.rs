@@ -184,6 +184,7 @@ impl From<token::Refused> for Refusal {
             | token::Refused::Malformed(_)
             | token::Refused::Algorithm
             | token::Refused::Signature(_)
+            | token::Refused::Rejected { .. }
             | token::Refused::Foreign { .. }
             | token::Refused::Audience
             | token::Refused::Expired

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! kubeconfig ─► access ─► client ─ HTTP/2 ─► API server
-//!                            └── error: what it says instead
+//!                          ▲ ▲ └── error: what it says instead
+//!        review (tokens) ──┘ └── lease (who writes)
 //! ```
 //!
 //! An API server is another party: every read is bounded, a redirect is an error, and nothing that a
@@ -14,8 +15,13 @@ pub mod kubeconfig;
 pub mod timestamp;
 mod credential;
 pub mod client;
+pub mod metrics;
+pub mod review;
+pub mod lease;
 
 pub use access::{Access, Allow, Credential, Roots, in_cluster};
 pub use client::{Api, Settings, Watch};
 pub use error::{ApiError, Refused};
 pub use kubeconfig::kubeconfig;
+pub use lease::{Candidate, Leadership};
+pub use review::Reviewer;

@@ -1,8 +1,9 @@
 //! What do these manifests declare?
 //!
-//! YAML in, the model out. Each document is read twice: for its kind, then as that kind, so that an
-//! error has the line and the column of the field that it is about. Fields of Kubernetes that are
-//! not used are let through; in our own kinds a field that is not known is an error.
+//! YAML in, the model out; from an API server JSON, one object at a time. Each document is read
+//! twice: for its kind, then as that kind, so that an error has the line and the column of the field
+//! that it is about. Fields of Kubernetes that are not used are let through; in our own kinds a
+//! field that is not known is an error.
 
 mod meta;
 mod workload;
@@ -18,6 +19,7 @@ pub mod schema;
 
 use isthmus_control_plane_core::model::{Object, Spec};
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
+use isthmus_proto::locality::Locality;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -45,7 +47,9 @@ pub struct Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: ", self.line, self.column)?;
+        if self.line > 0 {
+            write!(f, "{}:{}: ", self.line, self.column)?;
+        }
         if !self.object.is_empty() {
             write!(f, "{}: ", self.object)?;
         }
@@ -89,6 +93,38 @@ pub fn parse(text: &str, cluster: &ClusterId) -> Parsed {
     parsed
 }
 
+/// Reads one object of an API server. Items of its lists don't name their kind: the collection does.
+#[must_use]
+pub fn object(json: &[u8], version: &str, kind: &str, cluster: &ClusterId) -> Parsed {
+    let document = Document {
+        body: Body::Json(json),
+        line: 0,
+    };
+    let mut parsed = Parsed::default();
+    let head: Result<Head, Problem> = document
+        .decode()
+        .map_err(|failure| failure.about(kind.to_owned()));
+    let read =
+        head.and_then(|head| document.understood(&head, version, kind, cluster, &mut parsed));
+    parsed.errors.extend(read.err());
+    parsed
+}
+
+/// The node that a pod of an API server runs on; `None`: on none yet.
+#[must_use]
+pub fn node_of_pod(json: &[u8]) -> Option<String> {
+    workload::node_of_pod(json)
+}
+
+/// Where a node of an API server is; empty where it does not say.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn place_of_node(json: &[u8]) -> Result<Locality, String> {
+    let head: Head = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    Ok(workload::place(&head.metadata))
+}
+
 /// One document, or one item of a List.
 struct Document<'a> {
     body: Body<'a>,
@@ -100,6 +136,8 @@ enum Body<'a> {
     Text(&'a str),
     /// Of a List, with its index: positions inside are not known.
     Item(serde_json::Value, usize),
+    /// Of an API server. Only what is used is taken out of it.
+    Json(&'a [u8]),
 }
 
 /// Why a document could not be read as what it says to be.
@@ -169,6 +207,17 @@ impl Document<'_> {
         if (version.as_str(), kind.as_str()) == ("v1", "List") {
             return self.items(cluster, parsed);
         }
+        self.understood(&head, version, kind, cluster, parsed)
+    }
+
+    fn understood(
+        &self,
+        head: &Head,
+        version: &str,
+        kind: &str,
+        cluster: &ClusterId,
+        parsed: &mut Parsed,
+    ) -> Result<(), Problem> {
         let object = head.title(kind);
         let about = |failure: Failure| failure.about(object.clone());
         let name = head.metadata.name.clone().filter(|name| is_dns_name(name));
@@ -205,7 +254,7 @@ impl Document<'_> {
     }
 
     fn items(&self, cluster: &ClusterId, parsed: &mut Parsed) -> Result<(), Problem> {
-        if matches!(self.body, Body::Item(..)) {
+        if !matches!(self.body, Body::Text(_)) {
             return Err(self
                 .failure("a List in a List".to_owned())
                 .about(String::new()));
@@ -240,18 +289,21 @@ impl Document<'_> {
             Body::Item(value, _) => {
                 T::deserialize(value).map_err(|error| self.failure(error.to_string()))
             }
+            Body::Json(bytes) => {
+                serde_json::from_slice(bytes).map_err(|error| self.failure(error.to_string()))
+            }
         }
     }
 
     /// Something that is wrong with the document as a whole.
     fn failure(&self, message: String) -> Failure {
         let message = match &self.body {
-            Body::Text(_) => message,
+            Body::Text(_) | Body::Json(_) => message,
             Body::Item(_, at) => format!("items[{at}]: {message}"),
         };
         Failure {
             line: self.line,
-            column: 1,
+            column: u64::from(self.line > 0),
             message,
         }
     }

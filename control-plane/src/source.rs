@@ -4,6 +4,7 @@
 //! Delete. When it can't see the cluster it says Lost, and never that things are gone.
 
 pub mod files;
+pub mod kubernetes;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -178,6 +178,98 @@ impl StateDir {
         self.settle(&path)
     }
 
+    /// Writes a file for us alone, piece by piece, over an old one if there is one: whoever looks sees
+    /// the old one or the new one, whole.
+    ///
+    /// # Errors
+    /// The file system refused, or `fill` did.
+    pub fn replace<T>(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut dyn io::Write) -> io::Result<T>,
+    ) -> Result<T, StateError> {
+        let path = self.path(name);
+        let (draft, done) = self.fill(&path, SECRET_MODE, |file| fill(file))?;
+        fs::rename(&draft, &path).map_err(|cause| StateError::Io {
+            act: "write",
+            path: path.clone(),
+            cause,
+        })?;
+        self.settle(&path)?;
+        Ok(done)
+    }
+
+    /// Opens a file; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is there and can't be opened.
+    pub fn open_file(&self, name: &str) -> Result<Option<File>, StateError> {
+        let path = self.path(name);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(StateError::Io {
+                act: "open",
+                path,
+                cause,
+            }),
+        }
+    }
+
+    /// Leaves a file aside, with `.refused` behind its name, so that nobody takes it for a good one
+    /// and somebody can look at it. One that was left aside before is gone then.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn set_aside(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path(name);
+        fs::rename(&path, self.path(&format!("{name}.refused"))).map_err(|cause| StateError::Io {
+            act: "rename",
+            path,
+            cause,
+        })
+    }
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(StateError::Io {
+                act: "remove",
+                path,
+                cause,
+            }),
+        }
+    }
+
+    /// Makes a folder in the folder, and clears away what a crash has left half-written in it.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn clear_drafts(&self, folder: &str) -> Result<(), StateError> {
+        let path = self.path(folder);
+        self.folder(&path)?;
+        let clear = || -> io::Result<()> {
+            for entry in fs::read_dir(&path)? {
+                let file = entry?.path();
+                if file.extension().is_some_and(|end| end == "new") {
+                    fs::remove_file(file)?;
+                }
+            }
+            Ok(())
+        };
+        clear().map_err(|cause| StateError::Io {
+            act: "clear",
+            path: path.clone(),
+            cause,
+        })
+    }
+
     fn folder(&self, path: &Path) -> Result<(), StateError> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -192,20 +284,32 @@ impl StateDir {
 
     /// A file beside `path` with this content, on disk.
     fn draft(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf, StateError> {
+        let (draft, ()) = self.fill(path, mode, |file| file.write_all(bytes))?;
+        Ok(draft)
+    }
+
+    /// A file beside `path` with what `fill` writes, on disk.
+    fn fill<T>(
+        &self,
+        path: &Path,
+        mode: u32,
+        fill: impl FnOnce(&mut File) -> io::Result<T>,
+    ) -> Result<(PathBuf, T), StateError> {
         self.folder(path.parent().unwrap_or(&self.root))?;
         let tag = u64::from_be_bytes(random::<8>()?);
         let draft = path.with_extension(format!("{tag:016x}.new"));
-        let write = || -> io::Result<()> {
+        let write = || -> io::Result<T> {
             let mut file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(mode)
                 .open(&draft)?;
-            file.write_all(bytes)?;
-            file.sync_all()
+            let done = fill(&mut file)?;
+            file.sync_all()?;
+            Ok(done)
         };
         match write() {
-            Ok(()) => Ok(draft),
+            Ok(done) => Ok((draft, done)),
             Err(cause) => {
                 // Best effort: the error that counts is the first one.
                 let _ = fs::remove_file(&draft);

@@ -123,6 +123,14 @@ pub enum Refused {
     /// Not a service account and a pod.
     #[error("the token's subject is not a service account of a pod")]
     Subject,
+    /// The cluster's API server was asked, and said no.
+    #[error("cluster {cluster} does not accept the token: {why}")]
+    Rejected {
+        /// The cluster.
+        cluster: ClusterId,
+        /// In its own words.
+        why: String,
+    },
     /// Whoever knows could not be asked; worth another try.
     #[error("the token could not be reviewed: {0}")]
     Unavailable(String),

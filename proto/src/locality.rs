@@ -4,6 +4,7 @@ use crate::resource;
 
 /// A region and a zone; empty parts are not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Locality {
     /// e.g. `eu-central-1`.
     pub region: String,

@@ -35,6 +35,8 @@ impl TrustDomain {
     }
 }
 
+crate::ids::serde_as_text!(TrustDomain);
+
 impl FromStr for TrustDomain {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {

@@ -67,18 +67,12 @@ pub fn keep(mut bytes: Vec<u8>) {
     });
 }
 
-/// Forgets the first `used` bytes, and the memory with them when nothing is left.
+/// Forgets the first `used` bytes, and the memory with them when nothing is left: a connection that
+/// waits holds none.
 pub fn drop_front(bytes: &mut Vec<u8>, used: usize) {
     if used >= bytes.len() {
-        if bytes.capacity() > KEEP_BYTES {
-            *bytes = Vec::new();
-        } else {
-            bytes.clear();
-        }
+        *bytes = Vec::new();
     } else if used > 0 {
         bytes.drain(..used);
     }
 }
-
-/// An empty buffer larger than this is given back.
-const KEEP_BYTES: usize = 16 * 1024;

@@ -18,7 +18,6 @@ use rustls::pki_types::ServerName;
 use smallvec::SmallVec;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::config::Role;
 use crate::h1;
@@ -28,6 +27,7 @@ use crate::stream::{Broken, Rx, Tx};
 use crate::tcp;
 use crate::tls::{IDENTITY_MISMATCH, client_config};
 use crate::transport::Transport;
+use crate::transport::tls::Tls;
 use crate::tunnel::{self, Peer};
 use crate::worker::Worker;
 
@@ -435,7 +435,7 @@ async fn handshake(
     let config = client_config(&worker.shared.tls, identity).map_err(|_| Failure::Internal)?;
     let name = ServerName::try_from(name.to_owned()).map_err(|_| Failure::Internal)?;
     // Two round trips and two signatures: more than a bare connect, so twice its time.
-    let tls = match timeout(limit * 2, TlsConnector::from(config).connect(name, io)).await {
+    let tls = match timeout(limit * 2, Tls::connect(&io, config, name)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             worker.shared.telemetry.metrics.handshakes_failed.inc();
@@ -444,23 +444,13 @@ async fn handshake(
         }
         Err(_) => return Err(Failure::ConnectTimeout),
     };
-    let (io, connection) = tls.into_inner();
-    if connection.alpn_protocol() != Some(b"h2") {
+    if tls.alpn() != Some(b"h2") {
         return Err(Failure::UpstreamProtocol);
     }
-    let chain = connection
-        .peer_certificates()
-        .map(<[_]>::to_vec)
-        .unwrap_or_default();
-    let transport = Transport::Tls(io, std::cell::RefCell::new(connection.into()));
+    let chain = tls.chain();
+    let transport = Transport::Tls(io, tls.into());
     let session = Session::start(transport, http2::Role::Client, tunnel::settings());
-    worker.connections.believe(
-        &session,
-        chain
-            .into_iter()
-            .map(rustls::pki_types::CertificateDer::into_owned)
-            .collect(),
-    );
+    worker.connections.believe(&session, chain);
     Ok(session)
 }
 

@@ -26,9 +26,9 @@ pub struct Failed {
     /// Audit policies that matched.
     pub audit: Vec<Arc<str>>,
     /// The id that who asked was told already.
-    pub told: Option<String>,
+    pub told: Option<Box<str>>,
     /// The id under which the proxy that refused it knows why.
-    pub upstream_reason: Option<String>,
+    pub upstream_reason: Option<Box<str>>,
 }
 
 impl Failed {
@@ -53,7 +53,7 @@ impl Failed {
             detail.push_str(reason);
         }
         Self {
-            upstream_reason: why.reason,
+            upstream_reason: why.reason.map(Into::into),
             ..Self::new(why.failure, detail)
         }
     }
@@ -211,7 +211,7 @@ impl Drop for Closing {
 pub fn finish_bytes(mut open: Open, result: Result<(), Failed>) {
     let mut told = None;
     if let Err(mut failed) = result {
-        told = failed.told.take();
+        told = failed.told.take().map(Into::into);
         note(&mut open.event, failed);
     }
     open.tell(told);
@@ -232,7 +232,7 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
 fn note(event: &mut Event, failed: Failed) {
     event.failure = Some(failed.failure);
     event.detail = failed.detail;
-    event.upstream_reason = failed.upstream_reason;
+    event.upstream_reason = failed.upstream_reason.map(Into::into);
     if failed.policy.is_some() {
         event.policy = failed.policy;
     }

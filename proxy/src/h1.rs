@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::buffer;
 use crate::stream::{Broken, Pull};
-use crate::tcp::{TcpRx, TcpTx};
+use crate::tcp::{PENDING_BYTES_MAX, TcpRx, TcpTx};
 
 /// From the first byte of a head to its last (SECURITY: slow heads).
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -380,7 +380,8 @@ impl H1Tx {
     }
 
     pub(crate) async fn ready(&mut self) -> Result<usize, Broken> {
-        self.tcp.ready().await
+        // Chunks are copied: no more of them than may wait.
+        Ok(self.tcp.ready().await?.min(PENDING_BYTES_MAX))
     }
 
     pub(crate) fn push(&mut self, data: &[u8]) {

@@ -33,8 +33,6 @@ mod stream;
 use stream::Slot;
 pub use stream::{StreamRx, StreamTx};
 
-/// Encoded bytes that wait for the socket, at most, before streams are told to wait.
-pub const OUT_BYTES_MAX: usize = 64 * 1024;
 /// Streams woken when there is room again: few at a time, first come first served.
 const WAKE_PER_FLUSH: usize = 8;
 /// For what is still to be written when a session ends.
@@ -45,6 +43,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Session {
     transport: Transport,
     role: Role,
+    burst: usize,
     state: RefCell<State>,
     dirty: Flag,
     closed: Cell<bool>,
@@ -123,6 +122,7 @@ impl Session {
         let mut out = Vec::new();
         let codec = Connection::new(role, settings, &mut out);
         let session = Rc::new(Self {
+            burst: transport.burst(),
             transport,
             role,
             state: RefCell::new(State {

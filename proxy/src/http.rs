@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -26,10 +26,22 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// ... and when the proxy goes away: who asks once more in this time is told to leave.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What the runtime is given to run.
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
+
 /// A side of the proxy that takes requests.
 pub trait Side {
     /// Takes one request to its end. The downstream comes back if its connection can carry another.
     async fn take(self: Rc<Self>, head: RequestHead, down: Downstream) -> Option<Downstream>;
+    /// A stream's request to its end, in a box of its size: what becomes bytes may be idle long.
+    fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task
+    where
+        Self: Sized + 'static,
+    {
+        Box::pin(async move {
+            self.take(head, down).await;
+        })
+    }
     /// The worker it runs on.
     fn worker(&self) -> &Rc<Worker>;
     /// A request that can't be read was answered with this.
@@ -174,18 +186,18 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
             answer,
         };
         // In a box at once: the runtime moves what it is given several times.
-        tokio::task::spawn_local(Box::pin(stream(side, head, down)));
+        let taking = Rc::clone(&side).stream(head, down);
+        tokio::task::spawn_local(stream(side, taking));
     }
     going.abort();
 }
 
 /// One stream. A panic in it is counted and recorded, and ends no other: what it held resets the
 /// stream on its way out.
-async fn stream(side: Rc<impl Side>, head: RequestHead, down: Downstream) {
-    let mut taking = pin!(Rc::clone(&side).take(head, down));
+async fn stream(side: Rc<impl Side>, mut taking: Task) {
     let caught = poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| taking.as_mut().poll(cx))) {
-            Ok(polled) => polled.map(|_| false),
+            Ok(polled) => polled.map(|()| false),
             Err(_) => Poll::Ready(true),
         },
     );

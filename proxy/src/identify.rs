@@ -1,6 +1,6 @@
 //! Who is the peer? Mutual TLS, bounded in time and number.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::identify::PeerIdentity;
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::telemetry::{Direction, Event};
 use crate::tls;
 use crate::transport::Transport;
+use crate::transport::tls::Tls;
 use crate::worker::{Accepted, Worker};
 
 /// From accept to the end of the handshake.
@@ -43,21 +43,14 @@ pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
         refused(worker, peer, since, (Failure::Overflow, why));
         return None;
     };
-    let acceptor = TlsAcceptor::from(worker.shared.server.clone());
-    let shaking = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(conn.io));
-    let why = match shaking.await {
+    let shaking = Tls::accept(&conn.io, worker.shared.server.clone());
+    let why = match timeout(HANDSHAKE_TIMEOUT, shaking).await {
         Ok(Ok(tls)) => {
             drop(slot);
-            let (io, connection) = tls.into_inner();
-            let chain: Vec<_> = connection
-                .peer_certificates()
-                .unwrap_or_default()
-                .iter()
-                .map(|certificate| certificate.clone().into_owned())
-                .collect();
+            let chain = tls.chain();
             match tls::identity(Some(&chain)) {
-                Some(id) if connection.alpn_protocol() == Some(b"h2") => {
-                    let transport = Transport::Tls(io, RefCell::new(connection.into()));
+                Some(id) if tls.alpn() == Some(b"h2") => {
+                    let transport = Transport::Tls(conn.io, tls.into());
                     return Some(Identified {
                         transport,
                         peer: PeerIdentity { id },

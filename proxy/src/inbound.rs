@@ -23,7 +23,7 @@ use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
-use crate::http::{Side, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
+use crate::http::{Side, Task, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
 use crate::notify::Flag;
 use crate::relay::unless;
@@ -305,15 +305,8 @@ impl Inbound {
 
 impl Side for Inbound {
     async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
-        if head.method == Method::Connect && head.protocol.is_empty() {
-            if self.peer.is_some() {
-                // Seldom: the task of each request must not have room for it.
-                Box::pin(self.connect(&head, down)).await;
-            } else {
-                let why = "only peers of the mesh may CONNECT";
-                let failed = Failed::new(Failure::Unauthenticated, why);
-                self.refuse_connect(down, 405, failed);
-            }
+        if is_connect(&head) {
+            self.connect(&head, down).await;
             return None;
         }
         let begun = Instant::now();
@@ -338,6 +331,15 @@ impl Side for Inbound {
         finish(open, down, result, grpc).await
     }
 
+    fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task {
+        if is_connect(&head) {
+            return self.connect(&head, down);
+        }
+        Box::pin(async move {
+            self.take(head, down).await;
+        })
+    }
+
     fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
@@ -346,6 +348,10 @@ impl Side for Inbound {
         let mut event = self.event(version, self.worker.snapshot().generation);
         crate::finish::unreadable(&self.worker, &mut event, failure)
     }
+}
+
+fn is_connect(head: &RequestHead) -> bool {
+    head.method == Method::Connect && head.protocol.is_empty()
 }
 
 fn note(event: &mut Event, permit: &Permit) {

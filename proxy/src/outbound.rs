@@ -20,7 +20,7 @@ use crate::connect::Upstream;
 use crate::detect::detect;
 use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
-use crate::http::{Side, canonical, redirect, serve_h1, serve_h2_plain, version_name};
+use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, duplex};
 use crate::stream::{Rx, Tx};
 use crate::telemetry::{Direction, Event};
@@ -59,6 +59,14 @@ pub async fn serve_virtual(worker: Rc<Worker>, conn: Accepted, destination: Dest
     serve(worker, conn, destination).await;
 }
 
+/// A byte stream whose both sides are open.
+struct Relayed {
+    open: Open,
+    left: Duplex,
+    right: Duplex,
+    attempt: (Attempt, Ticket),
+}
+
 async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
     match locate(&worker, &destination).await {
         Ok((service, port)) => {
@@ -69,7 +77,7 @@ async fn serve(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
             });
             side.serve(conn).await;
         }
-        Err(known) => through::serve(worker, conn, &destination, known).await,
+        Err(known) => Box::pin(through::serve(worker, conn, &destination, known)).await,
     }
 }
 
@@ -113,7 +121,7 @@ impl Outbound {
             .port(self.port)
             .map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
-            Protocol::Tcp | Protocol::Tls => Box::pin(self.relay(conn, Vec::new(), None)).await,
+            Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
             Protocol::Http2 | Protocol::Grpc => self.http2(conn, Vec::new()).await,
             Protocol::Http1 => {
@@ -136,7 +144,7 @@ impl Outbound {
     async fn race(self: Rc<Self>, conn: Accepted) {
         let hint = self.worker.hints.get(&self.service.name, self.port);
         if hint == Some(Hint::Bytes) {
-            return Box::pin(self.relay(conn, Vec::new(), None)).await;
+            return self.relay(conn, Vec::new(), None).await;
         }
         let (first, kind, opened) = match race::first(&self, &conn.io, hint).await {
             race::First::Client {
@@ -148,7 +156,7 @@ impl Outbound {
                 self.worker
                     .hints
                     .set(&self.service.name, self.port, Hint::Bytes);
-                return Box::pin(self.relay(conn, Vec::new(), Some(Ok(opened)))).await;
+                return self.relay(conn, Vec::new(), Some(Ok(opened))).await;
             }
             race::First::Nobody => return self.closing("tcp", &conn).silent(),
         };
@@ -164,7 +172,7 @@ impl Outbound {
                     self.http2(conn, first).await;
                 }
             }
-            Detected::Tls | Detected::Opaque => Box::pin(self.relay(conn, first, opened)).await,
+            Detected::Tls | Detected::Opaque => self.relay(conn, first, opened).await,
         }
     }
 
@@ -186,44 +194,68 @@ impl Outbound {
     }
 
     /// A byte stream to an endpoint of the service.
-    async fn relay(&self, conn: Accepted, first: Vec<u8>, opened: Option<Result<Opened, Failed>>) {
+    fn relay(
+        self: Rc<Self>,
+        conn: Accepted,
+        first: Vec<u8>,
+        opened: Option<Result<Opened, Failed>>,
+    ) -> Task {
+        // In a box, which is gone when both sides are open: most connections are idle then.
+        let opening = Box::pin(Rc::clone(&self).open_bytes(conn, first, opened));
+        Box::pin(async move {
+            let Some(mut relayed) = opening.await else {
+                return;
+            };
+            let Relayed {
+                open, left, right, ..
+            } = &mut *relayed;
+            let told = (&open.event, &open.meters);
+            let idle = self.service.traffic.timeouts.idle_tcp;
+            let result = relay(&self.worker, (left, right), told, idle).await;
+            let Relayed { open, attempt, .. } = *relayed;
+            drop(attempt);
+            finish_bytes(open, result);
+        })
+    }
+
+    async fn open_bytes(
+        self: Rc<Self>,
+        conn: Accepted,
+        first: Vec<u8>,
+        opened: Option<Result<Opened, Failed>>,
+    ) -> Option<Box<Relayed>> {
         let mut event = event(&self.worker, "tcp");
         event.service = Some(self.service.name.shared());
         let mut open = Open::begin(&self.worker, event, conn.since);
         let opened = match opened {
             Some(opened) => opened,
-            None => bytes::open(self).await,
+            None => bytes::open(&self).await,
         };
-        let result = match opened {
-            Ok(Opened {
-                mut right,
-                attempt,
-                endpoint,
-                hop,
-                route,
-            }) => {
+        match opened {
+            Ok(opened) => {
                 let event = &mut open.event;
-                event.endpoint = Some(endpoint.name.shared());
-                event.destination_cluster = Some(endpoint.cluster.shared());
-                event.hop = hop;
-                event.route = route;
+                event.endpoint = Some(opened.endpoint.name.shared());
+                event.destination_cluster = Some(opened.endpoint.cluster.shared());
+                event.hop = opened.hop;
+                event.route = opened.route;
                 let (rx, tx) = crate::tcp::split_with(conn.io, first);
-                let mut left = Duplex {
+                let left = Duplex {
                     rx: Rx::Tcp(rx),
                     tx: Tx::Tcp(tx),
                 };
-                let idle = self.service.traffic.timeouts.idle_tcp;
-                let sides = (&mut left, &mut right);
-                let result = relay(&self.worker, sides, (&open.event, &open.meters), idle).await;
-                drop(attempt);
-                result
+                Some(Box::new(Relayed {
+                    open,
+                    left,
+                    right: opened.right,
+                    attempt: opened.attempt,
+                }))
             }
             Err(failed) => {
                 accept::reset(&conn.io);
-                Err(failed)
+                finish_bytes(open, Err(failed));
+                None
             }
-        };
-        finish_bytes(open, result);
+        }
     }
 
     /// Where a connection goes by the routes of layer 4.

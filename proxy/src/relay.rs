@@ -87,7 +87,8 @@ pub async fn pump(rx: &mut Rx, tx: &mut Tx, meter: &Meter) -> Result<Fields, Sid
         match pulled.map_err(Side::Source)? {
             Pull::Data => meter.touch(),
             Pull::Empty if tx.flush() => rx.wait().await.map_err(Side::Source)?,
-            Pull::Empty => either(rx, tx).await?,
+            // In a box: only a sink that is full needs both, and idle connections are many.
+            Pull::Empty => Box::pin(either(rx, tx)).await?,
             Pull::End(trailers) => {
                 tx.finish(&trailers);
                 tx.drained().await.map_err(Side::Sink)?;

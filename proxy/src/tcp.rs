@@ -16,6 +16,9 @@ use crate::stream::{Broken, Pull};
 
 /// Bytes that wait in a sink for its socket, at most.
 pub const PENDING_BYTES_MAX: usize = 64 * 1024;
+/// What a sink takes at once when nothing waits: what a tunnel reads at once, so that it goes to
+/// the socket in one piece.
+const DIRECT_BYTES_MAX: usize = 128 * 1024;
 /// Pushes at least this large go to the socket without a copy.
 const DIRECT_BYTES_MIN: usize = 4 * 1024;
 
@@ -118,6 +121,9 @@ impl TcpTx {
 
     /// The buffer, for those who encode into it. Small things only; [`Self::flush`] follows.
     pub(crate) fn pending(&mut self) -> &mut Vec<u8> {
+        if self.pending.capacity() == 0 {
+            self.pending = buffer::spare();
+        }
         &mut self.pending
     }
 
@@ -126,7 +132,11 @@ impl TcpTx {
             if self.failed {
                 return Err(Broken::Reset(None));
             }
-            let room = PENDING_BYTES_MAX.saturating_sub(self.pending.len());
+            let room = if self.pending.is_empty() {
+                DIRECT_BYTES_MAX
+            } else {
+                PENDING_BYTES_MAX.saturating_sub(self.pending.len())
+            };
             if room > 0 {
                 return Ok(room);
             }
@@ -152,7 +162,9 @@ impl TcpTx {
                 }
             }
         }
-        self.pending.extend_from_slice(rest);
+        if !rest.is_empty() {
+            self.pending().extend_from_slice(rest);
+        }
     }
 
     pub(crate) fn flush(&mut self) -> bool {
@@ -167,7 +179,11 @@ impl TcpTx {
                 }
             }
         }
-        buffer::drop_front(&mut self.pending, written);
+        // Who waits holds no more than what waits; the rest of a worker's buffer goes back.
+        if written > 0 || self.pending.len() < self.pending.capacity() / 4 {
+            let left = self.pending.get(written..).unwrap_or_default().to_vec();
+            buffer::keep(std::mem::replace(&mut self.pending, left));
+        }
         if self.pending.is_empty() && self.finishing {
             self.finishing = false;
             // The peer may be gone already: nothing to tell then.

@@ -1,15 +1,26 @@
 //! What carries an HTTP/2 connection: a plain socket, or TLS on one?
 //!
-//! rustls is driven by hand here, so that reading and writing are two tasks without a lock, and
-//! what was decrypted is decoded where it lies.
+//! Reading and writing are two tasks without a lock: what they share is borrowed for the length of
+//! one synchronous call.
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::buffer;
+
+pub mod tls;
+
+use tls::Tls;
+
+/// Linux: content of the largest packet that is cut into segments only where it leaves the host.
+const PACKET_BYTES_MAX: usize = 65_215;
+/// A segment on Ethernet, where the socket does not say.
+const MSS_USUAL: u32 = 1448;
 
 /// Carries one HTTP/2 connection.
 #[expect(
@@ -20,7 +31,7 @@ pub enum Transport {
     /// In the clear: applications on this host, and unmeshed peers.
     Plain(TcpStream),
     /// The mesh.
-    Tls(TcpStream, RefCell<rustls::Connection>),
+    Tls(TcpStream, RefCell<Tls>),
 }
 
 impl fmt::Debug for Transport {
@@ -42,6 +53,9 @@ pub enum Progress {
     /// The peer has ended.
     Ended,
 }
+
+/// Takes what was read, in place.
+pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
 
 impl Transport {
     fn io(&self) -> &TcpStream {
@@ -66,35 +80,44 @@ impl Transport {
         self.io().writable().await
     }
 
+    /// How many bytes, written at once, leave in one piece. What the kernel hands on as one packet
+    /// is a whole number of segments below 64 KiB; a rest behind it is a packet of its own, which
+    /// costs as much.
+    #[must_use]
+    pub fn burst(&self) -> usize {
+        let mss = SockRef::from(self.io()).tcp_mss().unwrap_or(MSS_USUAL);
+        let mss = usize::try_from(mss).unwrap_or(PACKET_BYTES_MAX).max(1);
+        let packet = (PACKET_BYTES_MAX / mss).max(1) * mss;
+        match self {
+            Self::Plain(_) => packet,
+            Self::Tls(..) => tls::plain_in(packet),
+        }
+    }
+
     /// Reads once, and gives what came, decrypted, to `sink`.
     ///
     /// # Errors
     /// The socket broke, the TLS is wrong, or the sink failed.
-    pub fn read(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<Progress> {
-        buffer::with(|space| {
-            let got = match buffer::read(self.io(), space) {
-                Ok(0) => return Ok(Progress::Ended),
-                Ok(n) => space.get(..n).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Ok(Progress::Blocked);
-                }
-                Err(error) => return Err(error),
-            };
-            match self {
-                Self::Plain(_) => sink(got).map(|()| Progress::More),
-                Self::Tls(_, tls) => decrypt(&mut tls.borrow_mut(), got, sink),
-            }
-        })
+    pub fn read(&self, sink: Sink<'_>) -> io::Result<Progress> {
+        match self {
+            Self::Plain(io) => buffer::with(|space| match buffer::read(io, space) {
+                Ok(0) => Ok(Progress::Ended),
+                Ok(n) => sink(space.get(..n).unwrap_or_default()).map(|()| Progress::More),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Progress::Blocked),
+                Err(error) => Err(error),
+            }),
+            Self::Tls(io, tls) => tls.borrow_mut().read(io, sink),
+        }
     }
 
     /// Gives what arrived together with the end of the handshake to `sink`.
     ///
     /// # Errors
     /// As for [`Self::read`].
-    pub fn read_early(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    pub fn read_early(&self, sink: Sink<'_>) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Tls(_, tls) => drain(&mut tls.borrow_mut(), sink).map(|_| ()),
+            Self::Tls(_, tls) => sink(&tls.borrow_mut().take_early()),
         }
     }
 
@@ -105,15 +128,7 @@ impl Transport {
     pub fn write(&self, data: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(io) => io.try_write(data),
-            Self::Tls(io, tls) => {
-                let mut tls = tls.borrow_mut();
-                if !send(io, &mut tls)? {
-                    return Err(ErrorKind::WouldBlock.into());
-                }
-                let taken = tls.writer().write(data)?;
-                send(io, &mut tls)?;
-                Ok(taken)
-            }
+            Self::Tls(io, tls) => tls.borrow_mut().write(io, data),
         }
     }
 
@@ -124,93 +139,16 @@ impl Transport {
     pub fn flush(&self) -> io::Result<bool> {
         match self {
             Self::Plain(_) => Ok(true),
-            Self::Tls(io, tls) => send(io, &mut tls.borrow_mut()),
+            Self::Tls(io, tls) => tls.borrow_mut().flush(io),
         }
     }
 
     /// Says goodbye: close_notify where there is TLS, then FIN.
     pub fn shut_down(&self) {
         if let Self::Tls(io, tls) = self {
-            let mut tls = tls.borrow_mut();
-            tls.send_close_notify();
             // The peer may be gone already.
-            let _ = send(io, &mut tls);
+            let _ = tls.borrow_mut().close(io);
         }
-        let _ = socket2::SockRef::from(self.io()).shutdown(std::net::Shutdown::Write);
-    }
-}
-
-fn decrypt(
-    tls: &mut rustls::Connection,
-    mut raw: &[u8],
-    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<Progress> {
-    while !raw.is_empty() {
-        tls.read_tls(&mut raw)?;
-        let state = tls
-            .process_new_packets()
-            .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-        let closed = state.peer_has_closed();
-        drain(tls, sink)?;
-        if closed {
-            return Ok(Progress::Ended);
-        }
-    }
-    Ok(Progress::More)
-}
-
-/// Everything that is decrypted goes to the sink, record by record.
-fn drain(
-    tls: &mut rustls::Connection,
-    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<bool> {
-    loop {
-        let mut reader = tls.reader();
-        let taken = match reader.fill_buf() {
-            Ok([]) => return Ok(true),
-            Ok(plain) => {
-                sink(plain)?;
-                plain.len()
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        reader.consume(taken);
-    }
-}
-
-/// Sends encrypted bytes until none are left (true) or the socket is full (false).
-fn send(io: &TcpStream, tls: &mut rustls::Connection) -> io::Result<bool> {
-    let mut socket = Socket(io);
-    while tls.wants_write() {
-        match tls.write_tls(&mut socket) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
-/// A non-blocking socket as rustls wants it.
-struct Socket<'a>(&'a TcpStream);
-
-impl Read for Socket<'_> {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(space)
-    }
-}
-
-impl Write for Socket<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.try_write(data)
-    }
-
-    fn write_vectored(&mut self, data: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let _ = SockRef::from(self.io()).shutdown(Shutdown::Write);
     }
 }

@@ -42,4 +42,6 @@ mod captured;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod load;

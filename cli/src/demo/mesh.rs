@@ -27,7 +27,7 @@ const CONTROL_PLANE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest time for a pod to be ready: all of them start at once.
 const POD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Lines of a log that a failure shows.
-const TAIL_LINES: usize = 12;
+pub(crate) const TAIL_LINES: usize = 12;
 
 /// Every process of the demo. Dropped: none is left.
 #[derive(Debug)]
@@ -398,7 +398,11 @@ async fn until_accepting(process: &mut Process, at: SocketAddr) -> anyhow::Resul
     accepting.with_context(|| format!("{} does not accept at {at}", process.name()))
 }
 
-fn control_plane_program(folder: &Folder) -> anyhow::Result<Program> {
+/// The control plane, as its configuration in the folder says.
+///
+/// # Errors
+/// This program's own file can't be found.
+pub(crate) fn control_plane_program(folder: &Folder) -> anyhow::Result<Program> {
     let arguments = role_arguments("control-plane", folder.control_config());
     let log = folder.log("control-plane");
     Ok(Program {

@@ -5,6 +5,7 @@
 //! the responses that the client needs, and nothing else.
 //!
 //! ```text
+//! API server ─ pages, events ─► watch ─ told once, in order ─► (quota) ─► source
 //! source ─ Change ─► World ─ Dirty ─► Session ─ DeltaDiscoveryResponse ─► proxy
 //!                      │                 │
 //!                      └─ import, translate (world × client's scope → resources)
@@ -12,10 +13,13 @@
 //! ```
 
 pub mod model;
+pub mod watch;
+pub mod quota;
 pub mod world;
 mod import;
 pub mod translate;
 pub mod session;
 pub mod issue;
+pub mod lease;
 #[cfg(test)]
 mod sample;

@@ -7,6 +7,7 @@
 mod service;
 mod route;
 mod policy;
+mod wire;
 
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
@@ -22,6 +23,7 @@ use std::time::SystemTime;
 use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
 use isthmus_proto::locality::Locality;
 use isthmus_proto::spiffe::TrustDomain;
+use serde::{Deserialize, Serialize};
 
 /// The namespace whose owners speak for the whole cluster: policies for a cluster or for the mesh,
 /// and gateways, are heard only from here.
@@ -33,7 +35,7 @@ pub const GATEWAY_CLASS: &str = "isthmus-east-west";
 pub type Labels = BTreeMap<String, String>;
 
 /// The kinds of objects that are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// `v1` Namespace.
     Namespace,
@@ -178,7 +180,7 @@ pub enum Change {
 }
 
 /// One declared object.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Object {
     /// The cluster whose API or folder holds it.
     pub cluster: ClusterId,
@@ -187,6 +189,7 @@ pub struct Object {
     /// Its name.
     pub name: String,
     /// When it was created; `None` is treated as younger than every known time.
+    #[serde(with = "wire::time")]
     pub created: Option<SystemTime>,
     /// What it says.
     pub spec: Spec,
@@ -206,7 +209,7 @@ impl Object {
 }
 
 /// What an object says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Spec {
     /// A namespace and its labels.
     Namespace(Labels),
@@ -265,7 +268,7 @@ impl Spec {
 }
 
 /// A pod: one workload.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Labels, for selectors.
     pub labels: Labels,
@@ -290,7 +293,7 @@ pub struct Pod {
 }
 
 /// A port that a container declares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// Its name; ports without one need not be listed.
     pub name: String,
@@ -299,7 +302,7 @@ pub struct ContainerPort {
 }
 
 /// A gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gateway {
     /// `spec.gatewayClassName`.
     pub class: String,
@@ -310,7 +313,7 @@ pub struct Gateway {
 }
 
 /// Where a gateway is reached.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GatewayAddress {
     /// An address.
     Ip(IpAddr),
@@ -319,7 +322,7 @@ pub enum GatewayAddress {
 }
 
 /// The cluster itself. Without one, the cluster is on a network of its own that has its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshCluster {
     /// The network that its pods and virtual addresses are on.
     pub network: NetworkId,
@@ -327,7 +330,7 @@ pub struct MeshCluster {
     pub locality: Locality,
     /// Must its sidecars refuse what is no service?
     pub passthrough_denied: bool,
-    /// What its author takes the trust domain for; another one than the mesh gives it is refused.
+    /// What its author takes the trust domain for; a condition tells if the mesh gives it another one.
     pub trust_domain: Option<TrustDomain>,
     /// Its gateways; empty: every Gateway that it declares.
     pub gateways: Vec<GatewayChoice>,
@@ -336,7 +339,7 @@ pub struct MeshCluster {
 }
 
 /// A gateway that a cluster is reached by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GatewayChoice {
     /// The Gateway of this name, in a system namespace of the cluster.
     Named(String),
@@ -350,7 +353,7 @@ pub enum GatewayChoice {
 }
 
 /// Where a kubeconfig lies, in the control plane's own namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialRef {
     /// The Secret.
     pub secret: String,

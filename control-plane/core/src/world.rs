@@ -11,12 +11,16 @@ pub(crate) mod cluster;
 pub(crate) mod index;
 mod touch;
 mod conditions;
+mod keep;
+mod members;
 mod authors;
 #[cfg(test)]
 mod tests;
 
 pub use conditions::Condition;
 pub use dirty::Dirty;
+pub use keep::Place;
+pub use members::{Standing, Standings};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -49,6 +53,8 @@ pub struct World {
     pub(crate) trust: BTreeMap<TrustDomain, resource::TrustBundle>,
     /// Clusters that are cut off, and by which object.
     distrusted: BTreeMap<ClusterId, ObjectRef>,
+    /// The home cluster, and what became of those that it names.
+    standings: Option<(ClusterId, Standings)>,
     pub(crate) system: BTreeSet<Namespace>,
     /// Whose policies for the mesh count in other clusters; `None`: everyone's.
     mesh_authors: Option<BTreeSet<ClusterId>>,
@@ -79,6 +85,8 @@ pub struct ClusterStatus<'a> {
     pub confirmed_at: Option<SystemTime>,
     /// How many objects of each kind it has.
     pub objects: BTreeMap<Kind, usize>,
+    /// Grows with every change of its objects and of its state.
+    pub revision: u64,
 }
 
 impl World {
@@ -100,6 +108,7 @@ impl World {
             clusters: BTreeMap::new(),
             trust: BTreeMap::new(),
             distrusted: BTreeMap::new(),
+            standings: None,
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
             cache: Cache::default(),
@@ -160,16 +169,7 @@ impl World {
     /// Takes one change in, and says what it may have altered. Changes of clusters that were not
     /// added are ignored.
     pub fn apply(&mut self, change: Change, now: SystemTime) -> Dirty {
-        // Hybrid of clock and counter: grows, also over a restart of the control plane.
-        let clock = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let clock = u64::try_from(clock).unwrap_or(0);
-        let stamp = Stamp {
-            at: now,
-            generation: clock.max(self.generation.saturating_add(1)),
-        };
+        let stamp = self.stamp(now);
         let settles = authors::concerns(&change);
         let mut dirty = match change {
             Change::Init { cluster } => self.begin(&cluster),
@@ -183,6 +183,11 @@ impl World {
         if settles {
             dirty.merge(&self.settle());
         }
+        self.settled(dirty, stamp)
+    }
+
+    /// The generation moves where something may be different.
+    fn settled(&mut self, dirty: Dirty, stamp: Stamp) -> Dirty {
         if !dirty.is_empty() {
             self.generation = stamp.generation;
         }
@@ -270,6 +275,7 @@ impl World {
             dirty = Dirty::everything();
         }
         cluster.state = State::Synced;
+        cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
         cluster.confirmed_at = Some(now);
         dirty.freshness.insert(cluster.id.clone());
@@ -293,8 +299,9 @@ impl World {
             return Dirty::default();
         };
         cluster.reason = reason;
-        if cluster.listed() {
+        if cluster.state == State::Synced {
             cluster.state = State::Stale;
+            cluster.revision = cluster.revision.saturating_add(1);
         }
         Dirty {
             freshness: [cluster.id.clone()].into(),
@@ -375,6 +382,7 @@ impl World {
             reason: &cluster.reason,
             confirmed_at: cluster.confirmed_at,
             objects: cluster.counts(),
+            revision: cluster.revision,
         })
     }
 

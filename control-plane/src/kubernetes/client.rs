@@ -201,9 +201,23 @@ impl Api {
     /// # Errors
     /// There is no answer, or it is a refusal.
     pub async fn apply(&self, path: &str, object: &Value, force: bool) -> Result<Value, ApiError> {
+        self.apply_as(FIELD_MANAGER, path, object, force).await
+    }
+
+    /// [`apply`](Self::apply) as another field manager, who owns other fields of the same object.
+    ///
+    /// # Errors
+    /// There is no answer, or it is a refusal.
+    pub async fn apply_as(
+        &self,
+        manager: &str,
+        path: &str,
+        object: &Value,
+        force: bool,
+    ) -> Result<Value, ApiError> {
         let force = if force { "true" } else { "false" };
         let ask = Ask::new(Verb::Apply, Method::PATCH, path)
-            .query(&[("fieldManager", FIELD_MANAGER), ("force", force)])
+            .query(&[("fieldManager", manager), ("force", force)])
             .body("application/apply-patch+yaml", object);
         self.object(ask).await
     }
@@ -257,15 +271,16 @@ impl Api {
         self.whole(ask, limit).await.map(drop)
     }
 
-    /// A token of a service account, for these audiences (none: the API server's own).
+    /// A token of a service account, for these audiences (none: the API server's own); bound to a pod
+    /// if its name and uid are given.
     ///
     /// # Errors
     /// There is no answer, or it is a refusal.
     pub async fn token(
         &self,
-        namespace: &str,
-        service_account: &str,
+        (namespace, service_account): (&str, &str),
         audiences: &[&str],
+        pod: Option<(&str, &str)>,
         lifetime: Duration,
     ) -> Result<Issued, ApiError> {
         let path =
@@ -274,6 +289,10 @@ impl Api {
         if !audiences.is_empty() {
             spec["audiences"] = json!(audiences);
         }
+        if let Some((name, uid)) = pod {
+            spec["boundObjectRef"] =
+                json!({ "apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid });
+        }
         let asked = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec,
         });
@@ -281,9 +300,8 @@ impl Api {
         let status = |field: &str| answer.pointer(&format!("/status/{field}"))?.as_str();
         let expires = status("expirationTimestamp").and_then(timestamp::parse);
         let (Some(token), Some(expires)) = (status("token"), expires) else {
-            return Err(ApiError::Malformed(
-                "a TokenRequest without a token".to_owned(),
-            ));
+            let why = "a TokenRequest without a token".to_owned();
+            return Err(ApiError::Malformed(why));
         };
         Ok(Issued {
             token: token.to_owned(),
@@ -314,3 +332,7 @@ impl Api {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

@@ -112,30 +112,33 @@ impl Keeper {
         {
             return Ok(held.clone());
         }
-        if let Some((at, error)) = &state.failed
-            && at.elapsed() < EXEC_PAUSE
-        {
-            return Err(error.clone());
-        }
-        match self.get().await {
-            Ok(got) => {
-                let held = next(state.held.as_ref(), got)?;
-                *state = State {
-                    held: Some(held.clone()),
-                    failed: None,
-                };
-                Ok(held)
-            }
-            Err(error) => {
-                if let Credential::Exec(_) = self.credential {
-                    state.failed = Some((Instant::now(), error.clone()));
+        let paused = state.failed.clone();
+        let error = match paused.filter(|(at, _)| at.elapsed() < EXEC_PAUSE) {
+            Some((_, error)) => error,
+            None => match self
+                .get()
+                .await
+                .and_then(|got| next(state.held.as_ref(), got))
+            {
+                Ok(held) => {
+                    *state = State {
+                        held: Some(held.clone()),
+                        failed: None,
+                    };
+                    return Ok(held);
                 }
-                // The last one may still be good; whoever knows is the server.
-                match &state.held {
-                    Some(held) if Some(held.stamp) != refused => Ok(held.clone()),
-                    Some(_) | None => Err(error),
+                Err(error) => {
+                    if let Credential::Exec(_) = self.credential {
+                        state.failed = Some((Instant::now(), error.clone()));
+                    }
+                    error
                 }
-            }
+            },
+        };
+        // The last one may still be good; whoever knows is the server.
+        match &state.held {
+            Some(held) if Some(held.stamp) != refused => Ok(held.clone()),
+            Some(_) | None => Err(error),
         }
     }
 
@@ -319,3 +322,5 @@ fn understand(exec: &Exec, said: &[u8]) -> Result<Got, String> {
     })
 }
 
+#[cfg(test)]
+mod tests;

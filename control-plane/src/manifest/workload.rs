@@ -102,7 +102,6 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
             port: p.container_port,
         })
     };
-    let place = |label| metadata.label(label).unwrap_or_default().to_owned();
     let opted_out = OPT_OUT.iter().any(|key| metadata.says(key, "false"));
     let account = raw
         .spec
@@ -116,13 +115,33 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         terminating: metadata.deleted(),
         finished,
         ports: ports.filter_map(named).collect(),
-        locality: Locality {
-            region: place(REGION_LABEL),
-            zone: place(ZONE_LABEL),
-        },
+        locality: place(metadata),
         // The network of a node belongs to all of its pods: nothing can be captured there.
         meshed: !opted_out && raw.spec.host_network != Some(true),
     }))
+}
+
+/// Where labels say that something is.
+pub(super) fn place(metadata: &Metadata) -> Locality {
+    let says = |label| metadata.label(label).unwrap_or_default().to_owned();
+    Locality {
+        region: says(REGION_LABEL),
+        zone: says(ZONE_LABEL),
+    }
+}
+
+pub(super) fn node_of_pod(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Placed {
+        spec: Option<Place>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Place {
+        node_name: Option<String>,
+    }
+    let placed: Placed = serde_json::from_slice(json).ok()?;
+    placed.spec?.node_name.filter(|name| !name.is_empty())
 }
 
 #[derive(Deserialize)]

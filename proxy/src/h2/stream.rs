@@ -10,12 +10,20 @@ use std::task::{Context, Poll, Waker};
 use isthmus_proxy_core::http2::{DATA_BYTES_MAX, ErrorCode, Role, StreamId};
 use isthmus_proxy_core::message::{Fields, ResponseHead};
 
-use super::{OUT_BYTES_MAX, Session};
+use super::Session;
 use crate::buffer;
 use crate::stream::{Broken, Pull};
 
 /// Received at once: worth a buffer that has the size already.
 const LARGE_BYTES_MIN: usize = 8 * 1024;
+
+/// Of what leaves in one piece ([`crate::transport::Transport::burst`]), so many may wait for the
+/// socket before streams are told to wait.
+const BURSTS_MAX: usize = 2;
+/// Less room in the output is none: it would make frames of a few bytes.
+const ROOM_BYTES_MIN: usize = 1024;
+/// Fixed by the protocol: bytes before a frame's payload.
+const HEAD_BYTES: usize = 9;
 
 /// What a stream has received, and who waits for it.
 #[derive(Debug)]
@@ -151,6 +159,10 @@ impl StreamRx {
         poll_fn(|cx| {
             let mut inner = self.slot.0.borrow_mut();
             if let Some(head) = inner.heads.pop_front() {
+                if inner.heads.is_empty() {
+                    // Seldom is there another: no room is kept for it.
+                    inner.heads = VecDeque::new();
+                }
                 return Poll::Ready(Ok(head));
             }
             if let Some(broken) = inner.broken {
@@ -311,17 +323,13 @@ impl StreamTx {
             }
             let mut guard = self.session.state.borrow_mut();
             let state = &mut *guard;
-            let room = OUT_BYTES_MAX.saturating_sub(state.out.len() + state.writing);
+            let waiting = state.out.len() + state.writing;
+            let left = (self.session.burst * BURSTS_MAX).saturating_sub(waiting);
+            // Frames have heads, and credit for what was read may come between.
+            let room = left.saturating_sub((left / DATA_BYTES_MAX + 2) * HEAD_BYTES);
             let capacity = state.codec.capacity(self.id);
-            let room = room.min(capacity);
-            if room > 0 {
-                // Whole frames: each is then a TLS record, and is decoded where it was decrypted.
-                let part = if room > DATA_BYTES_MAX {
-                    room % DATA_BYTES_MAX
-                } else {
-                    0
-                };
-                return Poll::Ready(Ok(room - part));
+            if room >= ROOM_BYTES_MIN && capacity > 0 {
+                return Poll::Ready(Ok(room.min(capacity)));
             }
             // Woken by the flusher, by the connection's window, and by the stream's own.
             state.senders.push(cx);

@@ -16,6 +16,7 @@ use crate::connect::{self, Hop, Upstream};
 use crate::connections::{Live, Registered};
 use crate::exchange::{Downstream, Meters, upgrade};
 use crate::finish::{Failed, Open, finish_bytes};
+use crate::http::Task;
 use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::telemetry::Event;
 use crate::worker::Accepted;
@@ -27,6 +28,15 @@ pub(super) struct Upgraded<'a> {
     pub(super) _registered: Registered<'a>,
 }
 
+/// A byte stream whose both sides are open.
+struct Opened<'a> {
+    open: Open,
+    left: Duplex,
+    right: Duplex,
+    live: Rc<Live>,
+    _registered: Registered<'a>,
+}
+
 impl Inbound {
     pub(super) async fn captured_bytes(&self, conn: Accepted, first: Vec<u8>) {
         let Some(port) = self.port else { return };
@@ -35,11 +45,43 @@ impl Inbound {
             rx: crate::stream::Rx::Tcp(rx),
             tx: crate::stream::Tx::Tcp(tx),
         };
-        self.bytes(port, left, |_: &mut Duplex| true).await;
+        self.bytes(port, left, |_| true).await;
     }
 
     /// A byte stream to a port: judged, connected, relayed, and judged again when policies change.
-    async fn bytes(&self, port: u16, mut left: Duplex, accept: impl FnOnce(&mut Duplex) -> bool) {
+    /// `accept` tells the peer that it is connected.
+    fn bytes(
+        &self,
+        port: u16,
+        left: Duplex,
+        accept: fn(&mut Duplex) -> bool,
+    ) -> impl Future<Output = ()> {
+        // In a box, which is gone when both sides are open: most connections are idle then.
+        let opening = Box::pin(self.open_bytes(port, left, accept));
+        async move {
+            let Some(mut opened) = opening.await else {
+                return;
+            };
+            let Opened {
+                open,
+                left,
+                right,
+                live,
+                ..
+            } = &mut *opened;
+            let told = (&open.event, &open.meters);
+            let result = self.relay((left, right), live, told).await;
+            let Opened { open, .. } = *opened;
+            finish_bytes(open, result);
+        }
+    }
+
+    async fn open_bytes(
+        &self,
+        port: u16,
+        mut left: Duplex,
+        accept: fn(&mut Duplex) -> bool,
+    ) -> Option<Box<Opened<'_>>> {
         let snapshot = self.worker.snapshot();
         let event = self.event("tcp", snapshot.generation);
         let mut open = Open::begin(&self.worker, event, Instant::now());
@@ -50,22 +92,29 @@ impl Inbound {
             Ok(permit) => permit,
             Err(failed) => {
                 let failed = self.refuse(&mut left, failed);
-                return finish_bytes(open, Err(failed));
+                finish_bytes(open, Err(failed));
+                return None;
             }
         };
         note(&mut open.event, &permit);
         // Before it is connected: a change of policy meanwhile is not missed.
         let live = self.live(port, None);
-        let _registered = self.worker.connections.register(&live);
-        let result = match self.open(&permit, port, &live).await {
-            Ok(mut right) if accept(&mut left) => {
-                let sides = (&mut left, &mut right);
-                self.relay(sides, &live, (&open.event, &open.meters)).await
+        let registered = self.worker.connections.register(&live);
+        let failed = match self.open(&permit, port, &live).await {
+            Ok(right) if accept(&mut left) => {
+                return Some(Box::new(Opened {
+                    open,
+                    left,
+                    right,
+                    live,
+                    _registered: registered,
+                }));
             }
-            Ok(_) => Err(Failed::new(Failure::DownstreamReset, "the peer left")),
-            Err(failed) => Err(self.refuse(&mut left, failed)),
+            Ok(_) => Failed::new(Failure::DownstreamReset, "the peer left"),
+            Err(failed) => self.refuse(&mut left, failed),
         };
-        finish_bytes(open, result);
+        finish_bytes(open, Err(failed));
+        None
     }
 
     /// Connects to the application, for as long as that is allowed.
@@ -86,7 +135,7 @@ impl Inbound {
         let id = self.worker.recorder.reason_id();
         refuse_stream(left, status(failed.failure), &id);
         Failed {
-            told: Some(id),
+            told: Some(id.into()),
             ..failed
         }
     }
@@ -143,8 +192,13 @@ impl Inbound {
         Failed::new(Failure::Denied, "the permission ended while it was open")
     }
 
-    /// CONNECT: a TCP connection in a tunnel.
-    pub(super) async fn connect(&self, head: &RequestHead, down: Downstream) {
+    /// CONNECT: a TCP connection in a tunnel. The head is not kept with it.
+    pub(super) fn connect(self: Rc<Self>, head: &RequestHead, down: Downstream) -> Task {
+        if self.peer.is_none() {
+            let why = "only peers of the mesh may CONNECT";
+            let failed = Failed::new(Failure::Unauthenticated, why);
+            return Box::pin(async move { self.refuse_connect(down, 405, failed) });
+        }
         let target = std::str::from_utf8(&head.authority)
             .ok()
             .and_then(|t| t.parse::<SocketAddr>().ok());
@@ -152,19 +206,22 @@ impl Inbound {
         let Some(own) = own else {
             let to = target.map_or("what is no address".to_owned(), |t| t.to_string());
             let why = format!("CONNECT to {to}, and that is not this workload");
-            return self.refuse_connect(down, 400, Failed::new(Failure::NoDestination, why));
+            let failed = Failed::new(Failure::NoDestination, why);
+            return Box::pin(async move { self.refuse_connect(down, 400, failed) });
         };
         let left = Duplex {
             rx: down.rx,
             tx: down.answer.tx,
         };
-        self.bytes(own.port(), left, |left| match &mut left.tx {
-            crate::stream::Tx::H2(tx) => tx
-                .respond(&ResponseHead::new(200, BodyLength::Marked), false)
-                .is_ok(),
-            crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
+        Box::pin(async move {
+            self.bytes(own.port(), left, |left| match &mut left.tx {
+                crate::stream::Tx::H2(tx) => tx
+                    .respond(&ResponseHead::new(200, BodyLength::Marked), false)
+                    .is_ok(),
+                crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
+            })
+            .await;
         })
-        .await;
     }
 
     /// A CONNECT that could lead nowhere.
@@ -177,7 +234,7 @@ impl Inbound {
         refuse_stream(&mut left, status, &id);
         let event = self.event("tcp", self.worker.snapshot().generation);
         let result = Err(Failed {
-            told: Some(id),
+            told: Some(id.into()),
             ..failed
         });
         finish_bytes(Open::begin(&self.worker, event, Instant::now()), result);
@@ -234,6 +291,17 @@ mod tests {
 
     use super::*;
     use crate::worker::tests::{bench, pair, rest};
+
+    #[test]
+    fn an_idle_one_is_small() {
+        // Of what a call returns, without making the call.
+        fn size<A, B, F>(_: impl FnOnce(&'static Inbound, A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let relaying = size(|side, port, left| side.bytes(port, left, |_| true));
+        let opened = size_of::<Opened<'_>>();
+        assert!(relaying <= 1536 && opened <= 1024, "{relaying}, {opened}");
+    }
 
     #[tokio::test]
     async fn a_policy_that_changes_while_it_connects_counts() {

@@ -1,7 +1,7 @@
 //! How does a unit test get a worker without a mesh around it?
 
 use isthmus_proto::locality::Locality;
-use isthmus_proxy_core::authorize::PolicySet;
+use isthmus_proxy_core::authorize::{PolicySet, PolicyTable};
 use isthmus_proxy_core::balance::Me;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +33,7 @@ pub(crate) fn bench() -> Bench {
         locality: Locality::default(),
     };
     let open = Snapshot {
-        policies: Arc::new(PolicySet::Known(Default::default())),
+        policies: Arc::new(PolicySet::Known(PolicyTable::default())),
         ..Snapshot::empty(me)
     };
     let (sender, snapshots) = watch::channel(Arc::new(open));

@@ -4,27 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use http::Method;
-use serde_json::{Map, Value, json};
+use anyhow::Context as _;
+use isthmus_control_plane::kubernetes::{Allow, Api, ApiError, kubeconfig};
+use serde_json::{Map, Value};
 
-use crate::http_client::{Answer, Client};
 use crate::manifest::{self, field, title};
 use crate::wait::until;
 
-/// Who wrote a field, for the API server.
+/// Who wrote a field, for the API server: not the control plane, which owns fields of its own.
 const FIELD_MANAGER: &str = "isthmus-clusters";
-const JSON: &str = "application/json";
-/// JSON is YAML.
-const APPLY: &str = "application/apply-patch+yaml";
-const MERGE: &str = "application/merge-patch+json";
 /// Longest time until the API server serves a kind whose definition was just written.
 const KIND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The cluster's administrator.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    client: Client,
+    api: Api,
     kinds: Arc<Mutex<Kinds>>,
 }
 
@@ -39,11 +34,20 @@ struct Kind {
 }
 
 impl Admin {
-    pub(crate) fn new(client: Client) -> Self {
-        Self {
-            client,
+    /// Whoever that kubeconfig says, on this machine.
+    ///
+    /// # Errors
+    /// It is no kubeconfig.
+    pub fn new(text: &str) -> anyhow::Result<Self> {
+        let allow = Allow {
+            loopback: true,
+            ..Allow::default()
+        };
+        let access = kubeconfig(text, None, &allow).context("a kubeconfig")?;
+        Ok(Self {
+            api: Api::new(access).context("a kubeconfig")?,
             kinds: Arc::default(),
-        }
+        })
     }
 
     /// Writes every object of a text, status included, in its order.
@@ -64,12 +68,11 @@ impl Admin {
     /// The API server refuses it, or does not answer.
     pub async fn apply(&self, object: &Value) -> anyhow::Result<Value> {
         let path = self.path(object).await?;
-        let query = format!("?fieldManager={FIELD_MANAGER}&force=true");
         let mut main = object.clone();
         let status = main.as_object_mut().and_then(|map| map.remove("status"));
-        let target = format!("{path}{query}");
         let mut applied = self
-            .done(Method::PATCH, &target, Some((APPLY, &main)))
+            .api
+            .apply_as(FIELD_MANAGER, &path, &main, true)
             .await
             .with_context(|| format!("applying {}", title(object)))?;
         if let Some(status) = status {
@@ -78,10 +81,10 @@ impl Admin {
                 main.insert(key.to_owned(), object.get(key).cloned().unwrap_or_default());
             }
             main.insert("status".to_owned(), status);
-            let body = Value::Object(main);
-            let path = format!("{path}/status{query}");
+            let (path, body) = (format!("{path}/status"), Value::Object(main));
             applied = self
-                .done(Method::PATCH, &path, Some((APPLY, &body)))
+                .api
+                .apply_as(FIELD_MANAGER, &path, &body, true)
                 .await
                 .with_context(|| format!("applying the status of {}", title(object)))?;
         }
@@ -113,18 +116,12 @@ impl Admin {
     /// # Errors
     /// The API server refuses, or does not answer.
     pub async fn delete_path(&self, path: &str) -> anyhow::Result<()> {
-        // Nobody runs pods here: nobody would confirm that one has ended.
-        let options =
-            json!({ "kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0 });
-        let answer = self
-            .client
-            .ask(Method::DELETE, path, Some((JSON, &options)))
-            .await?;
-        if answer.status == http::StatusCode::NOT_FOUND {
-            return Ok(());
+        match self.api.delete(path, None).await {
+            Err(error) if !error.is_not_found() => {
+                Err(error).with_context(|| format!("deleting {path}"))
+            }
+            Ok(()) | Err(_) => Ok(()),
         }
-        succeeded(answer).with_context(|| format!("deleting {path}"))?;
-        Ok(())
     }
 
     /// An object or a list, by its path.
@@ -132,7 +129,8 @@ impl Admin {
     /// # Errors
     /// It isn't there, or the API server does not answer.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.done(Method::GET, path, None).await
+        let body = self.api.get(path).await;
+        json(&body.with_context(|| format!("GET {path}"))?)
     }
 
     /// The same, `None` where there is nothing.
@@ -140,30 +138,19 @@ impl Admin {
     /// # Errors
     /// The API server refuses, or does not answer.
     pub async fn find(&self, path: &str) -> anyhow::Result<Option<Value>> {
-        let answer = self.client.ask(Method::GET, path, None).await?;
-        if answer.status == http::StatusCode::NOT_FOUND {
-            return Ok(None);
+        match self.api.get(path).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            found => json(&found.with_context(|| format!("GET {path}"))?).map(Some),
         }
-        succeeded(answer)
-            .with_context(|| format!("GET {path}"))
-            .map(Some)
     }
 
-    /// Makes an object in a collection.
+    /// Makes an object in a collection, or asks a question that is written so.
     ///
     /// # Errors
     /// The API server refuses it, or does not answer.
     pub async fn create(&self, collection: &str, object: &Value) -> anyhow::Result<Value> {
-        self.done(Method::POST, collection, Some((JSON, object)))
-            .await
-    }
-
-    /// Changes fields of an object (JSON merge patch).
-    ///
-    /// # Errors
-    /// The API server refuses it, or does not answer.
-    pub async fn merge(&self, path: &str, patch: &Value) -> anyhow::Result<Value> {
-        self.done(Method::PATCH, path, Some((MERGE, patch))).await
+        let created = self.api.create(collection, object).await;
+        created.with_context(|| format!("POST {collection}"))
     }
 
     /// Where an object is.
@@ -206,8 +193,8 @@ impl Admin {
             return Ok(known.clone());
         }
         let found = until(KIND_TIMEOUT, async || {
-            let answer = self.client.ask(Method::GET, &root(version), None).await?;
-            Ok(resource(&answer.body, kind))
+            let resources = self.find(&root(version)).await?;
+            Ok(resources.and_then(|resources| resource(&resources, kind)))
         });
         let found = found
             .await?
@@ -220,24 +207,17 @@ impl Admin {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn done(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<(&str, &Value)>,
-    ) -> anyhow::Result<Value> {
-        let answer = self.client.ask(method.clone(), path, body).await?;
-        succeeded(answer).with_context(|| format!("{method} {path}"))
-    }
-
     /// Is the API server ready to serve?
     ///
     /// # Errors
-    /// It does not answer.
-    pub(crate) async fn is_ready(&self) -> anyhow::Result<bool> {
-        let answer = self.client.ask(Method::GET, "/readyz", None).await?;
-        Ok(answer.status.is_success())
+    /// It does not answer, or says what is missing.
+    pub(crate) async fn is_ready(&self) -> Result<(), ApiError> {
+        self.api.get("/readyz").await.map(drop)
     }
+}
+
+fn json(body: &[u8]) -> anyhow::Result<Value> {
+    serde_json::from_slice(body).context("an answer that is no JSON")
 }
 
 fn root(version: &str) -> String {
@@ -263,22 +243,10 @@ fn resource(list: &Value, kind: &str) -> Option<Kind> {
     })
 }
 
-fn succeeded(answer: Answer) -> anyhow::Result<Value> {
-    if !answer.status.is_success() {
-        let message = answer.body.get("message").and_then(Value::as_str);
-        let text = answer.body.as_str();
-        bail!(
-            "{}: {}",
-            answer.status,
-            message.or(text).unwrap_or("no message")
-        );
-    }
-    Ok(answer.body)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_kind_is_found_by_its_main_resource() {

@@ -13,7 +13,6 @@ use tempfile::TempDir;
 use crate::admin::Admin;
 use crate::crds;
 use crate::guard::{Guarded, Plan};
-use crate::http_client::Client;
 use crate::kubeconfig::{self, Credential};
 use crate::pki::{Certificate, Files, Pki};
 use crate::programs::Programs;
@@ -117,7 +116,9 @@ impl Cluster {
         let etcd = Guarded::start(plan("etcd", &programs.etcd, etcd)).await?;
         let api = Guarded::start(plan("kube-apiserver", &programs.kube_apiserver, api)).await?;
         let user = pki.client("admin", Some("system:masters"), ADMIN_LIFETIME)?;
-        let admin = Admin::new(Client::new(server, pki.authority(), &user)?);
+        let user = Credential::Certificate(user);
+        let url = format!("https://{server}");
+        let admin = Admin::new(&kubeconfig::text(name, &url, pki.authority(), &user))?;
         Ok(Self {
             name: name.to_owned(),
             api,
@@ -150,8 +151,7 @@ impl Cluster {
                 bail!("{} has ended:\n{}", ended.name(), ended.tail(TAIL_LINES));
             }
             match self.admin.is_ready().await {
-                Ok(true) => return Ok(Some(())),
-                Ok(false) => "not ready".clone_into(&mut last),
+                Ok(()) => return Ok(Some(())),
                 Err(error) => last = format!("{error:#}"),
             }
             Ok(None)
@@ -181,8 +181,8 @@ impl Cluster {
         &self.admin
     }
 
-    /// Defines every kind that the mesh looks at and that is not defined yet, without schemas, and
-    /// waits until all are served.
+    /// Defines every kind that the mesh looks at and that is not defined yet, and waits until all are
+    /// served.
     ///
     /// # Errors
     /// The API server refuses one, or does not answer.
@@ -193,7 +193,7 @@ impl Cluster {
         let known = known
             .filter_map(|item| Some(item.pointer("/metadata/name")?.as_str()?.to_owned()))
             .collect();
-        let missing = crds::permissive(&known);
+        let missing = crds::missing(&known)?;
         for definition in &missing {
             self.admin.apply(definition).await?;
         }
@@ -256,7 +256,11 @@ impl Cluster {
         Ok(self.kubeconfig(&Credential::Certificate(user)))
     }
 
-    fn admin_certificate(&self) -> anyhow::Result<Certificate> {
+    /// An administrator's certificate.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn admin_certificate(&self) -> anyhow::Result<Certificate> {
         self.pki
             .client("admin", Some("system:masters"), ADMIN_LIFETIME)
     }

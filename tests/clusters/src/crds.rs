@@ -1,11 +1,24 @@
 //! Which kinds must a cluster know beside Kubernetes' own, before the mesh's objects fit in?
 //!
-//! The real definitions come from their projects and from deploy/crds. These here have the names,
-//! versions, scopes and statuses only, and take any fields: what reads them is tested, not they.
+//! Our own and those of the Multi-Cluster Services API are in deploy/crds, and are as they are
+//! installed. Of the others (the Gateway API, say) only names, versions, scopes and statuses are
+//! here, and any fields are taken: what reads them is tested, not they.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+
+use crate::manifest;
+
+/// What `isthmus install` would define.
+const DEFINITIONS: [&str; 6] = [
+    include_str!("../../../deploy/crds/isthmus.dev_accesspolicies.yaml"),
+    include_str!("../../../deploy/crds/isthmus.dev_meshclusters.yaml"),
+    include_str!("../../../deploy/crds/isthmus.dev_trafficpolicies.yaml"),
+    include_str!("../../../deploy/crds/isthmus.dev_trustpolicies.yaml"),
+    include_str!("../../../deploy/crds/mcs/multicluster.x-k8s.io_serviceexports.yaml"),
+    include_str!("../../../deploy/crds/mcs/multicluster.x-k8s.io_serviceimports.yaml"),
+];
 
 /// A kind: group, kind, plural, is it namespaced, versions that are served, the stored one first.
 type Kind = (
@@ -17,8 +30,6 @@ type Kind = (
 );
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
-const MCS: &str = "multicluster.x-k8s.io";
-const ISTHMUS: &str = "isthmus.dev";
 const ABOUT: &str = "about.k8s.io";
 
 const KINDS: &[Kind] = &[
@@ -42,59 +53,29 @@ const KINDS: &[Kind] = &[
         &["v1beta1", "v1"],
     ),
     (
-        MCS,
-        "ServiceExport",
-        "serviceexports",
-        true,
-        &["v1beta1", "v1alpha1"],
-    ),
-    (
-        MCS,
-        "ServiceImport",
-        "serviceimports",
-        true,
-        &["v1beta1", "v1alpha1"],
-    ),
-    (
         ABOUT,
         "ClusterProperty",
         "clusterproperties",
         false,
         &["v1beta1", "v1alpha1"],
     ),
-    (ISTHMUS, "MeshCluster", "meshclusters", false, &["v1alpha1"]),
-    (
-        ISTHMUS,
-        "AccessPolicy",
-        "accesspolicies",
-        true,
-        &["v1alpha1"],
-    ),
-    (
-        ISTHMUS,
-        "TrafficPolicy",
-        "trafficpolicies",
-        true,
-        &["v1alpha1"],
-    ),
-    (
-        ISTHMUS,
-        "TrustPolicy",
-        "trustpolicies",
-        false,
-        &["v1alpha1"],
-    ),
 ];
 
 /// The definitions of every kind that the mesh looks at, but for those that are defined already:
 /// `known` has their names, `plural.group`.
-#[must_use]
-pub fn permissive(known: &BTreeSet<String>) -> Vec<Value> {
-    KINDS
-        .iter()
-        .filter(|(group, _, plural, ..)| !known.contains(&format!("{plural}.{group}")))
-        .map(definition)
-        .collect()
+///
+/// # Errors
+/// A file of deploy/crds is no YAML.
+pub fn missing(known: &BTreeSet<String>) -> anyhow::Result<Vec<Value>> {
+    let mut all: Vec<Value> = KINDS.iter().map(definition).collect();
+    for text in DEFINITIONS {
+        all.extend(manifest::objects(text)?);
+    }
+    all.retain(|definition| {
+        let name = definition.pointer("/metadata/name").and_then(Value::as_str);
+        name.is_none_or(|name| !known.contains(name))
+    });
+    Ok(all)
 }
 
 /// The definition of one kind.
@@ -143,10 +124,10 @@ mod tests {
     #[test]
     fn a_kind_that_is_known_is_left_alone() {
         let known = BTreeSet::from(["meshclusters.isthmus.dev".to_owned()]);
-        let all = permissive(&BTreeSet::new());
-        assert_eq!(all.len(), KINDS.len());
-        let rest = permissive(&known);
-        assert_eq!(rest.len(), KINDS.len() - 1);
+        let all = missing(&BTreeSet::new()).unwrap();
+        assert_eq!(all.len(), KINDS.len() + DEFINITIONS.len());
+        let rest = missing(&known).unwrap();
+        assert_eq!(rest.len(), all.len() - 1);
         assert!(
             rest.iter()
                 .all(|d| d["spec"]["names"]["kind"] != "MeshCluster")

@@ -32,7 +32,12 @@ pub fn text(name: &str, server: &str, authority: &str, credential: &Credential) 
         "current-context": name,
         "clusters": [{
             "name": name,
-            "cluster": { "server": server, "certificate-authority-data": encoded(authority) },
+            "cluster": {
+                "server": server,
+                // Also where something stands before the API server, at an address of its own.
+                "tls-server-name": "localhost",
+                "certificate-authority-data": encoded(authority),
+            },
         }],
         "users": [{ "name": name, "user": user }],
         "contexts": [{ "name": name, "context": { "cluster": name, "user": name } }],

@@ -20,7 +20,6 @@ pub mod manifest;
 pub mod crds;
 pub mod kubeconfig;
 pub mod token;
-mod http_client;
 mod ports;
 mod wait;
 

@@ -8,6 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{KeyPair, SigningKey as _};
 use serde_json::{Value, json};
 
+/// The API server takes a token for this long after its end (go-jose's leeway).
+const LEEWAY_SECONDS: u64 = 60;
 /// Half of an ECDSA P-256 signature.
 const SCALAR_BYTES: usize = 32;
 
@@ -22,7 +24,7 @@ pub struct Subject {
     pub uid: String,
 }
 
-/// A JWT as the API server makes them, signed with the same key.
+/// A JWT as the API server makes them, signed with the same key. It is taken for `lifetime`.
 pub(crate) fn mint(
     key: &KeyPair,
     issuer: &str,
@@ -42,7 +44,8 @@ pub(crate) fn mint(
         "iss": issuer,
         "aud": [issuer],
         "sub": format!("system:serviceaccount:{namespace}:{account}"),
-        "iat": now, "nbf": now, "exp": now + lifetime.as_secs(),
+        "iat": now - LEEWAY_SECONDS, "nbf": now - LEEWAY_SECONDS,
+        "exp": now + lifetime.as_secs() - LEEWAY_SECONDS,
         "kubernetes.io": { "namespace": namespace, "serviceaccount": { "name": account, "uid": uid } },
     });
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());

@@ -32,22 +32,18 @@ struct Running {
 }
 
 impl ControlPlane {
-    /// Not started yet. `clusters`: names and folders.
+    /// Not started yet. `clusters`: as in its configuration.
     #[must_use]
     pub fn new(
         address: std::net::IpAddr,
         state_dir: &Path,
-        clusters: &[(String, PathBuf)],
+        clusters: &[Value],
         certificate_seconds: Option<u64>,
     ) -> Self {
         let (discovery, admin) = (
             SocketAddr::new(address, 15_012),
             SocketAddr::new(address, 15_014),
         );
-        let clusters: Vec<Value> = clusters
-            .iter()
-            .map(|(name, files)| json!({ "name": name, "files": files }))
-            .collect();
         let config = json!({
             "state_dir": state_dir,
             "certificate_seconds": certificate_seconds,
@@ -63,19 +59,17 @@ impl ControlPlane {
         }
     }
 
+    /// The cluster that speaks for the mesh, as in its configuration.
+    pub fn set_home(&mut self, home: Value) {
+        self.config["home"] = home;
+    }
+
     /// Starts it, and waits until it is ready.
     ///
     /// # Panics
     /// It is not ready in time, or its configuration is refused.
     pub async fn start(&mut self) {
-        assert!(self.running.is_none(), "the control plane runs already");
-        let config = Config::parse(&self.config.to_string()).expect("the harness's configuration");
-        let (kill, killed) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("control-plane".to_owned())
-            .spawn(move || serve(config, killed))
-            .expect("a thread for the control plane");
-        self.running = Some(Running { kill, thread });
+        self.begin();
         let address = self.admin;
         until("the control plane is ready", async || {
             match admin::get(address, "/ready").await {
@@ -85,6 +79,30 @@ impl ControlPlane {
             }
         })
         .await;
+    }
+
+    /// Starts it, and waits until it can be asked; it may not be ready yet.
+    ///
+    /// # Panics
+    /// It can't be asked in time, or its configuration is refused.
+    pub async fn start_unready(&mut self) {
+        self.begin();
+        let address = self.admin;
+        until("the control plane answers", async || {
+            admin::get(address, "/ready").await.map(drop)
+        })
+        .await;
+    }
+
+    fn begin(&mut self) {
+        assert!(self.running.is_none(), "the control plane runs already");
+        let config = Config::parse(&self.config.to_string()).expect("the harness's configuration");
+        let (kill, killed) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("control-plane".to_owned())
+            .spawn(move || serve(config, killed))
+            .expect("a thread for the control plane");
+        self.running = Some(Running { kill, thread });
     }
 
     /// Ends it without a word, as a crash would: every connection breaks.
@@ -102,6 +120,12 @@ impl ControlPlane {
         self.discovery
     }
 
+    /// Where it can be asked.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its state folder, with every key of the mesh.
     #[must_use]
     pub fn state_dir(&self) -> &Path {
@@ -112,6 +136,19 @@ impl ControlPlane {
     #[must_use]
     pub fn roots_file(&self) -> PathBuf {
         self.state_dir.join("roots.pem")
+    }
+
+    /// What it says of a cluster in `/clusters`; null if it doesn't know it.
+    ///
+    /// # Panics
+    /// It does not answer, or not with JSON.
+    pub async fn cluster(&self, name: &str) -> Value {
+        let clusters = self.json("/clusters").await;
+        let mut clusters = clusters.as_array().into_iter().flatten();
+        clusters
+            .find(|cluster| cluster["cluster"] == name)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// A document of its admin, as JSON.

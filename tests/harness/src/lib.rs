@@ -22,9 +22,11 @@ pub mod link;
 pub mod tls;
 pub mod wait;
 pub mod programs;
+pub mod servers;
 
 pub use app::App;
 pub use client::{Client, Reply};
 pub use link::{Fault, Link};
 pub use mesh::Mesh;
+pub use servers::Server;
 pub use wait::until;

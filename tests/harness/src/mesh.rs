@@ -12,6 +12,7 @@ use crate::link::Link;
 use crate::manifest::PodManifest;
 use crate::plan::MeshPlan;
 use crate::proxy::Proxy;
+use crate::servers::Server;
 
 mod build;
 
@@ -24,6 +25,7 @@ pub struct Mesh {
     links: BTreeMap<String, Link>,
     listeners: BTreeMap<String, Vec<Listener>>,
     control: ControlPlane,
+    servers: BTreeMap<String, Server>,
     folder: TempDir,
     _subnets: BTreeMap<String, Subnet>,
 }
@@ -133,6 +135,37 @@ impl Mesh {
     /// The control plane, to be killed and started.
     pub fn control_mut(&mut self) -> &mut ControlPlane {
         &mut self.control
+    }
+
+    /// A cluster's API server, where the mesh is on such.
+    ///
+    /// # Panics
+    /// It isn't.
+    #[must_use]
+    pub fn server(&self, cluster: &str) -> &Server {
+        self.servers.get(cluster).expect("a mesh on API servers")
+    }
+
+    /// The same, to be killed and stopped.
+    ///
+    /// # Panics
+    /// The mesh isn't on API servers.
+    pub fn server_mut(&mut self, cluster: &str) -> &mut Server {
+        self.servers
+            .get_mut(cluster)
+            .expect("a mesh on API servers")
+    }
+
+    /// Says in the API server whether a pod is ready, as a kubelet would: `cluster/pod`.
+    ///
+    /// # Panics
+    /// There is no such pod, or the API server refuses.
+    pub async fn mark_in_server(&mut self, name: &str, ready: bool) {
+        let pod = self.pods.get_mut(name).expect("a pod of this name");
+        pod.ready = ready;
+        let text = pod.text();
+        let cluster = name.split('/').next().unwrap_or_default();
+        self.server(cluster).apply(&text).await;
     }
 
     /// Writes a manifest into a cluster's folder, as editors do: whole or not at all.

@@ -1,5 +1,7 @@
 //! What is in a mesh: which clusters, services, pods?
 
+use isthmus_test_clusters::Programs;
+
 use crate::app::App;
 
 /// A mesh to be.
@@ -10,6 +12,7 @@ pub struct MeshPlan {
     pub(crate) drain_seconds: u64,
     pub(crate) certificate_seconds: Option<u64>,
     pub(crate) captured: bool,
+    pub(crate) servers: Option<Programs>,
 }
 
 /// A cluster to be.
@@ -73,6 +76,13 @@ impl MeshPlan {
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// The clusters' objects live in API servers, one for each. Default: in folders.
+    #[must_use]
+    pub fn on_servers(mut self, programs: Programs) -> Self {
+        self.servers = Some(programs);
         self
     }
 

@@ -8,7 +8,7 @@ use super::super::manifests;
 use super::super::plan::CART_EAST;
 use super::super::report::Report;
 use super::{Stage, before, local_pods, until_traffic};
-use crate::load::Window;
+use crate::load::{Load, Window};
 use crate::statistics::{human, percent};
 
 /// Share of requests that local pods get while they are well.
@@ -59,17 +59,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     report.time("all_in_west_after", failed_over);
 
     stage.tell("west answers everything. The pods in east are started again.");
-    for pod in CART_EAST {
-        stage.mesh.restart_pod(&pod).await?;
-    }
-    stage.mesh.put(&manifests::CART_EAST).await?;
-    let back = Instant::now();
-    until_traffic(cart, back, TURN_TIMEOUT, |window| {
-        percent(window.of_cluster("east"), window.requests()) >= LOCAL_PERCENT_MIN
-    })
-    .await
-    .context("failing back")?;
-    let back = back.elapsed();
+    let back = fail_back(stage, cart).await?;
     let window = cart.ledger().since(began);
     report.time("back_in_east_after", back);
     report.figure("requests", window.requests());
@@ -89,4 +79,19 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
         human(back)
     ));
     Ok(())
+}
+
+/// Starts the local pods again; how long after that nearly all calls stay in east.
+async fn fail_back(stage: &mut Stage, cart: &Load) -> anyhow::Result<Duration> {
+    for pod in CART_EAST {
+        stage.mesh.restart_pod(&pod).await?;
+    }
+    stage.mesh.put(&manifests::CART_EAST).await?;
+    let back = Instant::now();
+    until_traffic(cart, back, TURN_TIMEOUT, |window| {
+        percent(window.of_cluster("east"), window.requests()) >= LOCAL_PERCENT_MIN
+    })
+    .await
+    .context("failing back")?;
+    Ok(back.elapsed())
 }

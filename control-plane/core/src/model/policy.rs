@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource;
+use serde::{Deserialize, Serialize};
 
-use crate::model::{Labels, Reach};
+use crate::model::{Labels, Reach, wire};
 
 /// Who may call.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AccessPolicy {
     /// To whom it applies. Mesh and Cluster are heard only from [`super::SYSTEM_NAMESPACE`] (or from an
     /// object without namespace); elsewhere the policy is invalid in its own namespace. If the
@@ -16,15 +17,17 @@ pub struct AccessPolicy {
     pub target: PolicyTarget,
     /// Action and rules; name, scope, origin and `invalid` are filled in by the core. `None`: the
     /// policy only sets `inbound`.
+    #[serde(with = "wire::optional")]
     pub body: Option<resource::AccessPolicy>,
     /// What inbound accepts, where it says so; of several the narrowest target counts.
+    #[serde(with = "wire::optional_number")]
     pub inbound: Option<resource::InboundMode>,
     /// Why it could not be understood in full: its target denies everything.
     pub invalid: Option<String>,
 }
 
 /// To whom an access policy applies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PolicyTarget {
     /// Every workload of every cluster.
     Mesh,
@@ -39,13 +42,14 @@ pub enum PolicyTarget {
 }
 
 /// How calls to a service are treated, by clients in the policy's cluster.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficPolicy {
     /// The service or import, in the policy's namespace.
     pub reach: Reach,
     /// Its name.
     pub service: String,
     /// The treatment.
+    #[serde(with = "wire")]
     pub body: resource::TrafficPolicy,
     /// Only for `Reach::Cluster`: the cluster-local name covers the endpoints that other clusters
     /// export under the same namespace and name too.
@@ -55,7 +59,7 @@ pub struct TrafficPolicy {
 }
 
 /// Who is not believed any more. Of clusters whose policies for the mesh count.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustPolicy {
     /// Clusters that are cut off.
     pub distrusted: BTreeSet<ClusterId>,

@@ -2,11 +2,12 @@
 
 use isthmus_proto::ids::{Namespace, is_label};
 use isthmus_proto::resource;
+use serde::{Deserialize, Serialize};
 
-use crate::model::Kind;
+use crate::model::{Kind, wire};
 
 /// The kind of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RouteKind {
     /// HTTPRoute.
     Http,
@@ -32,7 +33,7 @@ impl RouteKind {
 }
 
 /// A route. Only parents that are services or imports count; others are left out by the source.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Which kind.
     pub kind: RouteKind,
@@ -43,13 +44,14 @@ pub struct Route {
     /// The rules. Backends carry service names as [`ServiceRef::service_name`] makes them; a
     /// backend that is no service or import has an empty one. References into other namespaces are
     /// checked against grants by the core.
+    #[serde(with = "wire::list")]
     pub rules: Vec<resource::RouteRule>,
     /// Why it could not be understood; such a route is not sent, and a condition says so.
     pub invalid: Option<String>,
 }
 
 /// What a route is attached to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentRef {
     /// The service. In another namespace than the route's: the route is for the clients of the
     /// route's namespace only (GAMMA's consumer route).
@@ -59,7 +61,7 @@ pub struct ParentRef {
 }
 
 /// A service, as a manifest refers to it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceRef {
     /// `kind: Service` or `kind: ServiceImport`.
     pub reach: Reach,
@@ -70,7 +72,7 @@ pub struct ServiceRef {
 }
 
 /// How far a service's name reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reach {
     /// A Service: what the client's own cluster has.
     Cluster,
@@ -120,7 +122,7 @@ impl ServiceRef {
 }
 
 /// Permission for objects of other namespaces to refer to services of this one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferenceGrant {
     /// Any of them: the kind of the referring object, and its namespace.
     pub from: Vec<(Kind, Namespace)>,

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use isthmus_proto::resource;
+use serde::{Deserialize, Serialize};
 
-use crate::model::Labels;
+use crate::model::{Labels, wire};
 
 /// What kind of service it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Has virtual addresses (ClusterIP, NodePort, LoadBalancer).
     #[default]
@@ -19,7 +20,7 @@ pub enum ServiceType {
 }
 
 /// A service of one cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Its type.
     pub kind: ServiceType,
@@ -36,7 +37,7 @@ pub struct Service {
 }
 
 /// One port of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// May be empty if there is one port only.
     pub name: String,
@@ -45,11 +46,12 @@ pub struct ServicePort {
     /// What the pods serve on.
     pub target: TargetPort,
     /// From `appProtocol`; where absent from the port's name prefix, as the mesh's users know it.
+    #[serde(with = "wire::number")]
     pub protocol: resource::Protocol,
 }
 
 /// Where a service's port leads in a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
     /// This port.
     Number(u16),
@@ -58,7 +60,7 @@ pub enum TargetPort {
 }
 
 /// A part of a service's endpoints, all of one address family.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// The service, from `kubernetes.io/service-name`, in the slice's namespace.
     pub service: String,
@@ -69,7 +71,7 @@ pub struct EndpointSlice {
 }
 
 /// One port of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlicePort {
     /// The name of the service's port.
     pub name: String,
@@ -78,7 +80,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// Addresses.
     pub addresses: Vec<IpAddr>,
@@ -96,7 +98,7 @@ pub struct SliceEndpoint {
 }
 
 /// How a cluster imports a service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceImport {
     /// Virtual addresses in this cluster (`spec.ips`). Empty: only its host name leads to it.
     pub ips: Vec<IpAddr>,

@@ -50,6 +50,8 @@ pub(crate) struct Cluster {
     pub(crate) confirmed_at: Option<SystemTime>,
     pub(crate) keys: Vec<HandleKey>,
     pub(crate) list: u64,
+    /// Grows with every change of its objects and of its state.
+    pub(crate) revision: u64,
     pub(crate) refused: BTreeMap<ObjectRef, String>,
     pub(crate) pods: Table<Pod>,
     pub(crate) services: Table<Service>,
@@ -66,7 +68,7 @@ pub(crate) struct Cluster {
     /// What a cluster that speaks for the mesh says of this one: it counts before its own word.
     pub(crate) declared: Option<MeshCluster>,
     /// Kinds that are only counted.
-    plain: BTreeMap<Kind, Table<Labels>>,
+    pub(super) plain: BTreeMap<Kind, Table<Labels>>,
     objects: usize,
     /// Namespace, one label of the selector → services. Every pod that a service selects has it.
     pub(crate) selectors: BTreeMap<(String, String, String), Names>,
@@ -218,6 +220,7 @@ impl Cluster {
             confirmed_at: None,
             keys: Vec::new(),
             list: 0,
+            revision: 0,
             refused: BTreeMap::new(),
             pods: Table::default(),
             services: Table::default(),
@@ -316,6 +319,7 @@ impl Cluster {
     /// Takes an object in, or in the place of what had its name.
     pub(crate) fn put(&mut self, object: &Object, stamp: Stamp) {
         let at = object.reference();
+        self.revision = self.revision.saturating_add(1);
         self.refused.remove(&at);
         let (namespace, name) = key(at.namespace.as_ref(), &at.name);
         self.index(at.kind, namespace, name, false);
@@ -347,6 +351,7 @@ impl Cluster {
             .remove(namespace, name)
             .is_some());
         if gone {
+            self.revision = self.revision.saturating_add(1);
             self.objects = self.objects.saturating_sub(1);
         }
     }
@@ -419,7 +424,7 @@ pub(crate) fn key<'a>(namespace: Option<&'a Namespace>, name: &'a str) -> (&'a s
     (namespace.map_or("", Namespace::as_str), name)
 }
 
-const ALL_KINDS: [Kind; 18] = [
+pub(super) const ALL_KINDS: [Kind; 18] = [
     Kind::Namespace,
     Kind::ServiceAccount,
     Kind::Pod,

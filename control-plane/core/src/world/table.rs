@@ -1,6 +1,7 @@
 //! Where do declared objects of one kind lie?
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::SystemTime;
 
 /// When the control plane saw an object as it is now for the first time.
@@ -58,9 +59,30 @@ pub(crate) struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self {
-            spaces: BTreeMap::new(),
-        }
+        Self::NONE
+    }
+}
+
+impl<T> Table<T> {
+    /// No object.
+    pub(crate) const NONE: Self = Self {
+        spaces: BTreeMap::new(),
+    };
+
+    /// The objects behind this one, or all of them: namespace, name, entry.
+    pub(crate) fn behind(
+        &self,
+        after: Option<(&str, &str)>,
+    ) -> impl Iterator<Item = (&str, &str, &Entry<T>)> {
+        let (namespace, name) = after.unzip();
+        let from = namespace.map_or(Bound::Unbounded, Bound::Included);
+        let spaces = self.spaces.range::<str, _>((from, Bound::Unbounded));
+        spaces.flat_map(move |(space, inner)| {
+            let within = name.filter(|_| namespace == Some(space.as_str()));
+            let from = within.map_or(Bound::Unbounded, Bound::Excluded);
+            let entries = inner.range::<str, _>((from, Bound::Unbounded));
+            entries.map(|(name, entry)| (space.as_str(), name.as_str(), entry))
+        })
     }
 }
 

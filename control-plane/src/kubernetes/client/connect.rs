@@ -261,7 +261,6 @@ async fn tls(access: &Access, certificate: Option<&Certificate>) -> Result<Clien
 
 /// What a connection's end means.
 pub(super) fn lost(error: &hyper::Error) -> ApiError {
-    // Also a PING that nobody answered.
     if error.is_timeout() {
         return ApiError::Silent;
     }

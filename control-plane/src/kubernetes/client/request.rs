@@ -130,12 +130,13 @@ impl Api {
                 }
                 Ok(response) => return Ok(response),
                 Err(mut failed) => {
+                    // Also when others are served on it still: it takes no new questions (GOAWAY).
+                    line.forget(taken.number).await;
                     let unheard = failed.take_message().is_some();
                     if tried || taken.fresh || !(unheard || ask.harmless()) {
                         return Err(lost(failed.error()));
                     }
                     tried = true;
-                    line.forget(taken.number).await;
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Once;
 
+use isthmus_test_clusters::Programs;
 use serde_json::{Value, json};
 
 use super::{Listener, Mesh, put};
@@ -15,11 +16,12 @@ use crate::link::Link;
 use crate::manifest::{self, PodManifest};
 use crate::plan::{ClusterPlan, MeshPlan, NAMESPACE, SYSTEM, ServicePlan};
 use crate::proxy::{GATEWAY_PORT, MESH_PORT, Proxy};
+use crate::servers::{self, Server};
 
-/// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
 /// Where captured connections are led to.
 const OUTBOUND_PORT: u16 = 15_001;
 const INBOUND_PORT: u16 = 15_006;
+/// Host parts of a network's addresses. Gateways: 2 to 9, their links: 202 to 209.
 const GATEWAY_FIRST: u8 = 2;
 const LINK_OFFSET: u8 = 200;
 const POD_FIRST: u8 = 10;
@@ -36,7 +38,10 @@ impl MeshPlan {
         for cluster in &self.clusters {
             let files = folder.path().join(&cluster.name);
             std::fs::create_dir(&files).expect("a folder for a cluster");
-            folders.push((cluster.name.clone(), files));
+            folders.push(match &self.servers {
+                None => json!({ "name": cluster.name, "files": files }),
+                Some(_) => servers::origin(&cluster.name, folder.path()),
+            });
             subnets.insert(cluster.name.clone(), Subnet::claim());
         }
         let first = subnets.values().next().expect("at least one cluster");
@@ -54,6 +59,7 @@ impl MeshPlan {
             links: BTreeMap::new(),
             listeners: BTreeMap::new(),
             control,
+            servers: BTreeMap::new(),
             folder,
             _subnets: BTreeMap::new(),
         };
@@ -71,12 +77,36 @@ impl MeshPlan {
             }
         }
         mesh._subnets = subnets;
+        if let Some(programs) = &self.servers {
+            Box::pin(mesh.move_to_servers(programs)).await;
+        }
         Box::pin(mesh.run()).await;
         mesh
     }
 }
 
 impl Mesh {
+    /// What was written into folders goes into API servers.
+    async fn move_to_servers(&mut self, programs: &Programs) {
+        let names: Vec<String> = self._subnets.keys().cloned().collect();
+        for name in names {
+            let server = Server::start(programs, &name).await;
+            let root = self.folder.path();
+            server.fill(&root.join(&name)).await;
+            server.write_kubeconfig(root);
+            let pods = self.pods.iter().filter_map(|(full, pod)| {
+                let (cluster, _) = full.split_once('/')?;
+                (cluster == name).then_some(pod)
+            });
+            for pod in pods {
+                let token = server.token(pod).await;
+                let place = root.join("proxies").join(&name).join(&pod.name);
+                std::fs::write(place.join("token"), token).expect("a token on disk");
+            }
+            self.servers.insert(name, server);
+        }
+    }
+
     async fn run(&mut self) {
         self.control.start().await;
         for proxy in self.proxies.values_mut() {
@@ -214,7 +244,11 @@ impl Building<'_> {
             .iter()
             .map(|to| json!({ "listen": "127.0.0.1:0", "destination": to }))
             .collect();
-        let captured = |port| self.plan.captured.then(|| SocketAddr::new(pod.address, port));
+        let captured = |port| {
+            self.plan
+                .captured
+                .then(|| SocketAddr::new(pod.address, port))
+        };
         let listen = json!({
             "inbound": captured(INBOUND_PORT),
             "outbound": captured(OUTBOUND_PORT),
@@ -242,8 +276,11 @@ impl Building<'_> {
             .join(cluster)
             .join(name);
         std::fs::create_dir_all(&place).expect("a folder for a proxy");
-        let token = self.mesh.control.token(cluster, namespace, name, account);
-        std::fs::write(place.join("token"), token).expect("a token on disk");
+        // On API servers the token comes when the pod is there.
+        if self.plan.servers.is_none() {
+            let token = self.mesh.control.token(cluster, namespace, name, account);
+            std::fs::write(place.join("token"), token).expect("a token on disk");
+        }
         let config = json!({
             "role": role,
             "cluster": cluster,

@@ -1,0 +1,228 @@
+//! What does the mesh see in clusters that the user has? Only a control plane runs, and it watches.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::folder::Folder;
+use super::mesh::{self, TAIL_LINES};
+use super::plan::{MESH_DOMAIN, Plan};
+use super::process::Process;
+use super::screen::Screen;
+use super::wait;
+use crate::args::DemoOptions;
+use crate::{client, roles, shutdown};
+
+/// Longest time until every cluster was listed.
+const LIST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time between two looks for a change.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What the user's own kubeconfig may say, on the user's own machine. Commands in it are not run.
+const ALLOW: [&str; 2] = ["loopback", "files"];
+/// Longest name of a cluster, as a label of DNS.
+const NAME_CHARS_MAX: usize = 63;
+
+/// Joins the contexts' clusters and says what is seen of each; then watches until Ctrl-C, or ends
+/// with `--check`.
+///
+/// # Errors
+/// The control plane does not start.
+pub(super) async fn run(
+    options: &DemoOptions,
+    file: &Path,
+    screen: &Screen,
+) -> anyhow::Result<ExitCode> {
+    let plan = Plan::claim()?;
+    let folder = Folder::make(options.keep)?;
+    let file = std::path::absolute(file).context("the kubeconfig's path")?;
+    let names = names(&options.contexts)?;
+    for context in &options.contexts {
+        roles::check_kubeconfig(&file, context, &ALLOW)?;
+    }
+    write_config(&plan, &folder, &file, &names)?;
+    screen.say(
+        "Joining your clusters to watch them. Nothing is started in them, and no proxy runs: the \
+         scenes need pods, which `isthmus demo --kubernetes` alone has.",
+    );
+    let mut control_plane = Process::start(mesh::control_plane_program(&folder)?)?;
+    // Cancel-safe: the process ends with its owner.
+    let watched = tokio::select! {
+        watched = watch(options, &plan, &names, &mut control_plane, screen) => Some(watched),
+        () = shutdown::requested(false) => None,
+    };
+    control_plane.stop().await;
+    match watched {
+        Some(Ok(true)) | None => Ok(ExitCode::SUCCESS),
+        Some(Ok(false)) => Ok(ExitCode::FAILURE),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+/// A name for each context: what of it can be a name of a cluster.
+fn names(contexts: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let mut taken = BTreeSet::new();
+    let mut names = Vec::new();
+    for context in contexts {
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        };
+        let name: String = context.chars().map(plain).collect();
+        let name: String = name
+            .trim_matches('-')
+            .chars()
+            .take(NAME_CHARS_MAX)
+            .collect();
+        let name = name.trim_end_matches('-').to_owned();
+        if name.is_empty() || !taken.insert(name.clone()) {
+            bail!(
+                "no cluster can be called after the context {context:?}: {name:?} is taken or empty"
+            );
+        }
+        names.push((name, context.clone()));
+    }
+    Ok(names)
+}
+
+fn write_config(
+    plan: &Plan,
+    folder: &Folder,
+    kubeconfig: &PathBuf,
+    names: &[(String, String)],
+) -> anyhow::Result<()> {
+    let clusters = names.iter().map(|(name, context)| {
+        json!({
+            "name": name,
+            "kubernetes": { "kubeconfig": kubeconfig, "context": context, "allow": ALLOW },
+        })
+    });
+    let config = json!({
+        "mesh_domain": MESH_DOMAIN,
+        "state_dir": folder.control_state(),
+        "listen": { "discovery": plan.discovery(), "admin": plan.control_admin() },
+        "clusters": clusters.collect::<Vec<_>>(),
+    });
+    std::fs::write(folder.control_config(), format!("{config:#}\n"))
+        .context("writing the control plane's configuration")
+}
+
+/// True: every cluster was listed.
+async fn watch(
+    options: &DemoOptions,
+    plan: &Plan,
+    names: &[(String, String)],
+    control_plane: &mut Process,
+    screen: &Screen,
+) -> anyhow::Result<bool> {
+    let mut seen = Vec::new();
+    let listed = wait::until(LIST_TIMEOUT, async || {
+        if let Some(status) = control_plane.ended() {
+            bail!(
+                "the control plane ended ({status}):\n{}",
+                control_plane.tail(TAIL_LINES)
+            );
+        }
+        // It may not listen yet.
+        if let Ok(Value::Array(clusters)) = client::json(plan.control_admin(), "/clusters").await {
+            seen = clusters;
+        }
+        let synced = seen.iter().filter(|c| c["state"] == "synced").count();
+        Ok((synced == names.len()).then_some(()))
+    });
+    let all = listed.await?.is_some();
+    for cluster in &seen {
+        screen.say(&line(cluster));
+        screen.record(
+            &json!({ "cluster": cluster["cluster"], "held": cluster["state"] == "synced",
+            "objects": cluster["objects"], "reason": cluster["reason"] })
+            .to_string(),
+        );
+    }
+    if options.check {
+        return Ok(all);
+    }
+    screen.say(&format!(
+        "\nWatching until Ctrl-C. Try: isthmus status --control-plane {}",
+        plan.control_admin()
+    ));
+    follow(plan, &seen, screen).await
+}
+
+/// Says of each cluster when its state changes, for as long as there is a control plane.
+async fn follow(plan: &Plan, seen: &[Value], screen: &Screen) -> anyhow::Result<bool> {
+    let mut told: Vec<Value> = seen.iter().map(state).collect();
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let clusters = client::json(plan.control_admin(), "/clusters").await?;
+        for cluster in clusters.as_array().into_iter().flatten() {
+            let now = state(cluster);
+            if !told.contains(&now) {
+                screen.say(&line(cluster));
+                told.retain(|old| old[0] != now[0]);
+                told.push(now);
+            }
+        }
+    }
+}
+
+/// Name and state: what is told when it changes.
+fn state(cluster: &Value) -> Value {
+    json!([cluster["cluster"], cluster["state"]])
+}
+
+fn line(cluster: &Value) -> String {
+    let text = |key: &str| cluster[key].as_str().unwrap_or("?");
+    let objects = cluster["objects"].as_object().into_iter().flatten();
+    let objects: Vec<String> = objects
+        .filter(|(_, count)| **count != 0)
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
+    let reason = match text("reason") {
+        "" | "?" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    format!(
+        "  {}: {}{reason}: {}",
+        text("cluster"),
+        text("state"),
+        if objects.is_empty() {
+            "nothing is known".to_owned()
+        } else {
+            objects.join(", ")
+        }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_give_names_of_clusters() {
+        let contexts = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let found = names(&contexts(&["kind-a", "arn:aws:eks:1/B_"])).unwrap();
+        assert_eq!(found[0].0, "kind-a");
+        assert_eq!(found[1].0, "arn-aws-eks-1-b");
+        assert!(names(&contexts(&["a_b", "a-b"])).is_err());
+        assert!(names(&contexts(&["_"])).is_err());
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_called_empty() {
+        let unknown = json!({ "cluster": "a", "state": "unknown", "reason": "refused" });
+        assert_eq!(line(&unknown), "  a: unknown (refused): nothing is known");
+        let synced = json!({ "cluster": "a", "state": "synced", "reason": "",
+            "objects": { "Pod": 3, "Service": 0 } });
+        assert_eq!(line(&synced), "  a: synced: 3 Pod");
+    }
+}

@@ -1,0 +1,301 @@
+//! How much of one cluster is kept in memory?
+//!
+//! What a cluster's API server says is as large as somebody there makes it. Beyond its quota an
+//! object is refused, what was known under its name stays, and the refusal is told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::model::{Labels, Object, Spec};
+
+/// Endpoints of one cluster, if nobody says otherwise.
+pub const ENDPOINTS: usize = 20_000;
+/// Memory for one cluster, in bytes, if nobody says otherwise.
+pub const BYTES: usize = 64 * 1024 * 1024;
+/// What a small allocation costs beyond its content, about, in bytes.
+const ALLOCATION: usize = 16;
+/// What an entry of a map costs beyond its content, about, in bytes.
+const ENTRY: usize = 48;
+/// A protobuf message in memory against its encoding, about.
+const DECODED: usize = 4;
+
+/// The most that is kept of one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Endpoints in its slices.
+    pub endpoints: usize,
+    /// Memory for its objects, in bytes, by estimate.
+    pub bytes: usize,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            endpoints: ENDPOINTS,
+            bytes: BYTES,
+        }
+    }
+}
+
+/// What one object takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Endpoints.
+    pub endpoints: usize,
+    /// Memory, in bytes, by estimate.
+    pub bytes: usize,
+}
+
+/// There is no room for an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Over {
+    /// Endpoints.
+    #[error("beyond the cluster's quota of {0} endpoints")]
+    Endpoints(usize),
+    /// Memory.
+    #[error("beyond the cluster's quota of {0} bytes")]
+    Bytes(usize),
+}
+
+/// What a cluster's objects take, one by one.
+#[derive(Debug)]
+pub struct Ledger<K> {
+    quota: Quota,
+    used: Cost,
+    held: BTreeMap<K, Cost>,
+}
+
+impl<K: Ord> Ledger<K> {
+    /// Nothing is held yet.
+    #[must_use]
+    pub fn new(quota: Quota) -> Self {
+        Self {
+            quota,
+            used: Cost::default(),
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an object in, or in the place of what was held under its key.
+    ///
+    /// # Errors
+    /// There is no room; what was held under the key is still held. What becomes smaller, or stays
+    /// as large as it was, always has room.
+    pub fn admit(&mut self, key: K, cost: Cost) -> Result<(), Over> {
+        let old = self.held.get(&key).copied().unwrap_or_default();
+        let endpoints =
+            (self.used.endpoints.saturating_sub(old.endpoints)).saturating_add(cost.endpoints);
+        let bytes = (self.used.bytes.saturating_sub(old.bytes)).saturating_add(cost.bytes);
+        if cost.endpoints > old.endpoints && endpoints > self.quota.endpoints {
+            return Err(Over::Endpoints(self.quota.endpoints));
+        }
+        if cost.bytes > old.bytes && bytes > self.quota.bytes {
+            return Err(Over::Bytes(self.quota.bytes));
+        }
+        self.used = Cost { endpoints, bytes };
+        self.held.insert(key, cost);
+        Ok(())
+    }
+
+    /// The object is gone. `false`: it was not held.
+    pub fn release(&mut self, key: &K) -> bool {
+        let Some(cost) = self.held.remove(key) else {
+            return false;
+        };
+        self.used.endpoints = self.used.endpoints.saturating_sub(cost.endpoints);
+        self.used.bytes = self.used.bytes.saturating_sub(cost.bytes);
+        true
+    }
+
+    /// Is anything held under this key?
+    #[must_use]
+    pub fn holds(&self, key: &K) -> bool {
+        self.held.contains_key(key)
+    }
+
+    /// What all objects take.
+    #[must_use]
+    pub fn used(&self) -> Cost {
+        self.used
+    }
+
+    /// Is there room for what takes this much?
+    #[must_use]
+    pub fn has_room(&self, cost: Cost) -> bool {
+        self.used.endpoints.saturating_add(cost.endpoints) <= self.quota.endpoints
+            && self.used.bytes.saturating_add(cost.bytes) <= self.quota.bytes
+    }
+
+    /// The most that may be held.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+}
+
+impl Cost {
+    /// What an object takes, with its place in the world and its name in indexes.
+    #[must_use]
+    pub fn of(object: &Object) -> Self {
+        let name = text(&object.name)
+            + object
+                .namespace
+                .as_ref()
+                .map_or(0, |namespace| text(namespace.as_str()));
+        let (endpoints, said) = said(&object.spec);
+        Self {
+            endpoints,
+            bytes: size_of::<Object>() + ENTRY + name.saturating_mul(3) + said,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            endpoints: self.endpoints.saturating_add(other.endpoints),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (endpoints, kib) = (self.endpoints, self.bytes / 1024);
+        write!(f, "{endpoints} endpoints, {kib} KiB")
+    }
+}
+
+/// Endpoints and bytes of what an object says.
+fn said(spec: &Spec) -> (usize, usize) {
+    let bytes = match spec {
+        Spec::TrustPolicy(policy) => policy.distrusted.len() * 80,
+        Spec::Namespace(labels) => map(labels),
+        Spec::ServiceAccount | Spec::Deployment | Spec::ServiceExport => 0,
+        Spec::Pod(pod) => {
+            let ports: usize = pod.ports.iter().map(|port| text(&port.name) + 32).sum();
+            let place = text(&pod.locality.region) + text(&pod.locality.zone);
+            map(&pod.labels) + text(&pod.service_account) + pod.ips.len() * 24 + ports + place
+        }
+        Spec::Service(service) => {
+            let ports: usize = service.ports.iter().map(|port| text(&port.name) + 64).sum();
+            map(&service.selector) + service.cluster_ips.len() * 24 + ports
+        }
+        Spec::EndpointSlice(slice) => {
+            let each = |endpoint: &crate::model::SliceEndpoint| {
+                size_of_val(endpoint)
+                    + endpoint.addresses.len() * 17
+                    + text(&endpoint.zone)
+                    + endpoint
+                        .pod
+                        .as_ref()
+                        .map_or(0, |pod| text(pod).saturating_mul(2))
+            };
+            let ports: usize = slice.ports.iter().map(|port| text(&port.name) + 32).sum();
+            let bytes: usize = slice.endpoints.iter().map(each).sum();
+            return (slice.endpoints.len(), text(&slice.service) + ports + bytes);
+        }
+        Spec::ServiceImport(import) => import.ips.len() * 24,
+        Spec::Route(route) => {
+            let parents: usize = route
+                .parents
+                .iter()
+                .map(|p| text(&p.service.name) + 96)
+                .sum();
+            let hosts: usize = route.hostnames.iter().map(|host| text(host)).sum();
+            let rules: usize = route.rules.iter().map(message).sum();
+            parents + hosts + rules + said_wrong(route.invalid.as_deref())
+        }
+        Spec::ReferenceGrant(grant) => {
+            let to = |(_, name): &(_, Option<String>)| name.as_deref().map_or(8, text) + 32;
+            grant.from.len() * 48 + grant.to.iter().map(to).sum::<usize>()
+        }
+        Spec::Gateway(gateway) => text(&gateway.class) + gateway.addresses.len() * 64,
+        Spec::MeshCluster(_) => 256,
+        Spec::AccessPolicy(policy) => {
+            policy.body.as_ref().map_or(0, message) + said_wrong(policy.invalid.as_deref()) + 128
+        }
+        Spec::TrafficPolicy(policy) => {
+            message(&policy.body) + text(&policy.service) + said_wrong(policy.invalid.as_deref())
+        }
+    };
+    (0, bytes)
+}
+
+fn text(text: &str) -> usize {
+    text.len() + ALLOCATION
+}
+
+fn said_wrong(why: Option<&str>) -> usize {
+    why.map_or(0, text)
+}
+
+fn map(labels: &Labels) -> usize {
+    let entry = |(key, value): (&String, &String)| text(key) + text(value) + ENTRY;
+    labels.iter().map(entry).sum()
+}
+
+fn message<M: prost::Message>(message: &M) -> usize {
+    size_of::<M>() + message.encoded_len().saturating_mul(DECODED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Quota = Quota {
+        endpoints: 10,
+        bytes: 1_000,
+    };
+
+    fn cost(endpoints: usize, bytes: usize) -> Cost {
+        Cost { endpoints, bytes }
+    }
+
+    #[test]
+    fn what_has_no_room_is_refused_and_what_was_held_under_its_name_stays() {
+        let mut ledger = Ledger::new(SMALL);
+        assert_eq!(ledger.admit("a", cost(6, 100)), Ok(()));
+        assert_eq!(ledger.admit("b", cost(5, 100)), Err(Over::Endpoints(10)));
+        assert!(!ledger.holds(&"b"));
+        assert_eq!(ledger.admit("b", cost(4, 100)), Ok(()));
+        assert_eq!(ledger.admit("b", cost(4, 901)), Err(Over::Bytes(1_000)));
+        assert!(ledger.holds(&"b"));
+        assert_eq!(ledger.used(), cost(10, 200));
+        assert!(ledger.release(&"a"));
+        assert!(!ledger.release(&"a"));
+        assert_eq!(ledger.used(), cost(4, 100));
+        assert_eq!(ledger.admit("b", cost(10, 1_000)), Ok(()));
+    }
+
+    #[test]
+    fn what_becomes_smaller_always_has_room() {
+        let mut ledger = Ledger::new(SMALL);
+        assert_eq!(ledger.admit("a", cost(10, 100)), Ok(()));
+        assert_eq!(ledger.admit("b", cost(0, 900)), Ok(()));
+        assert_eq!(ledger.admit("a", cost(9, 100)), Ok(()));
+        // More bytes than there are, though fewer endpoints.
+        assert_eq!(ledger.admit("a", cost(8, 101)), Err(Over::Bytes(1_000)));
+        assert_eq!(ledger.admit("a", cost(8, 99)), Ok(()));
+    }
+
+    #[test]
+    fn the_estimate_follows_what_is_said() {
+        let pod = |labels: usize| {
+            let label = |at: usize| (format!("label-{at:04}"), "x".repeat(20));
+            Cost::of(&crate::sample::object(
+                "east",
+                "shop",
+                "cart-1",
+                Spec::Pod(crate::model::Pod {
+                    labels: (0..labels).map(label).collect(),
+                    ..crate::model::Pod::default()
+                }),
+            ))
+        };
+        let (few, many) = (pod(10), pod(1_000));
+        assert!(many.bytes > few.bytes + 990 * 30, "{few} {many}");
+        assert!(few.bytes < 4_096, "{few}");
+        assert_eq!(few.endpoints, 0);
+    }
+}

@@ -1,0 +1,446 @@
+//! Does what a feed tells add up to what the server has?
+
+mod random;
+
+use super::*;
+
+const JITTER: f64 = 0.5;
+
+/// A clock that only tests move.
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn meta(name: &str, uid: &str, version: u32) -> Meta {
+    Meta {
+        namespace: Some("shop".to_owned()),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        resource_version: version.to_string(),
+    }
+}
+
+fn page(version: u32, items: &[(&str, &str, u32)], token: Option<&str>) -> Page<String> {
+    let item = |(name, uid, version): &(&str, &str, u32)| {
+        (meta(name, uid, *version), format!("{name}@{version}"))
+    };
+    Page {
+        items: items.iter().map(item).collect(),
+        resource_version: version.to_string(),
+        token: token.map(ToOwned::to_owned),
+    }
+}
+
+fn put(name: &str, uid: &str, version: u32) -> Event<String> {
+    Event::Put(meta(name, uid, version), format!("{name}@{version}"))
+}
+
+fn deleted(name: &str, uid: &str, version: u32) -> Event<String> {
+    Event::Deleted(meta(name, uid, version))
+}
+
+fn apply(text: &str) -> Told<String> {
+    Told::Apply(text.to_owned())
+}
+
+fn delete(name: &str) -> Told<String> {
+    Told::Delete(Name {
+        namespace: Some("shop".to_owned()),
+        name: name.to_owned(),
+    })
+}
+
+/// A feed that watches from version 10, with `a` and `b`.
+fn watching(now: Instant) -> Feed {
+    let mut feed = Feed::new();
+    assert_eq!(feed.state(), State::Unknown);
+    assert!(matches!(
+        feed.next(now, JITTER),
+        Ask::List { token: None, .. }
+    ));
+    let told = feed.page(page(10, &[("a", "1", 3), ("b", "2", 7)], None), now);
+    assert_eq!(told, Ok(vec![apply("a@3"), apply("b@7")]));
+    assert!(matches!(feed.next(now, JITTER), Ask::Watch { .. }));
+    feed.opened(now);
+    assert_eq!(feed.state(), State::Watching);
+    feed
+}
+
+/// The next question, with the time at which it may be asked.
+fn ask(feed: &mut Feed, now: &mut Instant) -> Ask {
+    loop {
+        match feed.next(*now, JITTER) {
+            Ask::Wait { until } => {
+                assert!(until > *now);
+                *now = until;
+            }
+            other => return other,
+        }
+    }
+}
+
+#[test]
+fn a_list_in_pages_is_told_as_it_comes_and_deletes_at_its_end_only() {
+    let mut now = start();
+    let mut feed = watching(now);
+    feed.failed(Failure::Gone, now);
+    assert_eq!(feed.state(), State::Listing);
+    assert!(matches!(
+        ask(&mut feed, &mut now),
+        Ask::List { token: None, .. }
+    ));
+    let told = feed.page(page(20, &[("c", "3", 15)], Some("next")), now);
+    assert_eq!(told, Ok(vec![apply("c@15")]));
+    let next = Ask::List {
+        token: Some("next".to_owned()),
+        limit: PAGE_OBJECTS,
+    };
+    assert_eq!(feed.next(now, JITTER), next);
+    // The connection breaks: the same page is asked for again.
+    feed.failed(Failure::Transport("cut".to_owned()), now);
+    assert!(matches!(feed.state(), State::Lost { .. }));
+    assert_eq!(ask(&mut feed, &mut now), next);
+    let told = feed.page(page(20, &[("b", "2", 7)], None), now);
+    assert_eq!(told, Ok(vec![delete("a")]));
+    assert!(feed.listed());
+    let Ask::Watch {
+        resource_version, ..
+    } = feed.next(now, JITTER)
+    else {
+        panic!("{feed:?}");
+    };
+    assert_eq!(resource_version, "20");
+}
+
+#[test]
+fn what_is_known_or_past_is_told_once() {
+    let now = start();
+    let mut feed = watching(now);
+    assert_eq!(feed.event(put("a", "1", 3), now), None);
+    assert_eq!(feed.event(put("a", "1", 12), now), Some(apply("a@12")));
+    assert_eq!(feed.event(put("a", "1", 12), now), None);
+    assert_eq!(feed.event(put("a", "1", 11), now), None);
+    // Swapped with the one before it.
+    assert_eq!(feed.event(put("c", "3", 11), now), Some(apply("c@11")));
+    // It was gone before the list was made, which did not name it.
+    assert_eq!(feed.event(put("z", "0", 10), now), None);
+    assert_eq!(feed.counts().ignored, 2);
+}
+
+#[test]
+fn a_deleted_object_never_comes_back_but_another_one_takes_its_name() {
+    let now = start();
+    let mut feed = watching(now);
+    assert_eq!(feed.event(deleted("a", "1", 11), now), Some(delete("a")));
+    assert_eq!(feed.event(deleted("a", "1", 11), now), None);
+    assert_eq!(feed.event(put("a", "1", 3), now), None);
+    assert_eq!(feed.event(put("a", "9", 13), now), Some(apply("a@13")));
+    // The deletion of the first one, late.
+    assert_eq!(feed.event(deleted("a", "1", 11), now), None);
+    // A deletion that overtakes what it deletes.
+    assert_eq!(feed.event(deleted("d", "4", 15), now), Some(delete("d")));
+    assert_eq!(feed.event(put("d", "4", 14), now), None);
+    // A name that was taken over without a deletion.
+    assert_eq!(feed.event(put("b", "8", 16), now), Some(apply("b@16")));
+    assert_eq!(feed.event(put("b", "2", 17), now), None);
+}
+
+#[test]
+fn a_forgotten_grave_keeps_its_dead() {
+    let now = start();
+    let mut feed = watching(now);
+    for at in 0..20_000_u32 {
+        let (name, uid) = (format!("x{at}"), format!("u{at}"));
+        feed.event(put(&name, &uid, 100 + 2 * at), now);
+        feed.event(deleted(&name, &uid, 101 + 2 * at), now);
+    }
+    assert_eq!(feed.objects(), 2);
+    for at in [0, 5, 3_000, 19_999] {
+        let event = put(&format!("x{at}"), &format!("u{at}"), 100 + 2 * at);
+        assert_eq!(feed.event(event, now), None);
+    }
+    assert_eq!(
+        feed.event(put("new", "new", 90_000), now),
+        Some(apply("new@90000"))
+    );
+}
+
+#[test]
+fn an_older_list_is_refused_whole_and_asked_for_again() {
+    let mut now = start();
+    let mut feed = watching(now);
+    feed.event(put("a", "1", 30), now);
+    feed.event(deleted("b", "2", 31), now);
+    feed.failed(Failure::Gone, now);
+    ask(&mut feed, &mut now);
+    let refused = feed.page(page(25, &[("b", "2", 7)], None), now);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "the list is of 25, and 31 was seen"
+    );
+    assert!(matches!(feed.state(), State::Lost { .. }));
+    ask(&mut feed, &mut now);
+    // The second page of a newer list must not be older either.
+    let told = feed.page(page(40, &[("a", "1", 35)], Some("next")), now);
+    assert_eq!(told, Ok(vec![apply("a@35")]));
+    assert!(feed.page(page(25, &[("b", "2", 7)], None), now).is_err());
+    ask(&mut feed, &mut now);
+    let told = feed.page(page(41, &[("a", "1", 35)], None), now);
+    assert_eq!(told, Ok(vec![]));
+    assert_eq!(feed.state(), State::Watching);
+}
+
+#[test]
+fn a_store_that_was_restored_from_a_backup_is_believed_in_the_end() {
+    let mut now = start();
+    let mut feed = watching(now);
+    feed.event(put("a", "1", 1_000), now);
+    feed.event(deleted("b", "2", 1_001), now);
+    feed.failed(Failure::Gone, now);
+    let first = now;
+    let told = loop {
+        assert!(matches!(
+            ask(&mut feed, &mut now),
+            Ask::List { token: None, .. }
+        ));
+        let old = page(20, &[("a", "1", 3), ("b", "2", 7)], None);
+        match feed.page(old, now) {
+            Ok(told) => break told,
+            Err(_) => assert!(now.duration_since(first) < RESTORED + seconds(40)),
+        }
+    };
+    assert!(now.duration_since(first) >= RESTORED);
+    assert_eq!(told, [apply("a@3"), apply("b@7")]);
+    feed.opened(now);
+    assert_eq!(feed.event(put("a", "1", 21), now), Some(apply("a@21")));
+}
+
+#[test]
+fn bookmarks_move_the_place_to_resume_at_and_one_of_the_past_asks_for_a_list() {
+    let mut now = start();
+    let mut feed = watching(now);
+    let bookmark = |version: &str| Event::<String>::Bookmark(version.to_owned());
+    assert_eq!(feed.event(bookmark("44"), now), None);
+    now += seconds(45);
+    feed.failed(Failure::Ended, now);
+    assert_eq!(feed.state(), State::Watching);
+    let Ask::Watch {
+        resource_version,
+        timeout,
+    } = feed.next(now, JITTER)
+    else {
+        panic!("{feed:?}");
+    };
+    assert_eq!(resource_version, "44");
+    assert!(timeout <= WATCH_TIMEOUT && timeout >= seconds(36));
+    feed.opened(now);
+    assert_eq!(feed.event(bookmark("43"), now), None);
+    assert!(!feed.is_open());
+    assert!(matches!(
+        ask(&mut feed, &mut now),
+        Ask::List { token: None, .. }
+    ));
+}
+
+#[test]
+fn there_are_at_most_two_lists_a_minute() {
+    let mut now = start();
+    let mut feed = Feed::new();
+    let mut lists: Vec<Instant> = Vec::new();
+    for version in 1..20 {
+        assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+        lists.push(now);
+        feed.page(page(version, &[], None), now).unwrap();
+        ask(&mut feed, &mut now);
+        feed.opened(now);
+        // The history is forgotten faster than it is read.
+        let code = 410;
+        let message = "too old".to_owned();
+        feed.event(Event::<String>::Error { code, message }, now);
+    }
+    for three in lists.windows(3) {
+        assert!(
+            three[2].duration_since(three[0]) >= seconds(60),
+            "{three:?}"
+        );
+    }
+    assert_eq!(feed.counts().lists, 19);
+}
+
+#[test]
+fn waits_grow_to_half_a_minute_and_follow_the_server_so_far() {
+    let mut now = start();
+    let mut feed = watching(now);
+    let mut last = Duration::ZERO;
+    for _ in 0..20 {
+        feed.failed(Failure::Transport("refused".to_owned()), now);
+        let Ask::Wait { until } = feed.next(now, 1.0) else {
+            panic!("{feed:?}");
+        };
+        let wait = until.duration_since(now);
+        assert!(wait >= last && wait <= seconds(30), "{wait:?}");
+        (last, now) = (wait, until);
+        // Asked again too early: the same answer.
+        assert!(matches!(feed.next(now, 0.0), Ask::Watch { .. }));
+    }
+    assert_eq!(last, seconds(30));
+    feed.opened(now);
+    now += seconds(2);
+    feed.event(put("a", "1", 50), now);
+    for (asked, least) in [(seconds(7), seconds(7)), (seconds(86_400), seconds(30))] {
+        feed.failed(Failure::RetryAfter(asked), now);
+        let Ask::Wait { until } = feed.next(now, 0.0) else {
+            panic!("{feed:?}");
+        };
+        assert_eq!(until.duration_since(now), least);
+        now = until;
+    }
+}
+
+#[test]
+fn a_server_that_hangs_up_at_once_is_not_asked_all_the_time() {
+    let mut now = start();
+    let first = now;
+    let mut feed = watching(now);
+    let mut watches = 0;
+    while now.duration_since(first) < seconds(120) {
+        // With a word or without one.
+        if watches % 2 == 0 {
+            feed.event(put("a", "1", 100 + watches), now);
+        }
+        feed.failed(Failure::Ended, now);
+        if let Ask::List { .. } = ask(&mut feed, &mut now) {
+            feed.page(page(1_000 + watches, &[], None), now).unwrap();
+        } else {
+            feed.opened(now);
+            watches += 1;
+        }
+    }
+    assert!(watches < 60, "{watches}");
+}
+
+#[test]
+fn a_place_at_which_nothing_can_be_had_is_left_with_a_list() {
+    let mut now = start();
+    let mut feed = watching(now);
+    for _ in 0..STUCK_MAX {
+        feed.failed(Failure::Malformed("half an object".to_owned()), now);
+        assert!(matches!(feed.state(), State::Lost { .. }));
+        if let Ask::Watch { .. } = ask(&mut feed, &mut now) {
+            feed.opened(now);
+        }
+    }
+    assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+    // A server that is away is no reason to list.
+    let mut feed = watching(now);
+    for _ in 0..50 {
+        feed.failed(Failure::Transport("refused".to_owned()), now);
+        assert!(matches!(ask(&mut feed, &mut now), Ask::Watch { .. }));
+    }
+}
+
+#[test]
+fn a_kind_that_is_not_served_is_noticed_when_it_is() {
+    let mut now = start();
+    let mut feed = Feed::new();
+    ask(&mut feed, &mut now);
+    for _ in 0..30 {
+        assert_eq!(feed.failed(Failure::NotFound, now), []);
+        assert_eq!(feed.state(), State::Absent);
+        let before = now;
+        assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+        assert!(now.duration_since(before) <= seconds(30));
+    }
+    feed.page(page(9, &[("a", "1", 8)], None), now).unwrap();
+    assert_eq!(feed.state(), State::Watching);
+}
+
+#[test]
+fn objects_go_with_their_kind_but_not_at_the_first_word() {
+    let mut now = start();
+    let mut feed = watching(now);
+    let first = now;
+    let gone = loop {
+        let gone = feed.failed(Failure::NotFound, now);
+        if !gone.is_empty() {
+            break gone;
+        }
+        assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+    };
+    assert!(now.duration_since(first) >= ABSENT);
+    let names: Vec<&str> = gone.iter().map(|name| name.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(feed.objects(), 0);
+}
+
+#[test]
+fn what_is_forbidden_keeps_what_was_known() {
+    let mut now = start();
+    let mut feed = watching(now);
+    let error = Event::<String>::Error {
+        code: 403,
+        message: "pods is forbidden".to_owned(),
+    };
+    assert_eq!(feed.event(error, now), None);
+    let why = "pods is forbidden".to_owned();
+    assert_eq!(feed.state(), State::Forbidden { why });
+    assert_eq!(feed.objects(), 2);
+    ask(&mut feed, &mut now);
+    let told = feed.page(page(30, &[("a", "1", 3)], None), now);
+    assert_eq!(told, Ok(vec![delete("b")]));
+}
+
+#[test]
+fn a_page_that_is_too_large_is_asked_for_with_fewer() {
+    let mut now = start();
+    let mut feed = Feed::new();
+    ask(&mut feed, &mut now);
+    feed.page(page(9, &[], Some("next")), now).unwrap();
+    feed.failed(Failure::TooLarge("more than 16 MiB".to_owned()), now);
+    let first = Ask::List {
+        token: None,
+        limit: PAGE_OBJECTS / 2,
+    };
+    assert_eq!(ask(&mut feed, &mut now), first);
+    // Not forever.
+    feed.page(page(9, &[], None), now).unwrap();
+    feed.failed(Failure::Gone, now);
+    let next = Ask::List {
+        token: None,
+        limit: PAGE_OBJECTS,
+    };
+    assert_eq!(ask(&mut feed, &mut now), next);
+}
+
+#[test]
+fn a_list_without_an_end_is_refused() {
+    let mut now = start();
+    let mut feed = Feed::new();
+    let mut pages = 0;
+    let refused = loop {
+        ask(&mut feed, &mut now);
+        pages += 1;
+        if let Err(refused) = feed.page(page(9, &[], Some("more")), now) {
+            break refused;
+        }
+    };
+    assert_eq!(refused, Refused::Endless);
+    assert_eq!(pages, 501);
+    assert_eq!(feed.page(page(0, &[], None), now), Err(Refused::NoVersion));
+}
+
+#[test]
+fn what_did_not_count_is_told_again() {
+    let mut now = start();
+    let mut feed = watching(now);
+    feed.doubt(Some("shop"), "a");
+    feed.doubt(Some("shop"), "nobody");
+    feed.list_again();
+    ask(&mut feed, &mut now);
+    let told = feed.page(page(30, &[("a", "1", 3), ("b", "2", 7)], None), now);
+    assert_eq!(told, Ok(vec![apply("a@3")]));
+}

@@ -1,0 +1,240 @@
+//! What of a cluster is held, and what is there to tell?
+//!
+//! One object of an API server can make several objects of the world. What is not understood, or has
+//! no room, leaves its last good state in place, and is reported by its name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isthmus_control_plane_core::model::{Change, Kind, ObjectRef};
+use isthmus_control_plane_core::quota::{Cost, Ledger, Quota};
+use isthmus_control_plane_core::watch::Name;
+use isthmus_proto::ids::ClusterId;
+
+use crate::manifest::{Parsed, Problem};
+
+/// Objects with a problem that are remembered by name; more are only counted.
+const PROBLEMS_MAX: usize = 500;
+
+/// Kind, namespace (empty: none), name.
+type Key = (Kind, String, String);
+
+/// What one cluster's API server has made of the world.
+#[derive(Debug)]
+pub(super) struct Held {
+    cluster: ClusterId,
+    ledger: Ledger<Key>,
+    /// Of policies, apart: nothing else that fills up the cluster's quota keeps a policy out.
+    policies: Ledger<Key>,
+    /// Of what makes more than one object: how many.
+    parts: BTreeMap<Key, usize>,
+    problems: BTreeMap<Key, Trouble>,
+    /// Problems that are not remembered by name.
+    more: usize,
+    /// Kinds with refused objects among them.
+    more_refused: BTreeSet<Kind>,
+}
+
+/// Why an object is not held as the server has it.
+#[derive(Debug, Clone)]
+enum Trouble {
+    /// It is not understood.
+    Error(Vec<Problem>),
+    /// It is understood in part.
+    Invalid(Vec<Problem>),
+    /// There is no room for it.
+    Refused(Cost, Vec<Problem>),
+}
+
+/// What came of an object.
+pub(super) struct Taken {
+    /// To tell.
+    pub(super) changes: Vec<Change>,
+    /// There was no room: it has to be seen once more when there is.
+    pub(super) refused: bool,
+}
+
+impl Held {
+    pub(super) fn new(cluster: &ClusterId, quota: Quota) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            ledger: Ledger::new(quota),
+            policies: Ledger::new(quota),
+            parts: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            more: 0,
+            more_refused: BTreeSet::new(),
+        }
+    }
+
+    /// An object is there, or is different.
+    pub(super) fn apply(&mut self, kind: Kind, name: &Name, parsed: Parsed) -> Taken {
+        let key = key(kind, name);
+        if !parsed.errors.is_empty() {
+            self.note(key, Some(Trouble::Error(parsed.errors)));
+            return Taken::nothing();
+        }
+        if parsed.objects.is_empty() {
+            // It says something now that is of no interest.
+            return Taken {
+                changes: self.delete(kind, name),
+                refused: false,
+            };
+        }
+        let costs = parsed.objects.iter().map(Cost::of);
+        let cost = costs.fold(Cost::default(), Cost::and);
+        if let Err(over) = self.ledger_of(kind).admit(key.clone(), cost) {
+            let problem = Problem {
+                line: 0,
+                column: 0,
+                object: title(&key),
+                message: format!("{over}; it takes {cost}"),
+            };
+            self.note(key, Some(Trouble::Refused(cost, vec![problem])));
+            return Taken {
+                changes: Vec::new(),
+                refused: true,
+            };
+        }
+        let invalid = Some(parsed.invalid).filter(|list| !list.is_empty());
+        self.note(key.clone(), invalid.map(Trouble::Invalid));
+        let (now, before) = (parsed.objects.len(), self.parts_of(&key));
+        let mut changes: Vec<Change> = parsed.objects.into_iter().map(Change::Apply).collect();
+        changes.extend((now..before).filter_map(|part| self.gone(&key, part)));
+        if now > 1 {
+            self.parts.insert(key, now);
+        } else {
+            self.parts.remove(&key);
+        }
+        Taken {
+            changes,
+            refused: false,
+        }
+    }
+
+    /// An object is gone, with all that it has made.
+    pub(super) fn delete(&mut self, kind: Kind, name: &Name) -> Vec<Change> {
+        let key = key(kind, name);
+        self.note(key.clone(), None);
+        let parts = self.parts_of(&key);
+        self.parts.remove(&key);
+        if !self.ledger_of(kind).release(&key) {
+            return Vec::new();
+        }
+        (0..parts)
+            .filter_map(|part| self.gone(&key, part))
+            .collect()
+    }
+
+    /// Is there room now for an object of this kind that was refused?
+    pub(super) fn has_room(&mut self, kind: Kind) -> bool {
+        let ledger = if kind == Kind::AccessPolicy {
+            &self.policies
+        } else {
+            &self.ledger
+        };
+        // Of those that are not remembered nobody knows what they take.
+        let quota = ledger.quota();
+        let some = Cost {
+            endpoints: quota.endpoints / 10,
+            bytes: quota.bytes / 10,
+        };
+        if self.more_refused.contains(&kind) && ledger.has_room(some) {
+            self.more_refused.remove(&kind);
+            return true;
+        }
+        let mut troubles = self.problems.iter().filter(|(key, _)| key.0 == kind);
+        troubles.any(|(_, trouble)| match trouble {
+            Trouble::Refused(cost, _) => ledger.has_room(*cost),
+            Trouble::Error(_) | Trouble::Invalid(_) => false,
+        })
+    }
+
+    /// What is not understood or has no room, what is understood in part, and how many more.
+    pub(super) fn problems(&self) -> (Problems, Problems, usize) {
+        let (mut errors, mut invalid) = (Problems::new(), Problems::new());
+        for (key, trouble) in &self.problems {
+            match trouble {
+                Trouble::Error(list) | Trouble::Refused(_, list) => {
+                    errors.insert(title(key), list.clone());
+                }
+                Trouble::Invalid(list) => {
+                    invalid.insert(title(key), list.clone());
+                }
+            }
+        }
+        (errors, invalid, self.more)
+    }
+
+    fn ledger_of(&mut self, kind: Kind) -> &mut Ledger<Key> {
+        if kind == Kind::AccessPolicy {
+            &mut self.policies
+        } else {
+            &mut self.ledger
+        }
+    }
+
+    fn note(&mut self, key: Key, trouble: Option<Trouble>) {
+        match trouble {
+            None => {
+                self.problems.remove(&key);
+            }
+            Some(trouble) => {
+                if self.problems.len() < PROBLEMS_MAX || self.problems.contains_key(&key) {
+                    self.problems.insert(key, trouble);
+                } else {
+                    self.more = self.more.saturating_add(1);
+                    if matches!(trouble, Trouble::Refused(..)) {
+                        self.more_refused.insert(key.0);
+                    }
+                }
+            }
+        }
+    }
+
+    fn parts_of(&self, key: &Key) -> usize {
+        self.parts.get(key).copied().unwrap_or(1)
+    }
+
+    /// The deletion of a part. What has no name in the world was never there.
+    fn gone(&self, (kind, namespace, name): &Key, part: usize) -> Option<Change> {
+        let namespace = match namespace.as_str() {
+            "" => None,
+            text => Some(text.parse().ok()?),
+        };
+        let name = match part {
+            0 => name.clone(),
+            part => format!("{name}#{}", part.saturating_add(1)),
+        };
+        Some(Change::Delete(ObjectRef {
+            cluster: self.cluster.clone(),
+            kind: *kind,
+            namespace,
+            name,
+        }))
+    }
+}
+
+/// Problems by the object that they are about.
+pub(super) type Problems = BTreeMap<String, Vec<Problem>>;
+
+impl Taken {
+    fn nothing() -> Self {
+        Self {
+            changes: Vec::new(),
+            refused: false,
+        }
+    }
+}
+
+fn key(kind: Kind, name: &Name) -> Key {
+    let namespace = name.namespace.clone().unwrap_or_default();
+    (kind, namespace, name.name.clone())
+}
+
+/// `AccessPolicy shop/cart`
+fn title((kind, namespace, name): &Key) -> String {
+    match namespace.as_str() {
+        "" => format!("{kind} {name}"),
+        namespace => format!("{kind} {namespace}/{name}"),
+    }
+}

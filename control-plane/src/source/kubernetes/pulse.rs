@@ -1,0 +1,285 @@
+//! Is the cluster listed, lost or confirmed, all kinds together?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use isthmus_control_plane_core::model::{Change, Kind};
+use isthmus_control_plane_core::watch::State;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::collection::{COLLECTIONS, Collection, What};
+use super::{Shared, Status};
+use crate::manifest::Problem;
+use crate::source::{KindReport, KindState, Report};
+
+/// All kinds are looked at this often, and when one of them has changed.
+const LOOK: Duration = Duration::from_millis(500);
+/// A kind that fails for so long is lost; shorter, it is only asked again.
+const LOST: Duration = Duration::from_secs(3);
+/// A kind of which nothing is heard for so long is lost, whatever it says of itself.
+const UNHEARD: Duration = Duration::from_secs(60);
+/// A cluster is not kept waiting longer by a kind that fails, if it can do without it.
+const DISPENSABLE: Duration = Duration::from_secs(30);
+/// A confirmation is worth telling when it is so much newer.
+const CONFIRM: Duration = Duration::from_secs(5);
+
+type Statuses = BTreeMap<&'static str, Status>;
+
+/// The task that looks at all kinds of a cluster.
+pub(super) struct Pulse {
+    shared: Arc<Shared>,
+    out: mpsc::Sender<Change>,
+    report: watch::Sender<Report>,
+    stage: Stage,
+    /// Kinds that were not listed when the cluster was told to be.
+    kept: BTreeSet<Kind>,
+    /// What was last confirmed.
+    confirmed: Option<Instant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    /// The first lists are on their way. What keeps them was told.
+    First(Option<String>),
+    Synced,
+    /// Not seen, for this reason.
+    Lost(String),
+}
+
+impl Pulse {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        out: mpsc::Sender<Change>,
+        report: watch::Sender<Report>,
+    ) -> Self {
+        Self {
+            shared,
+            out,
+            report,
+            stage: Stage::First(None),
+            kept: BTreeSet::new(),
+            confirmed: None,
+        }
+    }
+
+    /// Looks until nobody listens.
+    pub(super) async fn run(mut self) {
+        loop {
+            let statuses = self.shared.statuses().clone();
+            let now = Instant::now();
+            self.tell(&statuses, now);
+            for change in self.judge(&statuses, now) {
+                if self.out.send(change).await.is_err() {
+                    return;
+                }
+            }
+            let _ = timeout(LOOK, self.shared.changed.notified()).await;
+        }
+    }
+
+    /// What there is to say of the cluster as a whole.
+    fn judge(&mut self, statuses: &Statuses, now: Instant) -> Vec<Change> {
+        let cluster = self.shared.cluster.clone();
+        let trouble = trouble(statuses, now);
+        match (&self.stage, trouble) {
+            (Stage::First(told), trouble) => {
+                if let Some(kept) =
+                    listed(statuses, now.saturating_duration_since(self.shared.started))
+                {
+                    (self.stage, self.kept) = (Stage::Synced, kept.clone());
+                    return vec![Change::InitDone { cluster, kept }];
+                }
+                let Some(reason) = trouble.filter(|why| told.as_ref() != Some(why)) else {
+                    return Vec::new();
+                };
+                self.stage = Stage::First(Some(reason.clone()));
+                vec![Change::Lost { cluster, reason }]
+            }
+            (Stage::Lost(told), Some(reason)) if *told == reason => Vec::new(),
+            (Stage::Synced | Stage::Lost(_), Some(reason)) => {
+                self.stage = Stage::Lost(reason.clone());
+                vec![Change::Lost { cluster, reason }]
+            }
+            (Stage::Lost(_), None) => {
+                // Everything that was told stays: the watches have told what is different.
+                self.stage = Stage::Synced;
+                let kept = every_kind();
+                vec![Change::InitDone { cluster, kept }]
+            }
+            (Stage::Synced, None) => self.confirm(statuses, now),
+        }
+    }
+
+    fn confirm(&mut self, statuses: &Statuses, now: Instant) -> Vec<Change> {
+        let cluster = &self.shared.cluster;
+        let mut changes = Vec::new();
+        self.kept.retain(|kind| {
+            let listed = statuses
+                .get(kind.as_str())
+                .is_some_and(|status| status.listed);
+            if listed {
+                let (cluster, kind) = (cluster.clone(), *kind);
+                changes.push(Change::Listed { cluster, kind });
+            }
+            !listed
+        });
+        let least = essential(statuses)
+            .filter(|(_, status)| status.state != State::Absent)
+            .map(|(_, status)| status.confirmed_at)
+            .min()
+            .flatten();
+        let newer = |at: &Instant| {
+            let step = |last: Instant| at.saturating_duration_since(last) >= CONFIRM;
+            self.confirmed.is_none_or(step)
+        };
+        if let Some(at) = least.filter(newer) {
+            self.confirmed = Some(at);
+            changes.push(Change::Confirmed {
+                cluster: cluster.clone(),
+                at: time_of(at, now),
+            });
+        }
+        changes
+    }
+
+    /// Publishes what is known and what is wrong, and logs what is wrong anew.
+    fn tell(&self, statuses: &Statuses, now: Instant) {
+        let (errors, invalid, more) = self.shared.held().problems();
+        let mut report = Report {
+            origin: self.report.borrow().origin.clone(),
+            errors,
+            invalid,
+            ..Report::default()
+        };
+        if more > 0 {
+            let problem = problem(format!("{more} more objects have problems"));
+            report.errors.insert("more".to_owned(), vec![problem]);
+        }
+        for (name, status) in statuses {
+            if status.beyond > 0 {
+                let why = format!("{} objects are more than are kept in mind", status.beyond);
+                report.errors.insert((*name).to_owned(), vec![problem(why)]);
+            }
+            report.kinds.insert(name, kind_report(status, now));
+        }
+        self.report.send_if_modified(|old| {
+            for (object, problems) in report.errors.iter().chain(&report.invalid) {
+                let known = [old.errors.get(object), old.invalid.get(object)];
+                for problem in problems {
+                    if !known.iter().flatten().any(|list| list.contains(problem)) {
+                        tracing::warn!(cluster = %self.shared.cluster, "{problem}");
+                    }
+                }
+            }
+            let changed = *old != report;
+            *old = report;
+            changed
+        });
+    }
+}
+
+fn problem(message: String) -> Problem {
+    Problem {
+        line: 0,
+        column: 0,
+        object: String::new(),
+        message,
+    }
+}
+
+fn kind_report(status: &Status, now: Instant) -> KindReport {
+    let (state, reason) = match &status.state {
+        State::Unknown => (KindState::Unknown, String::new()),
+        State::Listing => (KindState::Listing, String::new()),
+        State::Watching => (KindState::Watching, String::new()),
+        State::Lost { why, .. } => (KindState::Lost, why.clone()),
+        State::Forbidden { why } => (KindState::Forbidden, why.clone()),
+        State::Absent => (KindState::Absent, String::new()),
+    };
+    KindReport {
+        state,
+        reason,
+        confirmed_at: status.confirmed_at.map(|at| time_of(at, now)),
+        lists: status.counts.lists,
+        restarts: status.counts.watches.saturating_sub(1),
+        bytes: status.bytes,
+    }
+}
+
+/// The time of day of a moment.
+fn time_of(at: Instant, now: Instant) -> SystemTime {
+    let age = now.saturating_duration_since(at);
+    let time = SystemTime::now();
+    // Whole seconds: the same moment stays the same time, however often it is asked.
+    let time = time.checked_sub(age).unwrap_or(time);
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let whole = Duration::from_secs(since.as_secs());
+    SystemTime::UNIX_EPOCH.checked_add(whole).unwrap_or(time)
+}
+
+fn every_kind() -> BTreeSet<Kind> {
+    COLLECTIONS.iter().filter_map(kind_of).collect()
+}
+
+fn kind_of(collection: &Collection) -> Option<Kind> {
+    match collection.what {
+        What::Nodes => None,
+        What::Objects(kind) => Some(kind),
+    }
+}
+
+fn essential(statuses: &Statuses) -> impl Iterator<Item = (&'static str, &Status)> {
+    let kinds = COLLECTIONS.iter().filter(|collection| collection.essential);
+    kinds.filter_map(|collection| {
+        let name = collection.name();
+        Some((name, statuses.get(name)?))
+    })
+}
+
+/// Is the first list of the cluster complete? Then these kinds are not in it.
+fn listed(statuses: &Statuses, since: Duration) -> Option<BTreeSet<Kind>> {
+    let mut kept = BTreeSet::new();
+    for collection in COLLECTIONS {
+        let status = statuses.get(collection.name())?;
+        if status.listed {
+            continue;
+        }
+        let dispensable = !collection.essential;
+        match &status.state {
+            State::Absent => {}
+            State::Forbidden { .. } if dispensable => kept.extend(kind_of(collection)),
+            State::Lost { .. } if dispensable && since >= DISPENSABLE => {
+                kept.extend(kind_of(collection));
+            }
+            State::Unknown
+            | State::Listing
+            | State::Watching
+            | State::Forbidden { .. }
+            | State::Lost { .. } => return None,
+        }
+    }
+    Some(kept)
+}
+
+/// Why the cluster can't be seen; `None`: it can.
+fn trouble(statuses: &Statuses, now: Instant) -> Option<String> {
+    essential(statuses).find_map(|(name, status)| match &status.state {
+        State::Absent => None,
+        State::Forbidden { why } => Some(format!("{name}: {why}")),
+        State::Lost { since, why } if now.saturating_duration_since(*since) >= LOST => {
+            Some(format!("{name}: {why}"))
+        }
+        State::Unknown | State::Listing | State::Watching | State::Lost { .. } => {
+            let heard = status.last_heard?;
+            let unheard = now.saturating_duration_since(heard) >= UNHEARD;
+            unheard.then(|| format!("{name}: nothing was heard for {} s", UNHEARD.as_secs()))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! What is said of a cluster, as its kinds come and go?
+
+use super::*;
+use isthmus_control_plane_core::quota::Quota;
+use isthmus_control_plane_core::watch::Counts;
+
+fn status(state: State, listed: bool, now: Instant) -> Status {
+    Status {
+        state,
+        listed,
+        confirmed_at: listed.then_some(now),
+        last_heard: Some(now),
+        counts: Counts::default(),
+        bytes: 0,
+        beyond: 0,
+    }
+}
+
+fn lost(since: Instant) -> State {
+    State::Lost {
+        since,
+        why: "refused".to_owned(),
+    }
+}
+
+fn forbidden() -> State {
+    State::Forbidden {
+        why: "no".to_owned(),
+    }
+}
+
+/// Every kind is watched.
+fn well(now: Instant) -> Statuses {
+    let one = |collection: &Collection| (collection.name(), status(State::Watching, true, now));
+    COLLECTIONS.iter().map(one).collect()
+}
+
+fn pulse() -> Pulse {
+    let cluster = "east".parse().unwrap();
+    let shared = Shared::new(&cluster, Quota::default(), Duration::from_secs(55));
+    let (out, _) = mpsc::channel(1);
+    Pulse::new(Arc::new(shared), out, watch::Sender::default())
+}
+
+/// The names of what is said.
+fn said(pulse: &mut Pulse, statuses: &Statuses, now: Instant) -> Vec<String> {
+    let name = |change| match change {
+        Change::InitDone { kept, .. } if kept == every_kind() => "back".to_owned(),
+        Change::InitDone { kept, .. } => format!("done without {kept:?}"),
+        Change::Lost { reason, .. } => format!("lost: {reason}"),
+        Change::Confirmed { .. } => "confirmed".to_owned(),
+        Change::Listed { kind, .. } => format!("listed {kind}"),
+        other @ (Change::Init { .. } | Change::Apply(_) | Change::Delete(_)) => {
+            format!("{other:?}")
+        }
+    };
+    pulse.judge(statuses, now).into_iter().map(name).collect()
+}
+
+#[test]
+fn a_cluster_is_listed_when_every_kind_is_that_can_be() {
+    let now = Instant::now();
+    let mut pulse = pulse();
+    let mut statuses = Statuses::new();
+    assert_eq!(said(&mut pulse, &statuses, now), [""; 0]);
+    statuses = well(now);
+    statuses.insert("HTTPRoute", status(State::Absent, false, now));
+    statuses.insert("AccessPolicy", status(State::Absent, false, now));
+    statuses.insert("ServiceExport", status(forbidden(), false, now));
+    statuses.insert("Pod", status(State::Listing, false, now));
+    assert_eq!(said(&mut pulse, &statuses, now), [""; 0]);
+    statuses.insert("Pod", status(State::Watching, true, now));
+    assert_eq!(
+        said(&mut pulse, &statuses, now),
+        ["done without {ServiceExport}"]
+    );
+    statuses.insert("ServiceExport", status(State::Watching, true, now));
+    assert_eq!(
+        said(&mut pulse, &statuses, now),
+        ["listed ServiceExport", "confirmed"]
+    );
+}
+
+#[test]
+fn what_it_can_do_without_keeps_a_cluster_waiting_for_half_a_minute() {
+    let begun = Instant::now();
+    let mut pulse = pulse();
+    let later = begun + Duration::from_secs(31);
+    let mut statuses = well(later);
+    statuses.insert("TCPRoute", status(lost(begun), false, later));
+    assert_eq!(said(&mut pulse, &statuses, begun), [""; 0]);
+    statuses.insert("Service", status(lost(later), false, later));
+    assert_eq!(said(&mut pulse, &statuses, later), [""; 0]);
+    statuses.insert("Service", status(State::Watching, true, later));
+    assert_eq!(
+        said(&mut pulse, &statuses, later),
+        ["done without {TcpRoute}"]
+    );
+}
+
+#[test]
+fn a_server_that_was_never_reached_is_said_once_for_each_reason() {
+    let begun = Instant::now();
+    let mut pulse = pulse();
+    let mut statuses = well(begun);
+    for status in statuses.values_mut() {
+        (status.state, status.listed, status.last_heard) = (lost(begun), false, None);
+    }
+    assert_eq!(said(&mut pulse, &statuses, begun), [""; 0]);
+    let later = begun + LOST;
+    assert_eq!(
+        said(&mut pulse, &statuses, later),
+        ["lost: Namespace: refused"]
+    );
+    assert_eq!(said(&mut pulse, &statuses, later), [""; 0]);
+    assert_eq!(said(&mut pulse, &well(later), later), ["done without {}"]);
+}
+
+#[test]
+fn a_cluster_is_lost_with_any_kind_that_counts_and_back_with_all_of_them() {
+    let begun = Instant::now();
+    let mut pulse = pulse();
+    assert_eq!(said(&mut pulse, &well(begun), begun), ["done without {}"]);
+    let mut statuses = well(begun);
+    statuses.insert("TCPRoute", status(lost(begun), true, begun));
+    statuses.insert("EndpointSlice", status(lost(begun), true, begun));
+    let soon = begun + Duration::from_secs(1);
+    assert_eq!(said(&mut pulse, &statuses, soon), ["confirmed"]);
+    let later = begun + LOST;
+    assert_eq!(
+        said(&mut pulse, &statuses, later),
+        ["lost: EndpointSlice: refused"]
+    );
+    assert_eq!(said(&mut pulse, &statuses, later), [""; 0]);
+    statuses.insert("EndpointSlice", status(forbidden(), true, later));
+    assert_eq!(
+        said(&mut pulse, &statuses, later),
+        ["lost: EndpointSlice: no"]
+    );
+    statuses.insert("EndpointSlice", status(State::Watching, true, later));
+    assert_eq!(said(&mut pulse, &statuses, later), ["back"]);
+    // Nobody says that it failed, and nothing comes.
+    let silent = later + UNHEARD;
+    let why = "lost: Namespace: nothing was heard for 60 s";
+    assert_eq!(said(&mut pulse, &statuses, silent), [why]);
+}
+
+#[test]
+fn a_confirmation_is_as_old_as_the_oldest_kind_that_counts() {
+    let begun = Instant::now();
+    let mut pulse = pulse();
+    assert_eq!(said(&mut pulse, &well(begun), begun), ["done without {}"]);
+    let later = begun + Duration::from_secs(20);
+    let mut statuses = well(later);
+    statuses.insert("Pod", status(State::Watching, true, begun));
+    assert_eq!(said(&mut pulse, &statuses, later), ["confirmed"]);
+    assert_eq!(pulse.confirmed, Some(begun));
+    assert_eq!(said(&mut pulse, &statuses, later), [""; 0]);
+    statuses.insert("HTTPRoute", status(State::Watching, true, begun));
+    statuses.insert("Pod", status(State::Watching, true, later));
+    assert_eq!(said(&mut pulse, &statuses, later), ["confirmed"]);
+    assert_eq!(pulse.confirmed, Some(later));
+}

@@ -1,0 +1,526 @@
+//! Does the source tell what the server has, whatever the server does?
+
+mod hostile;
+mod server;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use isthmus_control_plane_core::model::{Kind, Object, ObjectRef, Spec};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kubernetes::{Access, Credential, Roots};
+use crate::source::KindState;
+use server::{Server, status, whole};
+
+const PODS: &str = "/api/v1/pods";
+const NODES: &str = "/api/v1/nodes";
+const SERVICES: &str = "/api/v1/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const POLICIES: &str = "/apis/isthmus.dev/v1alpha1/accesspolicies";
+const EXPORTS: &str = "/apis/multicluster.x-k8s.io/v1beta1/serviceexports";
+/// A test that waits longer than this has failed.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn pod(name: &str, ip: &str) -> Value {
+    json!({
+        "metadata": { "name": name, "namespace": "shop", "managedFields": [{ "manager": "kubelet" }] },
+        "spec": { "nodeName": "n1", "containers": [{ "name": "app", "image": "cart" }] },
+        "status": { "podIP": ip },
+    })
+}
+
+fn slice(name: &str, endpoints: usize) -> Value {
+    let endpoint = |at: usize| json!({ "addresses": [format!("10.1.{}.{}", at / 250, at % 250)] });
+    let endpoints: Vec<Value> = (0..endpoints).map(endpoint).collect();
+    let labels = json!({ "kubernetes.io/service-name": "cart" });
+    json!({
+        "metadata": { "name": name, "namespace": "shop", "labels": labels },
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{ "port": 80 }],
+    })
+}
+
+fn policy(targets: &[&str]) -> Value {
+    let reference = |name: &&str| json!({ "kind": "Service", "name": name });
+    let refs: Vec<Value> = targets.iter().map(reference).collect();
+    json!({
+        "metadata": { "name": "who", "namespace": "shop" },
+        "spec": { "targetRefs": refs, "action": "Allow", "rules": [{}] },
+    })
+}
+
+fn access(address: SocketAddr) -> Access {
+    Access {
+        server: format!("http://{address}").parse().unwrap(),
+        roots: Roots::Unverified,
+        server_name: None,
+        credential: Credential::Anonymous,
+        loopback: true,
+        namespace: None,
+    }
+}
+
+/// A source that runs, and what it has told so far, put together as the world does.
+struct Running {
+    changes: mpsc::Receiver<Change>,
+    report: watch::Receiver<Report>,
+    objects: BTreeMap<ObjectRef, Object>,
+    /// Told since `Init`.
+    named: Vec<ObjectRef>,
+    listed: bool,
+    kept: Vec<Kind>,
+    lost: Option<String>,
+    deletes: Vec<String>,
+    confirmed: usize,
+}
+
+impl Running {
+    fn start(server: &Server) -> Self {
+        Self::with(server, Quota::default(), SILENCE_MAX)
+    }
+
+    fn with(server: &Server, quota: Quota, silence: Duration) -> Self {
+        let api = Api::new(access(server.address)).unwrap();
+        let mut source = KubernetesSource::new(&"east".parse().unwrap(), &api, quota);
+        source.silence = silence;
+        let report = source.report();
+        let (send, changes) = mpsc::channel(64);
+        tokio::spawn(source.run(send));
+        Self {
+            changes,
+            report,
+            objects: BTreeMap::new(),
+            named: Vec::new(),
+            listed: false,
+            kept: Vec::new(),
+            lost: None,
+            deletes: Vec::new(),
+            confirmed: 0,
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Init { .. } => self.named.clear(),
+            Change::Apply(object) => {
+                self.named.push(object.reference());
+                self.objects.insert(object.reference(), object);
+            }
+            Change::Delete(at) => {
+                self.deletes.push(at.to_string());
+                self.objects.remove(&at);
+            }
+            Change::InitDone { kept, .. } => {
+                let named = &self.named;
+                self.objects
+                    .retain(|at, _| kept.contains(&at.kind) || named.contains(at));
+                (self.listed, self.lost) = (true, None);
+                self.kept = kept.into_iter().collect();
+            }
+            Change::Listed { kind, .. } => {
+                let named = &self.named;
+                self.objects
+                    .retain(|at, _| at.kind != kind || named.contains(at));
+                self.kept.retain(|kept| *kept != kind);
+            }
+            Change::Lost { reason, .. } => self.lost = Some(reason),
+            Change::Confirmed { .. } => self.confirmed += 1,
+        }
+    }
+
+    /// Takes what is told until it is as expected.
+    async fn until(&mut self, what: &str, is: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !is(self) {
+                match tokio::time::timeout(Duration::from_millis(100), self.changes.recv()).await {
+                    Ok(Some(change)) => self.take(change),
+                    Ok(None) => panic!("the source has ended"),
+                    // The report may be what is waited for.
+                    Err(_) => {}
+                }
+            }
+        };
+        if tokio::time::timeout(LIMIT, waiting).await.is_err() {
+            let names = self.names();
+            let report = self.report.borrow();
+            panic!("{what}: {names:?}, lost: {:?}, {:#?}", self.lost, *report);
+        }
+    }
+
+    async fn listed(server: &Server) -> Self {
+        let mut running = Self::start(server);
+        running.until("it is listed", |r| r.listed).await;
+        running
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.objects.keys().map(ToString::to_string).collect()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.objects
+            .keys()
+            .any(|at| at.to_string() == format!("east: {name}"))
+    }
+
+    fn pod(&self, name: &str) -> Option<&isthmus_control_plane_core::model::Pod> {
+        self.objects.values().find_map(|object| match &object.spec {
+            Spec::Pod(pod) if object.name == name => Some(pod),
+            _ => None,
+        })
+    }
+
+    fn ip(&self, name: &str) -> String {
+        let ip =
+            |pod: &isthmus_control_plane_core::model::Pod| pod.ips.first().map(ToString::to_string);
+        self.pod(name).and_then(ip).unwrap_or_default()
+    }
+
+    fn state(&self, kind: &str) -> Option<KindState> {
+        self.report
+            .borrow()
+            .kinds
+            .get(kind)
+            .map(|report| report.state)
+    }
+}
+
+#[tokio::test]
+async fn what_is_there_is_listed_and_what_happens_is_followed() {
+    let server = Server::start().await;
+    for at in 0..1_203 {
+        server.put(
+            PODS,
+            pod(
+                &format!("cart-{at}"),
+                &format!("10.0.{}.{}", at / 250, at % 250),
+            ),
+        );
+    }
+    server.put(
+        SERVICES,
+        json!({ "metadata": { "name": "cart", "namespace": "shop" }, "spec": {} }),
+    );
+    let mut running = Running::listed(&server).await;
+    assert_eq!(running.objects.len(), 1_204);
+    assert_eq!(running.kept, []);
+    let pages = server
+        .asked()
+        .iter()
+        .filter(|asked| asked.lists("pods"))
+        .count();
+    assert_eq!(pages, 3);
+    assert_eq!(running.state("HTTPRoute"), Some(KindState::Absent));
+
+    server.put(PODS, pod("cart-7", "10.9.9.9"));
+    server.put(PODS, pod("new", "10.8.8.8"));
+    server.delete(PODS, "shop/cart-8");
+    running
+        .until("it follows", |r| {
+            r.ip("cart-7") == "10.9.9.9" && r.ip("new") == "10.8.8.8" && !r.has("Pod shop/cart-8")
+        })
+        .await;
+    running.until("it is confirmed", |r| r.confirmed > 0).await;
+    assert_eq!(running.deletes, ["east: Pod shop/cart-8"]);
+}
+
+#[tokio::test]
+async fn an_object_that_makes_several_goes_with_all_of_them() {
+    let server = Server::start().await;
+    server.put(POLICIES, policy(&["cart", "pay", "ship"]));
+    let mut running = Running::listed(&server).await;
+    let expected = ["", "#2", "#3"].map(|part| format!("east: AccessPolicy shop/who{part}"));
+    assert_eq!(running.names(), expected);
+    server.put(POLICIES, policy(&["cart", "pay"]));
+    running
+        .until("the third is gone", |r| r.objects.len() == 2)
+        .await;
+    assert_eq!(running.deletes, ["east: AccessPolicy shop/who#3"]);
+    server.delete(POLICIES, "shop/who");
+    running
+        .until("both are gone", |r| r.objects.is_empty())
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_not_understood_keeps_its_last_good_state_and_is_reported_by_name() {
+    let server = Server::start().await;
+    server.put(PODS, pod("cart", "10.0.0.1"));
+    server.put(POLICIES, policy(&["cart"]));
+    let mut running = Running::listed(&server).await;
+    server.put(PODS, pod("cart", "nowhere"));
+    let mut odd = policy(&["cart"]);
+    odd["spec"]["rules"][0]["when"] = json!("full moon");
+    server.put(POLICIES, odd);
+    running
+        .until("both are reported", |r| {
+            let report = r.report.borrow();
+            report.errors.contains_key("Pod shop/cart")
+                && report.invalid.contains_key("AccessPolicy shop/who")
+        })
+        .await;
+    assert_eq!(running.ip("cart"), "10.0.0.1");
+    running
+        .until("the policy denies", |r| {
+            let denies = |object: &Object| match &object.spec {
+                Spec::AccessPolicy(policy) => policy.invalid.is_some(),
+                _ => false,
+            };
+            r.objects.values().any(denies)
+        })
+        .await;
+    server.put(PODS, pod("cart", "10.0.0.2"));
+    running
+        .until("it is well again", |r| {
+            r.ip("cart") == "10.0.0.2" && r.report.borrow().errors.is_empty()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_slice_that_is_of_no_service_any_more_is_gone() {
+    let server = Server::start().await;
+    server.put(SLICES, slice("cart-1", 2));
+    let mut running = Running::listed(&server).await;
+    assert!(running.has("EndpointSlice shop/cart-1"));
+    let mut foreign = slice("cart-1", 2);
+    foreign["metadata"]["labels"] = json!({});
+    server.put(SLICES, foreign);
+    running.until("it is gone", |r| r.objects.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_pod_has_the_place_of_its_node_also_if_that_is_told_later() {
+    let server = Server::start().await;
+    let node = |name: &str, zone: Option<&str>| {
+        let labels = zone.map(|zone| {
+            json!({ "topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": zone })
+        });
+        json!({ "metadata": { "name": name, "labels": labels } })
+    };
+    server.put(NODES, node("n1", Some("a")));
+    server.put(PODS, pod("cart", "10.0.0.1"));
+    let mut late = pod("late", "10.0.0.2");
+    late["spec"]["nodeName"] = json!("n2");
+    server.put(PODS, late);
+    let mut running = Running::listed(&server).await;
+    let zone = |r: &Running, name: &str| r.pod(name).unwrap().locality.zone.clone();
+    assert_eq!(
+        (zone(&running, "cart"), zone(&running, "late")),
+        ("a".into(), String::new())
+    );
+    server.put(NODES, node("n2", None));
+    server.put(NODES, node("n2", Some("b")));
+    running
+        .until("the late one has a place", |r| zone(r, "late") == "b")
+        .await;
+    server.put(NODES, node("n1", Some("c")));
+    running
+        .until("the pods are listed again", |r| zone(r, "cart") == "c")
+        .await;
+    assert_eq!(running.deletes, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_object_beyond_the_quota_is_refused_until_there_is_room() {
+    let server = Server::start().await;
+    server.put(SLICES, slice("a", 6));
+    server.put(SLICES, slice("b", 3));
+    let quota = Quota {
+        endpoints: 10,
+        ..Quota::default()
+    };
+    let mut running = Running::with(&server, quota, SILENCE_MAX);
+    running.until("it is listed", |r| r.listed).await;
+    server.put(SLICES, slice("b", 5));
+    server.put(SLICES, slice("c", 2));
+    let refused = |r: &Running, name: &str| {
+        r.report
+            .borrow()
+            .errors
+            .contains_key(&format!("EndpointSlice shop/{name}"))
+    };
+    running
+        .until("they are refused", |r| refused(r, "b") && refused(r, "c"))
+        .await;
+    let endpoints = |r: &Running, name: &str| {
+        let of = |object: &Object| match &object.spec {
+            Spec::EndpointSlice(slice) if object.name == name => Some(slice.endpoints.len()),
+            _ => None,
+        };
+        r.objects.values().find_map(of)
+    };
+    assert_eq!(
+        (endpoints(&running, "b"), endpoints(&running, "c")),
+        (Some(3), None)
+    );
+    server.delete(SLICES, "shop/a");
+    running
+        .until("there is room", |r| {
+            (endpoints(r, "b"), endpoints(r, "c")) == (Some(5), Some(2)) && !refused(r, "b")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_kind_that_is_forbidden_is_kept_and_listed_when_it_may_be() {
+    let server = Server::start().await;
+    server.serves(EXPORTS, true);
+    let export = json!({ "metadata": { "name": "cart", "namespace": "shop" } });
+    server.put(EXPORTS, export);
+    server.script(|asked| {
+        asked
+            .path
+            .ends_with("/serviceexports")
+            .then(|| status(403, "serviceexports is forbidden"))
+    });
+    let mut running = Running::listed(&server).await;
+    assert_eq!(running.kept, [Kind::ServiceExport]);
+    assert_eq!(running.state("ServiceExport"), Some(KindState::Forbidden));
+    server.put(PODS, pod("cart", "10.0.0.1"));
+    running
+        .until("the others go on", |r| r.has("Pod shop/cart"))
+        .await;
+    server.script(|_| None);
+    running
+        .until("it is listed late", |r| {
+            r.kept.is_empty() && r.has("ServiceExport shop/cart")
+        })
+        .await;
+    assert_eq!(running.lost, None);
+}
+
+#[tokio::test]
+async fn an_essential_kind_that_is_forbidden_makes_the_cluster_lost_and_nothing_gone() {
+    let server = Server::start().await;
+    server.put(PODS, pod("cart", "10.0.0.1"));
+    let mut running = Running::listed(&server).await;
+    server.script(|asked| {
+        asked
+            .path
+            .ends_with("/pods")
+            .then(|| status(403, "pods is forbidden"))
+    });
+    server.compact();
+    server.put(PODS, pod("cart", "10.0.0.2"));
+    // The open watch still goes on: it ends with its connection.
+    let mut server = server;
+    server.stop().await;
+    server.resume().await;
+    running.until("it is lost", |r| r.lost.is_some()).await;
+    running
+        .until("it says why", |r| {
+            r.lost.as_deref() == Some("Pod: pods is forbidden")
+        })
+        .await;
+    assert!(running.has("Pod shop/cart"));
+    server.script(|_| None);
+    running
+        .until("it is back", |r| {
+            r.lost.is_none() && r.ip("cart") == "10.0.0.2"
+        })
+        .await;
+    assert_eq!(running.deletes, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_kind_that_is_installed_later_is_noticed_in_the_version_that_there_is() {
+    let server = Server::start().await;
+    let mut running = Running::listed(&server).await;
+    assert_eq!(running.state("ServiceExport"), Some(KindState::Absent));
+    let old = EXPORTS.replace("v1beta1", "v1alpha1");
+    server.put(
+        &old,
+        json!({ "metadata": { "name": "cart", "namespace": "shop" } }),
+    );
+    server.serves(&old, true);
+    running
+        .until("it is noticed", |r| r.has("ServiceExport shop/cart"))
+        .await;
+}
+
+#[tokio::test]
+async fn a_server_that_goes_and_comes_back_has_lost_nothing() {
+    let mut server = Server::start().await;
+    server.put(PODS, pod("cart", "10.0.0.1"));
+    server.put(PODS, pod("pay", "10.0.0.2"));
+    let mut running = Running::listed(&server).await;
+    server.stop().await;
+    running.until("it is lost", |r| r.lost.is_some()).await;
+    assert_eq!(running.objects.len(), 2);
+    server.delete(PODS, "shop/pay");
+    server.put(PODS, pod("ship", "10.0.0.3"));
+    server.resume().await;
+    running
+        .until("it is back", |r| {
+            r.lost.is_none() && r.has("Pod shop/ship") && !r.has("Pod shop/pay")
+        })
+        .await;
+    assert!(running.has("Pod shop/cart"));
+    // It went on where it had been: nothing was listed twice.
+    let lists = server
+        .asked()
+        .iter()
+        .filter(|asked| asked.lists("pods"))
+        .count();
+    assert_eq!(lists, 1);
+}
+
+#[tokio::test]
+async fn history_that_is_forgotten_is_replaced_without_a_gap() {
+    let mut server = Server::start().await;
+    for at in 0..600 {
+        server.put(PODS, pod(&format!("cart-{at}"), "10.0.0.1"));
+    }
+    let mut running = Running::listed(&server).await;
+    server.stop().await;
+    server.delete(PODS, "shop/cart-5");
+    server.put(PODS, pod("cart-6", "10.0.0.6"));
+    server.put(PODS, pod("new", "10.0.0.7"));
+    server.compact();
+    server.resume().await;
+    running
+        .until("it is as the server has it", |r| {
+            r.ip("cart-6") == "10.0.0.6" && r.has("Pod shop/new") && !r.has("Pod shop/cart-5")
+        })
+        .await;
+    assert_eq!(running.deletes, ["east: Pod shop/cart-5"]);
+    assert_eq!(running.objects.len(), 600);
+    // Only what is different was told again.
+    assert_eq!(running.named.len(), 602);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_when_nobody_listens() {
+    let server = Server::start().await;
+    let api = Api::new(access(server.address)).unwrap();
+    let source = KubernetesSource::new(&"east".parse().unwrap(), &api, Quota::default());
+    let (send, changes) = mpsc::channel(64);
+    let running = tokio::spawn(source.run(send));
+    drop(changes);
+    tokio::time::timeout(LIMIT, running).await.unwrap().unwrap();
+}
+
+#[test]
+fn a_pod_is_kept_in_less_than_half_of_its_text() {
+    let mut whole = pod("cart-5d8f7c9b6-x2x7p", "10.0.0.1");
+    let labels = json!({
+        "app.kubernetes.io/name": "cart", "app.kubernetes.io/instance": "shop",
+        "app.kubernetes.io/part-of": "shop", "pod-template-hash": "5d8f7c9b6", "version": "v2",
+    });
+    whole["metadata"]["labels"] = labels;
+    let field = json!({ "f:metadata": { "f:labels": { ".": {}, "f:app": {}, "f:version": {} } } });
+    let fields: Vec<Value> = (0..20).map(|_| field.clone()).collect();
+    whole["metadata"]["managedFields"] = json!(fields);
+    let variable =
+        |at: u32| json!({ "name": format!("VARIABLE_{at}"), "value": "some value of it" });
+    let variables: Vec<Value> = (0..60).map(variable).collect();
+    whole["spec"]["containers"][0]["env"] = json!(variables);
+    whole["spec"]["containers"][0]["ports"] = json!([{ "name": "http", "containerPort": 8080 }]);
+    let text = whole.to_string();
+    assert!(text.len() > 5_400, "{}", text.len());
+    let parsed = crate::manifest::object(text.as_bytes(), "v1", "Pod", &"east".parse().unwrap());
+    let cost = isthmus_control_plane_core::quota::Cost::of(&parsed.objects[0]);
+    assert!(cost.bytes <= 2_300, "{cost}");
+}

@@ -317,6 +317,13 @@ mod tests {
     }
 
     #[test]
+    fn the_control_plane_understands_the_configuration_that_it_is_given() {
+        let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
+        assert_eq!(config.clusters.len(), 1);
+        assert_eq!(config.clusters[0].name.as_str(), "east");
+    }
+
+    #[test]
     fn the_control_plane_can_do_nothing_on_its_node() {
         let object = deployment(&plan(), &json!({}));
         let pod = &object["spec"]["template"]["spec"];

@@ -234,8 +234,9 @@ async fn a_cluster_joins_is_checked_and_leaves() {
             rule["verbs"] = serde_json::json!(["get", "list"]);
         }
     }
-    let rules = serde_json::json!({ "rules": role["rules"] });
-    west.admin().merge(ROLE, &rules).await.unwrap();
+    // What is applied says who manages it by that alone.
+    role["metadata"] = serde_json::json!({ "name": role["metadata"]["name"] });
+    west.admin().apply(&role).await.unwrap();
     assert_eq!(
         broken(&tool).await,
         ["west: may not watch endpointslices.discovery.k8s.io"]

@@ -5,6 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod clusters;
+
+pub(crate) use clusters::{
+    CheckOptions, ClusterCommand, ClusterOptions, InstallOptions, JoinOptions, LeaveOptions,
+    ListOptions, Reach,
+};
+
 /// A service mesh for more than one Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(
@@ -16,6 +23,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
         isthmus demo --hold             ... and left running, with the addresses to try\n  \
         isthmus status                  what that mesh looks like now\n  \
         isthmus why web cart            why does a call from web to cart go where it goes?\n  \
+        isthmus install --cluster east --apply             the mesh in the cluster of your kubeconfig\n  \
+        isthmus cluster join west --context west           ... and a second cluster\n  \
         isthmus why west/shop/reviews-1:2a   what was behind this refusal?"
 )]
 pub(crate) struct Arguments {
@@ -55,6 +64,10 @@ pub(crate) enum Command {
         after_help = "Example:\n  isthmus control-plane --config control-plane.json\n\nSend SIGTERM to stop; proxies go on with what they know."
     )]
     ControlPlane(RoleOptions),
+    /// Print what a cluster needs to run the mesh, or apply it.
+    Install(InstallOptions),
+    /// Join clusters to the mesh, list them, check them, and take them out.
+    Cluster(ClusterOptions),
     /// Print a service-account token for a workload of a folder cluster.
     Token(TokenOptions),
     /// Print the completion script of a shell.

@@ -6,7 +6,7 @@
 //!                 │                         │            ┌─► reviews-1, -2, -3
 //!                 └─────────────────── gateway-west ─────┼─► cart-3, cart-4
 //!                                           │            └─► echo-1, redis-1
-//!                          control plane (reads a folder of manifests for each cluster)
+//!           control plane (reads a folder of manifests, or watches an API server, for each cluster)
 //! ```
 
 use std::process::ExitCode;

@@ -13,6 +13,9 @@ mod load;
 mod app;
 mod status;
 mod why;
+mod kubernetes;
+mod install;
+mod cluster;
 mod token;
 mod completion;
 mod client;
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         }
         Command::Token(options) => token::run(&options, format).map(|()| ExitCode::SUCCESS),
         Command::Completion { shell } => completion::run(shell, format).map(|()| ExitCode::SUCCESS),
+        Command::Install(options) => install::run(&options, format).map(|()| ExitCode::SUCCESS),
+        Command::Cluster(options) => cluster::run(&options.command, format),
         Command::App(options) => app::run(options).map(|()| ExitCode::SUCCESS),
         Command::Load(options) => load::run(&options, format).map(|()| ExitCode::SUCCESS),
     };

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use isthmus_control_plane::kubernetes::{Allow, kubeconfig};
 use isthmus_control_plane::token;
 use isthmus_proto::ids::WorkloadName;
 
@@ -38,6 +39,19 @@ pub(crate) fn control_plane(options: &RoleOptions, format: Format) -> anyhow::Re
             config,
             shutdown::requested(options.exit_with_stdin),
         ))
+}
+
+/// Does a context of a kubeconfig lead to an API server, as far as can be seen without asking it?
+///
+/// # Errors
+/// It doesn't, or says something that is not in `allow`; the text names the field.
+pub(crate) fn check_kubeconfig(file: &Path, context: &str, allow: &[&str]) -> anyhow::Result<()> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let allow = Allow::of_words(allow.iter().copied())?;
+    kubeconfig(&text, Some(context), &allow)
+        .with_context(|| format!("the context {context} of {}", file.display()))?;
+    Ok(())
 }
 
 /// Whom a token is for.

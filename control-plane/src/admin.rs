@@ -3,11 +3,13 @@
 //! Plain HTTP. `/ready` and `/metrics` answer everybody who reaches the address; the dumps name
 //! workloads and addresses, and answer only callers on this machine (SECURITY S10).
 
+mod page;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -26,9 +28,10 @@ use crate::authority::registry::Authorities;
 use crate::clients::Clients;
 use crate::fleet::Fleet;
 use crate::hub::Hub;
-use crate::metrics::{Metrics, Page};
+use crate::metrics::Metrics;
 use crate::saved::Note;
 use crate::source::Report;
+use crate::writer::Problems;
 
 /// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
 /// that hangs must not stop the others.
@@ -53,6 +56,8 @@ pub struct Admin {
     pub clients: Arc<Clients>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
+    /// What could not be written into the clusters.
+    pub problems: Arc<Problems>,
     /// Who signs.
     pub authorities: Arc<Authorities>,
     /// Who belongs to the mesh, and what their sources complain of.
@@ -211,92 +216,18 @@ impl Admin {
                     "sequence": bundle.sequence, "roots": bundle.roots.len(),
                 })
             });
+            let unwritten = self.problems.list().into_iter().map(
+                |(object, why)| serde_json::json!({ "object": object.to_string(), "why": why }),
+            );
             serde_json::json!({
                 "mesh_domain": world.mesh_domain(),
                 "generation": world.generation(),
                 "clusters": clusters,
                 "trust": trust.collect::<Vec<_>>(),
                 "conditions": conditions.collect::<Vec<_>>(),
+                "unwritten": unwritten.collect::<Vec<_>>(),
             })
         })
-    }
-
-    fn metrics(&self) -> String {
-        let mut page = Page::default();
-        self.metrics.write(&mut page);
-        crate::kubernetes::metrics::write(&self.fleet.apis().borrow(), &mut page);
-        clusters(&self.clusters(), &mut page);
-        page.head(
-            "isthmus_discovery_sessions",
-            "Discovery streams that are open.",
-            "gauge",
-        );
-        page.sample("isthmus_discovery_sessions", &[], self.clients.count());
-        page.head(
-            "isthmus_world_generation",
-            "Grows with every change.",
-            "gauge",
-        );
-        page.sample(
-            "isthmus_world_generation",
-            &[],
-            self.hub.read(|world| world.generation()),
-        );
-        let end = "isthmus_issuer_expires_timestamp_seconds";
-        page.head(end, "When the issuing certificate ends.", "gauge");
-        for authority in self.authorities.all() {
-            let at = authority
-                .not_after()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            let labels = [("trust_domain", authority.trust_domain().as_str())];
-            page.sample(end, &labels, at.as_secs());
-        }
-        page.into_text()
-    }
-}
-
-/// How well each cluster is known.
-fn clusters(clusters: &[ClusterView], page: &mut Page) {
-    page.head(
-        "isthmus_cluster_up",
-        "1: listed in full and watched.",
-        "gauge",
-    );
-    for view in clusters {
-        let up = u8::from(view.state == state(State::Synced));
-        page.sample("isthmus_cluster_up", &[("cluster", &view.cluster)], up);
-    }
-    let age = "isthmus_cluster_age_seconds";
-    page.head(
-        age,
-        "Since the view of the cluster was last known to be right.",
-        "gauge",
-    );
-    for view in clusters {
-        if let Some(seconds) = view.age_seconds {
-            page.sample(age, &[("cluster", &view.cluster)], seconds);
-        }
-    }
-    page.head("isthmus_cluster_objects", "Objects by kind.", "gauge");
-    for view in clusters {
-        for (kind, count) in &view.objects {
-            let labels = [("cluster", view.cluster.as_str()), ("kind", kind)];
-            page.sample("isthmus_cluster_objects", &labels, count);
-        }
-    }
-    page.head(
-        "isthmus_source_errors",
-        "Files that are not understood.",
-        "gauge",
-    );
-    for view in clusters {
-        let errors = view.source.as_ref().map_or(0, |report| report.errors.len());
-        page.sample(
-            "isthmus_source_errors",
-            &[("cluster", &view.cluster)],
-            errors,
-        );
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clients::{Clients, Place};
-use crate::hub::{Hub, Inbox};
+use crate::hub::{Heard, Hub, Inbox};
 use crate::listener::{Connection, Cut};
 use crate::metrics::{Metric, Metrics};
 use crate::trust::Peer;
@@ -203,11 +203,16 @@ impl Stream {
         let mut pace = Pace::new();
         // Is there perhaps something to say; room for it; since when is there none?
         let (mut due, mut room, mut blocked) = (true, None, Instant::now());
+        // Whose changes were not told yet, and since when.
+        let mut heard = Heard::new();
         loop {
             if due && let Some(permit) = room.take() {
                 match self.shared.hub.read(|world| session.poll(world)) {
                     Some(response) => {
                         self.count(&response);
+                        for (cluster, since) in std::mem::take(&mut heard) {
+                            self.shared.metrics.lag(&cluster, since.elapsed());
+                        }
                         mpsc::Permit::send(permit, Ok(response));
                         place.update(&session);
                         blocked = Instant::now();
@@ -215,6 +220,8 @@ impl Stream {
                     None => {
                         due = false;
                         room = Some(permit);
+                        // They do not concern this client.
+                        heard.clear();
                     }
                 }
             }
@@ -241,6 +248,9 @@ impl Stream {
                         return End::Told(status, "cut_off");
                     }
                     session.dirty(&dirty);
+                    for (cluster, since) in self.inbox.heard() {
+                        heard.entry(cluster).or_insert(since);
+                    }
                     due = true;
                 }
                 permit = responses.reserve(), if wait => match permit {

@@ -4,6 +4,7 @@
 //! every session what may be different. What a session has not looked at yet is merged, so a slow
 //! client costs one set of names and not a queue.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -44,15 +45,24 @@ type Changes = StreamMap<ClusterId, Pin<Box<dyn Stream<Item = Option<Change>> + 
 /// What one session has not looked at yet.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    dirty: Mutex<Dirty>,
+    news: Mutex<News>,
     wake: Notify,
+}
+
+/// Since when each cluster has something new.
+pub type Heard = BTreeMap<ClusterId, Instant>;
+
+#[derive(Debug, Default)]
+struct News {
+    dirty: Dirty,
+    heard: Heard,
 }
 
 impl Inbox {
     /// Waits until something is different, and takes it. Cancel-safe: what is not returned stays.
     pub async fn next(&self) -> Dirty {
         loop {
-            let dirty = std::mem::take(&mut *self.lock());
+            let dirty = std::mem::take(&mut self.lock().dirty);
             if !dirty.is_empty() {
                 return dirty;
             }
@@ -60,13 +70,23 @@ impl Inbox {
         }
     }
 
-    fn put(&self, dirty: &Dirty) {
-        self.lock().merge(dirty);
+    /// Since when there is something new, by cluster; it is told once.
+    pub fn heard(&self) -> Heard {
+        std::mem::take(&mut self.lock().heard)
+    }
+
+    fn put(&self, dirty: &Dirty, heard: &Heard) {
+        let mut news = self.lock();
+        news.dirty.merge(dirty);
+        for (cluster, since) in heard {
+            news.heard.entry(cluster.clone()).or_insert(*since);
+        }
+        drop(news);
         self.wake.notify_one();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Dirty> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,7 +151,7 @@ impl Hub {
     pub fn change(&self, change: impl FnOnce(&mut World) -> Dirty) {
         let mut dirty = Dirty::default();
         self.world.send_modify(|world| dirty = change(world));
-        self.publish(&dirty);
+        self.publish((dirty, Heard::new()));
     }
 
     /// A place to hear of what is different from now on.
@@ -157,7 +177,7 @@ impl Hub {
                 // All are cancel-safe: a change that is taken is in `batch`, a seat in `seats`.
                 () = self.seated.notified() => {}
                 () = sleep_until(due.unwrap_or(far)), if due.is_some() => {
-                    self.publish(&pending.take());
+                    self.publish(pending.take());
                 }
                 _ = changes.next_many(&mut batch, BATCH_MAX), if !changes.is_empty() => {
                     self.take(&mut batch, &mut pending);
@@ -185,21 +205,21 @@ impl Hub {
                     continue;
                 }
                 pending.urgent |= is_urgent(&change);
-                pending.add(&world.apply(change, now));
+                pending.add(&source, &world.apply(change, now));
             }
         });
         if pending.urgent {
-            self.publish(&pending.take());
+            self.publish(pending.take());
         }
     }
 
-    fn publish(&self, dirty: &Dirty) {
+    fn publish(&self, (dirty, heard): (Dirty, Heard)) {
         if dirty.is_empty() {
             return;
         }
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         for session in sessions.iter().filter_map(Weak::upgrade) {
-            session.put(dirty);
+            session.put(&dirty, &heard);
         }
     }
 }
@@ -208,18 +228,22 @@ impl Hub {
 #[derive(Default)]
 struct Pending {
     dirty: Dirty,
+    heard: Heard,
     first: Option<Instant>,
     last: Option<Instant>,
     urgent: bool,
 }
 
 impl Pending {
-    fn add(&mut self, dirty: &Dirty) {
+    fn add(&mut self, source: &ClusterId, dirty: &Dirty) {
         if dirty.is_empty() {
             return;
         }
         let now = Instant::now();
         self.dirty.merge(dirty);
+        if !self.heard.contains_key(source) {
+            self.heard.insert(source.clone(), now);
+        }
         self.first.get_or_insert(now);
         self.last = Some(now);
     }
@@ -228,8 +252,9 @@ impl Pending {
         Some((self.last? + DEBOUNCE).min(self.first? + DEBOUNCE_MAX))
     }
 
-    fn take(&mut self) -> Dirty {
-        std::mem::take(self).dirty
+    fn take(&mut self) -> (Dirty, Heard) {
+        let taken = std::mem::take(self);
+        (taken.dirty, taken.heard)
     }
 }
 
@@ -261,7 +286,7 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::ServiceAccount
             | Spec::Deployment
             | Spec::Service(_)
-            | Spec::ServiceExport
+            | Spec::ServiceExport(_)
             | Spec::ServiceImport(_)
             | Spec::Route(_)
             | Spec::ReferenceGrant(_)

@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use isthmus_proto::ids::ClusterId;
 
 /// A counter or gauge; its name and its help are what operators see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,10 +28,20 @@ pub enum Metric {
     Handshakes,
     /// Connections that could not be accepted.
     AcceptErrors,
+    /// Writes to clusters that arrived, by what was written.
+    WritesApplied,
+    /// Objects that were looked at and are as they should be.
+    WritesUnchanged,
+    /// Writes of what somebody else owns or has replaced.
+    WritesConflicting,
+    /// Writes that an API server does not take.
+    WritesRefused,
+    /// Writes that did not arrive, or could not be taken at that time.
+    WritesFailed,
 }
 
 impl Metric {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 13] = [
         Self::SessionsOpened,
         Self::SessionsEnded,
         Self::Pushes,
@@ -37,6 +50,11 @@ impl Metric {
         Self::NotIssued,
         Self::Handshakes,
         Self::AcceptErrors,
+        Self::WritesApplied,
+        Self::WritesUnchanged,
+        Self::WritesConflicting,
+        Self::WritesRefused,
+        Self::WritesFailed,
     ];
 
     /// Name, label and help.
@@ -82,6 +100,31 @@ impl Metric {
                 "",
                 "Connections that could not be accepted.",
             ),
+            Self::WritesApplied => (
+                "isthmus_writes_applied_total",
+                "what",
+                "Writes to clusters that arrived.",
+            ),
+            Self::WritesUnchanged => (
+                "isthmus_writes_unchanged_total",
+                "what",
+                "Objects looked at that are as they should be.",
+            ),
+            Self::WritesConflicting => (
+                "isthmus_writes_conflicts_total",
+                "what",
+                "Writes of what somebody else owns or has replaced.",
+            ),
+            Self::WritesRefused => (
+                "isthmus_writes_refused_total",
+                "what",
+                "Writes that an API server does not take.",
+            ),
+            Self::WritesFailed => (
+                "isthmus_writes_failed_total",
+                "what",
+                "Writes that did not arrive, or could not be taken then.",
+            ),
         }
     }
 }
@@ -90,14 +133,75 @@ impl Metric {
 #[derive(Debug, Default)]
 pub struct Metrics {
     counters: Mutex<BTreeMap<(Metric, String), u64>>,
+    lags: Mutex<BTreeMap<ClusterId, Lag>>,
+}
+
+/// Upper ends of the histogram of lags, in milliseconds.
+const LAG_MILLIS: [u16; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
+
+/// How long changes of one cluster took to be told.
+#[derive(Debug, Clone, Default)]
+struct Lag {
+    /// Not cumulative.
+    buckets: [u64; LAG_MILLIS.len()],
+    count: u64,
+    sum: Duration,
 }
 
 impl Metrics {
     /// Counts one.
     pub fn count(&self, metric: Metric, label: &str) {
+        self.add(metric, label, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&self, metric: Metric, label: &str, count: u64) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let counter = counters.entry((metric, label.to_owned())).or_default();
-        *counter = counter.saturating_add(1);
+        *counter = counter.saturating_add(count);
+    }
+
+    /// Changes of a cluster were told to a client, this long after they were heard.
+    pub fn lag(&self, cluster: &ClusterId, took: Duration) {
+        let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
+        let lag = lags.entry(cluster.clone()).or_default();
+        let fits = |end: &u16| took <= Duration::from_millis(u64::from(*end));
+        let at = LAG_MILLIS.iter().position(fits);
+        if let Some(bucket) = at.and_then(|at| lag.buckets.get_mut(at)) {
+            *bucket = bucket.saturating_add(1);
+        }
+        lag.count = lag.count.saturating_add(1);
+        lag.sum = lag.sum.saturating_add(took);
+    }
+
+    /// A cluster has left: nothing is told of it any more.
+    pub fn forget(&self, cluster: &ClusterId) {
+        let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
+        lags.remove(cluster);
+    }
+
+    fn write_lags(&self, out: &mut Page) {
+        let lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
+        out.head(
+            "isthmus_push_lag_seconds",
+            "From a change of a cluster to the response that tells it.",
+            "histogram",
+        );
+        for (cluster, lag) in lags.iter() {
+            let (cluster, mut below) = (cluster.as_str(), 0u64);
+            for (end, count) in LAG_MILLIS.iter().zip(lag.buckets) {
+                below = below.saturating_add(count);
+                let end = (f64::from(*end) / 1_000.0).to_string();
+                let labels = [("cluster", cluster), ("le", end.as_str())];
+                out.sample("isthmus_push_lag_seconds_bucket", &labels, below);
+            }
+            let labels = [("cluster", cluster), ("le", "+Inf")];
+            out.sample("isthmus_push_lag_seconds_bucket", &labels, lag.count);
+            let labels = [("cluster", cluster)];
+            let sum = lag.sum.as_secs_f64();
+            out.sample("isthmus_push_lag_seconds_sum", &labels, sum);
+            out.sample("isthmus_push_lag_seconds_count", &labels, lag.count);
+        }
     }
 
     /// The counters as text.
@@ -122,6 +226,7 @@ impl Metrics {
                 out.sample(name, &[], 0);
             }
         }
+        self.write_lags(out);
     }
 }
 
@@ -165,6 +270,37 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lag_counts_in_every_bucket_that_it_fits_in() {
+        let metrics = Metrics::default();
+        let east = "east".parse().unwrap();
+        for millis in [7, 30, 60_000] {
+            metrics.lag(&east, Duration::from_millis(millis));
+        }
+        let text = || {
+            let mut page = Page::default();
+            metrics.write(&mut page);
+            page.into_text()
+        };
+        for (le, count) in [
+            ("0.005", 0),
+            ("0.01", 1),
+            ("0.05", 2),
+            ("10", 2),
+            ("+Inf", 3),
+        ] {
+            let line =
+                format!("isthmus_push_lag_seconds_bucket{{cluster=\"east\",le=\"{le}\"}} {count}");
+            assert!(
+                text().lines().any(|l| l == line),
+                "{line} is not in\n{}",
+                text()
+            );
+        }
+        metrics.forget(&east);
+        assert!(!text().contains("isthmus_push_lag_seconds_count{"));
+    }
 
     #[test]
     fn counters_are_prometheus_text() {

@@ -182,6 +182,8 @@ fn configuration_keys_are_documented() {
         "control-plane/src/config.rs",
         "control-plane/src/manifest/access.rs",
         "control-plane/src/manifest/traffic.rs",
+        "control-plane/src/manifest/cluster.rs",
+        "control-plane/src/manifest/trust.rs",
     ] {
         let untold = keys(file)
             .into_iter()

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::folder::Folder;
 use super::mesh::{self, TAIL_LINES};
@@ -15,11 +16,14 @@ use super::process::Process;
 use super::screen::Screen;
 use super::wait;
 use crate::args::DemoOptions;
-use crate::client;
-use crate::shutdown;
+use crate::{client, roles, shutdown};
 
 /// Longest time until every cluster was listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time between two looks for a change.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What the user's own kubeconfig may say, on the user's own machine. Commands in it are not run.
+const ALLOW: [&str; 2] = ["loopback", "files"];
 /// Longest name of a cluster, as a label of DNS.
 const NAME_CHARS_MAX: usize = 63;
 
@@ -37,6 +41,9 @@ pub(super) async fn run(
     let folder = Folder::make(options.keep)?;
     let file = std::path::absolute(file).context("the kubeconfig's path")?;
     let names = names(&options.contexts)?;
+    for context in &options.contexts {
+        roles::check_kubeconfig(&file, context, &ALLOW)?;
+    }
     write_config(&plan, &folder, &file, &names)?;
     screen.say(
         "Joining your clusters to watch them. Nothing is started in them, and no proxy runs: the \
@@ -92,11 +99,9 @@ fn write_config(
     names: &[(String, String)],
 ) -> anyhow::Result<()> {
     let clusters = names.iter().map(|(name, context)| {
-        // It is the user's own kubeconfig, on the user's own machine. Commands in it are not run.
-        let allow = ["loopback", "files"];
         json!({
             "name": name,
-            "kubernetes": { "kubeconfig": kubeconfig, "context": context, "allow": allow },
+            "kubernetes": { "kubeconfig": kubeconfig, "context": context, "allow": ALLOW },
         })
     });
     let config = json!({
@@ -148,8 +153,16 @@ async fn watch(
         "\nWatching until Ctrl-C. Try: isthmus status --control-plane {}",
         plan.control_admin()
     ));
+    follow(plan, &seen, screen).await
+}
+
+/// Says of each cluster when its state changes, for as long as there is a control plane.
+async fn follow(plan: &Plan, seen: &[Value], screen: &Screen) -> anyhow::Result<bool> {
     let mut told: Vec<Value> = seen.iter().map(state).collect();
-    let changes = wait::until(Duration::MAX, async || {
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
         let clusters = client::json(plan.control_admin(), "/clusters").await?;
         for cluster in clusters.as_array().into_iter().flatten() {
             let now = state(cluster);
@@ -159,11 +172,7 @@ async fn watch(
                 told.push(now);
             }
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Ok(None::<()>)
-    });
-    changes.await?;
-    Ok(all)
+    }
 }
 
 /// Name and state: what is told when it changes.

@@ -67,7 +67,6 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     everywhere(
         "gateway.networking.k8s.io",
         &[
-            "gatewayclasses",
             "gateways",
             "httproutes",
             "grpcroutes",
@@ -98,7 +97,6 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     everywhere(
         "gateway.networking.k8s.io",
         &[
-            "gatewayclasses/status",
             "gateways/status",
             "httproutes/status",
             "grpcroutes/status",
@@ -129,14 +127,14 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     },
     Permission {
         place: Place::Home,
-        ..everywhere("", &["secrets"], &["get", "list", "watch", "patch"])
+        ..everywhere("", &["secrets"], &["get", "update"])
     },
     Permission {
         place: Place::Home,
         ..everywhere(
             "coordination.k8s.io",
             &["leases"],
-            &["get", "create", "update", "patch"],
+            &["get", "create", "update"],
         )
     },
 ];
@@ -199,8 +197,15 @@ mod tests {
     #[test]
     fn no_permission_is_for_everything() {
         for permission in PERMISSIONS {
-            let all = permission.verbs.iter().chain(permission.resources).chain([&permission.group]);
-            assert!(all.into_iter().all(|word| !word.contains('*')), "{permission:?}");
+            let all = permission
+                .verbs
+                .iter()
+                .chain(permission.resources)
+                .chain([&permission.group]);
+            assert!(
+                all.into_iter().all(|word| !word.contains('*')),
+                "{permission:?}"
+            );
             let secret = permission.resources.contains(&"secrets");
             assert!(!secret || permission.place == Place::Home, "{permission:?}");
         }
@@ -215,7 +220,11 @@ mod tests {
             asked[0],
             json!({ "group": "g", "resource": "a", "subresource": "status", "verb": "patch" })
         );
-        let own = Permission { place: Place::Home, names: &["x"], ..status };
+        let own = Permission {
+            place: Place::Home,
+            names: &["x"],
+            ..status
+        };
         assert_eq!(own.questions("ns")[3]["namespace"], "ns");
         assert_eq!(own.questions("ns")[3]["name"], "x");
     }
@@ -225,7 +234,10 @@ mod tests {
         let page = include_str!("../../../docs/KUBERNETES.md");
         for permission in PERMISSIONS {
             for resource in permission.resources {
-                assert!(page.contains(&format!("`{resource}`")), "{resource} is not in docs/KUBERNETES.md");
+                assert!(
+                    page.contains(&format!("`{resource}`")),
+                    "{resource} is not in docs/KUBERNETES.md"
+                );
             }
         }
     }

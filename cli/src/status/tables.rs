@@ -44,8 +44,7 @@ fn clusters(world: &Value) -> String {
             .sum();
         vec![
             text(cluster, "cluster"),
-            text(cluster, "state"),
-            number(cluster, "age_seconds").map_or_else(unknown, seconds),
+            freshness(cluster),
             objects.to_string(),
             text(cluster, "reason"),
         ]
@@ -54,16 +53,47 @@ fn clusters(world: &Value) -> String {
     let title = format!("Clusters, world generation {}", text(world, "generation"));
     table(
         &title,
-        &["cluster", "state", "age", "objects", "because"],
+        &["cluster", "state and age", "objects", "because"],
         &rows,
     )
 }
 
-/// Files that are not understood, and conditions that an author would not expect.
+/// `stale, 14 s`: what is known of a cluster, and how old that is.
+fn freshness(cluster: &Value) -> String {
+    let state = text(cluster, "state");
+    match number(cluster, "age_seconds") {
+        Some(age) => format!("{state}, {}", seconds(age)),
+        None => state,
+    }
+}
+
+/// Kinds that an API server does not show, and a saved world that says nothing.
+fn unseen(cluster: &Value) -> Vec<Vec<String>> {
+    let name = text(cluster, "cluster");
+    let kinds = get(get(cluster, "source"), "kinds").as_object();
+    let mut lines = Vec::new();
+    for (kind, report) in kinds.into_iter().flatten() {
+        let state = text(report, "state");
+        if matches!(state.as_str(), "forbidden" | "lost") {
+            let at = format!("{name}: {kind}");
+            lines.push(vec![at, state, text(report, "reason")]);
+        }
+    }
+    for (key, what) in [("refused", "left aside"), ("failed", "not written")] {
+        if let Some(why) = get(get(cluster, "saved"), key).as_str() {
+            let at = format!("{name}: the world on disk");
+            lines.push(vec![at, what.to_owned(), why.to_owned()]);
+        }
+    }
+    lines
+}
+
+/// Files that are not understood, what is not seen, and conditions that an author would not expect.
 fn problems(world: &Value) -> String {
     let mut lines = Vec::new();
     for cluster in items(get(world, "clusters")) {
         let name = text(cluster, "cluster");
+        lines.extend(unseen(cluster));
         for key in ["errors", "invalid"] {
             let files = get(get(cluster, "source"), key).as_object();
             for (file, problems) in files.into_iter().flatten() {
@@ -264,6 +294,11 @@ mod tests {
                   "objects": { "Pod": 3, "Service": 1 }, "source": report },
                 { "cluster": "west", "state": "unknown", "age_seconds": null, "reason": "hangs",
                   "objects": {}, "source": null },
+                { "cluster": "north", "state": "stale", "age_seconds": 14.1, "reason": "refused",
+                  "objects": {}, "saved": { "refused": "the file is cut", "failed": null },
+                  "source": { "errors": {}, "kinds": {
+                    "Pod": { "state": "forbidden", "reason": "may not list" },
+                    "Service": { "state": "watching", "reason": "" } } } },
             ],
             "conditions": [
                 { "object": "east: ServiceExport shop/a", "kind": "Valid", "holds": true },
@@ -276,11 +311,18 @@ mod tests {
     #[test]
     fn clusters_and_what_is_wrong_in_them() {
         let text = all(&json!({ "world": world(), "proxies": null, "configs": {} }));
-        assert_eq!(cells(&text, "synced"), ["east", "synced", "3 s", "4"]);
+        assert_eq!(cells(&text, "synced"), ["east", "synced, 3 s", "4"]);
+        assert_eq!(cells(&text, "hangs"), ["west", "unknown", "0", "hangs"]);
         assert_eq!(
-            cells(&text, "hangs"),
-            ["west", "unknown", "?", "0", "hangs"]
+            cells(&text, "refused")[1..],
+            ["stale, 14 s", "0", "refused"]
         );
+        assert_eq!(
+            cells(&text, "may not"),
+            ["north: Pod", "forbidden", "may not list"]
+        );
+        assert_eq!(cells(&text, "cut")[1..], ["left aside", "the file is cut"]);
+        assert!(!text.contains("Service  watching"), "{text}");
         assert_eq!(
             cells(&text, "a.yaml"),
             ["east: a.yaml:3:1", "Pod shop/a", "no"]

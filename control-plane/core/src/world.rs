@@ -12,6 +12,7 @@ pub(crate) mod index;
 mod touch;
 mod conditions;
 mod keep;
+mod members;
 mod authors;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod tests;
 pub use conditions::Condition;
 pub use dirty::Dirty;
 pub use keep::Place;
+pub use members::{Standing, Standings};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -51,6 +53,8 @@ pub struct World {
     pub(crate) trust: BTreeMap<TrustDomain, resource::TrustBundle>,
     /// Clusters that are cut off, and by which object.
     distrusted: BTreeMap<ClusterId, ObjectRef>,
+    /// The home cluster, and what became of those that it names.
+    standings: Option<(ClusterId, Standings)>,
     pub(crate) system: BTreeSet<Namespace>,
     /// Whose policies for the mesh count in other clusters; `None`: everyone's.
     mesh_authors: Option<BTreeSet<ClusterId>>,
@@ -104,6 +108,7 @@ impl World {
             clusters: BTreeMap::new(),
             trust: BTreeMap::new(),
             distrusted: BTreeMap::new(),
+            standings: None,
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
             cache: Cache::default(),
@@ -248,6 +253,13 @@ impl World {
         if cluster.confirm(object) {
             return Dirty::default();
         }
+        if cluster.differs_in_status(object) {
+            // The mesh's own word, come back: of interest to the writer alone.
+            cluster.put(object, stamp);
+            let mut dirty = Dirty::default();
+            dirty.objects.insert(at);
+            return dirty;
+        }
         changed(cluster, &at, |cluster| cluster.put(object, stamp))
     }
 
@@ -269,6 +281,7 @@ impl World {
         if !cluster.listed() {
             dirty = Dirty::everything();
         }
+        cluster.complete(kept);
         cluster.state = State::Synced;
         cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
@@ -285,6 +298,11 @@ impl World {
         };
         for at in cluster.unnamed(|of| of == kind) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
+        }
+        if !cluster.sees(kind) {
+            cluster.complete_late(kind);
+            // The writer waits for it, with whatever depends on this kind.
+            dirty.freshness.insert(cluster.id.clone());
         }
         dirty
     }
@@ -412,8 +430,9 @@ impl World {
 
     /// Whom to believe, by trust domain: without the clusters that are cut off.
     pub fn trust_bundles(&self) -> impl Iterator<Item = &resource::TrustBundle> {
-        let believed =
-            |bundle: &&resource::TrustBundle| !self.distrusted.contains_key(bundle.cluster.as_str());
+        let believed = |bundle: &&resource::TrustBundle| {
+            !self.distrusted.contains_key(bundle.cluster.as_str())
+        };
         self.trust.values().filter(believed)
     }
 
@@ -445,6 +464,11 @@ impl World {
     /// Does it belong to the mesh without having been listed yet?
     pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
         self.clusters.get(cluster).is_some_and(|c| !c.listed())
+    }
+
+    /// Is it known of every cluster which services it exports?
+    pub(crate) fn offers_known(&self) -> bool {
+        self.clusters.values().all(Cluster::offers_known)
     }
 
     /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.

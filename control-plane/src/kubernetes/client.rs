@@ -155,6 +155,20 @@ impl Api {
         self.whole(ask, self.inner.settings.object_bytes_max).await
     }
 
+    /// What time it is by the server's clock, as HTTP writes it; `None`: it does not say.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn date(&self) -> Result<Option<String>, ApiError> {
+        let ask = Ask::new(Verb::Get, Method::GET, "/version");
+        let asking = Box::pin(self.ask(&self.inner.rest, &ask));
+        let response = timeout(self.inner.settings.answer_timeout, asking)
+            .await
+            .unwrap_or(Err(ApiError::Silent))?;
+        let date = response.headers().get(hyper::header::DATE);
+        Ok(date.and_then(|date| date.to_str().ok().map(ToOwned::to_owned)))
+    }
+
     /// One page of a collection.
     ///
     /// # Errors

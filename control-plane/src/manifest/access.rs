@@ -11,9 +11,11 @@ use isthmus_proto::resource::{
     self, AccessRule, Action, Caller, HeaderMatch, InboundMode, Operation, StringMatch,
     string_match,
 };
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use super::{Bad, Document, Failure, Scope, Understood};
+use super::{Bad, Document, Failure, Metadata, Scope, Understood, status};
 
 /// Most targets of one policy.
 const TARGETS_MAX: usize = 16;
@@ -153,12 +155,35 @@ struct RawOperation {
 }
 
 /// A plain string is an exact one.
-#[derive(Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(untagged)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(untagged))]
 enum RawString {
     Plain(String),
     Match(RawMatch),
+}
+
+impl<'de> Deserialize<'de> for RawString {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawStringVisitor)
+    }
+}
+
+/// Not derived: an untagged struct is also read from a list, field by field.
+struct RawStringVisitor;
+
+impl<'de> Visitor<'de> for RawStringVisitor {
+    type Value = RawString;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a text, or one of exact, prefix, suffix, regex, present")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawString, E> {
+        Ok(RawString::Plain(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawString, A::Error> {
+        RawMatch::deserialize(MapAccessDeserializer::new(map)).map(RawString::Match)
+    }
 }
 
 #[derive(Deserialize, Clone)]
@@ -221,7 +246,8 @@ struct LooseSpec {
     selector: Option<serde_json::Value>,
 }
 
-pub(super) fn policy(document: &Document<'_>) -> Result<Understood, Failure> {
+pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Understood, Failure> {
+    let observed = status::of_policy(document, metadata);
     let whole: Result<Policy, Failure> = document.decode();
     let understood = whole.and_then(|raw| {
         let targets = targets(
@@ -254,6 +280,7 @@ pub(super) fn policy(document: &Document<'_>) -> Result<Understood, Failure> {
             body,
             inbound,
             invalid,
+            observed: observed.clone(),
         })
     };
     let suffix = |at: usize| {

@@ -33,7 +33,7 @@ metadata: {{name: shop, labels: {{note: "{text}"}}}}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {{name: cart-{n}, namespace: shop, creationTimestamp: "1960-11-22T17:03:09Z", labels: {{app: cart, note: "{text}"}}}}
+metadata: {{name: cart-{n}, namespace: shop, creationTimestamp: "1971-11-22T17:03:09Z", labels: {{app: cart, note: "{text}"}}}}
 spec: {{serviceAccountName: cart, containers: [{{name: a, image: a, ports: [{{name: http, containerPort: {port}}}]}}]}}
 status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], conditions: [{{type: Ready, status: "{ready}"}}]}}
 ---
@@ -90,7 +90,9 @@ kind: Gateway
 metadata: {{name: east-west, namespace: isthmus-system}}
 spec: {{gatewayClassName: isthmus-east-west, listeners: [{{name: mesh, port: 15443, protocol: TLS}}], addresses: [{{value: {ip}}}]}}
 ---
-{{apiVersion: isthmus.dev/v1alpha1, kind: MeshCluster, metadata: {{name: east}}, spec: {{network: n{n}, region: eu}}}}
+{{apiVersion: isthmus.dev/v1alpha1, kind: MeshCluster, metadata: {{name: east}}, spec: {{network: n{n}, region: eu, trustDomain: east.mesh.internal, gateways: [{{name: a}}, {{address: {ip}, port: {port}}}, {{address: gw.example.com}}], credential: {{secretRef: {{name: east}}}}}}}}
+---
+{{apiVersion: isthmus.dev/v1alpha1, kind: TrustPolicy, metadata: {{name: cut}}, spec: {{distrustedClusters: [c{n}]}}}}
 ---
 apiVersion: isthmus.dev/v1alpha1
 kind: AccessPolicy
@@ -112,7 +114,9 @@ spec: {{targetRef: {{group: "", kind: Service, name: cart}}, retries: {{attempts
 }
 
 fn objects(n: u16, flag: bool, text: &str) -> Vec<Object> {
-    manifest::parse(&manifests(n, flag, text), &east()).objects
+    let parsed = manifest::parse(&manifests(n, flag, text), &east());
+    assert_eq!(parsed.errors, vec![]);
+    parsed.objects
 }
 
 fn hub() -> Hub {
@@ -191,7 +195,7 @@ fn a_control_plane_that_starts_knows_what_it_knew_and_how_old_it_is() {
     list(&hub, &objects(7, true, "x"), 100);
     saved.write(&hub, CONFIRM_EVERY);
     let kinds: BTreeSet<Kind> = all(&hub).iter().map(|o| o.spec.kind()).collect();
-    assert!(kinds.len() >= 17, "{kinds:?}");
+    assert!(kinds.len() >= 18, "{kinds:?}");
 
     let (again, saved) = disk.start(MESH);
     assert_eq!(seen(&again), (State::Stale, Some(at(100))));
@@ -358,7 +362,7 @@ proptest! {
     #[test]
     fn every_object_comes_out_as_it_went_in(n: u16, flag: bool, text in "[a-z é]{0,8}") {
         let objects = objects(n, flag, &text);
-        prop_assert!(objects.len() >= 17);
+        prop_assert!(objects.len() >= 18);
         let (about, back) = format::read(written(&objects).as_slice(), MESH, &east()).unwrap();
         prop_assert_eq!(back, objects);
         prop_assert_eq!(about.seen, at(5));

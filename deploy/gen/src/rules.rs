@@ -62,7 +62,10 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
         ("Spec.region", json!({ "maxLength": 253 })),
         ("Spec.zone", json!({ "maxLength": 253 })),
         ("Spec.trustDomain", dns_name()),
-        ("Spec.gateways", json!({ "maxItems": 16, "x-kubernetes-list-type": "atomic" })),
+        (
+            "Spec.gateways",
+            json!({ "maxItems": 16, "x-kubernetes-list-type": "atomic" }),
+        ),
         (
             "Spec.gateways",
             cel(&[(
@@ -98,7 +101,8 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
 }
 
 fn access_policy() -> Vec<(&'static str, Value)> {
-    let literal = json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[^*]+$" });
+    let literal =
+        json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[^*]+$" });
     let account = format!("^({LABEL}/)?{}$", name());
     let identity = format!("^spiffe://{}/ns/{LABEL}/sa/{}$", name(), name());
     let mut rules = vec![
@@ -150,7 +154,11 @@ fn access_policy() -> Vec<(&'static str, Value)> {
         ("RawCaller.except", json!({ "maxItems": 64 })),
     ];
     for (field, items, one) in [
-        ("RawCaller.trustDomains", "RawCaller.trustDomains[]", dns_name()),
+        (
+            "RawCaller.trustDomains",
+            "RawCaller.trustDomains[]",
+            dns_name(),
+        ),
         ("RawCaller.clusters", "RawCaller.clusters[]", label()),
         ("RawCaller.namespaces", "RawCaller.namespaces[]", label()),
         (
@@ -163,14 +171,26 @@ fn access_policy() -> Vec<(&'static str, Value)> {
             "RawCaller.identities[]",
             json!({ "type": "string", "maxLength": 2048, "pattern": identity }),
         ),
-        ("RawOperation.ports", "RawOperation.ports[]", json!({ "minimum": 1 })),
+        (
+            "RawOperation.ports",
+            "RawOperation.ports[]",
+            json!({ "minimum": 1 }),
+        ),
         (
             "RawOperation.methods",
             "RawOperation.methods[]",
             json!({ "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Z-]+$" }),
         ),
-        ("RawOperation.hosts", "RawOperation.hosts[]", matcher(&literal)),
-        ("RawOperation.paths", "RawOperation.paths[]", matcher(&literal)),
+        (
+            "RawOperation.hosts",
+            "RawOperation.hosts[]",
+            matcher(&literal),
+        ),
+        (
+            "RawOperation.paths",
+            "RawOperation.paths[]",
+            matcher(&literal),
+        ),
     ] {
         rules.push((field, some(256)));
         rules.push((items, one));
@@ -179,7 +199,12 @@ fn access_policy() -> Vec<(&'static str, Value)> {
         "RawHeader.name",
         json!({ "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" }),
     ));
-    for (field, most) in [("exact", 8192), ("prefix", 8192), ("suffix", 8192), ("regex", 1024)] {
+    for (field, most) in [
+        ("exact", 8192),
+        ("prefix", 8192),
+        ("suffix", 8192),
+        ("regex", 1024),
+    ] {
         let place = match field {
             "exact" => "RawHeader.exact",
             "prefix" => "RawHeader.prefix",
@@ -191,7 +216,10 @@ fn access_policy() -> Vec<(&'static str, Value)> {
     }
     rules.push(("RawHeader.present", json!({ "enum": [true] })));
     // The name and one matcher.
-    rules.push(("RawHeader", json!({ "minProperties": 2, "maxProperties": 2 })));
+    rules.push((
+        "RawHeader",
+        json!({ "minProperties": 2, "maxProperties": 2 }),
+    ));
     rules
 }
 
@@ -199,7 +227,8 @@ fn access_policy() -> Vec<(&'static str, Value)> {
 /// type each constraint holds for the values that it can be about, and the last three let nothing
 /// else through.
 fn matcher(literal: &Value) -> Value {
-    let text = |least: u32, most: u32| json!({ "type": "string", "minLength": least, "maxLength": most });
+    let text =
+        |least: u32, most: u32| json!({ "type": "string", "minLength": least, "maxLength": most });
     let has = |key: &str| json!({ "required": [key] });
     json!({
         "x-kubernetes-preserve-unknown-fields": true,
@@ -223,7 +252,10 @@ fn matcher(literal: &Value) -> Value {
 
 fn traffic_policy() -> Vec<(&'static str, Value)> {
     vec![
-        ("TargetRef.kind", json!({ "enum": ["Service", "ServiceImport"] })),
+        (
+            "TargetRef.kind",
+            json!({ "enum": ["Service", "ServiceImport"] }),
+        ),
         ("TargetRef.name", dns_name()),
         (
             "TargetRef",
@@ -248,7 +280,10 @@ fn traffic_policy() -> Vec<(&'static str, Value)> {
         ("RawRetries.attempts", json!({ "maximum": 10 })),
         ("RawRetries.budgetPercent", json!({ "maximum": 100 })),
         ("RawRetries.statuses", json!({ "maxItems": 200 })),
-        ("RawRetries.statuses[]", json!({ "minimum": 400, "maximum": 599 })),
+        (
+            "RawRetries.statuses[]",
+            json!({ "minimum": 400, "maximum": 599 }),
+        ),
         ("RawOutlier.maxEjectedPercent", json!({ "maximum": 100 })),
     ]
 }

@@ -104,7 +104,11 @@ fn plain(schema: &Value) -> Result<Value> {
             }
             "description" => {
                 // One line: a doc comment's breaks mean nothing.
-                let words: Vec<&str> = value.as_str().unwrap_or_default().split_whitespace().collect();
+                let words: Vec<&str> = value
+                    .as_str()
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .collect();
                 out.insert(key.clone(), words.join(" ").into());
             }
             "$ref" | "required" | "enum" | "minimum" | "maximum" | "pattern" => {
@@ -167,7 +171,9 @@ fn resolve(schema: &Value, types: &Map<String, Value>, inside: &[String]) -> Res
     };
     if let Some(target) = fields.get("$ref").and_then(Value::as_str) {
         let name = target.trim_start_matches("#/$defs/").to_owned();
-        let schema = types.get(&name).with_context(|| format!("no type {name}"))?;
+        let schema = types
+            .get(&name)
+            .with_context(|| format!("no type {name}"))?;
         if inside.iter().filter(|outer| **outer == name).count() >= NESTED_MAX {
             return Ok(None);
         }
@@ -177,9 +183,15 @@ fn resolve(schema: &Value, types: &Map<String, Value>, inside: &[String]) -> Res
         };
         // What the field says of itself stands before what its type says.
         for (key, value) in fields.iter().filter(|(key, _)| *key != "$ref") {
-            let before = found.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let before = found
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned();
             let value = match value.as_str() {
-                Some(text) if key == "description" && !before.is_empty() => format!("{text} {before}").into(),
+                Some(text) if key == "description" && !before.is_empty() => {
+                    format!("{text} {before}").into()
+                }
                 _ => value.clone(),
             };
             found.insert(key.clone(), value);

@@ -38,7 +38,10 @@ fn the_definitions_are_those_that_the_types_give() {
     }
     for path in files("crds") {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        assert!(names.contains(&name.as_str()), "{name} is no file of `cargo gen-crds`");
+        assert!(
+            names.contains(&name.as_str()),
+            "{name} is no file of `cargo gen-crds`"
+        );
     }
 }
 
@@ -79,17 +82,21 @@ fn every_schema_is_structural() {
         let name = definition["metadata"]["name"].as_str().unwrap();
         for version in definition["spec"]["versions"].as_array().unwrap() {
             assert!(version["subresources"]["status"].is_object(), "{name}");
-            walk(&version["schema"]["openAPIV3Schema"], name, &mut |at, schema| {
-                let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
-                assert!(open || schema["type"].is_string(), "{at} has no type");
-                for word in ["$ref", "oneOf", "$defs", "nullable"] {
-                    assert!(schema.get(word).is_none(), "{at} has {word}");
-                }
-                if open {
-                    let closed = schema["maxProperties"] == 1 && schema["maximum"] == 0;
-                    assert!(closed, "{at} takes anything");
-                }
-            });
+            walk(
+                &version["schema"]["openAPIV3Schema"],
+                name,
+                &mut |at, schema| {
+                    let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
+                    assert!(open || schema["type"].is_string(), "{at} has no type");
+                    for word in ["$ref", "oneOf", "$defs", "nullable"] {
+                        assert!(schema.get(word).is_none(), "{at} has {word}");
+                    }
+                    if open {
+                        let closed = schema["maxProperties"] == 1 && schema["maximum"] == 0;
+                        assert!(closed, "{at} takes anything");
+                    }
+                },
+            );
         }
     }
 }
@@ -97,16 +104,32 @@ fn every_schema_is_structural() {
 #[test]
 fn our_fields_are_described() {
     let mut untold = Vec::new();
-    for definition in definitions().iter().filter(|d| d["spec"]["group"] == isthmus_crds::GROUP) {
-        let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-        walk(spec, definition["spec"]["names"]["kind"].as_str().unwrap(), &mut |at, schema| {
-            let field = !at.ends_with("[]") && !at.ends_with("{}") && at.contains('.');
-            // The matcher of a text is told at its list.
-            let matcher = ["exact", "prefix", "suffix", "regex", "present"].iter().any(|m| at.ends_with(&format!("[].{m}")));
-            if field && !matcher && schema["description"].as_str().unwrap_or_default().is_empty() {
-                untold.push(at.to_owned());
-            }
-        });
+    for definition in definitions()
+        .iter()
+        .filter(|d| d["spec"]["group"] == isthmus_crds::GROUP)
+    {
+        let spec =
+            &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        walk(
+            spec,
+            definition["spec"]["names"]["kind"].as_str().unwrap(),
+            &mut |at, schema| {
+                let field = !at.ends_with("[]") && !at.ends_with("{}") && at.contains('.');
+                // The matcher of a text is told at its list.
+                let matcher = ["exact", "prefix", "suffix", "regex", "present"]
+                    .iter()
+                    .any(|m| at.ends_with(&format!("[].{m}")));
+                if field
+                    && !matcher
+                    && schema["description"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .is_empty()
+                {
+                    untold.push(at.to_owned());
+                }
+            },
+        );
     }
     assert_eq!(untold, Vec::<String>::new());
 }
@@ -118,11 +141,22 @@ fn the_examples_are_understood_whole() {
         let parsed = parse(&text(&path));
         let wrong = (&parsed.errors, &parsed.invalid, &parsed.ignored);
         assert_eq!(wrong, (&vec![], &vec![], &vec![]), "{}", path.display());
-        kinds.extend(parsed.objects.iter().map(|object| object.spec.kind().as_str()));
+        kinds.extend(
+            parsed
+                .objects
+                .iter()
+                .map(|object| object.spec.kind().as_str()),
+        );
     }
     for definition in definitions() {
-        let kind = definition["spec"]["names"]["kind"].as_str().unwrap().to_owned();
-        assert!(kind == "ServiceImport" || kinds.contains(kind.as_str()), "{kind} has no example");
+        let kind = definition["spec"]["names"]["kind"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(
+            kind == "ServiceImport" || kinds.contains(kind.as_str()),
+            "{kind} has no example"
+        );
     }
 }
 
@@ -133,6 +167,10 @@ fn what_an_api_server_refuses_the_decoder_refuses() {
     assert!(documents.len() > 40);
     for document in documents {
         let parsed = parse(document);
-        assert_eq!(parsed.errors.len() + parsed.invalid.len(), 1, "is taken:\n{document}");
+        assert_eq!(
+            parsed.errors.len() + parsed.invalid.len(),
+            1,
+            "is taken:\n{document}"
+        );
     }
 }

@@ -107,3 +107,68 @@ async fn a_short_token_is_taken_while_it_lasts() {
     assert_ne!(over["authenticated"], true, "{over}");
     cluster.end().await.unwrap();
 }
+
+/// Set in the process that is to be killed: where it says which processes it has.
+const OWNER: &str = "ISTHMUS_TEST_OWNER";
+
+async fn own(programs: &Programs, told: &str) {
+    let mut cluster = Cluster::start(programs, "north", &Settings::default())
+        .await
+        .unwrap();
+    cluster.api().stop().await.unwrap();
+    let numbers = [cluster.api().process(), cluster.etcd().process()].map(Option::unwrap);
+    let fresh = format!("{told}.new");
+    std::fs::write(&fresh, format!("{} {}", numbers[0], numbers[1])).unwrap();
+    std::fs::rename(fresh, told).unwrap();
+    std::future::pending::<()>().await;
+}
+
+/// Also a frozen API server: only SIGKILL can end that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_is_killed_takes_its_processes_with_it() {
+    let Some(programs) = programs() else { return };
+    if let Ok(told) = std::env::var(OWNER) {
+        own(&programs, &told).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("processes");
+    let mut owner = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "an_owner_that_is_killed_takes_its_processes_with_it",
+        ])
+        .env(OWNER, &told)
+        .env("TMPDIR", folder.path())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let numbers = until(async || std::fs::read_to_string(&told).ok()).await;
+    owner.kill().await.unwrap();
+    for number in numbers.split(' ') {
+        // Whoever waits for orphans may do so late: a zombie has no command line.
+        let command = format!("/proc/{number}/cmdline");
+        let gone = async || std::fs::read(&command).unwrap_or_default().is_empty();
+        until(async || gone().await.then_some(())).await;
+    }
+    let folders = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap().flatten();
+        let mut names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.any(|name| name.starts_with("isthmus-cluster-"))
+    };
+    until(async || (!folders()).then_some(())).await;
+}
+
+async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(90), looking)
+        .await
+        .expect("it comes")
+}

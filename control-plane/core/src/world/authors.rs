@@ -102,7 +102,12 @@ mod tests {
 
     fn cut(author: &str, name: &str, clusters: &[&str]) -> Object {
         let distrusted = clusters.iter().map(|cluster| id(cluster)).collect();
-        object(author, "", name, Spec::TrustPolicy(TrustPolicy { distrusted }))
+        object(
+            author,
+            "",
+            name,
+            Spec::TrustPolicy(TrustPolicy { distrusted }),
+        )
     }
 
     fn two() -> World {
@@ -120,7 +125,10 @@ mod tests {
     }
 
     fn believed(world: &World) -> Vec<&str> {
-        world.trust_bundles().map(|bundle| bundle.cluster.as_str()).collect()
+        world
+            .trust_bundles()
+            .map(|bundle| bundle.cluster.as_str())
+            .collect()
     }
 
     #[test]
@@ -136,7 +144,10 @@ mod tests {
         let other = cut("east", "b", &["west"]);
         world.apply(Change::Apply(other.clone()), at(4));
         world.apply(Change::Delete(cut("east", "a", &[]).reference()), at(5));
-        assert!(world.is_distrusted("west"), "the other policy still says so");
+        assert!(
+            world.is_distrusted("west"),
+            "the other policy still says so"
+        );
         assert!(world.apply(Change::Delete(other.reference()), at(6)).trust);
         assert_eq!(believed(&world), ["east", "west"]);
     }
@@ -148,7 +159,11 @@ mod tests {
         list(&mut world, "west", &[cut("west", "a", &["east"])]);
         assert!(!world.is_distrusted("east"));
         let told = world.conditions();
-        assert!(told.iter().any(|condition| condition.reason == "NotPermitted"), "{told:?}");
+        assert!(
+            told.iter()
+                .any(|condition| condition.reason == "NotPermitted"),
+            "{told:?}"
+        );
         assert!(world.set_mesh_authors(None).all);
         assert!(world.is_distrusted("east"));
     }
@@ -156,15 +171,27 @@ mod tests {
     #[test]
     fn a_policy_counts_when_its_author_is_listed() {
         let mut world = two();
-        world.apply(Change::Init { cluster: id("east") }, at(1));
+        world.apply(
+            Change::Init {
+                cluster: id("east"),
+            },
+            at(1),
+        );
         world.apply(Change::Apply(cut("east", "a", &["west", "north"])), at(1));
         assert!(!world.is_distrusted("west"));
         list(&mut world, "east", &[cut("east", "a", &["west", "north"])]);
         assert!(world.is_distrusted("west"));
         let told = world.conditions();
-        assert!(told.iter().any(|condition| condition.message.ends_with("north")), "{told:?}");
+        assert!(
+            told.iter()
+                .any(|condition| condition.message.ends_with("north")),
+            "{told:?}"
+        );
         list(&mut world, "east", &[]);
-        assert!(!world.is_distrusted("west"), "the list does not name it any more");
+        assert!(
+            !world.is_distrusted("west"),
+            "the list does not name it any more"
+        );
     }
 
     #[test]

@@ -110,7 +110,11 @@ impl Api {
     }
 
     /// Asks; once more if the connection had ended meanwhile, or if there may be a newer credential.
-    async fn ask(&self, line: &Line, ask: &Ask<'_>) -> Result<Response<Incoming>, ApiError> {
+    pub(super) async fn ask(
+        &self,
+        line: &Line,
+        ask: &Ask<'_>,
+    ) -> Result<Response<Incoming>, ApiError> {
         let inner = &self.inner;
         let (mut refused, mut tried) = (None, false);
         loop {

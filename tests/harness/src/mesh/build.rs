@@ -244,7 +244,11 @@ impl Building<'_> {
             .iter()
             .map(|to| json!({ "listen": "127.0.0.1:0", "destination": to }))
             .collect();
-        let captured = |port| self.plan.captured.then(|| SocketAddr::new(pod.address, port));
+        let captured = |port| {
+            self.plan
+                .captured
+                .then(|| SocketAddr::new(pod.address, port))
+        };
         let listen = json!({
             "inbound": captured(INBOUND_PORT),
             "outbound": captured(OUTBOUND_PORT),

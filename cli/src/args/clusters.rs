@@ -1,0 +1,174 @@
+//! What may be written after `install` and `cluster`?
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Which cluster is meant: a context of a kubeconfig.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Reach {
+    /// The kubeconfig. Default: `~/.kube/config`.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context. Default: the current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+}
+
+/// Options of `isthmus install`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+        isthmus install --cluster east | less\n  \
+        isthmus install --cluster east --network east-net | kubectl apply --server-side -f -\n  \
+        isthmus install --cluster east --apply --context east\n\n\
+        Definitions of the Multi-Cluster Services API are applied only where there are none.")]
+pub(crate) struct InstallOptions {
+    /// The name of this cluster in the mesh: identities carry it, it can't be changed later.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: String,
+    /// The network that its pods are on. Default: one of its own, with the cluster's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<String>,
+    /// The domain below which every cluster has its trust domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "mesh.internal")]
+    pub(crate) mesh_domain: String,
+    /// The image that has the control plane.
+    #[arg(long, default_value = concat!("isthmus:", env!("CARGO_PKG_VERSION")))]
+    pub(crate) image: String,
+    /// How many control planes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) replicas: u32,
+    /// Apply it, by server-side apply, instead of printing it.
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// Take fields over that somebody else owns.
+    #[arg(long, requires = "apply")]
+    pub(crate) force: bool,
+    /// Where to apply it.
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// Options of `isthmus cluster`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+        isthmus cluster join west --context west --home-context east\n  \
+        isthmus cluster list\n  \
+        isthmus cluster check\n  \
+        isthmus cluster leave west --context west")]
+pub(crate) struct ClusterOptions {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: ClusterCommand,
+}
+
+/// What can be done with clusters.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Let the control plane into a cluster, and tell it so.
+    Join(JoinOptions),
+    /// Show the clusters of the mesh.
+    List(ListOptions),
+    /// Take a cluster out of the mesh.
+    Leave(LeaveOptions),
+    /// Find out what is wrong between the control plane and its clusters, and what helps.
+    Check(CheckOptions),
+}
+
+/// Options of `isthmus cluster join`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+        isthmus cluster join west --context west\n  \
+        isthmus cluster join west --context west --home-context east --network west-net\n  \
+        isthmus cluster join lab --kubeconfig lab.yaml --home-kubeconfig prod.yaml \\\n    \
+        --server https://10.1.0.4:6443\n\n\
+        In the cluster it makes a namespace, a service account that may do what docs/KUBERNETES.md says,\n\
+        and the definitions; in the home cluster a Secret with that account's token, and a MeshCluster.\n\
+        Doing it twice does no harm: the token is made anew.")]
+pub(crate) struct JoinOptions {
+    /// Its name in the mesh: identities carry it, it can't be changed later.
+    pub(crate) name: String,
+    /// The cluster that joins.
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// The context of the cluster that the control plane runs in. Default: the current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) home_context: Option<String>,
+    /// The kubeconfig that has that context. Default: the same.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) home_kubeconfig: Option<PathBuf>,
+    /// The network that its pods are on: the same name says that pods reach each other without a
+    /// gateway. Default: one of its own, with the cluster's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<String>,
+    /// The region of pods whose node does not say.
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// The zone of pods whose node does not say.
+    #[arg(long)]
+    pub(crate) zone: Option<String>,
+    /// Where the control plane reaches the API server, if not where the kubeconfig says.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// The domain below which every cluster has its trust domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "mesh.internal")]
+    pub(crate) mesh_domain: String,
+    /// Take fields over that somebody else owns.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// How long the first token lasts; the control plane renews it.
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
+    pub(crate) token_hours: u32,
+}
+
+/// Options of `isthmus cluster list`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples:\n  isthmus cluster list\n  isthmus cluster list --context east --output json"
+)]
+pub(crate) struct ListOptions {
+    /// The cluster that the control plane runs in.
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// Options of `isthmus cluster leave`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+        isthmus cluster leave west --context west\n  \
+        isthmus cluster leave west --only-home       the cluster is gone already\n\n\
+        First the MeshCluster and the Secret go, so that nothing is sent there any more; then what let\n\
+        the control plane in. Definitions and the namespace stay: others' objects may be of them.")]
+pub(crate) struct LeaveOptions {
+    /// Its name in the mesh.
+    pub(crate) name: String,
+    /// The cluster that leaves.
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// Do nothing in the cluster that leaves.
+    #[arg(long, conflicts_with = "context")]
+    pub(crate) only_home: bool,
+    /// The context of the cluster that the control plane runs in. Default: the current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) home_context: Option<String>,
+    /// The kubeconfig that has that context. Default: the same.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) home_kubeconfig: Option<PathBuf>,
+}
+
+/// Options of `isthmus cluster check`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+        isthmus cluster check                     every cluster of the mesh, as the control plane sees it\n  \
+        isthmus cluster check west --output json\n\n\
+        Exit code 0: nothing is broken; 1: something is; warnings do not count.")]
+pub(crate) struct CheckOptions {
+    /// Only these. Default: all.
+    pub(crate) names: Vec<String>,
+    /// The cluster that the control plane runs in.
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// The domain below which every cluster has its trust domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "mesh.internal")]
+    pub(crate) mesh_domain: String,
+}

@@ -1,0 +1,362 @@
+//! What is wrong with what is seen of the clusters, and what helps?
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::facts::Facts;
+
+/// A clock that is further away makes certificates and tokens that are not valid yet, in seconds.
+/// Certificates are backdated by ten minutes.
+const SKEW_BAD: i64 = 300;
+/// ... and this much is worth a word.
+const SKEW_ODD: i64 = 10;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, and may not be what is meant.
+    Warning,
+    /// Something does not work.
+    Broken,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Finding {
+    /// Of this cluster.
+    pub(super) cluster: String,
+    /// What was looked at.
+    pub(super) check: &'static str,
+    /// How it is.
+    pub(super) level: Level,
+    /// What was seen.
+    pub(super) message: String,
+    /// What helps; empty where nothing is wrong.
+    pub(super) fix: String,
+}
+
+/// Everything that can be said of these clusters.
+pub(super) fn judge(clusters: &[Facts], mesh_domain: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for facts in clusters {
+        if !reachability(facts, &mut found) {
+            continue;
+        }
+        clock(facts, &mut found);
+        permissions(facts, &mut found);
+        definitions(facts, &mut found);
+        trust_domain(facts, mesh_domain, &mut found);
+    }
+    twins(clusters, &mut found);
+    overlaps(clusters, &mut found);
+    found
+}
+
+/// Beginnings of a finding about a cluster.
+fn about(facts: &Facts, check: &'static str) -> Finding {
+    Finding {
+        cluster: facts.name.clone(),
+        check,
+        level: Level::Ok,
+        message: String::new(),
+        fix: String::new(),
+    }
+}
+
+/// The command that mends most of it.
+fn again(facts: &Facts) -> String {
+    if facts.home {
+        format!("isthmus install --cluster {} --apply", facts.name)
+    } else {
+        format!("isthmus cluster join {} --context CONTEXT", facts.name)
+    }
+}
+
+fn reachability(facts: &Facts, found: &mut Vec<Finding>) -> bool {
+    let finding = about(facts, "reachability");
+    let Some(why) = &facts.unreachable else {
+        let message = format!("Kubernetes {}", facts.version);
+        found.push(Finding { message, ..finding });
+        return true;
+    };
+    found.push(Finding {
+        level: Level::Broken,
+        message: why.clone(),
+        fix: format!(
+            "make the API server reachable from here, or renew the credential: {}",
+            again(facts)
+        ),
+        ..finding
+    });
+    false
+}
+
+fn clock(facts: &Facts, found: &mut Vec<Finding>) {
+    let finding = about(facts, "clock");
+    let Some(ahead) = facts.ahead else {
+        let message = "the API server does not say what time it is".to_owned();
+        found.push(Finding {
+            level: Level::Warning,
+            message,
+            ..finding
+        });
+        return;
+    };
+    let (level, fix) = match ahead.abs() {
+        SKEW_BAD.. => (
+            Level::Broken,
+            "set the clocks by NTP: certificates and tokens depend on them",
+        ),
+        SKEW_ODD.. => (Level::Warning, "set the clocks by NTP"),
+        _ => (Level::Ok, ""),
+    };
+    let side = if ahead < 0 { "behind" } else { "ahead of" };
+    let message = format!("{} s {side} this machine", ahead.abs());
+    found.push(Finding {
+        level,
+        message,
+        fix: fix.to_owned(),
+        ..finding
+    });
+}
+
+fn permissions(facts: &Facts, found: &mut Vec<Finding>) {
+    let finding = about(facts, "permissions");
+    if facts.forbidden.is_empty() {
+        let message = "everything that it needs".to_owned();
+        found.push(Finding { message, ..finding });
+        return;
+    }
+    for what in &facts.forbidden {
+        found.push(Finding {
+            level: Level::Broken,
+            message: format!("may not {what}"),
+            fix: again(facts),
+            ..finding.clone()
+        });
+    }
+}
+
+fn definitions(facts: &Facts, found: &mut Vec<Finding>) {
+    let finding = about(facts, "definitions");
+    if facts.missing.is_empty() {
+        let message = "every kind is served".to_owned();
+        found.push(Finding { message, ..finding });
+        return;
+    }
+    for kind in &facts.missing {
+        found.push(Finding {
+            level: Level::Broken,
+            message: format!("{kind} is not served"),
+            fix: again(facts),
+            ..finding.clone()
+        });
+    }
+}
+
+fn trust_domain(facts: &Facts, mesh_domain: &str, found: &mut Vec<Finding>) {
+    let real = format!("{}.{mesh_domain}", facts.name);
+    let finding = about(facts, "trust domain");
+    match &facts.trust_domain {
+        Some(said) if *said != real => found.push(Finding {
+            level: Level::Broken,
+            message: format!("spec.trustDomain is {said}, and its workloads have {real}"),
+            fix: format!("kubectl patch meshcluster {} --type merge -p '{{\"spec\":{{\"trustDomain\":\"{real}\"}}}}'", facts.name),
+            ..finding
+        }),
+        Some(_) | None => found.push(Finding { message: real, ..finding }),
+    }
+}
+
+/// One cluster under two names has every pod twice, in two trust domains.
+fn twins(clusters: &[Facts], found: &mut Vec<Finding>) {
+    let mut first: BTreeMap<&str, &Facts> = BTreeMap::new();
+    for facts in clusters {
+        let Some(uid) = facts.uid.as_deref().filter(|uid| !uid.is_empty()) else {
+            continue;
+        };
+        let Some(other) = first.insert(uid, facts) else {
+            continue;
+        };
+        found.push(Finding {
+            level: Level::Broken,
+            message: format!(
+                "is the same cluster as {}: two trust domains for one",
+                other.name
+            ),
+            fix: format!("isthmus cluster leave {} --only-home", facts.name),
+            ..about(facts, "trust domain")
+        });
+    }
+}
+
+/// Clusters on one network reach each other's pods by address: no address may mean two pods.
+fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
+    for (at, one) in clusters.iter().enumerate() {
+        for other in clusters.get(at + 1..).into_iter().flatten() {
+            // The same cluster under two names has been told already.
+            let same = one.uid.is_some() && one.uid == other.uid;
+            if one.network != other.network || same {
+                continue;
+            }
+            let on = format!("{} on network {}", other.name, one.network);
+            if let Some((a, b)) = meeting(&one.pod_cidrs, &other.pod_cidrs) {
+                found.push(Finding {
+                    level: Level::Broken,
+                    message: format!("pods in {a}, and in {b} of {on}"),
+                    fix: format!(
+                        "put {} on a network of its own: spec.network of its MeshCluster",
+                        other.name
+                    ),
+                    ..about(one, "pod CIDR")
+                });
+            }
+            let (Some(mine), Some(theirs)) = (&one.service_cidrs, &other.service_cidrs) else {
+                continue;
+            };
+            if let Some((a, b)) = meeting(mine, theirs) {
+                found.push(Finding {
+                    level: Level::Warning,
+                    message: format!("services in {a}, and in {b} of {on}"),
+                    fix: "the mesh does not mind; route no service addresses between these clusters, or put them on two networks".to_owned(),
+                    ..about(one, "service CIDR")
+                });
+            }
+        }
+    }
+}
+
+/// The first pair of ranges that have an address in common.
+fn meeting<'a>(ours: &'a [String], theirs: &'a [String]) -> Option<(&'a str, &'a str)> {
+    let pairs = ours
+        .iter()
+        .flat_map(|a| theirs.iter().map(move |b| (a.as_str(), b.as_str())));
+    pairs.into_iter().find(|(a, b)| overlap(a, b))
+}
+
+fn overlap(a: &str, b: &str) -> bool {
+    let (Some((a, a_bits)), Some((b, b_bits))) = (range(a), range(b)) else {
+        return false;
+    };
+    let shift = 128 - a_bits.min(b_bits);
+    a.is_ipv4() == b.is_ipv4()
+        && number(a).checked_shr(shift).unwrap_or(0) == number(b).checked_shr(shift).unwrap_or(0)
+}
+
+/// The address and how many of 128 bits are fixed.
+fn range(text: &str) -> Option<(IpAddr, u32)> {
+    let (ip, bits) = text.split_once('/')?;
+    let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, bits.parse().ok()?);
+    let bits = if ip.is_ipv4() { bits + 96 } else { bits };
+    (bits <= 128).then_some((ip, bits))
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(name: &str, network: &str) -> Facts {
+        Facts {
+            name: name.to_owned(),
+            network: network.to_owned(),
+            version: "v1.36.3".to_owned(),
+            ahead: Some(1),
+            uid: Some(format!("uid of {name}")),
+            ..Facts::default()
+        }
+    }
+
+    fn bad(clusters: &[Facts]) -> Vec<Finding> {
+        let all = judge(clusters, "mesh.internal");
+        all.into_iter()
+            .filter(|finding| finding.level > Level::Ok)
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_wrong_with_two_clusters_that_are_as_they_should_be() {
+        let (mut east, mut west) = (cluster("east", "a"), cluster("west", "b"));
+        east.service_cidrs = Some(vec!["10.96.0.0/12".to_owned()]);
+        west.service_cidrs.clone_from(&east.service_cidrs);
+        east.pod_cidrs = vec!["10.244.0.0/24".to_owned()];
+        west.pod_cidrs.clone_from(&east.pod_cidrs);
+        east.trust_domain = Some("east.mesh.internal".to_owned());
+        assert_eq!(bad(&[east, west]), vec![]);
+    }
+
+    #[test]
+    fn every_finding_that_is_broken_has_a_fix() {
+        let mut clusters = vec![
+            cluster("a", "n"),
+            cluster("b", "n"),
+            cluster("c", "m"),
+            cluster("d", "o"),
+        ];
+        clusters[0].ahead = Some(-400);
+        clusters[0].forbidden = vec!["list pods".to_owned(), "watch pods".to_owned()];
+        clusters[0].missing = vec!["MeshCluster isthmus.dev/v1alpha1".to_owned()];
+        clusters[0].pod_cidrs = vec!["10.0.0.0/8".to_owned()];
+        clusters[1].pod_cidrs = vec!["10.244.3.0/24".to_owned()];
+        clusters[2].unreachable = Some("it does not answer".to_owned());
+        clusters[3].trust_domain = Some("west.mesh.internal".to_owned());
+        clusters[3].uid = clusters[1].uid.clone();
+        let found = bad(&clusters);
+        assert!(
+            found.iter().all(|finding| !finding.fix.is_empty()),
+            "{found:#?}"
+        );
+        let of = |check| {
+            found
+                .iter()
+                .filter(|f| f.check == check && f.level == Level::Broken)
+                .count()
+        };
+        let checks = [
+            "clock",
+            "permissions",
+            "definitions",
+            "reachability",
+            "pod CIDR",
+            "trust domain",
+        ];
+        assert_eq!(checks.map(of), [1, 2, 1, 1, 1, 2], "{found:#?}");
+    }
+
+    #[test]
+    fn service_ranges_matter_only_on_one_network_and_are_a_warning() {
+        let (mut east, mut west) = (cluster("east", "a"), cluster("west", "a"));
+        east.service_cidrs = Some(vec!["fd00::/108".to_owned(), "10.96.0.0/12".to_owned()]);
+        west.service_cidrs = Some(vec!["10.100.0.0/16".to_owned()]);
+        let found = bad(&[east, west]);
+        assert_eq!(
+            (found.len(), found[0].level),
+            (1, Level::Warning),
+            "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn ranges_meet_if_they_have_an_address_in_common() {
+        for (a, b, meet) in [
+            ("10.0.0.0/8", "10.1.2.0/24", true),
+            ("10.1.2.0/24", "10.0.0.0/8", true),
+            ("10.0.0.0/16", "10.1.0.0/16", false),
+            ("0.0.0.0/0", "203.0.113.0/24", true),
+            ("::/0", "10.0.0.0/8", false),
+            ("fd00::/64", "fd00::1:0:0/96", true),
+            ("nonsense", "10.0.0.0/8", false),
+        ] {
+            assert_eq!(overlap(a, b), meet, "{a} {b}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What does a cluster need to run the mesh?
+
+pub(crate) mod objects;
+pub(crate) mod permissions;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use isthmus_control_plane::kubernetes::Api;
+use isthmus_control_plane::manifest::yaml;
+use isthmus_proto::ids::{ClusterId, NetworkId};
+use isthmus_proto::spiffe::TrustDomain;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::args::{Format, InstallOptions};
+use crate::{kubernetes, output};
+use objects::Plan;
+
+/// Names that a cluster can't have: `control` is the control plane's own trust domain, `mesh` begins
+/// the names of policies for the whole mesh.
+const RESERVED: [&str; 2] = ["control", "mesh"];
+/// Longest time until an API server serves a kind whose definition was just written.
+const KIND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is asked.
+const KIND_POLL: Duration = Duration::from_millis(250);
+
+/// Prints, or applies.
+///
+/// # Errors
+/// A name is none, or the API server refuses something.
+pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()> {
+    let network = options.network.as_ref().unwrap_or(&options.cluster);
+    let plan = Plan {
+        cluster: named(&options.cluster, &options.mesh_domain)?.to_string(),
+        network: network.parse::<NetworkId>()?.to_string(),
+        mesh_domain: options.mesh_domain.clone(),
+        image: options.image.clone(),
+        replicas: options.replicas,
+    };
+    if !options.apply {
+        return print(&plan, format);
+    }
+    let reach = &options.reach;
+    let api = kubernetes::connect(reach.kubeconfig.as_deref(), reach.context.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(1)
+        .build()
+        .context("starting the runtime")?;
+    let mut done = Done::new(format);
+    runtime.block_on(async {
+        prepare(&api, true, options.force, &mut done).await?;
+        for object in objects::control_plane(&plan) {
+            apply(&api, &object, options.force, &mut done).await?;
+        }
+        anyhow::Ok(())
+    })?;
+    done.end();
+    Ok(())
+}
+
+/// A cluster's name that the mesh can have.
+///
+/// # Errors
+/// It can't.
+pub(crate) fn named(name: &str, mesh_domain: &str) -> anyhow::Result<ClusterId> {
+    let cluster: ClusterId = name.parse()?;
+    if RESERVED.contains(&cluster.as_str()) {
+        bail!("{cluster} is reserved for the mesh itself: choose another name");
+    }
+    TrustDomain::of_cluster(&cluster, mesh_domain)?;
+    Ok(cluster)
+}
+
+fn print(plan: &Plan, format: Format) -> anyhow::Result<()> {
+    let all = [
+        objects::access(true),
+        objects::definitions()?,
+        objects::foreign_definitions()?,
+        objects::control_plane(plan),
+    ]
+    .concat();
+    match format {
+        Format::Json => {
+            output::json(&json!({ "apiVersion": "v1", "kind": "List", "items": all }));
+        }
+        Format::Text => {
+            let texts: Vec<String> = all.iter().map(yaml::text).collect();
+            output::line(texts.join("---\n").trim_end());
+        }
+    }
+    Ok(())
+}
+
+/// What was done, told as it happens, or as one value at the end.
+pub(crate) struct Done {
+    format: Format,
+    steps: Vec<Value>,
+}
+
+impl Done {
+    /// Nothing yet.
+    pub(crate) fn new(format: Format) -> Self {
+        Self {
+            format,
+            steps: Vec::new(),
+        }
+    }
+
+    /// One more step.
+    pub(crate) fn step(&mut self, what: &str, object: &str) {
+        if self.format == Format::Text {
+            output::line(&format!("{what:<10} {object}"));
+        }
+        self.steps.push(json!({ "what": what, "object": object }));
+    }
+
+    /// That was all.
+    pub(crate) fn end(self) {
+        if self.format == Format::Json {
+            output::json(&json!({ "steps": self.steps }));
+        }
+    }
+}
+
+/// Makes a cluster ready for the control plane: definitions, namespace, account, permissions.
+///
+/// # Errors
+/// The API server refuses something.
+pub(crate) async fn prepare(
+    api: &Api,
+    home: bool,
+    force: bool,
+    done: &mut Done,
+) -> anyhow::Result<()> {
+    let ours = objects::definitions()?;
+    for object in objects::access(home).iter().chain(&ours) {
+        apply(api, object, force, done).await?;
+    }
+    let mut wanted = ours;
+    for object in objects::foreign_definitions()? {
+        let (path, _) = objects::place(&object).context("a definition without a place")?;
+        if kubernetes::find(api, &path).await?.is_some() {
+            done.step("kept", &title(&object));
+            continue;
+        }
+        apply(api, &object, force, done).await?;
+        wanted.push(object);
+    }
+    for definition in &wanted {
+        served(api, definition).await?;
+    }
+    Ok(())
+}
+
+/// Applies one object.
+///
+/// # Errors
+/// The API server refuses it.
+pub(crate) async fn apply(
+    api: &Api,
+    object: &Value,
+    force: bool,
+    done: &mut Done,
+) -> anyhow::Result<()> {
+    let (path, _) = objects::place(object).context("an object without a place")?;
+    let applied = api.apply(&path, object, force).await;
+    let hint = match &applied {
+        Err(error) if error.is_conflict() && !force => {
+            "; somebody else owns fields of it: look who, or take them with --force"
+        }
+        _ => "",
+    };
+    applied.with_context(|| format!("applying {}{hint}", title(object)))?;
+    done.step("applied", &title(object));
+    Ok(())
+}
+
+/// Waits until the kind of a definition is served.
+async fn served(api: &Api, definition: &Value) -> anyhow::Result<()> {
+    let (path, _) = objects::place(definition).context("a definition without a place")?;
+    let until = Instant::now() + KIND_TIMEOUT;
+    loop {
+        let found = kubernetes::find(api, &path).await?.unwrap_or_default();
+        let conditions = found
+            .pointer("/status/conditions")
+            .and_then(Value::as_array);
+        let established = |c: &Value| c["type"] == "Established" && c["status"] == "True";
+        if conditions.into_iter().flatten().any(established) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            bail!(
+                "{} is not served after {} s",
+                title(definition),
+                KIND_TIMEOUT.as_secs()
+            );
+        }
+        sleep(KIND_POLL).await;
+    }
+}
+
+/// `Deployment isthmus-system/isthmus-control-plane`
+pub(crate) fn title(object: &Value) -> String {
+    let text = |pointer| kubernetes::text(object, pointer);
+    let (kind, name) = (text("/kind"), text("/metadata/name"));
+    match text("/metadata/namespace") {
+        "" => format!("{kind} {name}"),
+        namespace => format!("{kind} {namespace}/{name}"),
+    }
+}

@@ -1,0 +1,307 @@
+//! Do `install` and `cluster` do on real API servers what they say?
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use isthmus_control_plane::kubernetes::{Allow, Api, kubeconfig};
+use isthmus_test_clusters::kubeconfig::Credential;
+use isthmus_test_clusters::{Cluster, Programs, Settings};
+use serde_json::Value;
+
+const MESH_CLUSTERS: &str = "/apis/isthmus.dev/v1alpha1/meshclusters";
+const SECRET: &str = "/api/v1/namespaces/isthmus-system/secrets/cluster-west";
+const ACCOUNT: &str = "/api/v1/namespaces/isthmus-system/serviceaccounts/isthmus-control-plane";
+const DERIVED: &str = "
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceImport
+metadata: { name: cart, namespace: default, labels: { app.kubernetes.io/managed-by: isthmus } }
+spec: { type: ClusterSetIP, ports: [ { port: 80 } ] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: derived-1, namespace: default, labels: { app.kubernetes.io/managed-by: isthmus } }
+spec: { ports: [ { port: 80 } ] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: theirs, namespace: default }
+spec: { ports: [ { port: 80 } ] }
+";
+const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/isthmus-control-plane";
+
+/// The binary, and a folder for kubeconfigs.
+struct Tool {
+    folder: PathBuf,
+}
+
+impl Tool {
+    /// Runs it; `east` and `west` in the line are kubeconfigs.
+    async fn run(&self, line: &str) -> Output {
+        let file = |word: &str| match word {
+            "EAST" | "WEST" => self.folder.join(word).display().to_string(),
+            _ => word.to_owned(),
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
+        command
+            .args(line.split_whitespace().map(file))
+            .env_remove("KUBECONFIG");
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap()
+    }
+
+    /// What it prints, as JSON; it has to succeed.
+    async fn done(&self, line: &str) -> Value {
+        let output = self.run(&format!("{line} --output json")).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{line}: {said}{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{line}: {why}"))
+    }
+
+    /// What it complains of; it has to fail.
+    async fn refused(&self, line: &str) -> String {
+        let output = self.run(line).await;
+        assert!(!output.status.success(), "{line} succeeds");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+fn programs() -> Option<Programs> {
+    Programs::find()
+        .map_err(|error| println!("skipped: {error}"))
+        .ok()
+}
+
+async fn start(programs: &Programs, name: &str, range: &str, folder: &Path) -> Cluster {
+    let settings = Settings {
+        service_range: range.to_owned(),
+        ..Settings::default()
+    };
+    let cluster = Cluster::start(programs, name, &settings).await.unwrap();
+    let text = cluster.admin_kubeconfig().unwrap();
+    std::fs::write(folder.join(name.to_uppercase()), text).unwrap();
+    cluster
+}
+
+fn steps<'v>(done: &'v Value, what: &str) -> Vec<&'v str> {
+    let all = done["steps"].as_array().unwrap().iter();
+    all.filter(|step| step["what"] == what)
+        .map(|step| step["object"].as_str().unwrap())
+        .collect()
+}
+
+/// Messages of the findings that are broken.
+async fn broken(tool: &Tool) -> Vec<String> {
+    let output = tool
+        .run("cluster check --kubeconfig EAST --output json")
+        .await;
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|why| panic!("{why}: {}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(output.status.success(), said["ok"] == true, "{said}");
+    let all = said["findings"].as_array().unwrap().iter();
+    let broken = all.filter(|finding| finding["level"] == "broken");
+    let told = |finding: &Value| {
+        assert_ne!(finding["fix"], "", "{finding}");
+        format!(
+            "{}: {}",
+            finding["cluster"].as_str().unwrap(),
+            finding["message"].as_str().unwrap()
+        )
+    };
+    broken.map(told).collect()
+}
+
+/// Of Services the control plane's account writes only those that the mesh derives.
+async fn fenced(cluster: &Cluster) {
+    let token = cluster
+        .token("isthmus-system", "isthmus-control-plane", None, None)
+        .await
+        .unwrap();
+    let text = cluster.kubeconfig(&Credential::Token(token));
+    let allow = Allow {
+        loopback: true,
+        ..Allow::default()
+    };
+    let api = Api::new(kubeconfig(&text, None, &allow).unwrap()).unwrap();
+    cluster.admin().apply_text(DERIVED).await.unwrap();
+    let path = |name: &str| format!("/api/v1/namespaces/default/services/{name}");
+    let service = |name: &str, owner: &str, number: u32| {
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": name, "namespace": "default",
+                "labels": { "app.kubernetes.io/managed-by": owner, "number": number.to_string() },
+            },
+            "spec": { "ports": [{ "port": 80 }] },
+        })
+    };
+    // The API server takes a moment to compile the policy; until then RBAC alone decides.
+    let mut number = 0;
+    let refused = loop {
+        number += 1;
+        let asked = service("theirs", "isthmus", number);
+        match api.apply(&path("theirs"), &asked, true).await {
+            Err(error) => break error,
+            Ok(_) => {
+                cluster.admin().delete_path(&path("theirs")).await.unwrap();
+                cluster.admin().apply_text(DERIVED).await.unwrap();
+            }
+        }
+        assert!(number < 2000, "somebody's Service can be taken over");
+    };
+    assert!(refused.to_string().contains("did not make"), "{refused}");
+    let made = service("derived-2", "isthmus", 1);
+    api.apply(&path("derived-2"), &made, false).await.unwrap();
+    let made = service("stranger", "nobody", 1);
+    let refused = api.apply(&path("stranger"), &made, false).await;
+    assert!(refused.unwrap_err().to_string().contains("with its label"));
+    assert!(api.delete(&path("theirs"), None).await.is_err());
+    api.delete(&path("derived-2"), None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_joins_is_checked_and_leaves() {
+    let Some(programs) = programs() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let tool = Tool {
+        folder: folder.path().to_owned(),
+    };
+    let (east, west) = tokio::join!(
+        start(&programs, "east", "10.96.0.0/16", folder.path()),
+        start(&programs, "west", "10.96.0.0/16", folder.path()),
+    );
+
+    let join = "cluster join west --kubeconfig WEST --home-kubeconfig EAST";
+    let early = tool.refused(join).await;
+    assert!(early.contains("isthmus install"), "{early}");
+    let install = "install --cluster east --network east-net --apply --kubeconfig EAST";
+    let first = tool.done(install).await;
+    assert!(
+        steps(&first, "applied").contains(&"Deployment isthmus-system/isthmus-control-plane"),
+        "{first}"
+    );
+    let again = tool.done(install).await;
+    assert_eq!(
+        steps(&again, "kept").len(),
+        2,
+        "the definitions of others: {again}"
+    );
+    assert_eq!(broken(&tool).await, Vec::<String>::new());
+
+    let joined = tool.done(join).await;
+    assert_eq!(
+        steps(&joined, "applied").last(),
+        Some(&"MeshCluster west"),
+        "{joined}"
+    );
+    let cluster = east
+        .admin()
+        .get(&format!("{MESH_CLUSTERS}/west"))
+        .await
+        .unwrap();
+    assert_eq!(cluster["spec"]["network"], "west");
+    assert_eq!(
+        cluster["spec"]["credential"]["secretRef"]["name"],
+        "cluster-west"
+    );
+    let listed = tool.done("cluster list --kubeconfig EAST").await;
+    assert_eq!(listed["clusters"].as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(broken(&tool).await, Vec::<String>::new());
+
+    let twice = tool
+        .refused("cluster join west-2 --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert!(twice.contains("as west"), "{twice}");
+    let taken = tool
+        .refused("cluster join east --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert!(taken.contains("choose another"), "{taken}");
+    let reserved = tool
+        .refused("cluster join control --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert!(reserved.contains("reserved"), "{reserved}");
+
+    fenced(&west).await;
+
+    // A permission that is taken away is named, and joining again gives it back.
+    let mut role = west.admin().get(ROLE).await.unwrap();
+    for rule in role["rules"].as_array_mut().unwrap() {
+        if rule["apiGroups"][0] == "discovery.k8s.io" {
+            rule["verbs"] = serde_json::json!(["get", "list"]);
+        }
+    }
+    // What is applied says who manages it by that alone.
+    role["metadata"] = serde_json::json!({ "name": role["metadata"]["name"] });
+    west.admin().apply(&role).await.unwrap();
+    assert_eq!(
+        broken(&tool).await,
+        ["west: may not watch endpointslices.discovery.k8s.io"]
+    );
+    tool.done(&format!("{join} --force")).await;
+    assert_eq!(broken(&tool).await, Vec::<String>::new());
+
+    let wrong = tool
+        .refused("cluster leave west --kubeconfig EAST --home-kubeconfig EAST")
+        .await;
+    assert!(wrong.contains("not the cluster that joined"), "{wrong}");
+    let itself = tool.refused("cluster leave east --kubeconfig EAST").await;
+    assert!(itself.contains("can't leave itself"), "{itself}");
+    west.admin().apply_text(DERIVED).await.unwrap();
+    let left = tool
+        .done("cluster leave west --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert!(
+        steps(&left, "deleted").contains(&"serviceimports default/cart"),
+        "{left}"
+    );
+    assert!(
+        steps(&left, "deleted").contains(&"services default/derived-1"),
+        "{left}"
+    );
+    assert!(!left.to_string().contains("default/theirs"), "{left}");
+    assert_eq!(
+        east.admin()
+            .find(&format!("{MESH_CLUSTERS}/west"))
+            .await
+            .unwrap(),
+        None
+    );
+    assert_eq!(east.admin().find(SECRET).await.unwrap(), None);
+    assert_eq!(west.admin().find(ACCOUNT).await.unwrap(), None);
+    let again = tool
+        .done("cluster leave west --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert_eq!(steps(&again, "deleted"), Vec::<&str>::new(), "{again}");
+    east.end().await.unwrap();
+    west.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_install_prints_an_api_server_takes() {
+    let Some(programs) = programs() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let tool = Tool {
+        folder: folder.path().to_owned(),
+    };
+    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
+    let output = tool.run("install --cluster east").await;
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (definitions, rest): (Vec<&str>, Vec<&str>) = text
+        .split("---\n")
+        .partition(|one| one.contains("kind: CustomResourceDefinition"));
+    assert_eq!(definitions.len(), 6);
+    for definition in definitions {
+        let applied = east.admin().apply_text(definition).await.unwrap();
+        east.admin().served(&applied[0]).await.unwrap();
+    }
+    for object in rest {
+        let applied = east.admin().apply_text(object).await;
+        applied.unwrap_or_else(|why| panic!("{why:#}\n{object}"));
+    }
+    east.end().await.unwrap();
+}

@@ -137,6 +137,8 @@ struct Status {
     bytes: u64,
     /// Objects that are too many to be kept in mind.
     beyond: usize,
+    /// Objects that have no name, in all lists.
+    nameless: usize,
 }
 
 impl Shared {

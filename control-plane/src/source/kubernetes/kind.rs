@@ -32,6 +32,8 @@ pub(super) struct Watcher {
     /// Versions in a row that the server does not know.
     absent: usize,
     bytes: u64,
+    /// Objects of lists that have no name to be told by.
+    nameless: usize,
     chance: RandomState,
     turns: u64,
 }
@@ -70,6 +72,7 @@ impl Watcher {
             version: 0,
             absent: 0,
             bytes: 0,
+            nameless: 0,
             chance: RandomState::new(),
             turns: 0,
         }
@@ -152,10 +155,7 @@ impl Watcher {
             Ok(read) => read,
             Err(why) => return self.failed(Failure::Malformed(why)).await,
         };
-        if nameless > 0 {
-            let (cluster, kind) = (&self.shared.cluster, self.collection.name());
-            tracing::warn!(%cluster, %kind, nameless, "objects without a name are left out");
-        }
+        self.nameless = self.nameless.saturating_add(nameless);
         match self.feed.page(page, Instant::now()) {
             Ok(told) => {
                 for told in told {
@@ -359,6 +359,7 @@ impl Watcher {
             counts: self.feed.counts(),
             bytes: self.bytes,
             beyond: self.feed.beyond(),
+            nameless: self.nameless,
         };
         if self.collection.what == What::Nodes {
             let asked =

@@ -25,6 +25,9 @@ const DISPENSABLE: Duration = Duration::from_secs(30);
 /// A confirmation is worth telling when it is so much newer.
 const CONFIRM: Duration = Duration::from_secs(5);
 
+/// Problems that are logged at one look.
+const LOGGED_MAX: usize = 10;
+
 type Statuses = BTreeMap<&'static str, Status>;
 
 /// The task that looks at all kinds of a cluster.
@@ -158,20 +161,33 @@ impl Pulse {
             report.errors.insert("more".to_owned(), vec![problem]);
         }
         for (name, status) in statuses {
-            if status.beyond > 0 {
-                let why = format!("{} objects are more than are kept in mind", status.beyond);
-                report.errors.insert((*name).to_owned(), vec![problem(why)]);
+            let counted = [
+                (status.beyond, "objects are more than are kept in mind"),
+                (status.nameless, "objects of lists have no name"),
+            ];
+            let said = counted.into_iter().filter(|(count, _)| *count > 0);
+            let problems: Vec<Problem> = said
+                .map(|(count, what)| problem(format!("{count} {what}")))
+                .collect();
+            if !problems.is_empty() {
+                report.errors.insert((*name).to_owned(), problems);
             }
             report.kinds.insert(name, kind_report(status, now));
         }
         self.report.send_if_modified(|old| {
-            for (object, problems) in report.errors.iter().chain(&report.invalid) {
+            let known = |object: &String, problem: &Problem| {
                 let known = [old.errors.get(object), old.invalid.get(object)];
-                for problem in problems {
-                    if !known.iter().flatten().any(|list| list.contains(problem)) {
-                        tracing::warn!(cluster = %self.shared.cluster, "{problem}");
-                    }
-                }
+                known
+                    .into_iter()
+                    .flatten()
+                    .any(|list| list.contains(problem))
+            };
+            let all = report.errors.iter().chain(&report.invalid);
+            let all = all.flat_map(|(object, list)| list.iter().map(move |one| (object, one)));
+            // A cluster does not fill our log: the report has them all.
+            let news = all.filter(|(object, problem)| !known(object, problem));
+            for (object, problem) in news.take(LOGGED_MAX) {
+                tracing::warn!(cluster = %self.shared.cluster, %object, "{problem}");
             }
             let changed = *old != report;
             *old = report;

@@ -515,7 +515,7 @@ fn a_pod_is_kept_in_less_than_half_of_its_text() {
     whole["metadata"]["managedFields"] = json!(fields);
     let variable =
         |at: u32| json!({ "name": format!("VARIABLE_{at}"), "value": "some value of it" });
-    let variables: Vec<Value> = (0..60).map(variable).collect();
+    let variables: Vec<Value> = (0..80).map(variable).collect();
     whole["spec"]["containers"][0]["env"] = json!(variables);
     whole["spec"]["containers"][0]["ports"] = json!([{ "name": "http", "containerPort": 8080 }]);
     let text = whole.to_string();

@@ -13,6 +13,7 @@ fn status(state: State, listed: bool, now: Instant) -> Status {
         counts: Counts::default(),
         bytes: 0,
         beyond: 0,
+        nameless: 0,
     }
 }
 

@@ -390,3 +390,23 @@ async fn what_fills_up_the_quota_keeps_no_policy_out() {
         .until("the policy is there", |r| r.has("AccessPolicy shop/who"))
         .await;
 }
+
+#[tokio::test]
+async fn an_object_without_a_name_is_counted_and_keeps_no_other_out() {
+    let server = Server::start().await;
+    server.script(|asked| {
+        let named = sent("cart", "1", 9, "10.0.0.1");
+        let metadata = json!({ "resourceVersion": "99" });
+        let page = json!({ "metadata": metadata, "items": [{ "metadata": {} }, named, 7] });
+        asked.lists("pods").then(|| whole(200, page.to_string()))
+    });
+    let mut running = Running::listed(&server).await;
+    assert_eq!(running.names(), ["east: Pod shop/cart"]);
+    running
+        .until("it is said", |r| {
+            let report = r.report.borrow();
+            let said = report.errors.get("Pod").and_then(|list| list.first());
+            said.is_some_and(|problem| problem.message == "2 objects of lists have no name")
+        })
+        .await;
+}

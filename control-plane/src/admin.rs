@@ -31,6 +31,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::saved::Note;
 use crate::source::Report;
+use crate::writer::Problems;
 
 /// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
 /// that hangs must not stop the others.
@@ -55,6 +56,8 @@ pub struct Admin {
     pub clients: Arc<Clients>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
+    /// What could not be written into the clusters.
+    pub problems: Arc<Problems>,
     /// Who signs.
     pub authorities: Arc<Authorities>,
     /// Who belongs to the mesh, and what their sources complain of.
@@ -213,12 +216,16 @@ impl Admin {
                     "sequence": bundle.sequence, "roots": bundle.roots.len(),
                 })
             });
+            let unwritten = self.problems.list().into_iter().map(
+                |(object, why)| serde_json::json!({ "object": object.to_string(), "why": why }),
+            );
             serde_json::json!({
                 "mesh_domain": world.mesh_domain(),
                 "generation": world.generation(),
                 "clusters": clusters,
                 "trust": trust.collect::<Vec<_>>(),
                 "conditions": conditions.collect::<Vec<_>>(),
+                "unwritten": unwritten.collect::<Vec<_>>(),
             })
         })
     }

@@ -39,6 +39,7 @@ use crate::source::files::FilesSource;
 use crate::state::StateDir;
 use crate::token::KeyReviewer;
 use crate::trust::Verifier;
+use crate::writer::{Problems, start};
 
 /// Connections on which nobody speaks are noticed after the two together (SECURITY F24).
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -74,6 +75,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     parts.learn(&config, &mut tasks);
+    let writing = parts.write(&config, stopped.clone());
     let mut server = parts.listen(discovery, stopped, &mut tasks)?;
     let view = parts.view();
     tasks.spawn(async move {
@@ -103,6 +105,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         tracing::warn!("streams did not end in time");
         server.abort();
     }
+    // The lease is given back, so that another replica goes on at once.
+    if let Some(writing) = writing
+        && timeout(DRAIN_MAX, writing).await.is_err()
+    {
+        tracing::warn!("the writer did not end in time");
+    }
     // The last thing that is written says how old everything is.
     let (saved, hub) = (Arc::clone(parts.fleet.saved()), Arc::clone(&parts.hub));
     let writing = tokio::task::spawn_blocking(move || saved.write(&hub, Duration::ZERO));
@@ -129,6 +137,8 @@ struct Parts {
     reviewer: Arc<Reviewer>,
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
+    /// What could not be written into the clusters.
+    problems: Arc<Problems>,
     /// Of workloads' certificates.
     lifetime: Duration,
 }
@@ -167,6 +177,7 @@ impl Parts {
             reviewer: Arc::new(reviewer),
             clients: Arc::default(),
             metrics: Arc::default(),
+            problems: Arc::default(),
             lifetime: config.certificate_lifetime,
         }))
     }
@@ -215,6 +226,18 @@ impl Parts {
             saved.keep(hub).await;
             "the saved worlds"
         });
+    }
+
+    /// Takes part in the election of the replica that writes into the clusters.
+    fn write(&self, config: &Config, stopped: watch::Receiver<bool>) -> Option<JoinHandle<()>> {
+        let home = start::home(config)?;
+        let parts = start::Parts {
+            hub: Arc::clone(&self.hub),
+            apis: self.fleet.apis(),
+            metrics: Arc::clone(&self.metrics),
+            problems: Arc::clone(&self.problems),
+        };
+        Some(tokio::spawn(start::run(parts, home, stopped)))
     }
 
     /// Starts to accept and to serve proxies.
@@ -268,6 +291,7 @@ impl Parts {
             hub: Arc::clone(&self.hub),
             clients: Arc::clone(&self.clients),
             metrics: Arc::clone(&self.metrics),
+            problems: Arc::clone(&self.problems),
             authorities: Arc::clone(&self.authorities),
             fleet: Arc::clone(&self.fleet),
             started: Instant::now(),

@@ -289,7 +289,7 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::ServiceAccount
             | Spec::Deployment
             | Spec::Service(_)
-            | Spec::ServiceExport
+            | Spec::ServiceExport(_)
             | Spec::ServiceImport(_)
             | Spec::Route(_)
             | Spec::ReferenceGrant(_)

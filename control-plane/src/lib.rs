@@ -5,7 +5,7 @@
 //! ```text
 //! folder ─ manifest ─► source ─ Change ─► hub ─ Dirty ─► discovery ─► proxies
 //!                                          │                 ▲ TLS (listener, trust)
-//!                                        World               │
+//!                        writer ◄──────── World               │
 //!                                          └── identity ◄── CSR + token
 //! ```
 
@@ -17,6 +17,7 @@ pub mod kubernetes;
 pub mod credential;
 pub mod hub;
 pub mod fleet;
+pub mod writer;
 pub mod connect;
 pub mod membership;
 pub mod saved;

@@ -6,6 +6,7 @@
 //! field that is not known is an error.
 
 mod meta;
+mod status;
 mod workload;
 mod mesh;
 mod cluster;
@@ -376,27 +377,27 @@ fn understand(
         ("", "v1", "Namespace") => wide(Ok(Spec::Namespace(metadata.labels()))),
         ("", "v1", "ServiceAccount") => plain(Ok(Spec::ServiceAccount)),
         ("", "v1", "Pod") => plain(workload::pod(document, metadata)),
-        ("", "v1", "Service") => plain(workload::service(document)),
+        ("", "v1", "Service") => plain(workload::service(document, metadata)),
         ("apps", "v1", "Deployment") => plain(Ok(Spec::Deployment)),
         ("discovery.k8s.io", "v1", "EndpointSlice") => {
             plain(workload::endpoint_slice(document, metadata)?)
         }
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceExport") => {
-            plain(Ok(Spec::ServiceExport))
+            plain(mesh::service_export(document, metadata))
         }
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceImport") => {
-            plain(mesh::service_import(document))
+            plain(mesh::service_import(document, metadata))
         }
-        ("gateway.networking.k8s.io", _, "Gateway") => plain(mesh::gateway(document)),
+        ("gateway.networking.k8s.io", _, "Gateway") => plain(mesh::gateway(document, metadata)),
         ("gateway.networking.k8s.io", _, "ReferenceGrant") => {
             plain(mesh::reference_grant(document))
         }
         ("gateway.networking.k8s.io", _, "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute") => {
             Some(route::route(document, kind, metadata))
         }
-        ("isthmus.dev", "v1alpha1", "MeshCluster") => wide(cluster::mesh_cluster(document)),
-        ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(access::policy(document)),
-        ("isthmus.dev", "v1alpha1", "TrafficPolicy") => plain(traffic::policy(document)),
+        ("isthmus.dev", "v1alpha1", "MeshCluster") => wide(cluster::mesh_cluster(document, metadata)),
+        ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(access::policy(document, metadata)),
+        ("isthmus.dev", "v1alpha1", "TrafficPolicy") => plain(traffic::policy(document, metadata)),
         ("isthmus.dev", "v1alpha1", "TrustPolicy") => wide(trust::policy(document)),
         // A kind of ours that is not known asks for something that would not be done.
         ("isthmus.dev", _, _) => Some(Err(

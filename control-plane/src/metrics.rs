@@ -30,10 +30,20 @@ pub enum Metric {
     Handshakes,
     /// Connections that could not be accepted.
     AcceptErrors,
+    /// Writes to clusters that arrived, by what was written.
+    WritesApplied,
+    /// Objects that were looked at and are as they should be.
+    WritesUnchanged,
+    /// Writes of what somebody else owns or has replaced.
+    WritesConflicting,
+    /// Writes that an API server does not take.
+    WritesRefused,
+    /// Writes that did not arrive, or could not be taken at that time.
+    WritesFailed,
 }
 
 impl Metric {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 13] = [
         Self::SessionsOpened,
         Self::SessionsEnded,
         Self::Pushes,
@@ -42,6 +52,11 @@ impl Metric {
         Self::NotIssued,
         Self::Handshakes,
         Self::AcceptErrors,
+        Self::WritesApplied,
+        Self::WritesUnchanged,
+        Self::WritesConflicting,
+        Self::WritesRefused,
+        Self::WritesFailed,
     ];
 
     /// Name, label and help.
@@ -87,6 +102,31 @@ impl Metric {
                 "",
                 "Connections that could not be accepted.",
             ),
+            Self::WritesApplied => (
+                "isthmus_writes_applied_total",
+                "what",
+                "Writes to clusters that arrived.",
+            ),
+            Self::WritesUnchanged => (
+                "isthmus_writes_unchanged_total",
+                "what",
+                "Objects looked at that are as they should be.",
+            ),
+            Self::WritesConflicting => (
+                "isthmus_writes_conflicts_total",
+                "what",
+                "Writes of what somebody else owns or has replaced.",
+            ),
+            Self::WritesRefused => (
+                "isthmus_writes_refused_total",
+                "what",
+                "Writes that an API server does not take.",
+            ),
+            Self::WritesFailed => (
+                "isthmus_writes_failed_total",
+                "what",
+                "Writes that did not arrive, or could not be taken then.",
+            ),
         }
     }
 }
@@ -113,9 +153,14 @@ struct Lag {
 impl Metrics {
     /// Counts one.
     pub fn count(&self, metric: Metric, label: &str) {
+        self.add(metric, label, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&self, metric: Metric, label: &str, count: u64) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let counter = counters.entry((metric, label.to_owned())).or_default();
-        *counter = counter.saturating_add(1);
+        *counter = counter.saturating_add(count);
     }
 
     /// What was heard of these clusters, since then, was told to a client.

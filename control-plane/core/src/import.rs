@@ -2,12 +2,18 @@
 //!
 //! The Multi-Cluster Services API (KEP-1645): exports of the same namespace and name are one
 //! service. Its ports are the union of the clusters' ports; where two clusters contradict each
-//! other, the older export wins, and the younger one has the conflict in its status. Nothing is
-//! merged that was not exported: a cluster cannot take a name of another's by having it.
+//! other, the older export wins, and every export of the service has the conflict in its status.
+//! Nothing is merged that was not exported: a cluster cannot take a name of another's by having it.
+
+mod verdict;
+
+pub(crate) use verdict::{shortened, verdict};
 
 use isthmus_proto::ids::ClusterId;
 
-use crate::model::{Service, ServicePort, ServiceType};
+use crate::model::{
+    Labels, OtherPort, Service, ServiceExport, ServicePort, ServiceType, Transport,
+};
 use crate::world::World;
 use crate::world::table::{Age, Stamp};
 
@@ -20,6 +26,7 @@ pub(crate) struct Export<'a> {
     /// When the service became as it is.
     pub(crate) stamp: Stamp,
     pub(crate) service: &'a Service,
+    pub(crate) export: &'a ServiceExport,
 }
 
 /// One service of the whole mesh.
@@ -29,36 +36,68 @@ pub(crate) struct Merged {
     pub(crate) origin: ClusterId,
     pub(crate) stamp: Stamp,
     pub(crate) kind: ServiceType,
-    /// Unique by number and, where named, by name.
+    /// TCP, unique by number and, where named, by name.
     pub(crate) ports: Vec<ServicePort>,
+    /// All ports, as an import lists them.
+    pub(crate) all_ports: Vec<OtherPort>,
+    /// `ClientIP` affinity, in seconds.
+    pub(crate) affinity: Option<u32>,
+    /// Exported labels and annotations.
+    pub(crate) labels: Labels,
+    pub(crate) annotations: Labels,
     /// The clusters that export it, oldest first.
     pub(crate) exporters: Vec<ClusterId>,
     pub(crate) conflicts: Vec<Conflict>,
 }
 
-/// A younger export that contradicts an older one.
+/// An export that differs from what became of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Conflict {
-    /// Whose export lost.
+    /// Whose export it is.
     pub(crate) cluster: ClusterId,
-    pub(crate) reason: &'static str,
+    pub(crate) reason: Contradiction,
     pub(crate) message: String,
 }
 
+/// What is contradictory, in the order in which the KEP names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Contradiction {
+    Port,
+    Type,
+    Affinity,
+    AffinityConfig,
+    Annotations,
+    Labels,
+}
+
+impl Contradiction {
+    /// The reason as `v1beta1` of the API lists it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Port => "PortConflict",
+            Self::Type => "TypeConflict",
+            Self::Affinity => "SessionAffinityConflict",
+            Self::AffinityConfig => "SessionAffinityConfigConflict",
+            Self::Annotations => "AnnotationsConflict",
+            Self::Labels => "LabelsConflict",
+        }
+    }
+}
+
 /// The exports of a name by all clusters that were listed. An export without a service, or of an
-/// alias in DNS, offers nothing.
+/// alias in DNS, offers nothing; nor does what the mesh itself made of an import.
 pub(crate) fn exports<'a>(world: &'a World, namespace: &str, name: &str) -> Vec<Export<'a>> {
     let listed = world.clusters.values().filter(|cluster| cluster.listed());
     listed
         .filter_map(|cluster| {
             let export = cluster.exports.get(namespace, name)?;
             let service = cluster.services.get(namespace, name)?;
-            let offers = service.value.kind != ServiceType::ExternalName;
-            offers.then_some(Export {
+            verdict::can_be_exported(&service.value).then_some(Export {
                 cluster: &cluster.id,
                 age: export.age(),
                 stamp: service.stamp,
                 service: &service.value,
+                export: &export.value,
             })
         })
         .collect()
@@ -74,6 +113,10 @@ pub(crate) fn merge(mut exports: Vec<Export<'_>>) -> Option<Merged> {
         stamp: oldest.stamp,
         kind: oldest.service.kind,
         ports: Vec::new(),
+        all_ports: Vec::new(),
+        affinity: oldest.service.affinity(),
+        labels: oldest.export.labels.clone(),
+        annotations: oldest.export.annotations.clone(),
         exporters: exports
             .iter()
             .map(|export| export.cluster.clone())
@@ -81,47 +124,10 @@ pub(crate) fn merge(mut exports: Vec<Export<'_>>) -> Option<Merged> {
         conflicts: Vec::new(),
     };
     for export in &exports {
-        let mut conflict = |reason, message| {
-            let cluster = export.cluster.clone();
-            merged.conflicts.push(Conflict {
-                cluster,
-                reason,
-                message,
-            });
-        };
-        if export.service.kind != oldest.service.kind {
-            let message = format!(
-                "is {:?} here and {:?} in {}, whose export is older",
-                export.service.kind, oldest.service.kind, oldest.cluster
-            );
-            conflict("TypeConflict", message);
-        }
-        if export.service.client_ip_affinity != oldest.service.client_ip_affinity {
-            let message = format!(
-                "session affinity differs from {}'s older export",
-                oldest.cluster
-            );
-            conflict("SessionAffinityConflict", message);
-        }
-        for port in &export.service.ports {
-            match fit(&merged.ports, port) {
-                Fit::New => merged.ports.push(port.clone()),
-                Fit::Same => {}
-                Fit::Contradicts(older) => {
-                    let message = format!(
-                        "port {} {:?} contradicts port {} {:?} of an older export",
-                        port.port, port.name, older.port, older.name
-                    );
-                    let cluster = export.cluster.clone();
-                    let reason = "PortConflict";
-                    merged.conflicts.push(Conflict {
-                        cluster,
-                        reason,
-                        message,
-                    });
-                }
-            }
-        }
+        merged.add_ports(export);
+    }
+    for export in &exports {
+        merged.compare(export, oldest);
     }
     Some(merged)
 }
@@ -131,23 +137,138 @@ pub(crate) fn merged(world: &World, namespace: &str, name: &str) -> Option<Merge
     merge(exports(world, namespace, name))
 }
 
+impl Merged {
+    fn add_ports(&mut self, export: &Export<'_>) {
+        for port in listed(export.service) {
+            match fit(&self.all_ports, &port) {
+                Fit::New => {
+                    let own = |own: &&ServicePort| {
+                        port.transport == Transport::Tcp && own.port == port.port
+                    };
+                    self.ports
+                        .extend(export.service.ports.iter().find(own).cloned());
+                    self.all_ports.push(port);
+                }
+                Fit::Same => {}
+                Fit::Contradicts(older) => {
+                    let message = format!(
+                        "{}: port {} contradicts port {} of an older export",
+                        export.cluster,
+                        describe(&port),
+                        describe(older)
+                    );
+                    self.conflict(export, Contradiction::Port, message);
+                }
+            }
+        }
+    }
+
+    /// Notes what of an export differs from what all clusters have in common.
+    fn compare(&mut self, export: &Export<'_>, oldest: &Export<'_>) {
+        let (service, origin) = (export.service, oldest.cluster);
+        let own = listed(service);
+        let lacks = |port: &&OtherPort| !own.iter().any(|own| same_place(own, port));
+        let lacking: Vec<_> = self.all_ports.iter().filter(lacks).map(describe).collect();
+        if !lacking.is_empty() {
+            let message = format!("{}: has no port {}", export.cluster, lacking.join(", "));
+            self.conflict(export, Contradiction::Port, message);
+        }
+        let mut differs = |reason, what: &str, own: &str, used: &str| {
+            let message = format!(
+                "{}: {what} is {own}; {used} of {origin} is used",
+                export.cluster
+            );
+            self.conflict(export, reason, message);
+        };
+        if service.kind != oldest.service.kind {
+            let (own, used) = (type_name(service.kind), type_name(oldest.service.kind));
+            differs(Contradiction::Type, "the type", own, used);
+        }
+        let affinity = |seconds: Option<u32>| seconds.map_or("None", |_| "ClientIP");
+        match (service.affinity(), oldest.service.affinity()) {
+            (own, used) if own == used => {}
+            (Some(own), Some(used)) => {
+                let (own, used) = (format!("{own} s"), format!("{used} s"));
+                differs(Contradiction::AffinityConfig, "the affinity", &own, &used);
+            }
+            (own, used) => {
+                let (own, used) = (affinity(own), affinity(used));
+                differs(Contradiction::Affinity, "the affinity", own, used);
+            }
+        }
+        if export.export.annotations != oldest.export.annotations {
+            differs(
+                Contradiction::Annotations,
+                "exportedAnnotations",
+                "different",
+                "that",
+            );
+        }
+        if export.export.labels != oldest.export.labels {
+            differs(Contradiction::Labels, "exportedLabels", "different", "that");
+        }
+    }
+
+    fn conflict(&mut self, export: &Export<'_>, reason: Contradiction, message: String) {
+        self.conflicts.push(Conflict {
+            cluster: export.cluster.clone(),
+            reason,
+            message,
+        });
+    }
+}
+
+/// All ports of a service, as an import lists them.
+pub(crate) fn listed(service: &Service) -> Vec<OtherPort> {
+    let tcp = service.ports.iter().map(|port| OtherPort {
+        port: port.port,
+        transport: Transport::Tcp,
+        name: port.name.clone(),
+        app_protocol: port.app_protocol.clone(),
+    });
+    tcp.chain(service.others.iter().cloned()).collect()
+}
+
 enum Fit<'a> {
     New,
     Same,
-    Contradicts(&'a ServicePort),
+    Contradicts(&'a OtherPort),
 }
 
-fn fit<'a>(ports: &'a [ServicePort], port: &ServicePort) -> Fit<'a> {
-    let same_name = |p: &&ServicePort| !p.name.is_empty() && p.name == port.name;
-    let Some(older) = ports.iter().find(|p| p.port == port.port || same_name(p)) else {
-        return Fit::New;
-    };
-    let same =
-        older.port == port.port && older.name == port.name && older.protocol == port.protocol;
-    if same {
-        Fit::Same
-    } else {
-        Fit::Contradicts(older)
+fn same_place(a: &OtherPort, b: &OtherPort) -> bool {
+    a.port == b.port && a.transport == b.transport
+}
+
+fn fit<'a>(ports: &'a [OtherPort], port: &OtherPort) -> Fit<'a> {
+    let same_name = |p: &&OtherPort| !p.name.is_empty() && p.name == port.name;
+    match ports
+        .iter()
+        .find(|p| same_place(p, port))
+        .or_else(|| ports.iter().find(same_name))
+    {
+        None => Fit::New,
+        Some(older) if older == port => Fit::Same,
+        Some(older) => Fit::Contradicts(older),
+    }
+}
+
+/// `80/TCP "http" (kubernetes.io/h2c)`
+fn describe(port: &OtherPort) -> String {
+    let mut text = format!("{}/{}", port.port, port.transport.as_str());
+    if !port.name.is_empty() {
+        text.push_str(&format!(" {:?}", port.name));
+    }
+    if let Some(protocol) = &port.app_protocol {
+        text.push_str(&format!(" ({protocol})"));
+    }
+    text
+}
+
+fn type_name(kind: ServiceType) -> &'static str {
+    match kind {
+        ServiceType::ClusterIp => "ClusterSetIP",
+        ServiceType::Headless => "Headless",
+        ServiceType::ExternalName => "ExternalName",
     }
 }
 

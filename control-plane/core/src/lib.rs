@@ -9,6 +9,7 @@
 //! source ─ Change ─► World ─ Dirty ─► Session ─ DeltaDiscoveryResponse ─► proxy
 //!                      │                 │
 //!                      └─ import, translate (world × client's scope → resources)
+//!                      └─ write (world → derived objects and statuses that differ)
 //! token + CSR facts ─► issue ─► may this caller have this SPIFFE ID, for how long?
 //! ```
 
@@ -18,8 +19,10 @@ pub mod quota;
 pub mod world;
 mod import;
 pub mod translate;
+pub mod write;
 pub mod session;
 pub mod issue;
+pub mod pattern;
 pub mod lease;
 #[cfg(test)]
 mod sample;

@@ -7,13 +7,17 @@
 mod service;
 mod route;
 mod policy;
+mod status;
 mod wire;
 
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
 pub use service::{
-    EndpointSlice, Service, ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort,
-    TargetPort,
+    AFFINITY_SECONDS, EndpointSlice, OtherPort, Service, ServiceExport, ServiceImport, ServicePort,
+    ServiceType, SliceEndpoint, SlicePort, TargetPort, Transport,
+};
+pub use status::{
+    MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Said, Truth,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -224,7 +228,7 @@ pub enum Spec {
     /// A part of a service's endpoints.
     EndpointSlice(EndpointSlice),
     /// The service of this name is offered to all clusters.
-    ServiceExport,
+    ServiceExport(ServiceExport),
     /// The service of this name, as this cluster imports it.
     ServiceImport(ServiceImport),
     /// A route of any kind; its kind is inside.
@@ -254,7 +258,7 @@ impl Spec {
             Self::Deployment => Kind::Deployment,
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
-            Self::ServiceExport => Kind::ServiceExport,
+            Self::ServiceExport(_) => Kind::ServiceExport,
             Self::ServiceImport(_) => Kind::ServiceImport,
             Self::Route(route) => route.kind.kind(),
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
@@ -310,6 +314,8 @@ pub struct Gateway {
     pub addresses: Vec<GatewayAddress>,
     /// The listener's port, usually 15443.
     pub port: u16,
+    /// Its status.
+    pub observed: Observed,
 }
 
 /// Where a gateway is reached.
@@ -330,12 +336,14 @@ pub struct MeshCluster {
     pub locality: Locality,
     /// Must its sidecars refuse what is no service?
     pub passthrough_denied: bool,
-    /// What its author takes the trust domain for; another one than the mesh gives it is refused.
+    /// What its author takes the trust domain for; a condition tells if the mesh gives it another one.
     pub trust_domain: Option<TrustDomain>,
     /// Its gateways; empty: every Gateway that it declares.
     pub gateways: Vec<GatewayChoice>,
     /// How its API server is reached, where the cluster joined by an object.
     pub credential: Option<CredentialRef>,
+    /// Its status.
+    pub observed: Observed,
 }
 
 /// A gateway that a cluster is reached by.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::model::{Labels, Object, Spec};
+use crate::model::{Labels, Managed, Object, OtherPort, Said, Spec};
 
 /// Endpoints of one cluster, if nobody says otherwise.
 pub const ENDPOINTS: usize = 20_000;
@@ -171,7 +171,10 @@ fn said(spec: &Spec) -> (usize, usize) {
     let bytes = match spec {
         Spec::TrustPolicy(policy) => policy.distrusted.len() * 80,
         Spec::Namespace(labels) => map(labels),
-        Spec::ServiceAccount | Spec::Deployment | Spec::ServiceExport => 0,
+        Spec::ServiceAccount | Spec::Deployment => 0,
+        Spec::ServiceExport(export) => {
+            map(&export.labels) + map(&export.annotations) + conditions(&export.observed.conditions)
+        }
         Spec::Pod(pod) => {
             let ports: usize = pod.ports.iter().map(|port| text(&port.name) + 32).sum();
             let place = text(&pod.locality.region) + text(&pod.locality.zone);
@@ -179,7 +182,9 @@ fn said(spec: &Spec) -> (usize, usize) {
         }
         Spec::Service(service) => {
             let ports: usize = service.ports.iter().map(|port| text(&port.name) + 64).sum();
-            map(&service.selector) + service.cluster_ips.len() * 24 + ports
+            let others = service.others.iter().map(other).sum::<usize>();
+            let made = service.managed.as_ref().map_or(0, managed);
+            map(&service.selector) + service.cluster_ips.len() * 24 + ports + others + made
         }
         Spec::EndpointSlice(slice) => {
             let each = |endpoint: &crate::model::SliceEndpoint| {
@@ -195,7 +200,12 @@ fn said(spec: &Spec) -> (usize, usize) {
             let bytes: usize = slice.endpoints.iter().map(each).sum();
             return (slice.endpoints.len(), text(&slice.service) + ports + bytes);
         }
-        Spec::ServiceImport(import) => import.ips.len() * 24,
+        Spec::ServiceImport(import) => {
+            let ports: usize = import.ports.iter().map(other).sum();
+            let clusters: usize = import.clusters.iter().map(|name| text(name)).sum();
+            let made = import.managed.as_ref().map_or(0, managed);
+            import.ips.len() * 24 + ports + clusters + made
+        }
         Spec::Route(route) => {
             let parents: usize = route
                 .parents
@@ -204,19 +214,29 @@ fn said(spec: &Spec) -> (usize, usize) {
                 .sum();
             let hosts: usize = route.hostnames.iter().map(|host| text(host)).sum();
             let rules: usize = route.rules.iter().map(message).sum();
-            parents + hosts + rules + said_wrong(route.invalid.as_deref())
+            let dropped: usize = route.dropped.iter().map(|why| text(why)).sum();
+            let statuses = route.statuses.iter();
+            let told: usize = statuses.map(|s| conditions(&s.conditions) + 160).sum();
+            parents + hosts + rules + dropped + told + said_wrong(route.invalid.as_deref())
         }
         Spec::ReferenceGrant(grant) => {
             let to = |(_, name): &(_, Option<String>)| name.as_deref().map_or(8, text) + 32;
             grant.from.len() * 48 + grant.to.iter().map(to).sum::<usize>()
         }
-        Spec::Gateway(gateway) => text(&gateway.class) + gateway.addresses.len() * 64,
+        Spec::Gateway(gateway) => {
+            let told = conditions(&gateway.observed.conditions);
+            text(&gateway.class) + gateway.addresses.len() * 64 + told
+        }
         Spec::MeshCluster(_) => 256,
         Spec::AccessPolicy(policy) => {
-            policy.body.as_ref().map_or(0, message) + said_wrong(policy.invalid.as_deref()) + 128
+            let told = conditions(&policy.observed.conditions);
+            let wrong = said_wrong(policy.invalid.as_deref());
+            policy.body.as_ref().map_or(0, message) + wrong + told + 128
         }
         Spec::TrafficPolicy(policy) => {
-            message(&policy.body) + text(&policy.service) + said_wrong(policy.invalid.as_deref())
+            let told = conditions(&policy.observed.conditions);
+            let wrong = said_wrong(policy.invalid.as_deref());
+            message(&policy.body) + text(&policy.service) + wrong + told
         }
     };
     (0, bytes)
@@ -224,6 +244,19 @@ fn said(spec: &Spec) -> (usize, usize) {
 
 fn text(text: &str) -> usize {
     text.len() + ALLOCATION
+}
+
+fn conditions(said: &[Said]) -> usize {
+    let each = |said: &Said| text(&said.kind) + text(&said.reason) + text(&said.message) + 64;
+    said.iter().map(each).sum()
+}
+
+fn other(port: &OtherPort) -> usize {
+    text(&port.name) + port.app_protocol.as_deref().map_or(0, text) + 64
+}
+
+fn managed(made: &Managed) -> usize {
+    map(&made.labels) + map(&made.annotations) + text(&made.uid) + text(&made.owner)
 }
 
 fn said_wrong(why: Option<&str>) -> usize {

@@ -70,6 +70,7 @@ pub(crate) fn port(name: &str, port: u16) -> ServicePort {
         port,
         target,
         protocol: resource::Protocol::Http1,
+        app_protocol: None,
     }
 }
 
@@ -84,7 +85,7 @@ pub(crate) fn service(cluster: &str, app: &str, ip: u8) -> Object {
 }
 
 pub(crate) fn export(cluster: &str, app: &str) -> Object {
-    object(cluster, "shop", app, Spec::ServiceExport)
+    object(cluster, "shop", app, Spec::ServiceExport(ServiceExport::default()))
 }
 
 pub(crate) fn gateway(cluster: &str, ip: u8) -> Object {
@@ -93,6 +94,7 @@ pub(crate) fn gateway(cluster: &str, ip: u8) -> Object {
         class: GATEWAY_CLASS.into(),
         addresses,
         port: 15_443,
+        observed: Observed::default(),
     };
     object(cluster, SYSTEM_NAMESPACE, "ew", Spec::Gateway(gateway))
 }
@@ -116,6 +118,7 @@ pub(crate) fn allow(target: PolicyTarget) -> AccessPolicy {
         body: Some(body),
         inbound: None,
         invalid: None,
+        observed: Observed::default(),
     }
 }
 
@@ -131,6 +134,7 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
         trust_domain: None,
         gateways: Vec::new(),
         credential: None,
+        observed: Observed::default(),
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))
 }

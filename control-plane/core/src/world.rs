@@ -253,6 +253,13 @@ impl World {
         if cluster.confirm(object) {
             return Dirty::default();
         }
+        if cluster.differs_in_status(object) {
+            // The mesh's own word, come back: of interest to the writer alone.
+            cluster.put(object, stamp);
+            let mut dirty = Dirty::default();
+            dirty.objects.insert(at);
+            return dirty;
+        }
         changed(cluster, &at, |cluster| cluster.put(object, stamp))
     }
 
@@ -274,6 +281,7 @@ impl World {
         if !cluster.listed() {
             dirty = Dirty::everything();
         }
+        cluster.complete(kept);
         cluster.state = State::Synced;
         cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
@@ -290,6 +298,11 @@ impl World {
         };
         for at in cluster.unnamed(|of| of == kind) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
+        }
+        if !cluster.sees(kind) {
+            cluster.complete_late(kind);
+            // The writer waits for it, with whatever depends on this kind.
+            dirty.freshness.insert(cluster.id.clone());
         }
         dirty
     }
@@ -417,8 +430,9 @@ impl World {
 
     /// Whom to believe, by trust domain: without the clusters that are cut off.
     pub fn trust_bundles(&self) -> impl Iterator<Item = &resource::TrustBundle> {
-        let believed =
-            |bundle: &&resource::TrustBundle| !self.distrusted.contains_key(bundle.cluster.as_str());
+        let believed = |bundle: &&resource::TrustBundle| {
+            !self.distrusted.contains_key(bundle.cluster.as_str())
+        };
         self.trust.values().filter(believed)
     }
 
@@ -450,6 +464,11 @@ impl World {
     /// Does it belong to the mesh without having been listed yet?
     pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
         self.clusters.get(cluster).is_some_and(|c| !c.listed())
+    }
+
+    /// Is it known of every cluster which services it exports?
+    pub(crate) fn offers_known(&self) -> bool {
+        self.clusters.values().all(Cluster::offers_known)
     }
 
     /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.

@@ -15,7 +15,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Bad, Document, Failure, Scope, Understood};
+use super::{Bad, Document, Failure, Metadata, Scope, Understood, status};
 
 /// Most targets of one policy.
 const TARGETS_MAX: usize = 16;
@@ -246,7 +246,8 @@ struct LooseSpec {
     selector: Option<serde_json::Value>,
 }
 
-pub(super) fn policy(document: &Document<'_>) -> Result<Understood, Failure> {
+pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Understood, Failure> {
+    let observed = status::of_policy(document, metadata);
     let whole: Result<Policy, Failure> = document.decode();
     let understood = whole.and_then(|raw| {
         let targets = targets(
@@ -279,6 +280,7 @@ pub(super) fn policy(document: &Document<'_>) -> Result<Understood, Failure> {
             body,
             inbound,
             invalid,
+            observed: observed.clone(),
         })
     };
     let suffix = |at: usize| {

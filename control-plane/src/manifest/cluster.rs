@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use isthmus_control_plane_core::model::{
-    CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Spec,
+    CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Observed, Spec,
 };
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
 
 use super::mesh::{GATEWAY_PORT, host_name};
-use super::{Bad, Document, Failure};
+use super::{Bad, Document, Failure, Metadata, status};
 
 /// Most gateways of one cluster.
 const GATEWAYS_MAX: usize = 16;
@@ -20,6 +20,8 @@ const CREDENTIAL_KEY: &str = "kubeconfig";
 #[derive(Deserialize)]
 struct Cluster {
     spec: ClusterSpec,
+    #[serde(default)]
+    status: Option<serde_json::Value>,
 }
 
 /// One cluster of the mesh, as its control plane should see it. Its name is the cluster's name.
@@ -44,21 +46,22 @@ pub(super) struct ClusterSpec {
     /// cluster's namespace `isthmus-system`.
     #[serde(default)]
     gateways: Option<Vec<RawGateway>>,
-    /// What its sidecars do with a destination that is known to be no service: pass it through as it
-    /// is, or refuse it. Default: Allow.
+    /// May its sidecars pass through what is no service of the mesh? `Deny` holds whatever their own
+    /// configuration says, and cuts what is open. Default: Allow.
     #[serde(default)]
-    passthrough: Passthrough,
+    passthrough: Option<Passthrough>,
     /// How its API server is reached. Not written: the cluster that the control plane runs in, or one
     /// that its configuration names.
     #[serde(default)]
     credential: Option<RawCredential>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[derive(Deserialize, PartialEq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 enum Passthrough {
-    #[default]
+    /// They may.
     Allow,
+    /// Nothing leaves that is not for a service.
     Deny,
 }
 
@@ -97,11 +100,14 @@ struct SecretRef {
     key: Option<String>,
 }
 
-pub(super) fn mesh_cluster(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn mesh_cluster(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: Cluster = document.decode()?;
-    understand(raw.spec)
-        .map(Spec::MeshCluster)
-        .map_err(|Bad(why)| document.failure(format!("spec.{why}")))
+    let cluster =
+        understand(raw.spec).map_err(|Bad(why)| document.failure(format!("spec.{why}")))?;
+    Ok(Spec::MeshCluster(MeshCluster {
+        observed: status::observed(metadata, raw.status.as_ref(), status::CLUSTER),
+        ..cluster
+    }))
 }
 
 fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
@@ -129,10 +135,11 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
             region: raw.region.unwrap_or_default(),
             zone: raw.zone.unwrap_or_default(),
         },
-        passthrough_denied: raw.passthrough == Passthrough::Deny,
         trust_domain: trust_domain.map_err(|bad| Bad(format!("trustDomain: {bad}")))?,
         gateways,
+        passthrough_denied: raw.passthrough == Some(Passthrough::Deny),
         credential: raw.credential.map(credential).transpose()?,
+        observed: Observed::default(),
     })
 }
 

@@ -1,35 +1,115 @@
 //! What do imports, gateways and grants say?
 
 use isthmus_control_plane_core::model::{
-    Gateway, GatewayAddress, Kind, ReferenceGrant, ServiceImport, Spec,
+    AFFINITY_SECONDS, Gateway, GatewayAddress, Kind, Labels, OtherPort, ReferenceGrant,
+    ServiceExport, ServiceImport, Spec,
 };
 use isthmus_proto::ids::is_dns_name;
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::workload::addresses;
-use super::{Document, Failure};
+use super::workload::{RawAffinity, addresses, transport};
+use super::{Document, Failure, Metadata, status};
 
 /// The usual port of an east-west gateway.
 pub(super) const GATEWAY_PORT: u16 = 15443;
 
 #[derive(Deserialize)]
-struct ImportObject {
+struct ExportObject {
     #[serde(default)]
-    spec: ImportSpec,
+    spec: Option<ExportSpec>,
+    #[serde(default)]
+    status: Option<Value>,
 }
 
 #[derive(Default, Deserialize)]
-struct ImportSpec {
+#[serde(rename_all = "camelCase")]
+struct ExportSpec {
     #[serde(default)]
-    ips: Option<Vec<String>>,
+    exported_labels: Option<Labels>,
+    #[serde(default)]
+    exported_annotations: Option<Labels>,
 }
 
-pub(super) fn service_import(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn service_export(
+    document: &Document<'_>,
+    metadata: &Metadata,
+) -> Result<Spec, Failure> {
+    let raw: ExportObject = document.decode()?;
+    let spec = raw.spec.unwrap_or_default();
+    Ok(Spec::ServiceExport(ServiceExport {
+        labels: spec.exported_labels.unwrap_or_default(),
+        annotations: spec.exported_annotations.unwrap_or_default(),
+        observed: status::observed(metadata, raw.status.as_ref(), status::EXPORT),
+    }))
+}
+
+#[derive(Deserialize)]
+struct ImportObject {
+    #[serde(default)]
+    spec: ImportSpec,
+    #[serde(default)]
+    status: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ImportSpec {
+    #[serde(default)]
+    r#type: Option<String>,
+    #[serde(default)]
+    ips: Option<Vec<String>>,
+    #[serde(default)]
+    ports: Option<Vec<ImportPort>>,
+    #[serde(default)]
+    session_affinity: Option<String>,
+    #[serde(default)]
+    session_affinity_config: Option<RawAffinity>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ImportPort {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    protocol: Option<String>,
+    #[serde(default)]
+    app_protocol: Option<String>,
+    port: u16,
+}
+
+pub(super) fn service_import(
+    document: &Document<'_>,
+    metadata: &Metadata,
+) -> Result<Spec, Failure> {
     let raw: ImportObject = document.decode()?;
-    let ips = raw.spec.ips.unwrap_or_default();
+    let spec = raw.spec;
+    let ips = spec.ips.unwrap_or_default();
     let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+    let port = |port: ImportPort| {
+        Some(OtherPort {
+            port: port.port,
+            transport: transport(port.protocol.as_deref())?,
+            name: port.name.unwrap_or_default(),
+            app_protocol: port.app_protocol,
+        })
+    };
+    let listed = raw
+        .status
+        .as_ref()
+        .and_then(|s| s.get("clusters")?.as_array());
+    let clusters = listed.into_iter().flatten();
+    let clusters = clusters.filter_map(|c| c.get("cluster")?.as_str().map(str::to_owned));
+    let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
+    let seconds = spec.session_affinity_config.and_then(RawAffinity::seconds);
     Ok(Spec::ServiceImport(ServiceImport {
         ips: addresses(document, "spec.ips", &ips)?,
+        headless: spec.r#type.as_deref() == Some("Headless"),
+        ports: spec.ports.into_iter().flatten().filter_map(port).collect(),
+        affinity: sticky.then(|| seconds.unwrap_or(AFFINITY_SECONDS)),
+        clusters: clusters.collect(),
+        managed: status::managed(metadata),
     }))
 }
 
@@ -37,7 +117,7 @@ pub(super) fn service_import(document: &Document<'_>) -> Result<Spec, Failure> {
 struct GatewayObject {
     spec: GatewaySpec,
     #[serde(default)]
-    status: GatewayStatus,
+    status: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -57,12 +137,6 @@ struct Listener {
     protocol: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
-struct GatewayStatus {
-    #[serde(default)]
-    addresses: Option<Vec<RawAddress>>,
-}
-
 #[derive(Deserialize)]
 struct RawAddress {
     #[serde(default)]
@@ -71,11 +145,15 @@ struct RawAddress {
     value: Option<String>,
 }
 
-pub(super) fn gateway(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn gateway(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: GatewayObject = document.decode()?;
     let spec = raw.spec;
     // A dump of a cluster has a status, a hand-written manifest has not.
-    let listed = raw.status.addresses.or(spec.addresses).unwrap_or_default();
+    let reported = raw.status.as_ref().and_then(|s| s.get("addresses"));
+    let reported = reported.map(Vec::<RawAddress>::deserialize).transpose();
+    let reported = reported.map_err(|e| document.failure(format!("status.addresses: {e}")))?;
+    let reported = reported.filter(|found| !found.is_empty());
+    let listed = reported.or(spec.addresses).unwrap_or_default();
     let mut found = Vec::new();
     for address in listed {
         // Without a value the implementation is asked to choose; the status will say which.
@@ -116,6 +194,7 @@ pub(super) fn gateway(document: &Document<'_>) -> Result<Spec, Failure> {
         class: spec.gateway_class_name,
         addresses: found,
         port,
+        observed: status::observed(metadata, raw.status.as_ref(), status::GATEWAY),
     }))
 }
 

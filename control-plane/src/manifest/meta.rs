@@ -31,12 +31,46 @@ pub struct Metadata {
     creation_timestamp: Option<String>,
     #[serde(default)]
     deletion_timestamp: Option<String>,
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    generation: Option<i64>,
+    #[serde(default)]
+    owner_references: Option<Vec<Owner>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Owner {
+    kind: String,
+    uid: String,
 }
 
 impl Metadata {
     /// Its labels.
     pub(super) fn labels(&self) -> Labels {
         self.labels.clone().unwrap_or_default()
+    }
+
+    /// Its annotations.
+    pub(super) fn annotations(&self) -> Labels {
+        self.annotations.clone().unwrap_or_default()
+    }
+
+    /// Its uid; empty: none is named.
+    pub(super) fn uid(&self) -> String {
+        self.uid.clone().unwrap_or_default()
+    }
+
+    /// How often its spec has changed; 0: not known.
+    pub(super) fn generation(&self) -> i64 {
+        self.generation.unwrap_or(0)
+    }
+
+    /// The uid of an owner of this kind; empty: it has none.
+    pub(super) fn owner(&self, kind: &str) -> String {
+        let mut owners = self.owner_references.iter().flatten();
+        let found = owners.find(|owner| owner.kind == kind);
+        found.map(|owner| owner.uid.clone()).unwrap_or_default()
     }
 
     /// A label.
@@ -70,7 +104,7 @@ impl Metadata {
 }
 
 /// RFC 3339 in UTC, as Kubernetes writes it: `2026-11-22T17:03:00Z`, fraction allowed.
-fn timestamp(text: &str) -> Option<SystemTime> {
+pub(super) fn timestamp(text: &str) -> Option<SystemTime> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let time = time.split_once('.').map_or(time, |(whole, _)| whole);
     let numbers = |text: &str, separator| {

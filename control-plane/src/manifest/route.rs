@@ -8,20 +8,24 @@ mod matches;
 
 use isthmus_control_plane_core::model::{ParentRef, Reach, Route, RouteKind, ServiceRef, Spec};
 use isthmus_proto::ids::{Namespace, is_dns_name};
-use isthmus_proto::resource::{self, RouteRule, WeightedBackend, route_rule};
+use isthmus_proto::resource::{self, RouteMatch, RouteRule, WeightedBackend, route_rule};
 use serde::Deserialize;
 
 use super::meta::Span;
-use super::{Bad, DEFAULT_NAMESPACE, Document, Failure, Metadata, Scope, Understood};
+use super::{Bad, DEFAULT_NAMESPACE, Document, Failure, Metadata, Scope, Understood, status};
 use filter::RawFilter;
 use matches::RawMatch;
 
 /// The group of ServiceImport.
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
+/// Most additional tries that the proxies make.
+const ATTEMPTS_MAX: u32 = 10;
 
 #[derive(Deserialize)]
 struct RouteObject {
     spec: RouteSpec,
+    #[serde(default)]
+    status: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -129,29 +133,39 @@ pub(super) fn route(
             Err(Bad(why)) => wrong = Some(format!("spec.parentRefs: {why}")),
         }
     }
-    let (mut hostnames, mut rules) = (Vec::new(), Vec::new());
-    let mut fill = || -> Result<(), Bad> {
-        for host in raw.spec.hostnames.iter().flatten() {
-            hostnames.push(hostname(host)?);
+    let mut hostnames = Vec::new();
+    for host in raw.spec.hostnames.iter().flatten() {
+        match hostname(host) {
+            Ok(host) => hostnames.push(host),
+            Err(Bad(why)) => {
+                wrong.get_or_insert(why);
+            }
         }
-        for (at, rule) in raw.spec.rules.iter().flatten().enumerate() {
-            let place = |Bad(why): Bad| Bad(format!("spec.rules[{at}]: {why}"));
-            rules.push(rule_of(rule, kind, &home).map_err(place)?);
-        }
-        Ok(())
-    };
-    if let Err(Bad(why)) = fill() {
-        wrong.get_or_insert(why);
+    }
+    let Rules {
+        rules,
+        mut dropped,
+        used,
+    } = rules(&raw.spec, kind, &home);
+    if wrong.is_none() && used == 0 && !dropped.is_empty() {
+        wrong = Some(std::mem::take(&mut dropped).join("; "));
     }
     // A route that is for nothing of ours can't be wrong for us.
-    let invalid = wrong.filter(|_| raw.spec.parent_refs.iter().any(RawParent::is_service));
-    let problem = invalid.clone().map(|why| document.failure(why));
+    let ours = raw.spec.parent_refs.iter().any(RawParent::is_service);
+    let invalid = wrong.filter(|_| ours);
+    let said = invalid
+        .clone()
+        .or((!dropped.is_empty() && ours).then(|| dropped.join("; ")));
+    let problem = said.map(|why| document.failure(why));
     let route = Route {
         kind,
         parents,
         hostnames,
         rules,
         invalid,
+        dropped,
+        generation: metadata.generation(),
+        statuses: status::parents(raw.status.as_ref()),
     };
     let specs = vec![(String::new(), Spec::Route(route))];
     Ok(Understood {
@@ -159,6 +173,47 @@ pub(super) fn route(
         namespace: Scope::Namespaced,
         invalid: problem,
     })
+}
+
+/// The rules of a route, as far as they are understood.
+struct Rules {
+    rules: Vec<RouteRule>,
+    dropped: Vec<String>,
+    /// How many are used as they are written.
+    used: usize,
+}
+
+/// A rule that asks for what the mesh can't do does not vanish: its requests are answered with an
+/// error, so that none of them passes by what the rule would have done. Only if it is not known
+/// which requests it means is it left out.
+fn rules(spec: &RouteSpec, kind: RouteKind, home: &Namespace) -> Rules {
+    let mut found = Rules {
+        rules: Vec::new(),
+        dropped: Vec::new(),
+        used: 0,
+    };
+    for (at, raw) in spec.rules.iter().flatten().enumerate() {
+        let Bad(why) = match rule_of(raw, kind, home) {
+            Ok(rule) => {
+                found.rules.push(rule);
+                found.used += 1;
+                continue;
+            }
+            Err(bad) => bad,
+        };
+        let place = format!("spec.rules[{at}]: {why}");
+        match matches_of(raw, kind) {
+            Ok(matches) => {
+                found.rules.push(RouteRule {
+                    matches,
+                    ..RouteRule::default()
+                });
+                found.dropped.push(format!("{place} (answered with 500)"));
+            }
+            Err(_) => found.dropped.push(place),
+        }
+    }
+    found
 }
 
 impl RawParent {
@@ -206,13 +261,12 @@ fn parent_of(raw: &RawParent, home: &Namespace) -> Result<Option<ParentRef>, Bad
     let Some(reach) = reach(raw.group.as_deref(), kind) else {
         return Ok(None);
     };
-    if raw.section_name.is_some() && raw.port.is_none() {
-        return Err(Bad("sectionName is not supported; name the port".to_owned()));
-    }
     let service = service(reach, raw.namespace.as_deref(), &raw.name, home)?;
     Ok(Some(ParentRef {
         service,
         port: raw.port,
+        section: raw.section_name.clone().filter(|name| !name.is_empty()),
+        explicit: raw.namespace.is_some(),
     }))
 }
 
@@ -231,22 +285,10 @@ fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule
     if raw.session_persistence.is_some() {
         return Err(Bad("sessionPersistence is not supported".to_owned()));
     }
-    let mut matches = Vec::new();
-    for one in raw.matches.iter().flatten() {
-        matches.push(match kind {
-            RouteKind::Http => matches::http(one)?,
-            RouteKind::Grpc => matches::grpc(one)?,
-            RouteKind::Tcp | RouteKind::Tls => {
-                return Err(Bad(
-                    "matches: there is nothing to match at layer 4".to_owned()
-                ));
-            }
-        });
-    }
     let timeouts = raw.timeouts.as_ref();
     let mut rule = RouteRule {
-        matches,
-        filters: filter::all(raw.filters.as_deref(), home)?,
+        matches: matches_of(raw, kind)?,
+        filters: filter::of_rule(raw.filters.as_deref(), home)?,
         backends: Vec::new(),
         request_timeout: timeouts.and_then(|t| t.request).map(Span::proto),
         backend_timeout: timeouts.and_then(|t| t.backend_request).map(Span::proto),
@@ -258,6 +300,17 @@ fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule
     Ok(rule)
 }
 
+fn matches_of(raw: &RawRule, kind: RouteKind) -> Result<Vec<RouteMatch>, Bad> {
+    let one = |one| match kind {
+        RouteKind::Http => matches::http(one),
+        RouteKind::Grpc => matches::grpc(one),
+        RouteKind::Tcp | RouteKind::Tls => Err(Bad(
+            "matches: there is nothing to match at layer 4".to_owned(),
+        )),
+    };
+    raw.matches.iter().flatten().map(one).collect()
+}
+
 fn retries(raw: &RawRetry) -> Result<route_rule::Retries, Bad> {
     let statuses = raw.codes.clone().unwrap_or_default();
     if let Some(code) = statuses.iter().find(|code| !(400..=599).contains(*code)) {
@@ -265,6 +318,10 @@ fn retries(raw: &RawRetry) -> Result<route_rule::Retries, Bad> {
     }
     // GEP-1731: without attempts the implementation chooses; ours is 2 (`Retries.attempts`).
     let attempts = raw.attempts.unwrap_or(2);
+    if attempts > ATTEMPTS_MAX {
+        let why = format!("retry.attempts: {attempts} is more than {ATTEMPTS_MAX}");
+        return Err(Bad(why));
+    }
     Ok(route_rule::Retries {
         attempts,
         statuses,
@@ -285,7 +342,7 @@ fn backend_of(raw: &RawBackend, home: &Namespace) -> Result<WeightedBackend, Bad
         _ if named.is_empty() => 0,
         _ => return Err(Bad(format!("backendRefs: {:?} needs a port", raw.name))),
     };
-    let filters = filter::all(raw.filters.as_deref(), home)?;
+    let filters = filter::of_backend(raw.filters.as_deref(), home)?;
     Ok(WeightedBackend {
         service: named,
         port,

@@ -287,6 +287,7 @@ fn a_traffic_policy_has_durations() {
         body,
         cover_imported,
         invalid,
+        ..
     }) = object.spec
     else {
         panic!("a traffic policy")

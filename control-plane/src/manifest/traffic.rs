@@ -6,7 +6,7 @@ use isthmus_proto::resource::{self, Balancing, Limits, OutlierDetection, Retries
 use serde::Deserialize;
 
 use super::meta::Span;
-use super::{Document, Failure};
+use super::{Document, Failure, Metadata, status};
 
 #[derive(Deserialize)]
 struct Policy {
@@ -130,7 +130,7 @@ struct RawBalancing {
     cluster_penalty: Option<Span>,
 }
 
-pub(super) fn policy(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: Policy = document.decode()?;
     let target = &raw.spec.target_ref;
     let reach = match (target.group.as_deref(), target.kind.as_str()) {
@@ -158,6 +158,7 @@ pub(super) fn policy(document: &Document<'_>) -> Result<Spec, Failure> {
         body,
         cover_imported,
         invalid: None,
+        observed: status::of_policy(document, metadata),
     }))
 }
 
@@ -208,6 +209,8 @@ fn body(spec: &PolicySpec) -> Result<resource::TrafficPolicy, String> {
         balancing: spec.balancing.as_ref().map(|b| Balancing {
             zone_penalty_ms: millis(b.zone_penalty),
             cluster_penalty_ms: millis(b.cluster_penalty),
+            // That is the service's own to say.
+            client_affinity_seconds: None,
         }),
     })
 }

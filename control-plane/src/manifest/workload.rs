@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use isthmus_control_plane_core::model::{
-    ContainerPort, EndpointSlice, Pod, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort,
-    Spec, TargetPort,
+    ContainerPort, EndpointSlice, OtherPort, Pod, Service, ServicePort, ServiceType, SliceEndpoint,
+    SlicePort, Spec, TargetPort, Transport,
 };
+use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
 use isthmus_proto::locality::Locality;
 use isthmus_proto::resource::Protocol;
 use serde::Deserialize;
 
-use super::{Bad, Document, Failure, Metadata};
+use super::{Bad, Document, Failure, Metadata, status};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -161,6 +162,7 @@ struct ServiceSpec {
     selector: Option<BTreeMap<String, String>>,
     ports: Option<Vec<RawServicePort>>,
     session_affinity: Option<String>,
+    session_affinity_config: Option<RawAffinity>,
     publish_not_ready_addresses: Option<bool>,
 }
 
@@ -185,7 +187,7 @@ enum RawTarget {
     Name(String),
 }
 
-pub(super) fn service(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: ServiceObject = document.decode()?;
     let spec = raw.spec;
     let mut ips: Vec<&str> = spec.cluster_ip.iter().map(String::as_str).collect();
@@ -202,18 +204,30 @@ pub(super) fn service(document: &Document<'_>) -> Result<Spec, Failure> {
         Some(other) => return Err(document.failure(format!("spec.type: {other:?} is unknown"))),
     };
     ips.retain(|ip| *ip != "None");
-    let mut ports = Vec::new();
+    let (mut ports, mut others) = (Vec::new(), Vec::new());
     for port in spec.ports.unwrap_or_default() {
-        if is_tcp(port.protocol.as_deref()) {
-            ports.push(service_port(document, port)?);
+        match transport(port.protocol.as_deref()) {
+            Some(Transport::Tcp) => ports.push(service_port(document, port)?),
+            Some(transport) => others.push(OtherPort {
+                port: port.port,
+                transport,
+                name: port.name.unwrap_or_default(),
+                app_protocol: port.app_protocol,
+            }),
+            None => {}
         }
     }
+    // Services of the mesh's own have the first label, too; these are made for an import.
+    let managed = status::managed(metadata).filter(|m| m.labels.contains_key(SERVICE_NAME_LABEL));
     Ok(Spec::Service(Service {
         kind,
         cluster_ips: addresses(document, "spec.clusterIPs", &ips)?,
         selector: spec.selector.unwrap_or_default(),
         ports,
+        others,
         client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        affinity_seconds: spec.session_affinity_config.and_then(RawAffinity::seconds),
+        managed,
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
     }))
 }
@@ -241,6 +255,7 @@ fn service_port(document: &Document<'_>, raw: RawServicePort) -> Result<ServiceP
         port: raw.port,
         target,
         protocol,
+        app_protocol: raw.app_protocol,
         name,
     })
 }
@@ -260,8 +275,35 @@ fn protocol(name: &str, app_protocol: Option<&str>) -> Protocol {
     }
 }
 
-fn is_tcp(protocol: Option<&str>) -> bool {
-    protocol.is_none_or(|p| p == "TCP")
+/// What carries a port's traffic; `None`: nothing that is known.
+pub(super) fn transport(protocol: Option<&str>) -> Option<Transport> {
+    match protocol {
+        None | Some("TCP" | "") => Some(Transport::Tcp),
+        Some("UDP") => Some(Transport::Udp),
+        Some("SCTP") => Some(Transport::Sctp),
+        Some(_) => None,
+    }
+}
+
+/// `sessionAffinityConfig`
+#[derive(Deserialize)]
+pub(super) struct RawAffinity {
+    #[serde(default, rename = "clientIP")]
+    client_ip: Option<ClientIp>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientIp {
+    #[serde(default)]
+    timeout_seconds: Option<u32>,
+}
+
+impl RawAffinity {
+    /// For how many seconds a client stays.
+    pub(super) fn seconds(self) -> Option<u32> {
+        self.client_ip?.timeout_seconds
+    }
 }
 
 #[derive(Deserialize)]
@@ -347,7 +389,7 @@ pub(super) fn endpoint_slice(
         .ports
         .unwrap_or_default()
         .into_iter()
-        .filter(|p| is_tcp(p.protocol.as_deref()));
+        .filter(|p| transport(p.protocol.as_deref()) == Some(Transport::Tcp));
     let port = |p: RawSlicePort| {
         Some(SlicePort {
             name: p.name.unwrap_or_default(),

@@ -482,6 +482,10 @@ pub struct Balancing {
     /// ... its cluster. Absent: 20.
     #[prost(uint32, optional, tag = "2")]
     pub cluster_penalty_ms: ::core::option::Option<u32>,
+    /// Calls keep to the endpoint that was used last, unless that is longer ago than so many seconds or
+    /// it can't be used any more (`sessionAffinity: ClientIP`). Absent or 0: they do not.
+    #[prost(uint32, optional, tag = "3")]
+    pub client_affinity_seconds: ::core::option::Option<u32>,
 }
 impl ::prost::Name for Balancing {
     const NAME: &'static str = "Balancing";

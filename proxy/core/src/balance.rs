@@ -3,6 +3,7 @@
 //! Over the single pods of all clusters. First the place: the nearest one that has capacity keeps
 //! the traffic, and as its capacity shrinks or its cost exceeds a farther place's, a growing share
 //! leaves (`locality`). Then the pod: the cheaper of two, by latency times calls in flight (`p2c`).
+//! A service may ask that a client keeps to its pod instead (`EndpointSet::kept`).
 //! Both rest on what this proxy measured (`stats`, `ewma`, `survey`); pods that fail are ejected for
 //! a while (`outlier`).
 
@@ -61,6 +62,10 @@ pub fn pick(
         horizon: set.horizon(),
         peers_us: 0.0,
     };
+    let kept = policy.client_affinity;
+    if let Some(endpoint) = kept.and_then(|span| set.kept(&looking(exclude), span)) {
+        return Ok(Arc::clone(endpoint));
+    }
     if let Some(endpoint) = healthy(set, looking(exclude), rng) {
         return Ok(Arc::clone(endpoint));
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use isthmus_proto::resource::Protocol;
 
 use super::*;
-use crate::model::{Change, Kind, Object, Spec, TargetPort};
+use crate::model::{Change, Kind, Object, Observed, Spec, TargetPort};
 use crate::sample::{at, export, id, list, object, service, world};
 
 fn port(name: &str, number: u16, protocol: Protocol) -> ServicePort {
@@ -14,8 +14,18 @@ fn port(name: &str, number: u16, protocol: Protocol) -> ServicePort {
         port: number,
         target: TargetPort::Number(1),
         protocol,
+        app_protocol: None,
     }
 }
+
+const PLAIN: &ServiceExport = &ServiceExport {
+    labels: Labels::new(),
+    annotations: Labels::new(),
+    observed: Observed {
+        generation: 0,
+        conditions: Vec::new(),
+    },
+};
 
 fn offer<'a>(cluster: &'a ClusterId, created: Option<u64>, service: &'a Service) -> Export<'a> {
     let since = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
@@ -28,6 +38,7 @@ fn offer<'a>(cluster: &'a ClusterId, created: Option<u64>, service: &'a Service)
         age: Age::of(created.map(since)),
         stamp,
         service,
+        export: PLAIN,
     }
 }
 
@@ -72,7 +83,27 @@ fn ports_are_united_and_the_oldest_export_wins_a_contradiction() {
         .iter()
         .map(|c| (&c.cluster, c.reason))
         .collect();
-    assert_eq!(losers, [(&west, "PortConflict"), (&north, "PortConflict")]);
+    // What contradicts, then what is not offered everywhere.
+    assert_eq!(losers.len(), 5);
+    assert!(
+        losers
+            .iter()
+            .all(|(_, reason)| *reason == Contradiction::Port)
+    );
+    assert!(
+        merged.conflicts[0]
+            .message
+            .contains("west: port 8080/TCP \"http\" contradicts")
+    );
+    assert!(
+        merged.conflicts[1]
+            .message
+            .contains("north: port 80/TCP \"grpc\" contradicts")
+    );
+    assert_eq!(
+        merged.conflicts[2].message,
+        "east: has no port 9000/TCP \"admin\""
+    );
 }
 
 #[test]
@@ -99,7 +130,10 @@ fn types_and_affinity_that_differ_are_conflicts_of_the_younger() {
         .collect();
     assert_eq!(
         reasons,
-        [(&west, "TypeConflict"), (&west, "SessionAffinityConflict")]
+        [
+            (&west, Contradiction::Type),
+            (&west, Contradiction::Affinity)
+        ]
     );
 }
 
@@ -166,27 +200,153 @@ fn an_export_says_in_its_status_what_became_of_it() {
             .filter(|c| c.object.cluster == id(cluster) && c.object.name == name && c.kind == kind);
         found.next().map(|c| (c.holds, c.reason))
     };
-    assert_eq!(find(&world, "east", "cart", "Valid"), Some((true, "Valid")));
     assert_eq!(
-        find(&world, "east", "cart", "Conflict"),
-        Some((false, "NoConflicts"))
+        find(&world, "east", "cart", "Valid"),
+        Some((true, "Valid".to_owned()))
     );
-    assert_eq!(
-        find(&world, "west", "cart", "Conflict"),
-        Some((true, "PortConflict"))
-    );
+    for cluster in ["east", "west"] {
+        let conflict = Some((true, "PortConflict".to_owned()));
+        assert_eq!(find(&world, cluster, "cart", "Conflict"), conflict);
+        let ready = Some((true, "Ready".to_owned()));
+        assert_eq!(find(&world, cluster, "cart", "Ready"), ready);
+    }
     assert_eq!(
         find(&world, "east", "ghost", "Valid"),
-        Some((false, "NoService"))
+        Some((false, "NoService".to_owned()))
     );
-    let bad = object("east", "shop", "Upper", Spec::ServiceExport);
+    let bad = object(
+        "east",
+        "shop",
+        "Upper",
+        Spec::ServiceExport(ServiceExport::default()),
+    );
     world.apply(Change::Apply(bad), at(3));
     assert_eq!(
         find(&world, "east", "Upper", "Accepted"),
-        Some((false, "Refused"))
+        Some((false, "Refused".to_owned()))
     );
     assert_eq!(
         world.clusters().next().unwrap().objects[&Kind::ServiceExport],
         2
     );
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{OtherPort, Transport};
+
+    fn any_service() -> impl Strategy<Value = Service> {
+        let tcp = ("[ab]?", 80..83_u16, proptest::option::of("[xy]"));
+        let udp = ("[ab]?", 80..82_u16);
+        let kind = prop_oneof![Just(ServiceType::ClusterIp), Just(ServiceType::Headless)];
+        (
+            proptest::collection::vec(tcp, 0..4),
+            proptest::collection::vec(udp, 0..2),
+            kind,
+            any::<bool>(),
+            proptest::option::of(1..3_u32),
+        )
+            .prop_map(|(tcp, udp, kind, client_ip_affinity, affinity_seconds)| {
+                let mut service = Service {
+                    kind,
+                    client_ip_affinity,
+                    affinity_seconds,
+                    ..Service::default()
+                };
+                // As Kubernetes has it: unique by number, and by name.
+                for (name, number, app_protocol) in tcp {
+                    let unique = |p: &ServicePort| p.port != number && p.name != name;
+                    if service.ports.iter().all(unique) {
+                        service.ports.push(ServicePort {
+                            app_protocol,
+                            ..port(&name, number, Protocol::Tcp)
+                        });
+                    }
+                }
+                for (name, number) in udp {
+                    let unique =
+                        service.ports.iter().all(|p| p.name != name) && service.others.is_empty();
+                    if unique {
+                        service.others.push(OtherPort {
+                            port: number,
+                            transport: Transport::Udp,
+                            name,
+                            app_protocol: None,
+                        });
+                    }
+                }
+                service
+            })
+    }
+
+    fn any_export() -> impl Strategy<Value = (Option<u64>, Service, ServiceExport)> {
+        let labels = proptest::collection::btree_map("[kl]", "[v]?", 0..2);
+        let export = (labels.clone(), labels).prop_map(|(labels, annotations)| ServiceExport {
+            labels,
+            annotations,
+            ..ServiceExport::default()
+        });
+        (proptest::option::of(0..3_u64), any_service(), export)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// KEP-1645, "Constraints and Conflict Resolution".
+        #[test]
+        fn the_oldest_export_wins_and_the_rest_is_a_union(
+            made in proptest::collection::vec(any_export(), 1..5),
+            turn in 0..5_usize,
+        ) {
+            let ids: Vec<ClusterId> = (0..made.len()).map(|n| id(&format!("c{n}"))).collect();
+            let mut offers: Vec<Export<'_>> = made.iter().zip(&ids)
+                .map(|((age, service, export), cluster)| Export { export, ..offer(cluster, *age, service) })
+                .collect();
+            let merged = merge(offers.clone()).unwrap();
+            let turn = turn % offers.len();
+            offers.rotate_left(turn);
+            prop_assert_eq!(merge(offers.clone()).unwrap(), merged.clone(), "order does not matter");
+
+            let oldest = offers.iter().min_by_key(|o| (o.age, o.cluster)).unwrap();
+            prop_assert_eq!(&merged.origin, oldest.cluster);
+            prop_assert_eq!(merged.kind, oldest.service.kind);
+            prop_assert_eq!(merged.affinity, oldest.service.affinity());
+            prop_assert_eq!(&merged.labels, &oldest.export.labels);
+            prop_assert_eq!(&merged.annotations, &oldest.export.annotations);
+            let all = &merged.all_ports;
+            // All of the oldest; of the others what exists nowhere older.
+            for port in listed(oldest.service) {
+                prop_assert!(all.contains(&port));
+            }
+            let declared: Vec<_> = offers.iter().flat_map(|o| listed(o.service)).collect();
+            for (index, port) in all.iter().enumerate() {
+                prop_assert!(declared.contains(port), "made up");
+                for other in all.iter().skip(index + 1) {
+                    prop_assert!((port.port, port.transport) != (other.port, other.transport));
+                    prop_assert!(port.name.is_empty() || port.name != other.name);
+                }
+            }
+            for port in &declared {
+                let placed = all.iter().any(|p| (p.port, p.transport) == (port.port, port.transport));
+                let named = all.iter().any(|p| !p.name.is_empty() && p.name == port.name);
+                prop_assert!(placed || named, "lost without a reason");
+            }
+            // The mesh leads to the TCP ports of the same union.
+            let tcp: Vec<_> = all.iter().filter(|p| p.transport == Transport::Tcp).map(|p| p.port).collect();
+            prop_assert_eq!(merged.ports.iter().map(|p| p.port).collect::<Vec<_>>(), tcp);
+
+            // There is a conflict exactly if two exports differ.
+            let alike = |a: &Export<'_>, b: &Export<'_>| {
+                let sorted = |s: &Service| { let mut p = listed(s); p.sort(); p };
+                a.service.kind == b.service.kind
+                    && a.service.affinity() == b.service.affinity()
+                    && sorted(a.service) == sorted(b.service)
+                    && a.export == b.export
+            };
+            let equal = offers.iter().all(|o| alike(o, oldest));
+            prop_assert_eq!(merged.conflicts.is_empty(), equal);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Labels, Reach, wire};
+use crate::model::{Labels, Observed, Reach, wire};
 
 /// Who may call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub struct AccessPolicy {
     pub inbound: Option<resource::InboundMode>,
     /// Why it could not be understood in full: its target denies everything.
     pub invalid: Option<String>,
+    /// Its status.
+    pub observed: Observed,
 }
 
 /// To whom an access policy applies.
@@ -56,6 +58,8 @@ pub struct TrafficPolicy {
     pub cover_imported: bool,
     /// Why it could not be understood; such a policy is not used, and a condition says so.
     pub invalid: Option<String>,
+    /// Its status.
+    pub observed: Observed,
 }
 
 /// Who is not believed any more. Of clusters whose policies for the mesh count.

@@ -4,7 +4,7 @@ use isthmus_proto::ids::{Namespace, is_label};
 use isthmus_proto::resource;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Kind, wire};
+use crate::model::{Kind, Parent, ParentStatus, wire};
 
 /// The kind of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +48,14 @@ pub struct Route {
     pub rules: Vec<resource::RouteRule>,
     /// Why it could not be understood; such a route is not sent, and a condition says so.
     pub invalid: Option<String>,
+    /// Rules that could not be understood in full, and why, while others could. They are among
+    /// `rules` without backends and answer with an error, or left out if it is not known which
+    /// requests they mean.
+    pub dropped: Vec<String>,
+    /// `metadata.generation`; 0: not known.
+    pub generation: i64,
+    /// What the mesh had written in its status.
+    pub statuses: Vec<ParentStatus>,
 }
 
 /// What a route is attached to.
@@ -58,6 +66,24 @@ pub struct ParentRef {
     pub service: ServiceRef,
     /// Only this port; `None`: every port.
     pub port: Option<u16>,
+    /// Only the port of this name; `None`: every port.
+    pub section: Option<String>,
+    /// The manifest names the namespace, even if it is the route's own.
+    pub explicit: bool,
+}
+
+impl ParentRef {
+    /// As the manifest has it.
+    #[must_use]
+    pub fn written(&self) -> Parent {
+        Parent {
+            reach: self.service.reach,
+            namespace: self.explicit.then(|| self.service.namespace.to_string()),
+            name: self.service.name.clone(),
+            section: self.section.clone(),
+            port: self.port,
+        }
+    }
 }
 
 /// A service, as a manifest refers to it.

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use isthmus_proto::resource;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Labels, wire};
+use crate::model::{Labels, Managed, Observed, wire};
+
+/// What Kubernetes takes where `ClientIP` affinity names no time.
+pub const AFFINITY_SECONDS: u32 = 10_800;
 
 /// What kind of service it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +31,27 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// Labels that a pod must have. Empty: only EndpointSlices say who serves.
     pub selector: Labels,
-    /// Its ports; those that are neither TCP nor spoken over TCP (UDP, SCTP) are left out.
+    /// Its TCP ports.
     pub ports: Vec<ServicePort>,
+    /// Ports that are not TCP: the mesh leads nothing there, but an import lists them.
+    pub others: Vec<OtherPort>,
     /// `sessionAffinity: ClientIP`.
     pub client_ip_affinity: bool,
+    /// For how many seconds a client stays; `None`: [`AFFINITY_SECONDS`].
+    pub affinity_seconds: Option<u32>,
     /// Endpoints that are not ready count as ready.
     pub publish_not_ready: bool,
+    /// The mesh made it, for an import.
+    pub managed: Option<Managed>,
+}
+
+impl Service {
+    /// For how many seconds a client stays with an endpoint; `None`: it does not.
+    #[must_use]
+    pub fn affinity(&self) -> Option<u32> {
+        self.client_ip_affinity
+            .then(|| self.affinity_seconds.unwrap_or(AFFINITY_SECONDS))
+    }
 }
 
 /// One port of a service.
@@ -48,6 +66,45 @@ pub struct ServicePort {
     /// From `appProtocol`; where absent from the port's name prefix, as the mesh's users know it.
     #[serde(with = "wire::number")]
     pub protocol: resource::Protocol,
+    /// `appProtocol` as it is written.
+    pub app_protocol: Option<String>,
+}
+
+/// What carries a port's traffic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Transport {
+    /// As it stands in Kubernetes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+/// A port that the mesh does not lead, or a port as an import lists it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OtherPort {
+    /// What clients call.
+    pub port: u16,
+    /// What carries it.
+    pub transport: Transport,
+    /// May be empty if there is one port only.
+    pub name: String,
+    /// `appProtocol` as it is written.
+    pub app_protocol: Option<String>,
 }
 
 /// Where a service's port leads in a pod.
@@ -97,9 +154,30 @@ pub struct SliceEndpoint {
     pub pod: Option<String>,
 }
 
+/// The service of this name is offered to all clusters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceExport {
+    /// `spec.exportedLabels`: what every import of it shall carry.
+    pub labels: Labels,
+    /// `spec.exportedAnnotations`.
+    pub annotations: Labels,
+    /// Its status.
+    pub observed: Observed,
+}
+
 /// How a cluster imports a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceImport {
     /// Virtual addresses in this cluster (`spec.ips`). Empty: only its host name leads to it.
     pub ips: Vec<IpAddr>,
+    /// `spec.type` is `Headless`.
+    pub headless: bool,
+    /// `spec.ports`.
+    pub ports: Vec<OtherPort>,
+    /// `spec.sessionAffinity: ClientIP`, and for how many seconds.
+    pub affinity: Option<u32>,
+    /// The clusters that `status.clusters` names.
+    pub clusters: Vec<String>,
+    /// The mesh made it. `None`: a user's own, or another implementation's.
+    pub managed: Option<Managed>,
 }

@@ -383,6 +383,7 @@ fn a_local_name_covers_imports_only_where_a_policy_of_that_cluster_says_so() {
             body: resource::TrafficPolicy::default(),
             cover_imported: true,
             invalid: None,
+            observed: crate::model::Observed::default(),
         };
         object(cluster, "shop", "cart", Spec::TrafficPolicy(policy))
     };

@@ -7,7 +7,8 @@ use isthmus_proto::resource;
 use isthmus_proto::resource::route_filter;
 use std::time::SystemTime;
 
-use crate::model::{Kind, ParentRef, Reach, Route, RouteKind, ServiceRef};
+use crate::import;
+use crate::model::{Kind, ParentRef, Reach, Route, RouteKind, ServicePort, ServiceRef};
 use crate::translate::cache::RoutesKey;
 use crate::translate::{Answer, Client, Encoded, List, encode};
 use crate::world::World;
@@ -44,7 +45,7 @@ pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> An
     };
     let list = world.cache.routes(&key, at, || {
         let ours = valid.iter().filter(|(namespace, _, _)| *namespace == from);
-        ours.flat_map(|route| encode_all(cluster, service, *route))
+        ours.flat_map(|route| encode_all((world, cluster), service, *route))
             .collect::<List>()
     });
     Answer {
@@ -55,15 +56,24 @@ pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> An
 }
 
 /// One resource for each port of the parent that the route names.
-fn encode_all(cluster: &Cluster, service: &ServiceRef, route: Found<'_>) -> Vec<Encoded> {
+fn encode_all(
+    (world, cluster): (&World, &Cluster),
+    service: &ServiceRef,
+    route: Found<'_>,
+) -> Vec<Encoded> {
     let mut ports: Vec<Option<u16>> = Vec::new();
-    for ParentRef {
-        service: parent,
-        port,
-    } in &route.2.value.parents
-    {
-        if parent == service && !ports.contains(port) {
-            ports.push(*port);
+    for parent in &route.2.value.parents {
+        if parent.service != *service {
+            continue;
+        }
+        let port = match port_of(world, cluster, parent) {
+            // A port that is not there has no routes.
+            None if parent.section.is_some() => continue,
+            Some(named) if parent.port.is_some_and(|number| number != named) => continue,
+            named => named.or(parent.port),
+        };
+        if !ports.contains(&port) {
+            ports.push(port);
         }
     }
     if ports.contains(&None) {
@@ -74,6 +84,23 @@ fn encode_all(cluster: &Cluster, service: &ServiceRef, route: Found<'_>) -> Vec<
         .into_iter()
         .map(|port| encode_one(cluster, service, route, port))
         .collect()
+}
+
+/// The number of the port that a parent names; `None`: it names none, or none that is there.
+pub(crate) fn port_of(world: &World, cluster: &Cluster, parent: &ParentRef) -> Option<u16> {
+    let section = parent.section.as_ref()?;
+    let (namespace, name) = (
+        parent.service.namespace.as_str(),
+        parent.service.name.as_str(),
+    );
+    let find = |ports: &[ServicePort]| {
+        let found = ports.iter().find(|port| port.name == *section);
+        found.map(|port| port.port)
+    };
+    match parent.service.reach {
+        Reach::Cluster => find(&cluster.services.get(namespace, name)?.value.ports),
+        Reach::Clusterset => find(&import::merged(world, namespace, name)?.ports),
+    }
 }
 
 /// The name is `namespace/name@service`. Kinds other than HTTPRoute and single ports are added to

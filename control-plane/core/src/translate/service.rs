@@ -179,11 +179,29 @@ impl<'a> View<'a> {
             hostnames,
             addresses: self.addresses(),
             ports: self.ports().iter().map(port).collect(),
-            traffic: self.traffic.map(|traffic| traffic.body.clone()),
+            traffic: self.treatment(),
             scope: scope.into(),
             origin: None,
         };
         (!message.ports.is_empty()).then_some((message, stamp))
+    }
+
+    /// What the policy says, and what the service itself asks for. A headless service has no affinity:
+    /// its clients choose for themselves.
+    fn treatment(&self) -> Option<resource::TrafficPolicy> {
+        let policy = self.traffic.map(|traffic| traffic.body.clone());
+        let merged = self.merged.as_ref();
+        let (kind, seconds) = match self.own {
+            Some(own) => (own.value.kind, own.value.affinity()),
+            None => (merged?.kind, merged?.affinity),
+        };
+        let Some(seconds) = seconds.filter(|_| kind == ServiceType::ClusterIp) else {
+            return policy;
+        };
+        let mut policy = policy.unwrap_or_default();
+        let balancing = policy.balancing.get_or_insert_default();
+        balancing.client_affinity_seconds = Some(seconds);
+        Some(policy)
     }
 
     /// Virtual addresses are the client's cluster's own, and only those that it has the first claim to.

@@ -283,6 +283,8 @@ fn route(namespace: &str, name: &str, backend: &str, ports: &[Option<u16>]) -> O
     let parent = |port: &Option<u16>| ParentRef {
         service: service.clone(),
         port: *port,
+        section: None,
+        explicit: true,
     };
     let backend = resource::WeightedBackend {
         service: backend.into(),
@@ -299,6 +301,9 @@ fn route(namespace: &str, name: &str, backend: &str, ports: &[Option<u16>]) -> O
         hostnames: Vec::new(),
         rules: vec![rule],
         invalid: None,
+        dropped: Vec::new(),
+        generation: 0,
+        statuses: Vec::new(),
     };
     object("east", namespace, name, Spec::Route(route))
 }
@@ -363,7 +368,10 @@ fn an_import_has_the_address_that_its_cluster_gave_it() {
         "east",
         "shop",
         "cart",
-        Spec::ServiceImport(ServiceImport { ips: ips.clone() }),
+        Spec::ServiceImport(ServiceImport {
+            ips: ips.clone(),
+            ..ServiceImport::default()
+        }),
     ));
     // The derived service that the address was allocated for is older, and has no pods.
     let derived = Service {
@@ -383,6 +391,7 @@ fn an_import_has_the_address_that_its_cluster_gave_it() {
     // Nobody takes an address from a service of another namespace, or from one with pods.
     let thief = ServiceImport {
         ips: vec!["10.96.0.5".parse().unwrap()],
+        ..ServiceImport::default()
     };
     objects.push(object(
         "east",
@@ -456,4 +465,40 @@ fn trust_is_told_apart_for_each_domain_and_only_once_it_is_known() {
     session.dirty(&world.remove_trust_bundle(&"west.mesh.internal".parse().unwrap()));
     proxy.settle(&mut session, &world);
     assert_eq!(proxy.names(T::TrustBundle), ["east.mesh.internal"]);
+}
+
+#[test]
+fn a_service_that_asks_for_affinity_has_it_here_and_everywhere() {
+    const EVERYWHERE: &str = "shop/cart.shop.svc.clusterset.local";
+    let names = [LOCAL, EVERYWHERE];
+    let seconds = |objects: &[Object]| {
+        let proxy = seen(objects, "east/shop/web-1", "web", &names);
+        names.map(|name| {
+            let service: resource::Service = proxy.get(T::Service, name);
+            let balancing = service.traffic.and_then(|traffic| traffic.balancing);
+            balancing.and_then(|balancing| balancing.client_affinity_seconds)
+        })
+    };
+    let with = |change: &dyn Fn(&mut Service)| {
+        let mut objects = shop();
+        for object in &mut objects {
+            if let Spec::Service(service) = &mut object.spec {
+                change(service);
+            }
+        }
+        objects
+    };
+    assert_eq!(seconds(&shop()), [None, None]);
+    let sticky = with(&|service| service.client_ip_affinity = true);
+    assert_eq!(seconds(&sticky), [Some(AFFINITY_SECONDS); 2]);
+    let short = with(&|service| {
+        service.client_ip_affinity = true;
+        service.affinity_seconds = Some(60);
+    });
+    assert_eq!(seconds(&short), [Some(60); 2]);
+    let headless = with(&|service| {
+        service.client_ip_affinity = true;
+        service.kind = ServiceType::Headless;
+    });
+    assert_eq!(seconds(&headless), [None, None]);
 }

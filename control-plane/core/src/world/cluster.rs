@@ -10,7 +10,7 @@ use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
     AccessPolicy, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach,
-    ReferenceGrant, Route, Service, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
+    ReferenceGrant, Route, Service, ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
 use crate::world::table::{Age, Entry, Stamp, Table};
@@ -36,10 +36,6 @@ pub(crate) type Names = BTreeSet<String>;
 /// Kind, namespace, name.
 pub(crate) type RouteAt = (Kind, String, String);
 
-/// A ServiceExport says nothing but its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offered;
-
 /// One cluster: its state, its objects, and the indexes over them.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -50,13 +46,17 @@ pub(crate) struct Cluster {
     pub(crate) confirmed_at: Option<SystemTime>,
     pub(crate) keys: Vec<HandleKey>,
     pub(crate) list: u64,
+    /// Kinds that the source cannot see now; what was known of them is kept.
+    unseen: BTreeSet<Kind>,
+    /// Kinds that were never seen: of them absence means nothing.
+    unknown: BTreeSet<Kind>,
     /// Grows with every change of its objects and of its state.
     pub(crate) revision: u64,
     pub(crate) refused: BTreeMap<ObjectRef, String>,
     pub(crate) pods: Table<Pod>,
     pub(crate) services: Table<Service>,
     pub(crate) slices: Table<EndpointSlice>,
-    pub(crate) exports: Table<Offered>,
+    pub(crate) exports: Table<ServiceExport>,
     pub(crate) imports: Table<ServiceImport>,
     pub(crate) routes: BTreeMap<Kind, Table<Route>>,
     pub(crate) grants: Table<ReferenceGrant>,
@@ -157,8 +157,8 @@ macro_rules! on_spec {
                 let $table = &mut $self.slices;
                 $body
             }
-            Spec::ServiceExport => {
-                let ($table, $value) = (&mut $self.exports, OFFERED);
+            Spec::ServiceExport($value) => {
+                let $table = &mut $self.exports;
                 $body
             }
             Spec::ServiceImport($value) => {
@@ -206,7 +206,6 @@ macro_rules! on_spec {
 }
 
 /// What objects that say nothing say.
-const OFFERED: &Offered = &Offered;
 const NO_LABELS: &Labels = &Labels::new();
 
 impl Cluster {
@@ -220,6 +219,8 @@ impl Cluster {
             confirmed_at: None,
             keys: Vec::new(),
             list: 0,
+            unseen: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             revision: 0,
             refused: BTreeMap::new(),
             pods: Table::default(),
@@ -253,6 +254,42 @@ impl Cluster {
             State::Unknown => false,
             State::Synced | State::Stale => true,
         }
+    }
+
+    /// A list is complete, but for these kinds.
+    pub(crate) fn complete(&mut self, kept: &BTreeSet<Kind>) {
+        self.unknown = if self.listed() {
+            self.unknown.intersection(kept).copied().collect()
+        } else {
+            kept.clone()
+        };
+        self.unseen.clone_from(kept);
+    }
+
+    /// A kind is seen after all.
+    pub(crate) fn complete_late(&mut self, kind: Kind) {
+        self.unknown.remove(&kind);
+        self.unseen.remove(&kind);
+    }
+
+    /// The kinds that the source cannot see now.
+    pub(crate) fn unseen(&self) -> &BTreeSet<Kind> {
+        &self.unseen
+    }
+
+    /// Does the source see this kind now?
+    pub(crate) fn sees(&self, kind: Kind) -> bool {
+        self.state == State::Synced && !self.unseen.contains(&kind)
+    }
+
+    /// Was this kind ever listed? Only then does the absence of such an object mean anything.
+    pub(crate) fn knows(&self, kind: Kind) -> bool {
+        self.listed() && !self.unknown.contains(&kind)
+    }
+
+    /// Is it known which services it exports?
+    pub(crate) fn offers_known(&self) -> bool {
+        self.knows(Kind::ServiceExport) && self.knows(Kind::Service)
     }
 
     /// May the object be taken in? The text says why not.
@@ -314,6 +351,22 @@ impl Cluster {
             (value, created),
             list
         ))
+    }
+
+    /// Is it a MeshCluster that is there as it is, but for what the mesh says of it? Everybody depends
+    /// on its other fields.
+    pub(crate) fn differs_in_status(&self, object: &Object) -> bool {
+        let Spec::MeshCluster(new) = &object.spec else {
+            return false;
+        };
+        let (namespace, name) = key(object.namespace.as_ref(), &object.name);
+        self.mesh.get(namespace, name).is_some_and(|old| {
+            let as_before = MeshCluster {
+                observed: old.value.observed.clone(),
+                ..new.clone()
+            };
+            old.created == object.created && old.value == as_before
+        })
     }
 
     /// Takes an object in, or in the place of what had its name.
@@ -392,6 +445,11 @@ impl Cluster {
         counts.extend(self.plain.iter().map(|(kind, table)| (*kind, table.len())));
         counts.retain(|_, count| *count > 0);
         counts
+    }
+
+    /// Is there a namespace of this name?
+    pub(crate) fn has_namespace(&self, name: &str) -> bool {
+        self.has(Kind::Namespace, "", name)
     }
 
     fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::import;
-use crate::model::{Kind, ObjectRef, ServiceType};
+use crate::model::{Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway, route};
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -13,12 +13,12 @@ use crate::world::cluster::Cluster;
 pub struct Condition {
     /// Which object.
     pub object: ObjectRef,
-    /// `Accepted`, `Valid` or `Conflict`.
-    pub kind: &'static str,
+    /// `Accepted`, `Valid`, `Ready` or `Conflict`.
+    pub kind: String,
     /// Does it hold?
     pub holds: bool,
-    /// One word in CamelCase.
-    pub reason: &'static str,
+    /// One word in CamelCase, or several with commas.
+    pub reason: String,
     /// For people.
     pub message: String,
 }
@@ -132,41 +132,15 @@ impl World {
             .filter(|cluster| cluster.exported(namespace, name))
         {
             let at = reference(cluster, Kind::ServiceExport, namespace, name);
-            let kind = cluster
-                .services
-                .get(namespace, name)
-                .map(|entry| entry.value.kind);
-            let (holds, reason, message) = match kind {
-                None => (false, "NoService", "there is no service of this name"),
-                Some(ServiceType::ExternalName) => (
-                    false,
-                    "InvalidServiceType",
-                    "an ExternalName service cannot be exported",
-                ),
-                Some(ServiceType::ClusterIp | ServiceType::Headless) => (true, "Valid", ""),
-            };
-            let message = message.to_owned();
-            found.push(Condition {
-                object: at.clone(),
-                kind: "Valid",
-                holds,
-                reason,
-                message,
-            });
-            let all = merged.iter().flat_map(|merged| &merged.conflicts);
-            let conflicts: Vec<_> = all
-                .filter(|conflict| conflict.cluster == cluster.id)
-                .collect();
-            let messages: Vec<_> = conflicts.iter().map(|c| c.message.as_str()).collect();
-            found.push(Condition {
-                object: at,
-                kind: "Conflict",
-                holds: !conflicts.is_empty(),
-                reason: conflicts
-                    .first()
-                    .map_or("NoConflicts", |conflict| conflict.reason),
-                message: messages.join("; "),
-            });
+            for said in import::verdict(self, cluster, (namespace, name), merged.as_ref()) {
+                found.push(Condition {
+                    object: at.clone(),
+                    kind: said.kind,
+                    holds: said.status == Truth::True,
+                    reason: said.reason,
+                    message: said.message,
+                });
+            }
         }
     }
 }
@@ -182,9 +156,9 @@ fn of_pods(cluster: &Cluster, found: &mut Vec<Condition>) {
 fn rejected(object: ObjectRef, reason: &'static str, message: String) -> Condition {
     Condition {
         object,
-        kind: "Accepted",
+        kind: "Accepted".to_owned(),
         holds: false,
-        reason,
+        reason: reason.to_owned(),
         message,
     }
 }

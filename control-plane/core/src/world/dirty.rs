@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_proto::ids::{ClusterId, WorkloadName};
 
+use crate::model::ObjectRef;
+
 /// What a change of the world may have altered. It may name too much, never too little: sessions
 /// compare before they send.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +22,9 @@ pub struct Dirty {
     /// What the gateways of these clusters may forward to.
     pub(crate) exports: BTreeSet<ClusterId>,
     pub(crate) trust: bool,
+    /// Objects that the writer looks at one by one: namespaces, exports, imports, routes, grants,
+    /// gateways, policies.
+    pub(crate) objects: BTreeSet<ObjectRef>,
 }
 
 /// A service by what manifests call it; stands for its cluster-local names and its clusterset name.
@@ -104,6 +109,7 @@ impl Dirty {
         self.freshness.extend(other.freshness.iter().cloned());
         self.exports.extend(other.exports.iter().cloned());
         self.trust |= other.trust;
+        self.objects.extend(other.objects.iter().cloned());
     }
 
     pub(crate) fn everything() -> Self {

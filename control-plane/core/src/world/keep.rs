@@ -120,7 +120,7 @@ fn objects(
         Kind::Pod => from!(cluster.pods, Spec::Pod),
         Kind::Service => from!(cluster.services, Spec::Service),
         Kind::EndpointSlice => from!(cluster.slices, Spec::EndpointSlice),
-        Kind::ServiceExport => from!(cluster.exports, |_| Spec::ServiceExport),
+        Kind::ServiceExport => from!(cluster.exports, Spec::ServiceExport),
         Kind::ServiceImport => from!(cluster.imports, Spec::ServiceImport),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
             from!(

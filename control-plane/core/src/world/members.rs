@@ -71,9 +71,9 @@ impl World {
                         namespace: None,
                         name: name.clone(),
                     },
-                    kind: standing.kind,
+                    kind: standing.kind.to_owned(),
                     holds,
-                    reason: standing.reason,
+                    reason: standing.reason.to_owned(),
                     message: standing.message.clone(),
                 });
             }

@@ -11,6 +11,7 @@ use isthmus_proto::ids::WorkloadName;
 use crate::model::{Kind, ObjectRef, PolicyTarget, Reach};
 use crate::world::cluster::{Cluster, key};
 use crate::world::dirty::{Dirty, PolicyScope, ServiceKey};
+use crate::write::derived_for;
 
 /// What depends on this object, as the cluster is now.
 pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
@@ -37,7 +38,34 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::TrustPolicy => {}
         Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {}
     }
+    if is_written(at.kind) {
+        dirty.objects.insert(at.clone());
+    }
     dirty
+}
+
+/// Does the writer look at objects of this kind one by one?
+fn is_written(kind: Kind) -> bool {
+    match kind {
+        Kind::Namespace
+        | Kind::ServiceExport
+        | Kind::ServiceImport
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TcpRoute
+        | Kind::TlsRoute
+        | Kind::ReferenceGrant
+        | Kind::Gateway
+        | Kind::AccessPolicy
+        | Kind::TrafficPolicy => true,
+        Kind::ServiceAccount
+        | Kind::Pod
+        | Kind::Deployment
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::MeshCluster
+        | Kind::TrustPolicy => false,
+    }
 }
 
 fn pod(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
@@ -87,6 +115,11 @@ fn service(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
     }
     if let Some(entry) = cluster.services.get(namespace, name) {
         claimants(cluster, &entry.value.cluster_ips, dirty);
+        // The import that it was made for has its address from it.
+        if let Some(import) = derived_for(&entry.value) {
+            let key = ServiceKey::new(namespace, import);
+            dirty.service(key, &cluster.id, false).definition = true;
+        }
     }
     // A policy that targets the service selects other pods now.
     let targeted =

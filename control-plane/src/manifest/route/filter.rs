@@ -12,6 +12,24 @@ use super::{RawBackend, backend_of, header_name};
 
 /// Millionths of everything.
 const ALL: u64 = 1_000_000;
+/// Most mirrors of a rule.
+const MIRRORS_MAX: usize = 4;
+/// Fields that no route may change: they frame a message or belong to one connection (RFC 9110
+/// §7.6.1, §8.6, §10.1.1), or only the mesh may write them. The proxies refuse them too.
+const RESERVED: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-client-cert",
+];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -95,8 +113,49 @@ struct Fraction {
     denominator: Option<u32>,
 }
 
-/// All filters of a rule or a backend, in their order.
-pub(super) fn all(raw: Option<&[RawFilter]>, home: &Namespace) -> Result<Vec<RouteFilter>, Bad> {
+/// All filters of a rule, in their order.
+pub(super) fn of_rule(
+    raw: Option<&[RawFilter]>,
+    home: &Namespace,
+) -> Result<Vec<RouteFilter>, Bad> {
+    let filters = all(raw, home)?;
+    let count = |is: fn(&route_filter::Kind) -> bool| {
+        let kinds = filters.iter().filter_map(|filter| filter.kind.as_ref());
+        kinds.filter(|kind| is(kind)).count()
+    };
+    if count(|kind| matches!(kind, route_filter::Kind::Mirror(_))) > MIRRORS_MAX {
+        return Err(Bad(format!("filters: more than {MIRRORS_MAX} mirrors")));
+    }
+    let moves = |kind: &route_filter::Kind| {
+        matches!(
+            kind,
+            route_filter::Kind::Redirect(_) | route_filter::Kind::Rewrite(_)
+        )
+    };
+    if count(moves) > 1 {
+        return Err(Bad("filters: more than one redirect or rewrite".to_owned()));
+    }
+    Ok(filters)
+}
+
+/// All filters of a backend: it can change headers, for its share of the requests.
+pub(super) fn of_backend(
+    raw: Option<&[RawFilter]>,
+    home: &Namespace,
+) -> Result<Vec<RouteFilter>, Bad> {
+    for filter in raw.unwrap_or_default() {
+        if !matches!(
+            filter.r#type.as_str(),
+            "RequestHeaderModifier" | "ResponseHeaderModifier"
+        ) {
+            let why = format!("backendRefs.filters: {:?} is not supported", filter.r#type);
+            return Err(Bad(why));
+        }
+    }
+    all(raw, home)
+}
+
+fn all(raw: Option<&[RawFilter]>, home: &Namespace) -> Result<Vec<RouteFilter>, Bad> {
     let one = |raw| {
         Ok(RouteFilter {
             kind: Some(filter(raw, home)?),
@@ -143,7 +202,7 @@ fn modifier(raw: &RawModifier) -> Result<HeaderModifier, Bad> {
     let list = |raw: &Option<Vec<RawHeader>>| {
         let one = |h: &RawHeader| {
             Ok(Header {
-                name: header_name(&h.name)?,
+                name: free(&h.name)?,
                 value: value(&h.value)?,
             })
         };
@@ -153,13 +212,22 @@ fn modifier(raw: &RawModifier) -> Result<HeaderModifier, Bad> {
         .remove
         .iter()
         .flatten()
-        .map(|name| header_name(name))
+        .map(|name| free(name))
         .collect::<Result<_, _>>();
     Ok(HeaderModifier {
         set: list(&raw.set)?,
         add: list(&raw.add)?,
         remove: remove?,
     })
+}
+
+/// The name of a header that a route may change.
+fn free(name: &str) -> Result<String, Bad> {
+    let name = header_name(name)?;
+    if RESERVED.contains(&name.as_str()) || name.starts_with("x-mesh-") {
+        return Err(Bad(format!("the header {name} may not be changed")));
+    }
+    Ok(name)
 }
 
 /// RFC 9110 §5.5: no control characters, above all no line breaks.

@@ -1,5 +1,6 @@
 //! Which requests does a rule of a route mean?
 
+use isthmus_control_plane_core::pattern;
 use isthmus_proto::resource::{
     HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch, path_match,
 };
@@ -70,10 +71,13 @@ pub(super) fn http(raw: &RawMatch) -> Result<RouteMatch, Bad> {
     let path = raw.path.as_ref().map(path).transpose()?;
     let mut query = Vec::new();
     for param in raw.query_params.iter().flatten() {
-        query.push(QueryMatch {
-            name: param.name.clone(),
-            value: Some(value(param)?),
-        });
+        // Gateway API: of several with one name, the first counts.
+        if query.iter().all(|q: &QueryMatch| q.name != param.name) {
+            query.push(QueryMatch {
+                name: param.name.clone(),
+                value: Some(value(param)?),
+            });
+        }
     }
     Ok(RouteMatch {
         path,
@@ -111,7 +115,7 @@ pub(super) fn grpc(raw: &RawMatch) -> Result<RouteMatch, Bad> {
 fn path(raw: &RawPath) -> Result<PathMatch, Bad> {
     let text = raw.value.clone().unwrap_or_else(|| "/".to_owned());
     let kind = match raw.r#type.as_deref().unwrap_or("PathPrefix") {
-        "RegularExpression" => path_match::Kind::Regex(text),
+        "RegularExpression" => path_match::Kind::Regex(checked(text, "path")?),
         kind => {
             if !text.starts_with('/') {
                 return Err(Bad(format!("path: {text:?} does not begin with a slash")));
@@ -148,13 +152,22 @@ fn grpc_path(
         )))),
         ("RegularExpression", service, method) => {
             let group = |text: Option<&str>| format!("(?:{})", text.unwrap_or(SEGMENT));
-            Ok(Some(path_match::Kind::Regex(format!(
-                "/{}/{}",
-                group(service),
-                group(method)
-            ))))
+            // Each alone, so that none reaches over the slash.
+            for text in [service, method].into_iter().flatten() {
+                checked(text.to_owned(), "method")?;
+            }
+            let path = format!("/{}/{}", group(service), group(method));
+            Ok(Some(path_match::Kind::Regex(checked(path, "method")?)))
         }
         (other, _, _) => Err(Bad(format!("method: the type {other:?} is unknown"))),
+    }
+}
+
+/// A regular expression that the proxies understand.
+fn checked(text: String, about: &str) -> Result<String, Bad> {
+    match pattern::check(&text) {
+        Ok(()) => Ok(text),
+        Err(why) => Err(Bad(format!("{about}: regular expression: {why}"))),
     }
 }
 
@@ -188,7 +201,7 @@ fn headers(raw: &RawMatch) -> Result<Vec<HeaderMatch>, Bad> {
 fn value(raw: &RawValue) -> Result<StringMatch, Bad> {
     match raw.r#type.as_deref().unwrap_or("Exact") {
         "Exact" => Ok(exact(&raw.value)),
-        "RegularExpression" => Ok(regex(&raw.value)),
+        "RegularExpression" => Ok(regex(&checked(raw.value.clone(), &raw.name)?)),
         other => Err(Bad(format!("{}: the type {other:?} is unknown", raw.name))),
     }
 }

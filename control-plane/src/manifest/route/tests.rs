@@ -170,3 +170,111 @@ fn grpc_tcp_and_tls_routes_are_converted() {
         assert_eq!(object.spec.kind(), expected);
     }
 }
+
+#[test]
+fn a_rule_that_cannot_be_done_fails_alone_and_closed() {
+    let route = route(
+        "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n  rules:\n\
+         \x20 - {matches: [{path: {value: /a}}], backendRefs: [{name: cart, port: 80}]}\n\
+         \x20 - {matches: [{path: {value: /b}}], filters: [{type: CORS}], backendRefs: [{name: cart, port: 80}]}\n\
+         \x20 - {matches: [{path: {type: RegularExpression, value: \"(\"}}], backendRefs: [{name: cart, port: 80}]}\n",
+    );
+    assert_eq!(route.invalid, None);
+    // The second answers 500 for what it matches; nobody knows what the third would match.
+    assert_eq!(route.rules.len(), 2);
+    assert_eq!(route.rules[1].backends, vec![]);
+    assert_eq!(route.rules[1].filters, vec![]);
+    assert!(route.rules[1].matches[0].path.is_some());
+    assert!(
+        route.dropped[0].starts_with("spec.rules[1]: filters: \"CORS\""),
+        "{:?}",
+        route.dropped
+    );
+    assert!(route.dropped[0].ends_with("(answered with 500)"));
+    assert!(
+        route.dropped[1].starts_with("spec.rules[2]: path: regular expression"),
+        "{:?}",
+        route.dropped
+    );
+}
+
+#[test]
+fn what_a_proxy_would_refuse_is_said_to_the_author() {
+    let parent = "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n  rules:\n";
+    let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}}}";
+    let mirrors = format!("  - filters: [{}]\n", [mirror; 5].join(", "));
+    for (rule, expected) in [
+        (
+            "  - filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}]\n",
+            "the header host may not be changed",
+        ),
+        (
+            "  - filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [X-Mesh-Port]}}]\n",
+            "x-mesh-port may not",
+        ),
+        (
+            "  - backendRefs: [{name: cart, port: 80, filters: [{type: URLRewrite, urlRewrite: {hostname: a}}]}]\n",
+            "backendRefs.filters: \"URLRewrite\"",
+        ),
+        ("  - retry: {attempts: 11}\n", "11 is more than 10"),
+        (mirrors.as_str(), "more than 4 mirrors"),
+        (
+            "  - filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: RequestRedirect, requestRedirect: {port: 81}}]\n",
+            "more than one redirect or rewrite",
+        ),
+        (
+            "  - matches: [{headers: [{name: a, type: RegularExpression, value: \"a)|(b\"}]}]\n",
+            "a: regular expression",
+        ),
+    ] {
+        let why = route(&format!("{parent}{rule}")).invalid.unwrap();
+        assert!(why.contains(expected), "{why:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn of_several_query_parameters_with_one_name_the_first_counts() {
+    let route = route(
+        "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n\
+         \x20 rules: [{matches: [{queryParams: [{name: q, value: a}, {name: q, value: b}, {name: Q, value: c}]}]}]\n",
+    );
+    let query = &route.rules[0].matches[0].query;
+    assert_eq!(query.len(), 2);
+    assert_eq!(query[0].value, Some(exact("a")));
+    assert_eq!(query[1].name, "Q");
+}
+
+#[test]
+fn a_parent_is_repeated_in_the_status_as_it_was_written() {
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+         metadata: {name: r, namespace: shop, generation: 7}\n\
+         spec:\n  parentRefs:\n\
+         \x20 - {kind: Service, group: \"\", name: cart, sectionName: http}\n\
+         \x20 - {kind: Service, group: \"\", name: cart, namespace: shop, port: 80}\n\
+         status:\n  parents:\n\
+         \x20 - {controllerName: example.com/other, parentRef: {kind: Service, group: \"\", name: cart}}\n\
+         \x20 - controllerName: isthmus.dev/controller\n\
+         \x20   parentRef: {kind: Service, group: \"\", name: cart, namespace: shop, port: 80}\n\
+         \x20   conditions:\n\
+         \x20   - {type: Accepted, status: \"False\", reason: NoMatchingParent, message: no, observedGeneration: 6, lastTransitionTime: \"2026-11-22T17:03:00Z\"}\n\
+         \x20   - {type: SomethingElse, status: \"True\"}\n";
+    let Spec::Route(route) = one(text).spec else {
+        panic!("a route")
+    };
+    assert_eq!(route.generation, 7);
+    let written: Vec<_> = route.parents.iter().map(ParentRef::written).collect();
+    assert_eq!(
+        (written[0].section.as_deref(), written[0].port),
+        (Some("http"), None)
+    );
+    assert_eq!(written[0].namespace, None);
+    assert_eq!(written[1].namespace.as_deref(), Some("shop"));
+    assert_eq!(route.statuses.len(), 1);
+    assert_eq!(route.statuses[0].parent, written[1]);
+    let said = &route.statuses[0].conditions;
+    assert_eq!(
+        (said.len(), said[0].reason.as_str(), said[0].generation),
+        (1, "NoMatchingParent", 6)
+    );
+    assert!(said[0].since.is_some());
+}

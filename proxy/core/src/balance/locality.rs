@@ -70,6 +70,8 @@ pub struct BalancePolicy {
     pub cluster_penalty: Duration,
     /// At most this share of the usable endpoints is ejected at once.
     pub max_ejected_percent: u32,
+    /// Calls keep to the endpoint that was used last, for so long after that. `None`: they do not.
+    pub client_affinity: Option<Duration>,
 }
 
 impl Default for BalancePolicy {
@@ -78,6 +80,7 @@ impl Default for BalancePolicy {
             zone_penalty: Duration::from_millis(2),
             cluster_penalty: Duration::from_millis(20),
             max_ejected_percent: 50,
+            client_affinity: None,
         }
     }
 }

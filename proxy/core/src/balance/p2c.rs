@@ -53,7 +53,7 @@ pub(super) struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    fn allows(&self, slot: &Slot) -> bool {
+    pub(super) fn allows(&self, slot: &Slot) -> bool {
         !is_out(slot.stats.ejected_until(), self.horizon, self.now)
             && (self.exclude.is_empty() || !self.exclude.contains(&slot.endpoint.id))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::endpoint::{Endpoint, EndpointId, Health};
 use super::locality::{Distance, Me};
-use super::p2c::Table;
+use super::p2c::{Looking, Table};
 use super::stats::EndpointStats;
 use super::survey::Survey;
 use super::ticks::Ticks;
@@ -143,6 +143,20 @@ impl EndpointSet {
             below = up_to;
         }
         views
+    }
+
+    /// The endpoint that was used last and can be used, if that is not longer ago than `span`. All
+    /// calls of a proxy come from one pod, so what it used last is what its client is bound to.
+    pub(super) fn kept(&self, looking: &Looking<'_>, span: Duration) -> Option<&Arc<Endpoint>> {
+        let slots = self.places.iter().flat_map(|place| place.healthy.slots());
+        let bound = slots.filter(|slot| {
+            let used = slot.stats.used();
+            used != Ticks::default() && looking.now.since(used) <= span
+        });
+        bound
+            .filter(|slot| looking.allows(slot) && (looking.reachable)(&slot.endpoint))
+            .max_by_key(|slot| slot.stats.used())
+            .map(|slot| &slot.endpoint)
     }
 
     pub(super) fn horizon(&self) -> Ticks {

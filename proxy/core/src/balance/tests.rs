@@ -272,6 +272,45 @@ fn a_single_endpoint_is_never_ejected_into_nothing() {
 }
 
 #[test]
+fn a_client_keeps_to_its_pod_while_that_can_be_used_and_not_longer_than_asked() {
+    let span = Duration::from_secs(60);
+    let policy = BalancePolicy {
+        client_affinity: Some(span),
+        ..BalancePolicy::default()
+    };
+    let set = set([healthy("east", 5), healthy("west", 5)].concat());
+    let mut rng = Rng::new(7);
+    let mut call = |exclude: &[EndpointId], now: Ticks| {
+        let found = pick(&set, &policy, &|_| true, exclude, &mut rng, now).unwrap();
+        drop(found.stats.begin(now));
+        found
+    };
+    let first = call(&[], NOW);
+    let mut now = NOW;
+    for _ in 0..200 {
+        // Each call begins the time anew.
+        now = now.after(span);
+        assert_eq!(call(&[], now).id, first.id);
+    }
+    // A try that failed there goes elsewhere, and the client stays where it came to.
+    let second = call(&[first.id], now.after(Duration::from_secs(1)));
+    assert_ne!(second.id, first.id);
+    now = now.after(Duration::from_secs(2));
+    assert_eq!(call(&[], now).id, second.id);
+    eject(&second, now);
+    now = now.after(Duration::from_millis(1));
+    let third = call(&[], now);
+    assert_ne!(third.id, second.id);
+    // Later than asked, everybody is drawn again.
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..50 {
+        now = now.after(span + Duration::from_secs(1));
+        seen.insert(call(&[], now).name.to_string());
+    }
+    assert!(seen.len() > 2, "{seen:?}");
+}
+
+#[test]
 fn a_large_set_is_surveyed_in_steps() {
     let mut endpoints = healthy("east", 400);
     endpoints.extend(healthy("west", 10));

@@ -242,6 +242,10 @@ fn balancing(
         )?,
         max_ejected_percent: percent("outlier.max_ejected_percent", outlier.max_ejected_percent)?
             .unwrap_or(default.max_ejected_percent),
+        client_affinity: from
+            .client_affinity_seconds
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| Duration::from_secs(u64::from(seconds))),
     })
 }
 

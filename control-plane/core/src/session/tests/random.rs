@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{
     AccessPolicy, EndpointSlice, Gateway, Kind, ParentRef, Pod, Route, RouteKind, Service,
-    ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort,
+    Observed, ServiceExport, ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort,
 };
 
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];
@@ -50,6 +50,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
             port,
             target: TargetPort::Number(8000 + port),
             protocol: resource::Protocol::Unspecified,
+            app_protocol: None,
         };
         named(Spec::Service(Service {
             kind,
@@ -57,7 +58,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
             selector: labels(&[("app", app)]),
             ports: ports.into_iter().map(port).collect(),
             client_ip_affinity: affinity,
-            publish_not_ready: false,
+            ..Service::default()
         }))
     });
     let pod = (0..3_u8, 1..4_u8, any::<[bool; 4]>(), any_of(&APPS));
@@ -100,6 +101,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
     let import = (1..4_u8).prop_map(move |ip| {
         named(Spec::ServiceImport(ServiceImport {
             ips: vec![IpAddr::from([10, 96, 0, ip])],
+            ..ServiceImport::default()
         }))
     });
     let target = any_of(&[
@@ -123,6 +125,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
             body: resource::TrafficPolicy::default(),
             cover_imported,
             invalid: None,
+            observed: Observed::default(),
         }))
     });
     let route = (
@@ -138,17 +141,25 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
         };
         named(Spec::Route(Route {
             kind: RouteKind::Http,
-            parents: vec![ParentRef { service, port }],
+            parents: vec![ParentRef {
+                service,
+                port,
+                section: None,
+                explicit: true,
+            }],
             hostnames: Vec::new(),
             rules: Vec::new(),
             invalid: None,
+            dropped: Vec::new(),
+            generation: 0,
+            statuses: Vec::new(),
         }))
     });
     prop_oneof![
         4 => service,
         6 => pod,
         2 => slice,
-        3 => Just(named(Spec::ServiceExport)),
+        3 => Just(named(Spec::ServiceExport(ServiceExport::default()))),
         1 => import,
         1 => policy,
         1 => traffic,

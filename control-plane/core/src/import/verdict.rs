@@ -1,0 +1,100 @@
+//! What became of an export?
+
+use std::collections::BTreeSet;
+
+use crate::import::{Contradiction, Merged};
+use crate::model::{Managed, Said, Service, ServiceType, Truth};
+use crate::world::World;
+use crate::world::cluster::Cluster;
+
+/// Longest message of a condition, in characters.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
+/// May this service be offered to other clusters?
+pub(super) fn can_be_exported(service: &Service) -> bool {
+    service.kind != ServiceType::ExternalName && service.managed.is_none()
+}
+
+/// The three conditions of a cluster's ServiceExport (`v1beta1`). `merged`: what all exports of the
+/// name make together.
+pub(crate) fn verdict(
+    world: &World,
+    cluster: &Cluster,
+    (namespace, name): (&str, &str),
+    merged: Option<&Merged>,
+) -> Vec<Said> {
+    let service = cluster.services.get(namespace, name);
+    let refused = match service.map(|entry| &entry.value) {
+        None => Some(("NoService", "there is no service of this name", "Pending")),
+        Some(service) if service.kind == ServiceType::ExternalName => Some((
+            "InvalidServiceType",
+            "an ExternalName service cannot be exported",
+            "Failed",
+        )),
+        Some(Service {
+            managed: Some(Managed { .. }),
+            ..
+        }) => Some((
+            "InvalidServiceType",
+            "a service that was made for an import cannot be exported",
+            "Failed",
+        )),
+        Some(_) => None,
+    };
+    let observed = cluster
+        .exports
+        .get(namespace, name)
+        .map(|e| &e.value.observed);
+    let generation = observed.map_or(0, |o| o.generation);
+    let said = |kind: &str, status: Truth, reason: &str, message: &str| Said {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message: shortened(message),
+        generation,
+        since: None,
+    };
+    if let Some((reason, message, ready)) = refused {
+        return vec![
+            said("Valid", Truth::False, reason, message),
+            said("Ready", Truth::False, ready, message),
+            said("Conflict", Truth::False, "NoConflicts", ""),
+        ];
+    }
+    let conflicts = merged.map(|m| m.conflicts.as_slice()).unwrap_or_default();
+    let reasons: BTreeSet<Contradiction> = conflicts.iter().map(|c| c.reason).collect();
+    let reasons: Vec<_> = reasons.into_iter().map(Contradiction::as_str).collect();
+    let messages: Vec<_> = conflicts.iter().map(|c| c.message.as_str()).collect();
+    let conflict = if reasons.is_empty() {
+        // As long as a cluster is unknown, nobody knows that a conflict is gone.
+        let before = observed.and_then(|o| o.conditions.iter().find(|c| c.kind == "Conflict"));
+        before
+            .filter(|c| c.status == Truth::True && !world.offers_known())
+            .cloned()
+            .unwrap_or_else(|| said("Conflict", Truth::False, "NoConflicts", ""))
+    } else {
+        said(
+            "Conflict",
+            Truth::True,
+            &reasons.join(","),
+            &messages.join("; "),
+        )
+    };
+    vec![
+        said("Valid", Truth::True, "Valid", ""),
+        said("Ready", Truth::True, "Ready", ""),
+        conflict,
+    ]
+}
+
+/// A message that fits into a condition.
+pub(crate) fn shortened(message: &str) -> String {
+    if message.chars().count() <= MESSAGE_CHARS_MAX {
+        return message.to_owned();
+    }
+    let kept: String = message
+        .chars()
+        .take(MESSAGE_CHARS_MAX.saturating_sub(4))
+        .collect();
+    format!("{kept} ...")
+}

@@ -1,0 +1,128 @@
+//! What is written in an object's status, as it was seen there?
+//!
+//! Kept so that the writer writes only what differs. Only what this mesh writes is looked at: what
+//! other controllers say of the same object is theirs.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Labels, Reach};
+
+/// The label by which objects that the mesh made are known. Objects without it are somebody else's:
+/// never overwritten, never deleted.
+pub const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Its value.
+pub const MANAGED_BY: &str = "isthmus";
+
+/// Does a condition hold?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Truth {
+    /// `True`.
+    True,
+    /// `False`.
+    False,
+    /// `Unknown`.
+    Unknown,
+}
+
+impl Truth {
+    /// As it stands in Kubernetes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for Truth {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+/// One condition of a status (`metav1.Condition`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// `Accepted`, `Conflict`, ...
+    pub kind: String,
+    /// Does it hold?
+    pub status: Truth,
+    /// One word in CamelCase, or several with commas.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// The generation of the object that it speaks of; 0: none was named.
+    pub generation: i64,
+    /// Since when `status` is so.
+    pub since: Option<SystemTime>,
+}
+
+impl Said {
+    /// Does the other one say the same? Since when is left out.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.status == other.status
+            && self.reason == other.reason
+            && self.message == other.message
+            && self.generation == other.generation
+    }
+}
+
+/// What an object's API server says about it, and what the mesh had written in its status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// `metadata.generation`: grows with the spec. 0: not known.
+    pub generation: i64,
+    /// `status.conditions`, of the types that the mesh writes.
+    pub conditions: Vec<Said>,
+}
+
+/// What the mesh had written about one parent of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentStatus {
+    /// The parent, as the route names it.
+    pub parent: Parent,
+    /// What was said of it.
+    pub conditions: Vec<Said>,
+}
+
+/// A parent as a route names it: the status must repeat it word by word.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Parent {
+    /// `kind: Service` or `kind: ServiceImport`.
+    pub reach: Reach,
+    /// `None`: not written, so the route's own.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// The name of a port.
+    pub section: Option<String>,
+    /// The number of a port.
+    pub port: Option<u16>,
+}
+
+/// What is known of an object that the mesh made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Managed {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its annotations.
+    pub annotations: Labels,
+    /// The `uid` of the ServiceImport that owns it.
+    pub owner: String,
+}
+
+impl Managed {
+    /// Do its labels say that the mesh made it?
+    #[must_use]
+    pub fn is_ours(labels: &Labels) -> bool {
+        labels.get(MANAGED_LABEL).map(String::as_str) == Some(MANAGED_BY)
+    }
+}

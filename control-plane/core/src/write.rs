@@ -1,0 +1,404 @@
+//! What should stand in the clusters, and does not yet?
+//!
+//! The world → the objects and statuses that the mesh answers for: imports, the services that give
+//! them their addresses, and what became of exports, routes, gateways and policies. Compared with
+//! what the world has seen there, so that nothing is written twice. Each step can be the last before
+//! a crash: the next look at the world goes on from what it finds.
+//!
+//! ```text
+//! exports ─ merge ─► ServiceImport ─ uid ─► derived Service ─ its address ─► ServiceImport.spec.ips
+//! ```
+//!
+//! 1. What is not labelled as the mesh's own is never overwritten and never deleted.
+//! 2. Nothing is written into a cluster that is not synced, and what a stale cluster exports stays.
+//! 3. While it is not known of every cluster what it exports, nothing is taken away.
+
+mod service;
+mod route;
+mod policy;
+mod label;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use service::derived_for;
+pub use service::{SERVICE_NAME_LABEL, derived_name};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use isthmus_proto::ids::ClusterId;
+
+use crate::model::{Kind, Labels, ObjectRef, OtherPort, ParentStatus, Said};
+use crate::world::cluster::Cluster;
+use crate::world::{Dirty, State, World};
+
+/// What statuses name as their author (Gateway API: `controllerName`).
+pub const CONTROLLER_NAME: &str = "isthmus.dev/controller";
+
+/// One request to one cluster's API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Which object.
+    pub object: ObjectRef,
+    /// What of it.
+    pub body: Body,
+    /// What to look at again when the request fails.
+    pub subject: Subject,
+}
+
+/// What is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// A ServiceImport, without its status.
+    Import(ImportBody),
+    /// The clusters in a ServiceImport's status.
+    ImportStatus(Vec<String>),
+    /// A Service without pods, for an import.
+    Service(ServiceBody),
+    /// The object is to go, if it still is the one with this `uid`.
+    Delete {
+        /// `metadata.uid`.
+        uid: String,
+    },
+    /// These conditions, beside what others say.
+    Conditions(Vec<Said>),
+    /// The mesh's entries in a route's status, in the place of those that it had there.
+    Parents(Vec<ParentStatus>),
+}
+
+impl Body {
+    /// Does the other one say the same? Since when conditions hold is left out.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        let said =
+            |a: &[Said], b: &[Said]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b));
+        match (self, other) {
+            (Self::Conditions(a), Self::Conditions(b)) => said(a, b),
+            (Self::Parents(a), Self::Parents(b)) => {
+                let pair = |(a, b): (&ParentStatus, &ParentStatus)| {
+                    a.parent == b.parent && said(&a.conditions, &b.conditions)
+                };
+                a.len() == b.len() && a.iter().zip(b).all(pair)
+            }
+            (
+                Self::Import(_)
+                | Self::ImportStatus(_)
+                | Self::Service(_)
+                | Self::Delete { .. }
+                | Self::Conditions(_)
+                | Self::Parents(_),
+                _,
+            ) => self == other,
+        }
+    }
+
+    /// What it is, in metrics.
+    #[must_use]
+    pub fn what(&self) -> &'static str {
+        match self {
+            Self::Import(_) => "import",
+            Self::ImportStatus(_) => "import_status",
+            Self::Service(_) => "derived_service",
+            Self::Delete { .. } => "delete",
+            Self::Conditions(_) => "conditions",
+            Self::Parents(_) => "route_status",
+        }
+    }
+}
+
+/// A ServiceImport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportBody {
+    /// The one that is to be changed; empty: there is none yet, and none is to be overwritten.
+    pub uid: String,
+    /// Its labels; the exported ones are among them.
+    pub labels: Labels,
+    /// Its annotations; the exported ones are among them.
+    pub annotations: Labels,
+    /// Headless, or with an address of its own.
+    pub headless: bool,
+    /// The derived service's addresses, once it has some.
+    pub ips: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<OtherPort>,
+    /// `ClientIP` affinity, in seconds.
+    pub affinity: Option<u32>,
+}
+
+/// A derived Service: it selects nothing, and its cluster gives it the address of the import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceBody {
+    /// The one that is to be changed; empty: there is none yet, and none is to be overwritten.
+    pub uid: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// `clusterIP: None`, or whatever the cluster gives.
+    pub headless: bool,
+    /// Its ports, with a name each if there are several.
+    pub ports: Vec<OtherPort>,
+    /// `ClientIP` affinity, in seconds.
+    pub affinity: Option<u32>,
+    /// The ServiceImport that owns it: name and uid. Kubernetes deletes it after its owner.
+    pub owner: (String, String),
+}
+
+/// What is looked at in one go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// All exports and imports of this namespace and name.
+    Name(String, String),
+    /// A route: cluster, kind, namespace, name.
+    Route(ClusterId, Kind, String, String),
+    /// Gateways and policies of a cluster.
+    Declared(ClusterId),
+}
+
+/// What a look at the world may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// The time, for conditions that become different.
+    pub now: SystemTime,
+    /// The clusters that can be written to.
+    pub writable: &'a BTreeSet<ClusterId>,
+    /// May objects be deleted? Not before it is known which clusters belong to the mesh.
+    pub removals: bool,
+}
+
+impl Settings<'_> {
+    fn may_write(&self, cluster: &Cluster) -> bool {
+        cluster.state == State::Synced && self.writable.contains(&cluster.id)
+    }
+}
+
+/// What came of a look at the world.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What differs.
+    pub writes: Vec<Write>,
+    /// How many objects of each kind of write are as they should be.
+    pub unchanged: BTreeMap<&'static str, u64>,
+    /// What would have to be written, but is somebody else's: why.
+    pub refused: Vec<(ObjectRef, String)>,
+}
+
+impl Plan {
+    fn write(&mut self, object: ObjectRef, body: Body, subject: &Subject) {
+        self.writes.push(Write {
+            object,
+            body,
+            subject: subject.clone(),
+        });
+    }
+
+    fn unchanged(&mut self, what: &'static str) {
+        let count = self.unchanged.entry(what).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Writes conditions if they differ; since when they hold is kept where they go on to hold.
+    fn conditions(
+        &mut self,
+        object: ObjectRef,
+        (wanted, observed): (Vec<Said>, &[Said]),
+        settings: Settings<'_>,
+        subject: &Subject,
+    ) {
+        if is_said(&wanted, observed) {
+            self.unchanged("conditions");
+            return;
+        }
+        let wanted = dated(wanted, observed, settings.now);
+        self.write(object, Body::Conditions(wanted), subject);
+    }
+}
+
+/// Do the observed conditions say all that is wanted?
+fn is_said(wanted: &[Said], observed: &[Said]) -> bool {
+    wanted.iter().all(|w| observed.iter().any(|o| o.same(w)))
+}
+
+/// The conditions with the time since when each is so.
+fn dated(mut wanted: Vec<Said>, observed: &[Said], now: SystemTime) -> Vec<Said> {
+    for said in &mut wanted {
+        let before = observed
+            .iter()
+            .find(|o| o.kind == said.kind && o.status == said.status);
+        said.since = before.and_then(|o| o.since).or(Some(now));
+    }
+    wanted
+}
+
+/// What there is to look at.
+#[derive(Debug, Default)]
+pub struct Planner {
+    pending: BTreeSet<Subject>,
+    states: BTreeMap<ClusterId, State>,
+    unseen: BTreeMap<ClusterId, BTreeSet<Kind>>,
+}
+
+impl Planner {
+    /// Is there nothing to look at?
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Notes that this has to be looked at again.
+    pub fn again(&mut self, subject: Subject) {
+        self.pending.insert(subject);
+    }
+
+    /// Notes what a change of the world may have altered.
+    pub fn note(&mut self, world: &World, dirty: &Dirty) {
+        let states = world.clusters.iter().map(|(id, c)| (id.clone(), c.state));
+        let states: BTreeMap<_, _> = states.collect();
+        let moved = states != self.states;
+        self.states = states;
+        // A confirmation looks the same, and is not worth a look at everything.
+        let seen = |id: &ClusterId| {
+            let unseen = world.clusters.get(id).map(Cluster::unseen);
+            unseen != self.unseen.get(id)
+        };
+        let seen_now = dirty.freshness.iter().any(seen);
+        if seen_now {
+            let unseen = world.clusters.iter();
+            self.unseen = unseen
+                .map(|(id, cluster)| (id.clone(), cluster.unseen().clone()))
+                .collect();
+        }
+        if dirty.all || moved || seen_now {
+            self.everything(world);
+            return;
+        }
+        for (key, affected) in dirty.services.iter().filter(|(_, a)| a.definition) {
+            let name = Subject::Name(key.namespace.clone(), key.name.clone());
+            self.pending.insert(name);
+            for cluster in world.clusters.values() {
+                if !affected.concerns(&cluster.id) {
+                    continue;
+                }
+                self.routes_of(cluster);
+                let mut policies = cluster.traffic.within(&key.namespace);
+                if policies.any(|(_, entry)| entry.value.service == key.name) {
+                    self.pending.insert(Subject::Declared(cluster.id.clone()));
+                }
+            }
+        }
+        for object in &dirty.objects {
+            self.object(world, object);
+        }
+        // What became of the clusters that the home cluster names is told so, too.
+        for cluster in &dirty.freshness {
+            self.pending.insert(Subject::Declared(cluster.clone()));
+        }
+    }
+
+    /// Notes everything.
+    pub fn everything(&mut self, world: &World) {
+        for cluster in world.clusters.values() {
+            let exports = cluster.exports.iter().map(|(ns, name, _)| (ns, name));
+            let imports = cluster.imports.iter().map(|(ns, name, _)| (ns, name));
+            let derived = cluster
+                .services
+                .iter()
+                .filter_map(|(ns, _, entry)| Some((ns, derived_for(&entry.value)?)));
+            for (namespace, name) in exports.chain(imports).chain(derived) {
+                let subject = Subject::Name(namespace.to_owned(), name.to_owned());
+                self.pending.insert(subject);
+            }
+            self.routes_of(cluster);
+            self.pending.insert(Subject::Declared(cluster.id.clone()));
+        }
+    }
+
+    fn object(&mut self, world: &World, at: &ObjectRef) {
+        let namespace = at.namespace.as_ref().map_or("", |ns| ns.as_str());
+        match at.kind {
+            Kind::ServiceExport | Kind::ServiceImport => {
+                let name = Subject::Name(namespace.to_owned(), at.name.clone());
+                self.pending.insert(name);
+            }
+            Kind::Namespace => {
+                for cluster in world.clusters.values() {
+                    for (name, _) in cluster.exports.within(&at.name) {
+                        let subject = Subject::Name(at.name.clone(), name.to_owned());
+                        self.pending.insert(subject);
+                    }
+                }
+            }
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+                let (namespace, name) = (namespace.to_owned(), at.name.clone());
+                let subject = Subject::Route(at.cluster.clone(), at.kind, namespace, name);
+                self.pending.insert(subject);
+            }
+            Kind::ReferenceGrant => {
+                if let Some(cluster) = world.clusters.get(&at.cluster) {
+                    self.routes_of(cluster);
+                }
+            }
+            Kind::Gateway | Kind::MeshCluster | Kind::AccessPolicy | Kind::TrafficPolicy => {
+                self.pending.insert(Subject::Declared(at.cluster.clone()));
+            }
+            Kind::ServiceAccount
+            | Kind::Pod
+            | Kind::Deployment
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::TrustPolicy => {}
+        }
+    }
+
+    fn routes_of(&mut self, cluster: &Cluster) {
+        for (kind, table) in &cluster.routes {
+            for (namespace, name, _) in table.iter() {
+                let (namespace, name) = (namespace.to_owned(), name.to_owned());
+                let subject = Subject::Route(cluster.id.clone(), *kind, namespace, name);
+                self.pending.insert(subject);
+            }
+        }
+    }
+
+    /// Looks at so many of the things that were noted: the world's writer waits meanwhile.
+    pub fn plan(&mut self, world: &World, settings: Settings<'_>, count: usize) -> Plan {
+        let mut plan = Plan::default();
+        for _ in 0..count {
+            let Some(subject) = self.pending.pop_first() else {
+                break;
+            };
+            look(world, settings, &subject, &mut plan);
+        }
+        plan
+    }
+}
+
+fn look(world: &World, settings: Settings<'_>, subject: &Subject, plan: &mut Plan) {
+    match subject {
+        Subject::Name(namespace, name) => {
+            service::look(world, settings, (namespace, name), subject, plan);
+        }
+        Subject::Route(cluster, kind, namespace, name) => {
+            let found = world.clusters.get(cluster);
+            let may = |cluster: &&Cluster| settings.may_write(cluster) && cluster.sees(*kind);
+            if let Some(cluster) = found.filter(may) {
+                let at = (*kind, namespace.as_str(), name.as_str());
+                route::look((world, cluster), settings, at, subject, plan);
+            }
+        }
+        Subject::Declared(cluster) => {
+            let found = world.clusters.get(cluster);
+            if let Some(cluster) = found.filter(|cluster| settings.may_write(cluster)) {
+                policy::look((world, cluster), settings, subject, plan);
+            }
+        }
+    }
+}
+
+fn reference(cluster: &Cluster, kind: Kind, namespace: &str, name: &str) -> ObjectRef {
+    ObjectRef {
+        cluster: cluster.id.clone(),
+        kind,
+        namespace: namespace.parse().ok(),
+        name: name.to_owned(),
+    }
+}

@@ -1,0 +1,178 @@
+//! What is to be said of gateways and policies?
+
+use std::collections::BTreeMap;
+
+use crate::import::{self, shortened};
+use crate::model::{GATEWAY_CLASS, Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, Truth};
+use crate::translate::{authorization, gateway, service};
+use crate::world::cluster::Cluster;
+use crate::world::{Standing, World};
+use crate::write::{Plan, Settings, Subject, reference};
+
+pub(super) fn look(
+    (world, cluster): (&World, &Cluster),
+    settings: Settings<'_>,
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    for (namespace, name, entry) in cluster.gateways.iter() {
+        let gateway = &entry.value;
+        // Gateways of other classes are other controllers'.
+        if gateway.class != GATEWAY_CLASS {
+            continue;
+        }
+        let heard = gateway::is_heard(world, namespace, gateway);
+        let accepted = if heard {
+            (Truth::True, "Accepted", "")
+        } else {
+            let why = "east-west gateways are declared in a system namespace";
+            (Truth::False, "Invalid", why)
+        };
+        let programmed = if !heard {
+            (Truth::False, "Invalid", "not accepted")
+        } else if gateway.addresses.is_empty() {
+            (Truth::False, "AddressNotAssigned", "it has no address yet")
+        } else {
+            (Truth::True, "Programmed", "")
+        };
+        let wanted = vec![
+            said(&gateway.observed, "Accepted", accepted),
+            said(&gateway.observed, "Programmed", programmed),
+        ];
+        let at = reference(cluster, Kind::Gateway, namespace, name);
+        let observed = &gateway.observed.conditions;
+        plan.conditions(at, (wanted, observed), settings, subject);
+    }
+    members((world, cluster), settings, subject, plan);
+    access(world, cluster, settings, subject, plan);
+    traffic(world, cluster, settings, subject, plan);
+}
+
+/// What became of the clusters that this one names, if it is the home cluster.
+fn members(
+    (world, cluster): (&World, &Cluster),
+    settings: Settings<'_>,
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    let Some((_, standings)) = world.standings().filter(|(home, _)| **home == cluster.id) else {
+        return;
+    };
+    for (_, name, entry) in cluster.mesh.iter() {
+        let Some(standings) = standings.get(name) else {
+            continue;
+        };
+        let observed = &entry.value.observed;
+        let one = |standing: &Standing| {
+            let status = standing.holds.map_or(Truth::Unknown, Truth::from);
+            said(
+                observed,
+                standing.kind,
+                (status, standing.reason, &standing.message),
+            )
+        };
+        let wanted = standings.iter().map(one).collect();
+        let at = reference(cluster, Kind::MeshCluster, "", name);
+        plan.conditions(at, (wanted, &observed.conditions), settings, subject);
+    }
+}
+
+fn access(
+    world: &World,
+    cluster: &Cluster,
+    settings: Settings<'_>,
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    // A policy with several targets is several objects here, and one in Kubernetes.
+    let mut whole: BTreeMap<(&str, &str), (&Observed, Option<String>)> = BTreeMap::new();
+    for (namespace, name, entry) in cluster.policies.iter() {
+        let name = name.split('#').next().unwrap_or(name);
+        let wrong = authorization::invalidity(world, namespace, &entry.value);
+        let found = whole
+            .entry((namespace, name))
+            .or_insert((&entry.value.observed, None));
+        if found.1.is_none() {
+            found.1 = wrong;
+        }
+    }
+    for ((namespace, name), (observed, wrong)) in whole {
+        let at = reference(cluster, Kind::AccessPolicy, namespace, name);
+        let message = wrong
+            .map(|why| format!("denies everything in its scope: {why}"))
+            .unwrap_or_default();
+        let accepted = if message.is_empty() {
+            (Truth::True, "Accepted", "")
+        } else {
+            (Truth::False, "Invalid", message.as_str())
+        };
+        let wanted = vec![said(observed, "Accepted", accepted)];
+        plan.conditions(at, (wanted, &observed.conditions), settings, subject);
+    }
+}
+
+fn traffic(
+    world: &World,
+    cluster: &Cluster,
+    settings: Settings<'_>,
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    for (namespace, name, entry) in cluster.traffic.iter() {
+        let policy = &entry.value;
+        let (reason, message) = match &policy.invalid {
+            Some(why) => ("Invalid", why.clone()),
+            None => target(world, cluster, namespace, policy),
+        };
+        let accepted = (Truth::from(reason == "Accepted"), reason, message.as_str());
+        let wanted = vec![said(&policy.observed, "Accepted", accepted)];
+        let at = reference(cluster, Kind::TrafficPolicy, namespace, name);
+        let observed = &policy.observed.conditions;
+        plan.conditions(at, (wanted, observed), settings, subject);
+    }
+}
+
+/// What becomes of a policy because of its target (reasons as GEP-713 has them).
+fn target(
+    world: &World,
+    cluster: &Cluster,
+    namespace: &str,
+    policy: &TrafficPolicy,
+) -> (&'static str, String) {
+    let Ok(space) = namespace.parse() else {
+        return ("Invalid", "it is in no namespace".to_owned());
+    };
+    let at = ServiceRef {
+        reach: policy.reach,
+        namespace: space,
+        name: policy.service.clone(),
+    };
+    let used = service::traffic(cluster, &at);
+    if used.is_some_and(|used| !std::ptr::eq(used, policy)) {
+        let why = "an older TrafficPolicy has the same target".to_owned();
+        return ("Conflicted", why);
+    }
+    let there = match policy.reach {
+        Reach::Cluster => cluster.services.get(namespace, &policy.service).is_some(),
+        Reach::Clusterset => {
+            !world.offers_known() || import::merged(world, namespace, &policy.service).is_some()
+        }
+    };
+    if there {
+        ("Accepted", String::new())
+    } else {
+        let why = format!("there is no {namespace}/{}", policy.service);
+        ("TargetNotFound", why)
+    }
+}
+
+fn said(observed: &Observed, kind: &str, (status, reason, message): (Truth, &str, &str)) -> Said {
+    Said {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message: shortened(message),
+        generation: observed.generation,
+        since: None,
+    }
+}

@@ -1,0 +1,204 @@
+//! What is to be said of a route, to each of its parents?
+//!
+//! Gateway API v1, and what it says for meshes (GAMMA): `Accepted`, `ResolvedRefs`, and
+//! `PartiallyInvalid` where some of its rules are not used.
+
+use isthmus_proto::resource::{RouteFilter, WeightedBackend, route_filter};
+
+use crate::import::{self, shortened};
+use crate::model::{Kind, ParentRef, ParentStatus, Reach, Route, Said, ServiceRef, Truth};
+use crate::translate::route::may_refer;
+use crate::world::World;
+use crate::world::cluster::Cluster;
+use crate::write::{Body, Plan, Settings, Subject, dated, reference};
+
+/// Entries that the API takes in a route's status.
+const PARENTS_MAX: usize = 32;
+
+/// Is something there?
+enum There {
+    Yes,
+    No(String),
+    /// A cluster that may have it has not been listed.
+    Unknown,
+}
+
+pub(super) fn look(
+    (world, cluster): (&World, &Cluster),
+    settings: Settings<'_>,
+    (kind, namespace, name): (Kind, &str, &str),
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    let table = cluster.routes.get(&kind);
+    let Some(entry) = table.and_then(|table| table.get(namespace, name)) else {
+        return;
+    };
+    let route = &entry.value;
+    let from = (kind, namespace);
+    let refs = resolved(world, cluster, from, route);
+    let of = |parent: &ParentRef| {
+        let written = parent.written();
+        let before = route.statuses.iter().find(|s| s.parent == written);
+        let before = before.map(|s| s.conditions.as_slice()).unwrap_or_default();
+        let mut said = vec![accepted(world, cluster, route, parent), refs.clone()];
+        said.extend(partially(route));
+        ParentStatus {
+            parent: written,
+            conditions: dated(said, before, settings.now),
+        }
+    };
+    let mut wanted: Vec<ParentStatus> = Vec::new();
+    for status in route.parents.iter().map(of) {
+        if wanted.len() < PARENTS_MAX && wanted.iter().all(|w| w.parent != status.parent) {
+            wanted.push(status);
+        }
+    }
+    if is_there(&wanted, &route.statuses) {
+        plan.unchanged("route_status");
+        return;
+    }
+    let at = reference(cluster, kind, namespace, name);
+    plan.write(at, Body::Parents(wanted), subject);
+}
+
+/// Exactly these parents, with exactly these conditions: what ceased to hold must go.
+fn is_there(wanted: &[ParentStatus], observed: &[ParentStatus]) -> bool {
+    wanted.len() == observed.len()
+        && wanted.iter().all(|want| {
+            let found = observed.iter().find(|o| o.parent == want.parent);
+            found.is_some_and(|o| {
+                o.conditions.len() == want.conditions.len()
+                    && super::is_said(&want.conditions, &o.conditions)
+            })
+        })
+}
+
+fn said(route: &Route, kind: &str, status: Truth, reason: &str, message: &str) -> Said {
+    Said {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message: shortened(message),
+        generation: route.generation,
+        since: None,
+    }
+}
+
+fn accepted(world: &World, cluster: &Cluster, route: &Route, parent: &ParentRef) -> Said {
+    let (status, reason, message) = if let Some(why) = &route.invalid {
+        (Truth::False, "UnsupportedValue", why.clone())
+    } else {
+        match there(world, cluster, &parent.service, parent.port.map(u32::from)) {
+            There::No(why) => (Truth::False, "NoMatchingParent", why),
+            There::Unknown => {
+                let why = "a cluster that may export the parent has not been listed yet";
+                (Truth::Unknown, "Pending", why.to_owned())
+            }
+            There::Yes => match section(world, cluster, parent) {
+                Some(why) => (Truth::False, "NoMatchingParent", why),
+                None => (Truth::True, "Accepted", String::new()),
+            },
+        }
+    };
+    said(route, "Accepted", status, reason, &message)
+}
+
+/// Why the port that the parent names is none of it; `None`: it is, or none is named.
+fn section(world: &World, cluster: &Cluster, parent: &ParentRef) -> Option<String> {
+    let name = parent.section.as_ref()?;
+    match crate::translate::route::port_of(world, cluster, parent) {
+        Some(port) if parent.port.is_none_or(|number| number == port) => None,
+        Some(_) => Some(format!("port {name:?} has another number")),
+        None => Some(format!("the parent has no port {name:?}")),
+    }
+}
+
+/// `None`: nothing is left out.
+fn partially(route: &Route) -> Option<Said> {
+    if route.invalid.is_some() || route.dropped.is_empty() {
+        return None;
+    }
+    // Gateway API: the message begins so, and names the rules.
+    let message = format!("Dropped Rule: {}", route.dropped.join("; "));
+    let kind = "PartiallyInvalid";
+    Some(said(route, kind, Truth::True, "UnsupportedValue", &message))
+}
+
+fn resolved(world: &World, cluster: &Cluster, from: (Kind, &str), route: &Route) -> Said {
+    let mut found: Option<(&str, String)> = None;
+    let mut unknown = false;
+    for backend in route.rules.iter().flat_map(backends) {
+        if backend.service.is_empty() {
+            let why = "a backend is neither a Service nor a ServiceImport";
+            found.get_or_insert(("InvalidKind", why.to_owned()));
+        } else if !may_refer(cluster, from, &backend.service) {
+            let why = format!("no ReferenceGrant allows backend {}", backend.service);
+            found.get_or_insert(("RefNotPermitted", why));
+        } else if let Some(service) = ServiceRef::of_service_name(&backend.service) {
+            match there(world, cluster, &service, Some(backend.port)) {
+                There::Yes => {}
+                There::No(why) => {
+                    found.get_or_insert(("BackendNotFound", why));
+                }
+                There::Unknown => unknown = true,
+            }
+        }
+    }
+    let (status, reason, message) = match found {
+        Some((reason, why)) => (Truth::False, reason, why),
+        None if unknown => {
+            let why = "a cluster that may export a backend has not been listed yet";
+            (Truth::Unknown, "Pending", why.to_owned())
+        }
+        None => (Truth::True, "ResolvedRefs", String::new()),
+    };
+    said(route, "ResolvedRefs", status, reason, &message)
+}
+
+/// Every backend that a rule names, mirrors included.
+fn backends(rule: &isthmus_proto::resource::RouteRule) -> impl Iterator<Item = &WeightedBackend> {
+    let own = rule.backends.iter();
+    let nested = own.clone().flat_map(|backend| mirrors(&backend.filters));
+    own.chain(nested).chain(mirrors(&rule.filters))
+}
+
+fn mirrors(filters: &[RouteFilter]) -> impl Iterator<Item = &WeightedBackend> {
+    filters.iter().filter_map(|filter| match &filter.kind {
+        Some(route_filter::Kind::Mirror(mirror)) => mirror.backend.as_ref(),
+        Some(
+            route_filter::Kind::RequestHeaders(_)
+            | route_filter::Kind::ResponseHeaders(_)
+            | route_filter::Kind::Redirect(_)
+            | route_filter::Kind::Rewrite(_),
+        )
+        | None => None,
+    })
+}
+
+/// Is this service, and this port of it, there for the clients of the cluster?
+fn there(world: &World, cluster: &Cluster, service: &ServiceRef, port: Option<u32>) -> There {
+    let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+    let has = |ports: &[crate::model::ServicePort]| {
+        port.is_none_or(|port| ports.iter().any(|own| u32::from(own.port) == port))
+    };
+    let without = || {
+        There::No(format!(
+            "{namespace}/{name} has no port {}",
+            port.unwrap_or(0)
+        ))
+    };
+    match service.reach {
+        Reach::Cluster => match cluster.services.get(namespace, name) {
+            None => There::No(format!("there is no Service {namespace}/{name}")),
+            Some(entry) if has(&entry.value.ports) => There::Yes,
+            Some(_) => without(),
+        },
+        Reach::Clusterset => match import::merged(world, namespace, name) {
+            Some(merged) if has(&merged.ports) => There::Yes,
+            _ if !world.offers_known() => There::Unknown,
+            Some(_) => without(),
+            None => There::No(format!("no cluster exports {namespace}/{name}")),
+        },
+    }
+}

@@ -1,0 +1,692 @@
+//! Is what should stand in the clusters written, once, and nothing else?
+
+mod server;
+mod convergence;
+
+use std::collections::BTreeSet;
+
+use isthmus_proto::ids::ClusterId;
+use isthmus_proto::resource;
+
+use super::*;
+use crate::model::*;
+use crate::sample::{at, export, id, labels, list, object, pod, port, service, world};
+use server::Servers;
+
+/// A world, the API servers of its clusters, and one planner.
+struct Run {
+    world: World,
+    servers: Servers,
+    planner: Planner,
+    writable: BTreeSet<ClusterId>,
+    removals: bool,
+}
+
+impl Run {
+    /// These clusters with these objects; each has the namespace `shop`.
+    fn of(clusters: &[&str], objects: &[Object]) -> Self {
+        let mut run = Self {
+            world: world(clusters),
+            servers: Servers::default(),
+            planner: Planner::default(),
+            writable: clusters.iter().map(|c| id(c)).collect(),
+            removals: true,
+        };
+        for cluster in clusters {
+            let space = object(cluster, "", "shop", Spec::Namespace(Labels::new()));
+            run.servers.put(space);
+        }
+        for object in objects {
+            run.servers.put(object.clone());
+        }
+        for cluster in clusters {
+            run.relist(cluster);
+        }
+        run
+    }
+
+    /// The source lists the cluster anew.
+    fn relist(&mut self, cluster: &str) {
+        let objects = self.servers.objects(&id(cluster));
+        let dirty = list(&mut self.world, cluster, &objects);
+        self.planner.note(&self.world, &dirty);
+    }
+
+    /// Somebody puts an object into a cluster.
+    fn put(&mut self, object: Object) {
+        self.servers.put(object);
+        self.watch();
+    }
+
+    fn remove(&mut self, at: &ObjectRef) {
+        self.servers.remove(at);
+        self.watch();
+    }
+
+    /// What has changed in the clusters that are seen comes in.
+    fn watch(&mut self) {
+        for change in self
+            .servers
+            .changes(|cluster| self.world.state(cluster.as_str()) == Some(State::Synced))
+        {
+            let dirty = self.world.apply(change, at(50));
+            self.planner.note(&self.world, &dirty);
+        }
+    }
+
+    fn plan(&mut self) -> Plan {
+        let settings = Settings {
+            now: at(100),
+            writable: &self.writable,
+            removals: self.removals,
+        };
+        self.planner.plan(&self.world, settings, usize::MAX)
+    }
+
+    /// Writes until nothing is left to do; how many writes it took.
+    fn settle(&mut self) -> usize {
+        let mut count = 0;
+        for _ in 0..20 {
+            let plan = self.plan();
+            if plan.writes.is_empty() {
+                return count;
+            }
+            for write in &plan.writes {
+                assert_eq!(self.servers.write(write), Ok(()), "{write:?}");
+                count += 1;
+            }
+            self.watch();
+        }
+        panic!("it does not settle: {:?}", self.plan().writes);
+    }
+
+    fn import(&self, cluster: &str, name: &str) -> Option<ServiceImport> {
+        match self.servers.get(cluster, Kind::ServiceImport, name)? {
+            Spec::ServiceImport(import) => Some(import),
+            _ => None,
+        }
+    }
+
+    fn derived(&self, cluster: &str, name: &str) -> Option<Service> {
+        let name = derived_name("shop", name);
+        match self.servers.get(cluster, Kind::Service, &name)? {
+            Spec::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    fn said(&self, cluster: &str, kind: Kind, name: &str, condition: &str) -> (Truth, String) {
+        let spec = self.servers.get(cluster, kind, name).unwrap();
+        let conditions = match spec {
+            Spec::ServiceExport(export) => export.observed.conditions,
+            Spec::Gateway(gateway) => gateway.observed.conditions,
+            Spec::TrafficPolicy(policy) => policy.observed.conditions,
+            Spec::AccessPolicy(policy) => policy.observed.conditions,
+            Spec::Route(route) => route.statuses[0].conditions.clone(),
+            other => panic!("{other:?}"),
+        };
+        let found = conditions.into_iter().find(|c| c.kind == condition);
+        found.map_or((Truth::Unknown, "-".to_owned()), |c| (c.status, c.reason))
+    }
+}
+
+fn lost(run: &mut Run, cluster: &str) {
+    let change = Change::Lost {
+        cluster: id(cluster),
+        reason: "cut".into(),
+    };
+    let dirty = run.world.apply(change, at(60));
+    run.planner.note(&run.world, &dirty);
+}
+
+fn shop() -> Run {
+    Run::of(
+        &["east", "west"],
+        &[service("east", "cart", 5), export("east", "cart")],
+    )
+}
+
+#[test]
+fn an_export_becomes_an_import_with_an_address_in_every_cluster() {
+    let mut run = shop();
+    run.settle();
+    for cluster in ["east", "west"] {
+        let import = run.import(cluster, "cart").unwrap();
+        let derived = run.derived(cluster, "cart").unwrap();
+        assert_eq!(import.ips, derived.cluster_ips);
+        assert_eq!(import.ips.len(), 1);
+        assert_eq!(import.ports[0].port, 80);
+        assert_eq!(import.clusters, ["east"]);
+        assert!(!import.headless);
+        assert!(derived.selector.is_empty());
+        let import = import.managed.unwrap();
+        assert_eq!(derived.managed.unwrap().owner, import.uid);
+        let named = import
+            .annotations
+            .get("multicluster.kubernetes.io/derived-service");
+        assert_eq!(named, Some(&derived_name("shop", "cart")));
+    }
+    let said = run.said("east", Kind::ServiceExport, "cart", "Valid");
+    assert_eq!(said, (Truth::True, "Valid".to_owned()));
+    let said = run.said("east", Kind::ServiceExport, "cart", "Conflict");
+    assert_eq!(said, (Truth::False, "NoConflicts".to_owned()));
+    // The mesh takes the address from the import.
+    let vip = run.import("west", "cart").unwrap().ips[0];
+    let claim = run.world.clusters[&id("west")].vip(vip).unwrap();
+    assert_eq!(
+        (claim.name.as_str(), claim.reach),
+        ("cart", Reach::Clusterset)
+    );
+}
+
+#[test]
+fn nothing_is_written_twice_and_a_new_leader_writes_nothing() {
+    let mut run = shop();
+    assert!(run.settle() > 0);
+    for planner in [Planner::default(), Planner::default()] {
+        run.planner = planner;
+        run.planner.everything(&run.world);
+        let plan = run.plan();
+        assert_eq!(plan.writes, []);
+        assert_eq!(plan.unchanged["import"], 2);
+        assert_eq!(plan.unchanged["derived_service"], 2);
+    }
+}
+
+#[test]
+fn a_namespace_that_comes_later_gets_its_imports() {
+    let mut run = shop();
+    let space = object("west", "", "shop", Spec::Namespace(Labels::new()));
+    run.remove(&space.reference());
+    run.settle();
+    assert_eq!(run.import("west", "cart"), None);
+    assert!(run.import("east", "cart").is_some());
+    run.put(space);
+    run.settle();
+    assert!(run.import("west", "cart").is_some());
+}
+
+#[test]
+fn the_last_export_takes_both_objects_with_it() {
+    let mut run = shop();
+    run.put(service("west", "cart", 6));
+    run.put(export("west", "cart"));
+    run.settle();
+    assert_eq!(
+        run.import("east", "cart").unwrap().clusters,
+        ["east", "west"]
+    );
+    run.remove(&export("east", "cart").reference());
+    run.settle();
+    assert_eq!(run.import("east", "cart").unwrap().clusters, ["west"]);
+    run.remove(&export("west", "cart").reference());
+    run.settle();
+    for cluster in ["east", "west"] {
+        assert_eq!(run.import(cluster, "cart"), None);
+        assert_eq!(run.derived(cluster, "cart"), None);
+        // The service itself is nobody's business but its owner's.
+        let own = run.servers.get("east", Kind::Service, "cart");
+        assert!(own.is_some());
+    }
+}
+
+#[test]
+fn what_others_made_is_neither_changed_nor_removed() {
+    let foreign = ServiceImport {
+        ips: vec!["10.96.9.9".parse().unwrap()],
+        ..ServiceImport::default()
+    };
+    let mut run = shop();
+    let own = object("west", "shop", "cart", Spec::ServiceImport(foreign.clone()));
+    run.put(own.clone());
+    let squatter = service("east", &derived_name("shop", "cart"), 77);
+    run.put(squatter.clone());
+    let plan = run.plan();
+    let refused: Vec<_> = plan.refused.iter().map(|(at, _)| at.clone()).collect();
+    assert_eq!(refused, [own.reference()]);
+    run.planner.everything(&run.world);
+    run.settle();
+    assert_eq!(run.import("west", "cart"), Some(foreign.clone()));
+    assert_eq!(run.derived("west", "cart"), None);
+    // A service that has the name gives no address.
+    assert_eq!(run.import("east", "cart").unwrap().ips, [] as [IpAddr; 0]);
+    run.planner.everything(&run.world);
+    let refused = run.plan().refused;
+    assert!(refused.iter().any(|(at, _)| *at == squatter.reference()));
+    run.remove(&export("east", "cart").reference());
+    run.settle();
+    assert_eq!(run.import("west", "cart"), Some(foreign));
+    assert!(run.derived("east", "cart").is_some());
+    assert_eq!(run.import("east", "cart"), None);
+}
+
+#[test]
+fn what_a_stale_cluster_exports_stays_and_it_is_not_written_to() {
+    let mut run = shop();
+    run.settle();
+    lost(&mut run, "east");
+    run.servers.remove(&export("east", "cart").reference());
+    run.put(service("west", "pay", 9));
+    run.put(export("west", "pay"));
+    run.settle();
+    assert_eq!(run.import("west", "cart").unwrap().clusters, ["east"]);
+    assert!(run.import("west", "pay").is_some());
+    assert_eq!(run.import("east", "pay"), None);
+    // It is seen again: now both is caught up with.
+    run.relist("east");
+    run.settle();
+    assert_eq!(run.import("west", "cart"), None);
+    assert_eq!(run.derived("west", "cart"), None);
+    assert!(run.import("east", "pay").is_some());
+}
+
+#[test]
+fn while_a_cluster_is_unknown_nothing_is_taken_away() {
+    let mut run = shop();
+    run.put(service("east", "pay", 7));
+    run.put(export("east", "pay"));
+    run.put(service("west", "pay", 7));
+    run.put(export("west", "pay"));
+    run.settle();
+    let before = run.servers.objects(&id("west"));
+    // A new control plane, which can't reach east.
+    run.world = world(&["east", "west"]);
+    run.planner = Planner::default();
+    run.relist("west");
+    assert_eq!(run.settle(), 0);
+    assert_eq!(run.servers.objects(&id("west")), before);
+    // What is new all the same is made.
+    run.put(service("west", "web", 8));
+    run.put(export("west", "web"));
+    run.settle();
+    assert!(run.import("west", "web").unwrap().ips.len() == 1);
+    run.relist("east");
+    run.settle();
+    assert!(run.import("east", "web").is_some());
+    assert_eq!(
+        run.import("west", "pay").unwrap().clusters,
+        ["east", "west"]
+    );
+}
+
+#[test]
+fn a_kind_that_may_not_be_read_takes_nothing_away_and_is_caught_up_with() {
+    let mut run = shop();
+    run.settle();
+    // A new control plane, which may not read east's exports.
+    run.world = world(&["east", "west"]);
+    run.planner = Planner::default();
+    run.relist("west");
+    let east = id("east");
+    let init = Change::Init {
+        cluster: east.clone(),
+    };
+    let mut told = vec![init];
+    let seen = run.servers.objects(&east);
+    let (hidden, seen): (Vec<_>, Vec<_>) = seen
+        .into_iter()
+        .partition(|object| object.spec.kind() == Kind::ServiceExport);
+    told.extend(seen.into_iter().map(Change::Apply));
+    told.push(Change::InitDone {
+        cluster: east.clone(),
+        kept: [Kind::ServiceExport].into(),
+    });
+    for change in told {
+        let dirty = run.world.apply(change, at(70));
+        run.planner.note(&run.world, &dirty);
+    }
+    assert_eq!(run.settle(), 0);
+    assert!(run.import("west", "cart").is_some());
+    // It may again, and there is none any more.
+    for object in hidden {
+        run.servers.remove(&object.reference());
+    }
+    let listed = Change::Listed {
+        cluster: east,
+        kind: Kind::ServiceExport,
+    };
+    let dirty = run.world.apply(listed, at(71));
+    run.planner.note(&run.world, &dirty);
+    run.settle();
+    assert_eq!(run.import("west", "cart"), None);
+    assert_eq!(run.import("east", "cart"), None);
+}
+
+#[test]
+fn before_membership_is_known_nothing_is_removed() {
+    let mut run = shop();
+    run.settle();
+    // East has not been added yet.
+    run.world = world(&["west"]);
+    run.planner = Planner::default();
+    run.removals = false;
+    run.relist("west");
+    run.settle();
+    assert!(run.import("west", "cart").is_some());
+    run.removals = true;
+    run.planner.everything(&run.world);
+    run.settle();
+    assert_eq!(run.import("west", "cart"), None);
+}
+
+#[test]
+fn headless_and_back_replaces_the_derived_service() {
+    let mut run = shop();
+    run.settle();
+    let mut headless = service("east", "cart", 5);
+    if let Spec::Service(service) = &mut headless.spec {
+        service.kind = ServiceType::Headless;
+        service.cluster_ips.clear();
+        service.client_ip_affinity = true;
+    }
+    run.put(headless);
+    run.settle();
+    let import = run.import("west", "cart").unwrap();
+    assert!(import.headless && import.ips.is_empty());
+    assert_eq!(import.affinity, None);
+    assert_eq!(
+        run.derived("west", "cart").unwrap().kind,
+        ServiceType::Headless
+    );
+    run.put(service("east", "cart", 5));
+    run.settle();
+    let import = run.import("west", "cart").unwrap();
+    assert_eq!(import.ips, run.derived("west", "cart").unwrap().cluster_ips);
+    assert_eq!(import.ips.len(), 1);
+}
+
+#[test]
+fn labels_affinity_and_ports_of_the_oldest_are_carried_and_dropped_again() {
+    let mut run = shop();
+    let exported = |pairs: &[(&str, &str)]| {
+        let spec = ServiceExport {
+            labels: labels(pairs),
+            annotations: labels(&[("note", "any thing")]),
+            ..ServiceExport::default()
+        };
+        object("east", "shop", "cart", Spec::ServiceExport(spec))
+    };
+    let mut sticky = service("east", "cart", 5);
+    if let Spec::Service(service) = &mut sticky.spec {
+        service.client_ip_affinity = true;
+        service.affinity_seconds = Some(60);
+        service.others = vec![OtherPort {
+            port: 53,
+            transport: Transport::Udp,
+            name: "dns".into(),
+            app_protocol: None,
+        }];
+    }
+    run.put(sticky);
+    run.put(exported(&[("team", "cart"), ("tier", "1")]));
+    run.settle();
+    let import = run.import("west", "cart").unwrap();
+    assert_eq!(import.affinity, Some(60));
+    assert_eq!(import.ports.len(), 2);
+    assert_eq!(run.derived("west", "cart").unwrap().affinity(), Some(60));
+    let managed = import.managed.unwrap();
+    assert_eq!(managed.labels["team"], "cart");
+    assert_eq!(managed.annotations["note"], "any thing");
+    run.put(exported(&[("team", "cart")]));
+    run.settle();
+    let managed = run.import("west", "cart").unwrap().managed.unwrap();
+    assert!(!managed.labels.contains_key("tier"));
+}
+
+#[test]
+fn a_conflict_is_said_of_every_export_and_ends_when_it_is_over() {
+    let mut run = shop();
+    let mut other = service("west", "cart", 5);
+    if let Spec::Service(service) = &mut other.spec {
+        service.ports = vec![port("http", 81)];
+        service.client_ip_affinity = true;
+    }
+    run.put(other);
+    let mut young = export("west", "cart");
+    young.created = Some(at(9));
+    run.put(young);
+    run.settle();
+    for cluster in ["east", "west"] {
+        let said = run.said(cluster, Kind::ServiceExport, "cart", "Conflict");
+        let reasons = "PortConflict,SessionAffinityConflict".to_owned();
+        assert_eq!(said, (Truth::True, reasons));
+    }
+    assert_eq!(run.import("west", "cart").unwrap().ports[0].port, 80);
+    run.put(service("west", "cart", 5));
+    run.settle();
+    let said = run.said("east", Kind::ServiceExport, "cart", "Conflict");
+    assert_eq!(said, (Truth::False, "NoConflicts".to_owned()));
+}
+
+#[test]
+fn a_condition_keeps_its_time_while_it_holds() {
+    let said = |status, since| Said {
+        kind: "Accepted".into(),
+        status,
+        reason: "r".into(),
+        message: String::new(),
+        generation: 1,
+        since,
+    };
+    let before = [said(Truth::True, Some(at(1)))];
+    let same = dated(vec![said(Truth::True, None)], &before, at(9));
+    assert_eq!(same[0].since, Some(at(1)));
+    let other = dated(vec![said(Truth::False, None)], &before, at(9));
+    assert_eq!(other[0].since, Some(at(9)));
+}
+
+fn route(backends: &[(&str, u32)], section: Option<&str>) -> Object {
+    let service = ServiceRef {
+        reach: Reach::Cluster,
+        namespace: "shop".parse().unwrap(),
+        name: "cart".into(),
+    };
+    let backend = |(service, port): &(&str, u32)| resource::WeightedBackend {
+        service: (*service).to_owned(),
+        port: *port,
+        ..Default::default()
+    };
+    let rule = resource::RouteRule {
+        backends: backends.iter().map(backend).collect(),
+        ..Default::default()
+    };
+    let route = Route {
+        kind: RouteKind::Http,
+        parents: vec![ParentRef {
+            service,
+            port: None,
+            section: section.map(str::to_owned),
+            explicit: false,
+        }],
+        hostnames: Vec::new(),
+        rules: vec![rule],
+        invalid: None,
+        dropped: Vec::new(),
+        generation: 3,
+        statuses: Vec::new(),
+    };
+    object("east", "shop", "r", Spec::Route(route))
+}
+
+#[test]
+fn a_route_is_told_what_became_of_its_references() {
+    const CART: &str = "shop/cart.shop.svc.cluster.local";
+    const OTHER: &str = "bank/pay.bank.svc.cluster.local";
+    const EVERYWHERE: &str = "shop/cart.shop.svc.clusterset.local";
+    let mut run = shop();
+    let mut said = |object: Object, condition: &str| {
+        run.put(object);
+        run.settle();
+        run.said("east", Kind::HttpRoute, "r", condition)
+    };
+    let told = |status, reason: &str| (status, reason.to_owned());
+    let all = route(&[(CART, 80), (EVERYWHERE, 80)], Some("http"));
+    assert_eq!(said(all.clone(), "Accepted"), told(Truth::True, "Accepted"));
+    assert_eq!(said(all, "ResolvedRefs"), told(Truth::True, "ResolvedRefs"));
+    for (backend, port, reason) in [
+        ("", 0, "InvalidKind"),
+        (OTHER, 80, "RefNotPermitted"),
+        ("shop/no.shop.svc.cluster.local", 80, "BackendNotFound"),
+        (CART, 81, "BackendNotFound"),
+        ("shop/no.shop.svc.clusterset.local", 80, "BackendNotFound"),
+    ] {
+        let said = said(route(&[(CART, 80), (backend, port)], None), "ResolvedRefs");
+        assert_eq!(said, told(Truth::False, reason), "{backend}:{port}");
+    }
+    let astray = route(&[(CART, 80)], Some("admin"));
+    assert_eq!(
+        said(astray, "Accepted"),
+        told(Truth::False, "NoMatchingParent")
+    );
+    let mut partial = route(&[(CART, 80)], None);
+    if let Spec::Route(route) = &mut partial.spec {
+        route.dropped = vec!["spec.rules[1]: no".into()];
+    }
+    let partially = said(partial, "PartiallyInvalid");
+    assert_eq!(partially, told(Truth::True, "UnsupportedValue"));
+    let whole = said(route(&[(CART, 80)], None), "PartiallyInvalid");
+    assert_eq!(whole.1, "-");
+    let mut broken = route(&[(CART, 80)], None);
+    if let Spec::Route(route) = &mut broken.spec {
+        route.invalid = Some("no".into());
+    }
+    assert_eq!(
+        said(broken, "Accepted"),
+        told(Truth::False, "UnsupportedValue")
+    );
+}
+
+#[test]
+fn a_grant_or_a_service_that_comes_later_changes_what_a_route_is_told() {
+    let mut run = shop();
+    run.put(route(&[("bank/pay.bank.svc.cluster.local", 80)], None));
+    run.settle();
+    let grant = ReferenceGrant {
+        from: vec![(Kind::HttpRoute, "shop".parse().unwrap())],
+        to: vec![(Kind::Service, None)],
+    };
+    run.put(object("east", "bank", "g", Spec::ReferenceGrant(grant)));
+    run.settle();
+    let said = run.said("east", Kind::HttpRoute, "r", "ResolvedRefs");
+    assert_eq!(said.1, "BackendNotFound");
+    let mut pay = service("east", "pay", 8);
+    pay.namespace = Some("bank".parse().unwrap());
+    run.put(pay);
+    run.settle();
+    let said = run.said("east", Kind::HttpRoute, "r", "ResolvedRefs");
+    assert_eq!(said.1, "ResolvedRefs");
+}
+
+#[test]
+fn a_route_that_leaves_the_mesh_takes_its_status_along() {
+    let mut run = shop();
+    run.put(route(&[], None));
+    run.settle();
+    let Some(Spec::Route(mut left)) = run.servers.get("east", Kind::HttpRoute, "r") else {
+        panic!("a route")
+    };
+    assert_eq!(left.statuses.len(), 1);
+    assert_eq!(left.statuses[0].conditions[0].generation, 3);
+    left.parents.clear();
+    run.put(object("east", "shop", "r", Spec::Route(left)));
+    run.settle();
+    let Some(Spec::Route(route)) = run.servers.get("east", Kind::HttpRoute, "r") else {
+        panic!("a route")
+    };
+    assert_eq!(route.statuses, []);
+}
+
+#[test]
+fn gateways_and_policies_are_told_whether_they_count() {
+    let traffic = |name: &str, service: &str, created| {
+        let policy = TrafficPolicy {
+            reach: Reach::Cluster,
+            service: service.into(),
+            body: resource::TrafficPolicy::default(),
+            cover_imported: false,
+            invalid: None,
+            observed: Observed::default(),
+        };
+        let mut object = object("east", "shop", name, Spec::TrafficPolicy(policy));
+        object.created = Some(at(created));
+        object
+    };
+    let access = |name: &str, target| {
+        let policy = crate::sample::allow(target);
+        object("east", "shop", name, Spec::AccessPolicy(policy))
+    };
+    let mut run = shop();
+    run.put(crate::sample::gateway("east", 1));
+    let mut foreign = crate::sample::gateway("east", 2);
+    foreign.name = "foreign".into();
+    if let Spec::Gateway(gateway) = &mut foreign.spec {
+        gateway.class = "other".into();
+    }
+    run.put(foreign);
+    run.put(traffic("old", "cart", 1));
+    run.put(traffic("young", "cart", 2));
+    run.put(traffic("astray", "nothing", 1));
+    run.put(access("good", PolicyTarget::Namespace));
+    run.put(access("two", PolicyTarget::Namespace));
+    run.put(access("two#2", PolicyTarget::Mesh));
+    run.put(pod("east", "web", 1));
+    run.settle();
+    let system = run.servers.find("east", Kind::Gateway, "ew").unwrap();
+    let Spec::Gateway(gateway) = system else {
+        panic!("a gateway")
+    };
+    let reasons: Vec<_> = gateway
+        .observed
+        .conditions
+        .iter()
+        .map(|c| c.reason.as_str())
+        .collect();
+    assert_eq!(reasons, ["Accepted", "Programmed"]);
+    let Some(Spec::Gateway(foreign)) = run.servers.find("east", Kind::Gateway, "foreign") else {
+        panic!("a gateway")
+    };
+    assert_eq!(foreign.observed.conditions, []);
+    let accepted = |kind, name| run.said("east", kind, name, "Accepted").1;
+    assert_eq!(accepted(Kind::TrafficPolicy, "old"), "Accepted");
+    assert_eq!(accepted(Kind::TrafficPolicy, "young"), "Conflicted");
+    assert_eq!(accepted(Kind::TrafficPolicy, "astray"), "TargetNotFound");
+    assert_eq!(accepted(Kind::AccessPolicy, "good"), "Accepted");
+    assert_eq!(accepted(Kind::AccessPolicy, "two"), "Invalid");
+}
+
+#[test]
+fn the_home_cluster_is_told_what_became_of_the_clusters_that_it_names() {
+    use crate::world::{Standing, Standings};
+
+    let mut run = shop();
+    run.put(crate::sample::mesh("east", "east-net"));
+    run.settle();
+    let standing = |holds| Standing {
+        kind: "Connected",
+        holds,
+        reason: "Because",
+        message: String::new(),
+    };
+    let say = |run: &mut Run, holds| {
+        let standings = Standings::from([("east".to_owned(), vec![standing(holds)])]);
+        let dirty = run.world.set_standings(&id("east"), standings);
+        run.planner.note(&run.world, &dirty);
+        run.settle();
+        let Some(Spec::MeshCluster(cluster)) = run.servers.find("east", Kind::MeshCluster, "east")
+        else {
+            panic!("a MeshCluster")
+        };
+        cluster.observed.conditions[0].status
+    };
+    assert_eq!(say(&mut run, None), Truth::Unknown);
+    assert_eq!(say(&mut run, Some(true)), Truth::True);
+    assert_eq!(say(&mut run, Some(false)), Truth::False);
+    // What the mesh says of a cluster changes nothing for anybody else.
+    let mut object = crate::sample::mesh("east", "east-net");
+    if let Spec::MeshCluster(cluster) = &mut object.spec {
+        cluster.observed.generation = 7;
+    }
+    let dirty = run.world.apply(Change::Apply(object.clone()), at(90));
+    assert_eq!(dirty.objects, [object.reference()].into());
+    assert!(!dirty.all && dirty.services.is_empty());
+}

@@ -1,0 +1,253 @@
+//! What does a write look like to an API server?
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use isthmus_control_plane_core::model::{
+    Kind, Labels, MANAGED_BY, MANAGED_LABEL, ObjectRef, OtherPort, Parent, ParentStatus, Reach,
+    Said,
+};
+use isthmus_control_plane_core::write::{Body, CONTROLLER_NAME, ImportBody, ServiceBody, Write};
+use serde_json::{Value, json};
+
+use crate::kubernetes::timestamp;
+
+const MULTICLUSTER: &str = "multicluster.x-k8s.io";
+const GATEWAY: &str = "gateway.networking.k8s.io";
+/// Entries that the API takes in a route's status.
+const PARENTS_MAX: usize = 32;
+
+/// Group and plural of a kind, and the versions in which it may be served, best first. `None`: not a
+/// kind that is written.
+fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
+    Some(match kind {
+        Kind::Service => ("", "services", &["v1"]),
+        Kind::ServiceExport => (MULTICLUSTER, "serviceexports", &["v1beta1", "v1alpha1"]),
+        Kind::ServiceImport => (MULTICLUSTER, "serviceimports", &["v1beta1", "v1alpha1"]),
+        Kind::HttpRoute => (GATEWAY, "httproutes", &["v1", "v1beta1"]),
+        Kind::GrpcRoute => (GATEWAY, "grpcroutes", &["v1", "v1alpha2"]),
+        Kind::TcpRoute => (GATEWAY, "tcproutes", &["v1", "v1alpha2"]),
+        Kind::TlsRoute => (GATEWAY, "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
+        Kind::Gateway => (GATEWAY, "gateways", &["v1", "v1beta1"]),
+        Kind::AccessPolicy => ("isthmus.dev", "accesspolicies", &["v1alpha1"]),
+        Kind::MeshCluster => ("isthmus.dev", "meshclusters", &["v1alpha1"]),
+        Kind::TrafficPolicy => ("isthmus.dev", "trafficpolicies", &["v1alpha1"]),
+        Kind::Namespace
+        | Kind::ServiceAccount
+        | Kind::Pod
+        | Kind::Deployment
+        | Kind::EndpointSlice
+        | Kind::ReferenceGrant
+        | Kind::TrustPolicy => return None,
+    })
+}
+
+/// Where an object is, in every version in which its kind may be served, best first: `apiVersion` and
+/// path.
+pub(super) fn paths(at: &ObjectRef) -> Vec<(String, String)> {
+    let Some((group, plural, versions)) = resource(at.kind) else {
+        return Vec::new();
+    };
+    let place = |version: &&str| {
+        let (named, api) = if group.is_empty() {
+            ((*version).to_owned(), format!("/api/{version}"))
+        } else {
+            let named = format!("{group}/{version}");
+            let api = format!("/apis/{named}");
+            (named, api)
+        };
+        let path = match &at.namespace {
+            Some(namespace) => format!("{api}/namespaces/{namespace}/{plural}/{}", at.name),
+            None => format!("{api}/{plural}/{}", at.name),
+        };
+        (named, path)
+    };
+    versions.iter().map(place).collect()
+}
+
+/// What is sent with server-side apply, in this version; `None`: it is written in another way.
+pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
+    let mut document = head(&write.object, version);
+    match &write.body {
+        Body::Import(body) => {
+            metadata(&mut document, &body.uid, &body.labels, &body.annotations);
+            document["spec"] = import(body);
+        }
+        Body::Service(body) => {
+            metadata(&mut document, &body.uid, &body.labels, &Labels::new());
+            let (name, uid) = &body.owner;
+            // Without `blockOwnerDeletion`: that takes a permission on the owner's finalizers.
+            document["metadata"]["ownerReferences"] = json!([{
+                "apiVersion": format!("{MULTICLUSTER}/v1beta1"), "kind": "ServiceImport",
+                "name": name, "uid": uid, "controller": true,
+            }]);
+            document["spec"] = service(body);
+        }
+        Body::ImportStatus(clusters) => {
+            let named = clusters.iter().map(|cluster| json!({ "cluster": cluster }));
+            document["status"] = json!({ "clusters": named.collect::<Vec<_>>() });
+        }
+        Body::Conditions(conditions) => {
+            document["status"] = json!({ "conditions": conditions_of(conditions) });
+        }
+        Body::Delete { .. } | Body::Parents(_) => return None,
+    }
+    Some(document)
+}
+
+/// May fields be taken from whoever owns them? Only in what the mesh made itself, and in statuses of
+/// which it is the only author.
+pub(super) fn forced(write: &Write) -> bool {
+    match &write.body {
+        // What is there by the time it arrives, though nothing was seen, is somebody else's.
+        Body::Import(ImportBody { uid, .. }) | Body::Service(ServiceBody { uid, .. }) => {
+            !uid.is_empty()
+        }
+        Body::ImportStatus(_) => true,
+        // Another implementation of the API may answer for exports, too.
+        Body::Conditions(_) => write.object.kind != Kind::ServiceExport,
+        // Over the version that was read, with all that was in it.
+        Body::Parents(_) => true,
+        Body::Delete { .. } => false,
+    }
+}
+
+fn head(at: &ObjectRef, version: &str) -> Value {
+    let mut document = json!({
+        "apiVersion": version, "kind": at.kind.as_str(), "metadata": { "name": at.name },
+    });
+    if let Some(namespace) = &at.namespace {
+        document["metadata"]["namespace"] = json!(namespace.as_str());
+    }
+    document
+}
+
+fn metadata(document: &mut Value, uid: &str, labels: &Labels, annotations: &Labels) {
+    document["metadata"]["labels"] = json!(labels);
+    if !annotations.is_empty() {
+        document["metadata"]["annotations"] = json!(annotations);
+    }
+    // Changes this object, or none: not one that has taken its place.
+    if !uid.is_empty() {
+        document["metadata"]["uid"] = json!(uid);
+    }
+    debug_assert_eq!(
+        labels.get(MANAGED_LABEL).map(String::as_str),
+        Some(MANAGED_BY)
+    );
+}
+
+fn import(body: &ImportBody) -> Value {
+    let mut spec = json!({
+        "type": if body.headless { "Headless" } else { "ClusterSetIP" },
+        "ports": body.ports.iter().map(port).collect::<Vec<_>>(),
+    });
+    if !body.ips.is_empty() {
+        spec["ips"] = body.ips.iter().map(IpAddr::to_string).collect();
+    }
+    affinity(&mut spec, body.affinity);
+    spec
+}
+
+fn service(body: &ServiceBody) -> Value {
+    let mut spec = json!({
+        "type": "ClusterIP",
+        "ports": body.ports.iter().map(port).collect::<Vec<_>>(),
+    });
+    if body.headless {
+        spec["clusterIP"] = json!("None");
+    }
+    affinity(&mut spec, body.affinity);
+    spec
+}
+
+/// Every value is written, the usual ones too: what the API server fills in belongs to nobody, and
+/// would stay when the affinity ends.
+fn affinity(spec: &mut Value, seconds: Option<u32>) {
+    match seconds {
+        None => spec["sessionAffinity"] = json!("None"),
+        Some(seconds) => {
+            spec["sessionAffinity"] = json!("ClientIP");
+            spec["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": seconds } });
+        }
+    }
+}
+
+fn port(port: &OtherPort) -> Value {
+    let mut value = json!({ "port": port.port, "protocol": port.transport.as_str() });
+    if !port.name.is_empty() {
+        value["name"] = json!(port.name);
+    }
+    if let Some(protocol) = &port.app_protocol {
+        value["appProtocol"] = json!(protocol);
+    }
+    value
+}
+
+/// `2026-11-22T17:03:00Z`, as `metav1.Time` is written.
+fn whole_seconds(time: SystemTime) -> String {
+    let micro = timestamp::micro(time);
+    micro
+        .split_once('.')
+        .map_or(micro.clone(), |(whole, _)| format!("{whole}Z"))
+}
+
+fn conditions_of(conditions: &[Said]) -> Vec<Value> {
+    let one = |said: &Said| {
+        let mut value = json!({
+            "type": said.kind, "status": said.status.as_str(), "reason": said.reason,
+            "message": said.message,
+            "lastTransitionTime": said.since.map(whole_seconds),
+        });
+        if said.generation > 0 {
+            value["observedGeneration"] = json!(said.generation);
+        }
+        value
+    };
+    conditions.iter().map(one).collect()
+}
+
+/// The status of a route that was read, with the mesh's entries in it. Those of other controllers stay
+/// as they are; if there is no room beside them, the mesh's own are fewer. The list is one field, so it
+/// is written only over the version that was read.
+pub(super) fn with_parents(route: &Value, parents: &[ParentStatus]) -> Value {
+    let listed = route["status"]["parents"].as_array().cloned();
+    let mut all: Vec<Value> = listed.unwrap_or_default();
+    all.retain(|entry| entry["controllerName"] != CONTROLLER_NAME);
+    let room = PARENTS_MAX.saturating_sub(all.len());
+    let entry = |status: &ParentStatus| {
+        json!({
+            "controllerName": CONTROLLER_NAME,
+            "parentRef": parent(&status.parent),
+            "conditions": conditions_of(&status.conditions),
+        })
+    };
+    all.extend(parents.iter().take(room).map(entry));
+    let meta = &route["metadata"];
+    json!({
+        "apiVersion": route["apiVersion"], "kind": route["kind"],
+        "metadata": {
+            "name": meta["name"], "namespace": meta["namespace"],
+            "resourceVersion": meta["resourceVersion"],
+        },
+        "status": { "parents": all },
+    })
+}
+
+fn parent(parent: &Parent) -> Value {
+    let (group, kind) = match parent.reach {
+        Reach::Cluster => ("", "Service"),
+        Reach::Clusterset => (MULTICLUSTER, "ServiceImport"),
+    };
+    let mut value = json!({ "group": group, "kind": kind, "name": parent.name });
+    if let Some(namespace) = &parent.namespace {
+        value["namespace"] = json!(namespace);
+    }
+    if let Some(section) = &parent.section {
+        value["sectionName"] = json!(section);
+    }
+    if let Some(port) = parent.port {
+        value["port"] = json!(port);
+    }
+    value
+}

@@ -1,0 +1,173 @@
+//! Does a lane hold what it should, and no longer?
+
+use super::*;
+use isthmus_control_plane_core::write::{Body, Subject};
+
+const LIMITS: Limits = Limits {
+    per_second: 10,
+    burst: 2,
+    debounce: Duration::ZERO,
+    removals_after: Duration::ZERO,
+};
+
+fn write(name: &str, clusters: &[&str]) -> Write {
+    let object = ObjectRef {
+        cluster: "east".parse().unwrap(),
+        kind: Kind::ServiceImport,
+        namespace: Some("shop".parse().unwrap()),
+        name: name.to_owned(),
+    };
+    Write {
+        object,
+        body: Body::ImportStatus(clusters.iter().map(|c| (*c).to_owned()).collect()),
+        subject: Subject::Name("shop".into(), name.into()),
+    }
+}
+
+fn refusal(code: u16, message: &str, seconds: Option<u64>) -> Result<(), ApiError> {
+    Err(ApiError::Status {
+        code,
+        reason: "R".into(),
+        message: message.into(),
+        retry_after: seconds.map(Duration::from_secs),
+    })
+}
+
+#[test]
+fn a_burst_then_so_many_each_second() {
+    let mut lane = Lane::default();
+    let start = Instant::now();
+    for name in ["a", "b", "c", "d"] {
+        lane.push(write(name, &[]));
+    }
+    assert!(lane.next(start, LIMITS).is_some());
+    assert!(lane.next(start, LIMITS).is_some());
+    assert!(lane.next(start, LIMITS).is_none());
+    let due = lane.due(start, LIMITS).unwrap();
+    assert!(due <= start + Duration::from_millis(101));
+    assert!(lane.next(due, LIMITS).is_some());
+    assert!(lane.next(due, LIMITS).is_none());
+    // Looking often does not lose the parts of a token.
+    let mut now = due;
+    let mut sent = 0;
+    for _ in 0..1_000 {
+        now += Duration::from_micros(200);
+        sent += usize::from(lane.next(now, LIMITS).is_some());
+    }
+    assert_eq!(sent, 1);
+}
+
+#[test]
+fn no_more_are_under_way_at_once() {
+    let limits = Limits {
+        burst: 100,
+        ..LIMITS
+    };
+    let mut lane = Lane::default();
+    let now = Instant::now();
+    for number in 0..AT_ONCE + 1 {
+        lane.push(write(&format!("n{number}"), &[]));
+    }
+    let first = lane.next(now, limits).unwrap();
+    for _ in 1..AT_ONCE {
+        assert!(lane.next(now, limits).is_some());
+    }
+    assert!(lane.next(now, limits).is_none());
+    assert_eq!(lane.due(now, limits), None);
+    assert_eq!(lane.back(&first, &Ok(()), (now, 0.0)), None);
+    assert!(lane.next(now, limits).is_some());
+}
+
+#[test]
+fn the_newest_word_about_an_object_is_sent() {
+    let mut lane = Lane::default();
+    let now = Instant::now();
+    lane.push(write("a", &["east"]));
+    lane.push(write("a", &["east", "west"]));
+    assert_eq!(lane.next(now, LIMITS), Some(write("a", &["east", "west"])));
+    assert_eq!(lane.next(now, LIMITS), None);
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_left_alone_ever_longer_up_to_a_limit() {
+    let mut lane = Lane::default();
+    let mut now = Instant::now();
+    let mut last = Duration::ZERO;
+    for _ in 0..20 {
+        lane.push(write("a", &[]));
+        let one = lane.next(now, LIMITS).unwrap();
+        let wait = lane.back(&one, &Err(ApiError::Silent), (now, 1.0)).unwrap();
+        assert!(wait >= last && wait <= PAUSE_MAX);
+        assert_eq!(lane.held(&one, now), Some(now + wait));
+        lane.push(one);
+        assert!(lane.next(now, LIMITS).is_none());
+        assert!(lane.due(now, LIMITS).unwrap() >= now + wait);
+        lane.drain().for_each(drop);
+        now += wait;
+        last = wait;
+    }
+    assert_eq!(last, PAUSE_MAX);
+    // It answers: the next failure is the first again.
+    lane.push(write("a", &[]));
+    let one = lane.next(now, LIMITS).unwrap();
+    lane.back(&one, &Ok(()), (now, 0.0));
+    assert_eq!(lane.held(&one, now), None);
+    let jittered = lane.back(&one, &Err(ApiError::Silent), (now, 0.0)).unwrap();
+    assert_eq!(jittered, PAUSE / 2);
+}
+
+#[test]
+fn what_the_server_asks_for_is_heard() {
+    let mut lane = Lane::default();
+    let now = Instant::now();
+    let busy = refusal(429, "busy", Some(7));
+    let wait = lane.back(&write("a", &[]), &busy, (now, 1.0));
+    assert_eq!(wait, Some(Duration::from_secs(7)));
+    assert!(lane.held(&write("b", &[]), now).is_some());
+}
+
+#[test]
+fn a_refused_object_keeps_no_other_waiting_and_an_absent_kind_only_its_own() {
+    let mut lane = Lane::default();
+    let now = Instant::now();
+    let one = write("a", &[]);
+    for code in [403, 409, 422] {
+        assert!(
+            lane.back(&one, &refusal(code, "no", None), (now, 1.0))
+                .is_some()
+        );
+        assert_eq!(lane.held(&write("b", &[]), now), None);
+    }
+    let gone = refusal(404, "serviceimports \"a\" not found", None);
+    lane.back(&one, &gone, (now, 1.0));
+    assert_eq!(lane.held(&one, now), None);
+    let absent = refusal(
+        404,
+        "the server could not find the requested resource",
+        None,
+    );
+    assert_eq!(lane.back(&one, &absent, (now, 1.0)), Some(ABSENT));
+    assert!(lane.held(&write("b", &[]), now).is_some());
+    let mut service = write("b", &[]);
+    service.object.kind = Kind::Service;
+    assert_eq!(lane.held(&service, now), None);
+    assert_eq!(lane.held(&one, now + ABSENT), None);
+}
+
+#[test]
+fn every_answer_is_one_of_four() {
+    for (result, outcome) in [
+        (Ok(()), Outcome::Applied),
+        (refusal(409, "", None), Outcome::Conflict),
+        (refusal(403, "", None), Outcome::Refused),
+        (refusal(404, "", None), Outcome::Refused),
+        (refusal(422, "", None), Outcome::Refused),
+        (refusal(401, "", None), Outcome::Failed),
+        (refusal(429, "", None), Outcome::Failed),
+        (refusal(503, "", None), Outcome::Failed),
+        (Err(ApiError::Silent), Outcome::Failed),
+        (Err(ApiError::Unreachable("x".into())), Outcome::Failed),
+    ] {
+        assert_eq!(Outcome::of(&result), outcome, "{result:?}");
+    }
+}

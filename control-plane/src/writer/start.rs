@@ -1,0 +1,88 @@
+//! Which replica writes?
+//!
+//! The replicas agree by a Lease in one cluster, which each of them finds in its own configuration:
+//! the home cluster, else the first by name that has an API server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isthmus_control_plane_core::lease::Timing;
+use isthmus_control_plane_core::model::SYSTEM_NAMESPACE;
+use isthmus_proto::ids::ClusterId;
+use tokio::sync::watch;
+
+use super::{Limits, Problems, Writer};
+use crate::config::{Config, Origin};
+use crate::hub::Hub;
+use crate::kubernetes::{Api, Candidate};
+use crate::metrics::Metrics;
+
+/// The Lease.
+const LEASE: &str = "isthmus-control-plane";
+
+/// The cluster that holds the Lease; `None`: no cluster has an API server, and nobody writes.
+#[must_use]
+pub fn home(config: &Config) -> Option<ClusterId> {
+    if let Some(home) = &config.home {
+        return Some(home.cluster.clone());
+    }
+    let served = config.clusters.iter().filter_map(|cluster| {
+        matches!(cluster.origin, Origin::Kubernetes(_)).then_some(&cluster.name)
+    });
+    served.min().cloned()
+}
+
+/// What the writer needs of the others.
+#[derive(Debug)]
+pub struct Parts {
+    /// The world.
+    pub hub: Arc<Hub>,
+    /// The API servers, as they come and go.
+    pub apis: watch::Receiver<BTreeMap<ClusterId, Api>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What people are told.
+    pub problems: Arc<Problems>,
+}
+
+/// Takes part in the election at `home`, and writes while this replica leads; until `stop`.
+pub async fn run(parts: Parts, home: ClusterId, stop: watch::Receiver<bool>) {
+    let me = std::env::var("HOSTNAME").unwrap_or_else(|_| "isthmus".to_owned());
+    let candidate = Candidate::new(
+        (&home, parts.apis.clone()),
+        (SYSTEM_NAMESPACE, LEASE),
+        &me,
+        Timing::default(),
+    );
+    let (candidate, leadership) = match candidate {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::error!(%error, "this replica can't take part in the election");
+            return;
+        }
+    };
+    let leads = watch::Sender::new(false);
+    let writer = Writer {
+        hub: parts.hub,
+        servers: parts.apis,
+        leads: leads.subscribe(),
+        metrics: parts.metrics,
+        problems: parts.problems,
+        limits: Limits::default(),
+    };
+    tokio::join!(
+        candidate.run(stop.clone()),
+        until(stop, async {
+            tokio::join!(leadership.tell(leads), writer.run());
+        })
+    );
+}
+
+/// Runs until it is over, or has to be.
+async fn until(mut stop: watch::Receiver<bool>, run: impl Future<Output = ()>) {
+    tokio::select! {
+        // What is under way is given up: the next leader looks for itself.
+        () = run => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}

@@ -25,7 +25,7 @@ use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::Home;
 use crate::connect::{Connector, LOOK_EVERY, Unusable, of_kubeconfig};
@@ -36,6 +36,8 @@ use crate::kubernetes::Api;
 use crate::metrics::Metrics;
 use crate::source::{KindState, Report};
 
+/// Between two looks at the home cluster, whatever changes.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// How often it is looked whether a credential is to be renewed, and tried again where that failed.
 const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// How long a renewal may take.
@@ -124,6 +126,8 @@ impl Membership {
             self.look().await;
             // Cancel-safe: what was heard and is not returned stays. Either way all is looked at.
             let _ = timeout(LOOK_EVERY, inbox.next()).await;
+            // The world may change a thousand times a second.
+            sleep(LOOK_PAUSE).await;
         }
     }
 
@@ -136,16 +140,27 @@ impl Membership {
         // Not known is not none.
         let Some(declared) = declared else { return };
         self.part(&declared);
-        let mut standings = Standings::new();
+        let mut results = Vec::with_capacity(declared.len());
         for (name, object) in &declared {
             let accepted = match judge((name, object), &mesh_domain, &self.configured) {
                 Ok(None) => Ok("Configured"),
                 Ok(Some((cluster, credential))) => self.take(cluster, credential).await,
                 Err(wrong) => Err(wrong),
             };
-            let standing = self.standing(name, accepted);
-            standings.insert(name.clone(), standing);
+            results.push((name.clone(), accepted));
         }
+        let known: BTreeMap<String, (State, String)> = self.hub.read(|world| {
+            let all = world.clusters();
+            all.map(|c| (c.cluster.to_string(), (c.state, c.reason.to_owned())))
+                .collect()
+        });
+        let standings: Standings = results
+            .into_iter()
+            .map(|(name, accepted)| {
+                let standing = self.standing(&name, accepted, known.get(&name));
+                (name, standing)
+            })
+            .collect();
         self.hub
             .change(|world| world.set_standings(&home, standings));
     }
@@ -208,15 +223,16 @@ impl Membership {
     }
 
     /// What is to be said of a MeshCluster.
-    fn standing(&self, name: &str, accepted: Result<&'static str, Wrong>) -> Vec<Standing> {
+    fn standing(
+        &self,
+        name: &str,
+        accepted: Result<&'static str, Wrong>,
+        known: Option<&(State, String)>,
+    ) -> Vec<Standing> {
         let accepted = match accepted {
             Ok(reason) => say("Accepted", Some(true), reason, ""),
             Err((reason, why)) => say("Accepted", Some(false), reason, why),
         };
-        let known = self.hub.read(|world| {
-            let status = world.clusters().find(|c| c.cluster.as_str() == name)?;
-            Some((status.state, status.reason.to_owned()))
-        });
         let Some((state, reason)) = known else {
             return vec![accepted];
         };
@@ -227,11 +243,11 @@ impl Membership {
             let verdict = verdict.unwrap_or_else(PoisonError::into_inner).clone();
             all.push(credential(verdict, report.as_ref()));
         }
-        all.push(connected(state, &reason, report.as_ref()));
-        all.push(match state {
+        all.push(connected(*state, reason, report.as_ref()));
+        all.push(match *state {
             State::Synced => say("Synced", Some(true), "Synced", ""),
-            State::Stale => say("Synced", Some(false), "Stale", reason),
-            State::Unknown => say("Synced", Some(false), "NotListed", reason),
+            State::Stale => say("Synced", Some(false), "Stale", reason.clone()),
+            State::Unknown => say("Synced", Some(false), "NotListed", reason.clone()),
         });
         all
     }

@@ -214,7 +214,8 @@ impl Parts {
         });
         if let Some(home) = &config.home {
             let configured = config.clusters.iter().map(|cluster| cluster.name.clone());
-            let membership = Membership::new(&self.fleet, &self.hub, home, configured.collect());
+            let of = (home, configured.collect());
+            let membership = Membership::new(&self.fleet, &self.hub, &self.metrics, of);
             tasks.spawn(async move {
                 membership.run().await;
                 "membership"

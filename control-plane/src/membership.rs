@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use isthmus_control_plane_core::model::{CredentialRef, MeshCluster, SYSTEM_NAMESPACE};
 use isthmus_control_plane_core::quota::Quota;
@@ -24,19 +25,30 @@ use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::Home;
 use crate::connect::{Connector, LOOK_EVERY, Unusable, of_kubeconfig};
+use crate::credential::{CredentialError, Place, Tended, tend};
 use crate::fleet::Fleet;
 use crate::hub::Hub;
+use crate::kubernetes::Api;
+use crate::metrics::Metrics;
 use crate::source::{KindState, Report};
+
+/// Between two looks at the home cluster, whatever changes.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is looked whether a credential is to be renewed, and tried again where that failed.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
+/// How long a renewal may take.
+const RENEW_MAX: Duration = Duration::from_secs(30);
 
 /// The clusters that the home cluster names, and who looks after each.
 #[derive(Debug)]
 pub struct Membership {
     fleet: Arc<Fleet>,
     hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
     home: Home,
     configured: BTreeSet<ClusterId>,
     members: BTreeMap<ClusterId, Member>,
@@ -94,12 +106,13 @@ impl Membership {
     pub fn new(
         fleet: &Arc<Fleet>,
         hub: &Arc<Hub>,
-        home: &Home,
-        configured: BTreeSet<ClusterId>,
+        metrics: &Arc<Metrics>,
+        (home, configured): (&Home, BTreeSet<ClusterId>),
     ) -> Self {
         Self {
             fleet: Arc::clone(fleet),
             hub: Arc::clone(hub),
+            metrics: Arc::clone(metrics),
             home: home.clone(),
             configured,
             members: BTreeMap::new(),
@@ -113,6 +126,8 @@ impl Membership {
             self.look().await;
             // Cancel-safe: what was heard and is not returned stays. Either way all is looked at.
             let _ = timeout(LOOK_EVERY, inbox.next()).await;
+            // The world may change a thousand times a second.
+            sleep(LOOK_PAUSE).await;
         }
     }
 
@@ -125,16 +140,27 @@ impl Membership {
         // Not known is not none.
         let Some(declared) = declared else { return };
         self.part(&declared);
-        let mut standings = Standings::new();
+        let mut results = Vec::with_capacity(declared.len());
         for (name, object) in &declared {
             let accepted = match judge((name, object), &mesh_domain, &self.configured) {
                 Ok(None) => Ok("Configured"),
                 Ok(Some((cluster, credential))) => self.take(cluster, credential).await,
                 Err(wrong) => Err(wrong),
             };
-            let standing = self.standing(name, accepted);
-            standings.insert(name.clone(), standing);
+            results.push((name.clone(), accepted));
         }
+        let known: BTreeMap<String, (State, String)> = self.hub.read(|world| {
+            let all = world.clusters();
+            all.map(|c| (c.cluster.to_string(), (c.state, c.reason.to_owned())))
+                .collect()
+        });
+        let standings: Standings = results
+            .into_iter()
+            .map(|(name, accepted)| {
+                let standing = self.standing(&name, accepted, known.get(&name));
+                (name, standing)
+            })
+            .collect();
         self.hub
             .change(|world| world.set_standings(&home, standings));
     }
@@ -151,6 +177,7 @@ impl Membership {
             tracing::info!(%cluster, "the cluster leaves the mesh");
             self.members.remove(&cluster);
             self.fleet.dismiss(&cluster);
+            self.metrics.forget(&cluster);
         }
     }
 
@@ -184,6 +211,7 @@ impl Membership {
             wanted,
             verdict: Arc::clone(&verdict),
             connector: Connector::new(&self.fleet, &cluster, Quota::default()),
+            renew_at: SystemTime::UNIX_EPOCH,
         };
         let member = Member {
             credential,
@@ -195,15 +223,16 @@ impl Membership {
     }
 
     /// What is to be said of a MeshCluster.
-    fn standing(&self, name: &str, accepted: Result<&'static str, Wrong>) -> Vec<Standing> {
+    fn standing(
+        &self,
+        name: &str,
+        accepted: Result<&'static str, Wrong>,
+        known: Option<&(State, String)>,
+    ) -> Vec<Standing> {
         let accepted = match accepted {
             Ok(reason) => say("Accepted", Some(true), reason, ""),
             Err((reason, why)) => say("Accepted", Some(false), reason, why),
         };
-        let known = self.hub.read(|world| {
-            let status = world.clusters().find(|c| c.cluster.as_str() == name)?;
-            Some((status.state, status.reason.to_owned()))
-        });
         let Some((state, reason)) = known else {
             return vec![accepted];
         };
@@ -214,11 +243,11 @@ impl Membership {
             let verdict = verdict.unwrap_or_else(PoisonError::into_inner).clone();
             all.push(credential(verdict, report.as_ref()));
         }
-        all.push(connected(state, &reason, report.as_ref()));
-        all.push(match state {
+        all.push(connected(*state, reason, report.as_ref()));
+        all.push(match *state {
             State::Synced => say("Synced", Some(true), "Synced", ""),
-            State::Stale => say("Synced", Some(false), "Stale", reason),
-            State::Unknown => say("Synced", Some(false), "NotListed", reason),
+            State::Stale => say("Synced", Some(false), "Stale", reason.clone()),
+            State::Unknown => say("Synced", Some(false), "NotListed", reason.clone()),
         });
         all
     }
@@ -278,6 +307,8 @@ struct Keeper {
     wanted: watch::Receiver<CredentialRef>,
     verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
     connector: Connector,
+    /// Not looked at before.
+    renew_at: SystemTime,
 }
 
 impl Keeper {
@@ -287,12 +318,7 @@ impl Keeper {
             let wanted = self.wanted.borrow_and_update().clone();
             let home = apis.borrow().get(&self.home.cluster).cloned();
             let text = match &home {
-                Some(api) => {
-                    let own = api.access().namespace.as_deref();
-                    let configured = self.home.namespace.as_ref().map(|name| name.as_str());
-                    let namespace = configured.or(own).unwrap_or(SYSTEM_NAMESPACE);
-                    secret::read(api, namespace, &wanted).await
-                }
+                Some(api) => secret::read(api, self.namespace(api), &wanted).await,
                 None => Err(Unusable::new(
                     "HomeNotSeen",
                     "the home cluster, which has the credential, was not reached yet",
@@ -301,11 +327,43 @@ impl Keeper {
             let offer = text.and_then(|text| of_kubeconfig(&text, None, &self.home.allow));
             let verdict = self.connector.offer(offer).await;
             *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+            self.renew(home.as_ref(), &wanted).await;
             // Cancel-safe: a change that is not seen here is seen above.
-            match timeout(LOOK_EVERY, self.wanted.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout(LOOK_EVERY, self.wanted.changed()).await {
+                return;
             }
+        }
+    }
+
+    fn namespace<'a>(&'a self, home: &'a Api) -> &'a str {
+        let own = home.access().namespace.as_deref();
+        let configured = self.home.namespace.as_ref().map(|name| name.as_str());
+        configured.or(own).unwrap_or(SYSTEM_NAMESPACE)
+    }
+
+    /// Renews a token of a service account long before it ends. Each replica looks; the Secret is
+    /// replaced only as it was read, so one of them writes, and the others find what it wrote.
+    async fn renew(&mut self, home: Option<&Api>, wanted: &CredentialRef) {
+        let now = SystemTime::now();
+        let Some(home) = home.filter(|_| self.connector.is_used() && now >= self.renew_at) else {
+            return;
+        };
+        let place = Place {
+            namespace: self.namespace(home).to_owned(),
+            name: wanted.secret.clone(),
+            key: wanted.key.clone(),
+        };
+        let cluster = self.connector.cluster().clone();
+        self.renew_at = now + RENEW_EVERY;
+        match timeout(RENEW_MAX, tend(home, &place, &self.home.allow, now)).await {
+            Ok(Ok(Tended::Renewed(_))) => tracing::info!(%cluster, "its credential is renewed"),
+            Ok(Ok(Tended::Until(_) | Tended::NotOurs)) => {}
+            Ok(Err(CredentialError::Home(error))) if error.is_conflict() => {}
+            Ok(Err(error)) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(%cluster, "its credential is not renewed: {error:#}");
+            }
+            Err(_) => tracing::error!(%cluster, "its credential is not renewed: no answer in time"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The only file where they meet.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::hub::Hub;
 use crate::identity::Identity;
 use crate::kubernetes::Reviewer;
 use crate::listener;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::source::files::FilesSource;
 use crate::state::StateDir;
@@ -143,6 +145,10 @@ impl Parts {
         let serving = Serving::new(&authority, &config.mesh_domain, now)?;
         let hub = Arc::new(Hub::new(World::new(&config.mesh_domain)?));
         let fleet = Fleet::open(state, &config.mesh_domain, &hub, &authorities)?;
+        if let Some(home) = &config.home {
+            let authors = BTreeSet::from([home.cluster.clone()]);
+            hub.change(|world| world.set_mesh_authors(Some(authors)));
+        }
         for cluster in &config.clusters {
             fleet.admit(&cluster.name)?;
         }
@@ -195,6 +201,15 @@ impl Parts {
             hub.run().await;
             "the world's writer"
         });
+        if let Some(home) = &config.home {
+            let configured = config.clusters.iter().map(|cluster| cluster.name.clone());
+            let of = (home, configured.collect());
+            let membership = Membership::new(&self.fleet, &self.hub, &self.metrics, of);
+            tasks.spawn(async move {
+                membership.run().await;
+                "membership"
+            });
+        }
         let (saved, hub) = (Arc::clone(self.fleet.saved()), Arc::clone(&self.hub));
         tasks.spawn(async move {
             saved.keep(hub).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use isthmus_control_plane_core::issue::LIFETIME;
 use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::world::CLUSTERS_MAX;
-use isthmus_proto::ids::{ClusterId, is_dns_name};
+use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
 
@@ -62,6 +62,16 @@ struct RawConfig {
     state_dir: PathBuf,
     listen: RawListen,
     clusters: Vec<RawCluster>,
+    home: Option<RawHome>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHome {
+    cluster: String,
+    namespace: Option<String>,
+    #[serde(default)]
+    allow: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,6 +123,20 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The clusters of the mesh, at least one.
     pub clusters: Vec<ClusterConfig>,
+    /// The cluster that speaks for the mesh; `None`: all do, and none names others.
+    pub home: Option<Home>,
+}
+
+/// The cluster whose MeshCluster objects name the others, and whose word counts for the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// One of the configured clusters, with an API server.
+    pub cluster: ClusterId,
+    /// Where the Secrets with kubeconfigs are. Default: the namespace of our own pod, else
+    /// `isthmus-system`.
+    pub namespace: Option<Namespace>,
+    /// What those kubeconfigs may say.
+    pub allow: Allow,
 }
 
 /// One cluster, and where it is learned from.
@@ -195,10 +219,12 @@ impl Config {
             text.parse()
                 .map_err(|_| value(key, format!("{text:?} is not IP:PORT")))
         };
+        let clusters = clusters(raw.clusters, &mesh_domain)?;
         Ok(Self {
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
-            clusters: clusters(raw.clusters, &mesh_domain)?,
+            home: home(raw.home, &clusters)?,
+            clusters,
             certificate_lifetime: Duration::from_secs(seconds),
             state_dir: raw.state_dir,
             mesh_domain,
@@ -250,6 +276,41 @@ fn clusters(raw: Vec<RawCluster>, mesh_domain: &str) -> Result<Vec<ClusterConfig
         });
     }
     Ok(clusters)
+}
+
+/// The one that is named; else the cluster that the control plane is a pod of.
+fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>, ConfigError> {
+    let in_cluster = |cluster: &&ClusterConfig| match &cluster.origin {
+        Origin::Kubernetes(kubernetes) => kubernetes.reach == ApiServer::InCluster,
+        Origin::Files(_) => false,
+    };
+    let Some(raw) = raw else {
+        return Ok(clusters.iter().find(in_cluster).map(|cluster| Home {
+            cluster: cluster.name.clone(),
+            namespace: None,
+            allow: Allow::default(),
+        }));
+    };
+    let found = clusters
+        .iter()
+        .find(|cluster| cluster.name.as_str() == raw.cluster);
+    let Some(found) = found else {
+        let why = format!("{:?} is none of the clusters", raw.cluster);
+        return Err(value("home.cluster", why));
+    };
+    match found.origin {
+        Origin::Files(_) => Err(value("home.cluster", "has no API server")),
+        Origin::Kubernetes(_) => Ok(Some(Home {
+            cluster: found.name.clone(),
+            namespace: raw
+                .namespace
+                .map(|name| name.parse())
+                .transpose()
+                .map_err(|error| value("home.namespace", format!("{error}")))?,
+            allow: Allow::of_words(raw.allow.iter().map(String::as_str))
+                .map_err(|refused| value("home.allow", refused.why))?,
+        })),
+    }
 }
 
 /// Exactly one of the two.
@@ -373,6 +434,8 @@ mod tests {
             config.clusters[0].origin,
             Origin::Kubernetes(Kubernetes { reach, quota })
         );
+        // The cluster that we are a pod of is home, if none is named.
+        assert_eq!(config.home.unwrap().cluster.as_str(), "west");
         let (reach, quota) = (ApiServer::InCluster, Quota::default());
         assert_eq!(
             config.clusters[1].origin,
@@ -383,7 +446,18 @@ mod tests {
     #[test]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 19] = [
+            ("home.cluster: \"north\" is none", |j| {
+                j["home"] = serde_json::json!({ "cluster": "north" });
+            }),
+            ("home.cluster: has no API server", |j| {
+                j["home"] = serde_json::json!({ "cluster": "east" });
+            }),
+            ("home.allow: \"all\"", |j| {
+                j["clusters"][1] =
+                    serde_json::json!({ "name": "west", "kubernetes": { "in_cluster": true } });
+                j["home"] = serde_json::json!({ "cluster": "west", "allow": ["all"] });
+            }),
             ("clusters[0]: files and kubernetes exclude", |j| {
                 j["clusters"][0]["kubernetes"] = serde_json::json!({ "in_cluster": true });
             }),

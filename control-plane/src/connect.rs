@@ -89,6 +89,18 @@ impl Connector {
         }
     }
 
+    /// Whose way it is.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterId {
+        &self.cluster
+    }
+
+    /// Is there a credential in use?
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.used.is_some()
+    }
+
     /// Uses what is offered, if it is another credential than the one in use and is good.
     ///
     /// # Errors
@@ -286,9 +298,8 @@ async fn read(file: &Path) -> Result<String, Unusable> {
             .read_to_string(&mut text)?;
         Ok::<_, std::io::Error>(text)
     });
-    let text = match reading.await {
-        Ok(text) => text,
-        Err(_) => return Err(Unusable::new("NotFound", "reading the kubeconfig panicked")),
+    let Ok(text) = reading.await else {
+        return Err(Unusable::new("NotFound", "reading the kubeconfig panicked"));
     };
     text.map_err(|error| Unusable::new("NotFound", format!("read {}: {error}", file.display())))
 }

@@ -143,7 +143,7 @@ pub async fn tend(
         return Ok(Tended::Until(life.due()));
     }
     let issued = Api::new(access.clone())?
-        .token(&life.namespace, &life.account, &[], LIFETIME)
+        .token((&life.namespace, &life.account), &[], None, LIFETIME)
         .await
         .map_err(CredentialError::Request)?;
     tried(access, &issued.token)

@@ -210,9 +210,7 @@ impl Stream {
                 match self.shared.hub.read(|world| session.poll(world)) {
                     Some(response) => {
                         self.count(&response);
-                        for (cluster, since) in std::mem::take(&mut heard) {
-                            self.shared.metrics.lag(&cluster, since.elapsed());
-                        }
+                        self.shared.metrics.lags(std::mem::take(&mut heard));
                         mpsc::Permit::send(permit, Ok(response));
                         place.update(&session);
                         blocked = Instant::now();
@@ -248,9 +246,7 @@ impl Stream {
                         return End::Told(status, "cut_off");
                     }
                     session.dirty(&dirty);
-                    for (cluster, since) in self.inbox.heard() {
-                        heard.entry(cluster).or_insert(since);
-                    }
+                    self.inbox.heard(&mut heard);
                     due = true;
                 }
                 permit = responses.reserve(), if wait => match permit {

@@ -153,6 +153,19 @@ impl Fleet {
         // The one before ends here, when the new one is heard.
         self.sources().insert(cluster.clone(), running);
         self.reach(cluster, api);
+        // Whoever is dismissed meanwhile learns nothing.
+        if self
+            .hub
+            .read(|world| world.state(cluster.as_str()).is_none())
+        {
+            self.unlearn(cluster);
+        }
+    }
+
+    fn unlearn(&self, cluster: &ClusterId) {
+        self.sources().remove(cluster);
+        self.reach(cluster, None);
+        self.hub.leave(cluster);
     }
 
     fn reach(&self, cluster: &ClusterId, api: Option<Api>) {
@@ -181,9 +194,6 @@ impl Fleet {
     /// A cluster belongs to the mesh no more: its endpoints are withdrawn, and nobody of it is
     /// believed. Its keys stay on disk, for the day when it comes back.
     pub fn dismiss(&self, cluster: &ClusterId) {
-        self.sources().remove(cluster);
-        self.reach(cluster, None);
-        self.hub.leave(cluster);
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
         self.hub.change(|world| {
             let mut dirty = world.remove_cluster(cluster);
@@ -192,6 +202,7 @@ impl Fleet {
             }
             dirty
         });
+        self.unlearn(cluster);
         self.saved.forget(cluster);
         if let Ok(domain) = &domain {
             let mut trust = Trust::clone(&self.trust.borrow());

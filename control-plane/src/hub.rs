@@ -70,9 +70,12 @@ impl Inbox {
         }
     }
 
-    /// Since when there is something new, by cluster; it is told once.
-    pub fn heard(&self) -> Heard {
-        std::mem::take(&mut self.lock().heard)
+    /// Adds since when there is something new, by cluster; it is told once. What is there already is
+    /// older, and stays.
+    pub fn heard(&self, known: &mut Heard) {
+        for (cluster, since) in std::mem::take(&mut self.lock().heard) {
+            known.entry(cluster).or_insert(since);
+        }
     }
 
     fn put(&self, dirty: &Dirty, heard: &Heard) {

@@ -18,6 +18,7 @@ pub mod credential;
 pub mod hub;
 pub mod fleet;
 pub mod connect;
+pub mod membership;
 pub mod saved;
 pub mod listener;
 pub mod trust;

@@ -1,8 +1,9 @@
 //! What do these manifests declare?
 //!
-//! YAML in, the model out; from an API server JSON, one object at a time. Each document is read twice: for its kind, then as that kind, so that an
-//! error has the line and the column of the field that it is about. Fields of Kubernetes that are
-//! not used are let through; in our own kinds a field that is not known is an error.
+//! YAML in, the model out; from an API server JSON, one object at a time. Each document is read
+//! twice: for its kind, then as that kind, so that an error has the line and the column of the field
+//! that it is about. Fields of Kubernetes that are not used are let through; in our own kinds a
+//! field that is not known is an error.
 
 mod meta;
 mod workload;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use isthmus_proto::ids::ClusterId;
 
+use crate::hub::Heard;
+
 /// A counter or gauge; its name and its help are what operators see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
@@ -116,8 +118,15 @@ impl Metrics {
         *counter = counter.saturating_add(1);
     }
 
+    /// What was heard of these clusters, since then, was told to a client.
+    pub fn lags(&self, heard: Heard) {
+        for (cluster, since) in heard {
+            self.lag(&cluster, since.elapsed());
+        }
+    }
+
     /// Changes of a cluster were told to a client, this long after they were heard.
-    pub fn lag(&self, cluster: &ClusterId, took: Duration) {
+    fn lag(&self, cluster: &ClusterId, took: Duration) {
         let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
         let lag = lags.entry(cluster.clone()).or_default();
         let fits = |end: &u16| took <= Duration::from_millis(u64::from(*end));

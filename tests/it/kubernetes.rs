@@ -17,6 +17,7 @@ mod kinds;
 mod history;
 mod credentials;
 mod outage;
+mod membership;
 
 /// A watch that says nothing is noticed within a minute; then comes the backoff, at most 30 s.
 const NOTICED: Duration = Duration::from_secs(120);

@@ -13,19 +13,25 @@
 //! Nothing is deleted before a list is complete. A list that is older than what was seen is refused
 //! whole, and an object that was seen to be deleted never comes back.
 
+mod words;
 mod version;
 mod known;
 mod pace;
+mod step;
 
 use std::time::{Duration, Instant};
 
 pub use version::Version;
+pub use words::{Ask, Counts, Event, Failure, Meta, Name, Page, Refused, State, Told};
 
 use known::{Known, Sight};
 use pace::Pace;
+use step::{Listing, Sort, Step, Trouble, Watching};
 
 /// Objects of one kind that are kept in mind.
-pub const OBJECTS_MAX: usize = 200_000;
+pub const OBJECTS_MAX: usize = 100_000;
+/// A list of more objects does not end.
+pub const LIST_OBJECTS_MAX: usize = 1_250_000;
 /// Objects that are asked for at once; a page that is too large is asked for again with fewer.
 pub const PAGE_OBJECTS: usize = 500;
 /// A watch is asked to end after this long, or a little earlier: an API server sends a bookmark just
@@ -38,179 +44,8 @@ pub const ABSENT: Duration = Duration::from_secs(60);
 pub const RESTORED: Duration = Duration::from_secs(600);
 /// Watches that the server refuses or breaks off at the same place before it is listed anew.
 const STUCK_MAX: u32 = 5;
-/// A watch that ended before this is not opened again at once.
-const WATCH_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longest reason that is kept, in characters.
 const REASON_CHARS_MAX: usize = 300;
-
-/// What an object is called, and which state of it this is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meta {
-    /// `metadata.namespace`; `None` for kinds that have none.
-    pub namespace: Option<String>,
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.uid`. Two objects of one name have two.
-    pub uid: String,
-    /// `metadata.resourceVersion`.
-    pub resource_version: String,
-}
-
-/// What to ask the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
-    /// A page of a list, as the server has it now (no `resourceVersion`: nobody's cache).
-    List {
-        /// `continue`; `None`: the first page.
-        token: Option<String>,
-        /// `limit`.
-        limit: usize,
-    },
-    /// A watch from this version on, with bookmarks.
-    Watch {
-        /// `resourceVersion`.
-        resource_version: String,
-        /// `timeoutSeconds`.
-        timeout: Duration,
-    },
-    /// Nothing until then.
-    Wait {
-        /// Then.
-        until: Instant,
-    },
-}
-
-/// One page of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page<T> {
-    /// Its objects.
-    pub items: Vec<(Meta, T)>,
-    /// `metadata.resourceVersion`.
-    pub resource_version: String,
-    /// `metadata.continue`; `None` or empty: the last page.
-    pub token: Option<String>,
-}
-
-/// One line of a watch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<T> {
-    /// ADDED or MODIFIED: which of them it is depends on who asks, and says nothing.
-    Put(Meta, T),
-    /// DELETED.
-    Deleted(Meta),
-    /// BOOKMARK: everything up to this version was told.
-    Bookmark(String),
-    /// ERROR: the watch is over.
-    Error {
-        /// `code` of the status.
-        code: u16,
-        /// For people.
-        message: String,
-    },
-}
-
-/// What has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told<T> {
-    /// The object is there, or is different.
-    Apply(T),
-    /// It is gone.
-    Delete(Name),
-}
-
-/// Which object of the kind.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
-    /// Its namespace; `None` for kinds that have none.
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
-}
-
-/// Why there was no answer, or not the one that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// The server has ended the watch in order.
-    Ended,
-    /// 410: what was asked for is too old, and forgotten.
-    Gone,
-    /// 429, or 503 with a time: not before then.
-    RetryAfter(Duration),
-    /// 403.
-    Forbidden(String),
-    /// 404: the kind is not served.
-    NotFound,
-    /// 401.
-    Unauthorized(String),
-    /// The page has more bytes than are read.
-    TooLarge(String),
-    /// The answer can't be read.
-    Malformed(String),
-    /// Another status.
-    Status(u16, String),
-    /// No connection, or no word in time.
-    Transport(String),
-}
-
-/// Why a page does not count.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Time travel.
-    #[error("the list is of {got}, and {seen} was seen")]
-    Older {
-        /// The newest version that was seen.
-        seen: Version,
-        /// That of the list.
-        got: Version,
-    },
-    /// Nothing that would end was asked for.
-    #[error("the list does not end")]
-    Endless,
-    /// There is nothing to watch from.
-    #[error("the list has no resourceVersion")]
-    NoVersion,
-    /// It is no answer to what was asked last.
-    #[error("no page was asked for")]
-    NotAsked,
-}
-
-/// How well the kind is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Nothing was heard yet.
-    Unknown,
-    /// A list is on its way.
-    Listing,
-    /// What was told is what the server has.
-    Watching,
-    /// What was told is what the server had.
-    Lost {
-        /// Since then.
-        since: Instant,
-        /// For people.
-        why: String,
-    },
-    /// We may not see it (any more).
-    Forbidden {
-        /// For people.
-        why: String,
-    },
-    /// The server does not know the kind.
-    Absent,
-}
-
-/// What has been done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Lists that were begun.
-    pub lists: u64,
-    /// Watches that were opened.
-    pub watches: u64,
-    /// Lines of watches that said something.
-    pub events: u64,
-    /// Objects that were known already, or were of the past.
-    pub ignored: u64,
-}
 
 /// What of one kind was told, and what comes next.
 #[derive(Debug)]
@@ -229,47 +64,6 @@ pub struct Feed {
     confirmed_at: Option<Instant>,
     last_heard: Option<Instant>,
     counts: Counts,
-}
-
-#[derive(Debug)]
-enum Step {
-    List(Listing),
-    Watch(Watching),
-}
-
-#[derive(Debug, Default)]
-struct Listing {
-    token: Option<String>,
-    /// That of the first page.
-    version: Option<Version>,
-    pages: usize,
-}
-
-#[derive(Debug)]
-struct Watching {
-    /// Everything up to here was told.
-    position: Version,
-    /// Since when it is open.
-    open: Option<Instant>,
-    /// It has said something.
-    spoke: bool,
-    /// Watches before this one that ended badly at the same position.
-    stuck: u32,
-}
-
-/// Why the kind is not listed or watched.
-#[derive(Debug)]
-struct Trouble {
-    since: Instant,
-    sort: Sort,
-    why: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
-    Lost,
-    Forbidden,
-    Absent,
 }
 
 impl Default for Feed {
@@ -355,6 +149,7 @@ impl Feed {
             told.extend(self.known.end_list(&version).into_iter().map(Told::Delete));
             self.step = Step::Watch(Watching::from(version));
             self.trouble = None;
+            self.limit = self.limit.saturating_mul(2).min(PAGE_OBJECTS);
             (self.listed, self.confirmed_at) = (true, Some(now));
         }
         Ok(told)
@@ -366,8 +161,15 @@ impl Feed {
             return Err(Refused::NotAsked);
         };
         list.pages = list.pages.saturating_add(1);
-        // Twice as many as full pages would need.
-        if list.pages > OBJECTS_MAX.saturating_mul(2) / self.limit.max(1) {
+        // Pages that bring little cost more: they are not what was asked for.
+        let full = page.items.len() >= self.limit / 2;
+        let cost = page
+            .items
+            .len()
+            .max(if full { 50 } else { PAGE_OBJECTS * 5 });
+        list.objects = list.objects.saturating_add(cost);
+        let last = page.token.as_ref().is_none_or(String::is_empty);
+        if list.objects > LIST_OBJECTS_MAX && !last {
             return Err(Refused::Endless);
         }
         let got = Version::read(&page.resource_version).ok_or(Refused::NoVersion)?;
@@ -519,7 +321,7 @@ impl Feed {
 
     fn ended(&mut self, now: Instant) {
         let (long, spoke) = match &self.step {
-            Step::Watch(watch) => (self.is_old(now), watch.spoke),
+            Step::Watch(watch) => (watch.is_old(now), watch.spoke),
             Step::List(_) => (false, false),
         };
         if long || spoke {
@@ -533,15 +335,6 @@ impl Feed {
         if !long && !spoke {
             self.stuck();
         }
-    }
-
-    /// The watch has lived long enough to be taken for a good one.
-    fn is_old(&self, now: Instant) -> bool {
-        let Step::Watch(watch) = &self.step else {
-            return false;
-        };
-        let open = |since: Instant| now.saturating_duration_since(since) >= WATCH_TIMEOUT_MIN;
-        watch.open.is_some_and(open)
     }
 
     fn close(&mut self) {
@@ -573,7 +366,7 @@ impl Feed {
     fn heard(&mut self, now: Instant) {
         (self.last_heard, self.confirmed_at) = (Some(now), Some(now));
         // A server that greets and hangs up is not asked faster for it.
-        if self.is_old(now) {
+        if matches!(&self.step, Step::Watch(watch) if watch.is_old(now)) {
             self.pace.succeeded();
         }
     }
@@ -666,40 +459,6 @@ impl Feed {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
-    }
-}
-
-impl Watching {
-    fn from(position: Version) -> Self {
-        Self {
-            position,
-            open: None,
-            spoke: false,
-            stuck: 0,
-        }
-    }
-}
-
-impl Name {
-    fn of(meta: Meta) -> Self {
-        Self {
-            namespace: meta.namespace,
-            name: meta.name,
-        }
-    }
-}
-
-impl Failure {
-    /// What a status that is no success means, where it says nothing of when to come back.
-    #[must_use]
-    pub fn of_status(code: u16, message: String) -> Self {
-        match code {
-            401 => Self::Unauthorized(message),
-            403 => Self::Forbidden(message),
-            404 => Self::NotFound,
-            410 => Self::Gone,
-            _ => Self::Status(code, format!("{code}: {message}")),
-        }
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod index;
 mod touch;
 mod conditions;
 mod keep;
+mod members;
 mod authors;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod tests;
 pub use conditions::Condition;
 pub use dirty::Dirty;
 pub use keep::Place;
+pub use members::{Standing, Standings};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -51,6 +53,8 @@ pub struct World {
     pub(crate) trust: BTreeMap<TrustDomain, resource::TrustBundle>,
     /// Clusters that are cut off, and by which object.
     distrusted: BTreeMap<ClusterId, ObjectRef>,
+    /// The home cluster, and what became of those that it names.
+    standings: Option<(ClusterId, Standings)>,
     pub(crate) system: BTreeSet<Namespace>,
     /// Whose policies for the mesh count in other clusters; `None`: everyone's.
     mesh_authors: Option<BTreeSet<ClusterId>>,
@@ -104,6 +108,7 @@ impl World {
             clusters: BTreeMap::new(),
             trust: BTreeMap::new(),
             distrusted: BTreeMap::new(),
+            standings: None,
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
             cache: Cache::default(),

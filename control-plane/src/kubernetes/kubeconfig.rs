@@ -62,12 +62,10 @@ pub fn kubeconfig(text: &str, context: Option<&str>, allow: &Allow) -> Result<Ac
         Refused::new("kubeconfig", tame(&error))
     })?;
     let contexts = raw.contexts.unwrap_or_default();
-    let name = match context.or(raw.current.as_deref().filter(|name| !name.is_empty())) {
-        Some(name) => name,
-        None => {
-            let why = format!("none, and none is named; there is {}", names(&contexts));
-            return Err(Refused::new("current-context", why));
-        }
+    let current = raw.current.as_deref().filter(|name| !name.is_empty());
+    let Some(name) = context.or(current) else {
+        let why = format!("none, and none is named; there is {}", names(&contexts));
+        return Err(Refused::new("current-context", why));
     };
     let clusters = raw.clusters.unwrap_or_default();
     let users = raw.users.unwrap_or_default();

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use isthmus_control_plane_core::model::Change;
+use isthmus_control_plane_core::model::{Change, Kind};
 use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::watch::{Counts, State};
 use isthmus_proto::ids::ClusterId;
@@ -162,6 +162,13 @@ impl Shared {
 
     fn statuses(&self) -> MutexGuard<'_, BTreeMap<&'static str, Status>> {
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does who answers serve what every API server does?
+    fn is_api_server(&self) -> bool {
+        let statuses = self.statuses();
+        let namespaces = statuses.get(Kind::Namespace.as_str());
+        namespaces.is_some_and(|status| matches!(status.state, State::Watching | State::Listing))
     }
 
     /// Takes the order to list pods again, if there is one.

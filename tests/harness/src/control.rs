@@ -59,6 +59,11 @@ impl ControlPlane {
         }
     }
 
+    /// The cluster that speaks for the mesh, as in its configuration.
+    pub fn set_home(&mut self, home: Value) {
+        self.config["home"] = home;
+    }
+
     /// Starts it, and waits until it is ready.
     ///
     /// # Panics

@@ -6,6 +6,8 @@ use super::{Meta, Name, OBJECTS_MAX, Version};
 
 /// Deleted objects of one kind that are kept in mind.
 const TOMBSTONES_MAX: usize = 16_384;
+/// Names of one kind that are kept in mind, in bytes.
+const NAMES_BYTES_MAX: usize = 16 << 20;
 
 /// What the server has shown of one kind.
 #[derive(Debug, Default)]
@@ -13,6 +15,8 @@ pub(super) struct Known {
     /// By namespace (empty where there is none) and name.
     spaces: BTreeMap<Box<str>, BTreeMap<Box<str>, Entry>>,
     objects: usize,
+    /// Of all names.
+    bytes: usize,
     beyond: usize,
     /// Counts the lists.
     list: u64,
@@ -81,6 +85,7 @@ impl Known {
                     return true;
                 }
                 self.graves.bury(&entry.uid, Some(version.clone()));
+                self.bytes = self.bytes.saturating_sub(name.len());
                 gone.push(called(namespace, name));
                 false
             });
@@ -125,7 +130,7 @@ impl Known {
             }
             return sight;
         }
-        if self.objects >= OBJECTS_MAX {
+        if self.objects >= OBJECTS_MAX || self.bytes >= NAMES_BYTES_MAX {
             self.beyond = self.beyond.saturating_add(1);
             return Sight::Past;
         }
@@ -136,6 +141,7 @@ impl Known {
         if let Some(names) = self.spaces.get_mut(namespace) {
             names.insert(meta.name.as_str().into(), Entry { uid, version, list });
             self.objects = self.objects.saturating_add(1);
+            self.bytes = self.bytes.saturating_add(meta.name.len());
         }
         Sight::New
     }
@@ -164,6 +170,7 @@ impl Known {
         };
         if names.remove(name).is_some() {
             self.objects = self.objects.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(name.len());
         }
         if names.is_empty() {
             self.spaces.remove(namespace);
@@ -179,7 +186,7 @@ impl Known {
                 gone.push(called(&namespace, &name));
             }
         }
-        self.objects = 0;
+        (self.objects, self.bytes) = (0, 0);
         gone
     }
 

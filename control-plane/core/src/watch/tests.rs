@@ -406,6 +406,14 @@ fn a_page_that_is_too_large_is_asked_for_with_fewer() {
         limit: PAGE_OBJECTS / 2,
     };
     assert_eq!(ask(&mut feed, &mut now), first);
+    // Not forever.
+    feed.page(page(9, &[], None), now).unwrap();
+    feed.failed(Failure::Gone, now);
+    let next = Ask::List {
+        token: None,
+        limit: PAGE_OBJECTS,
+    };
+    assert_eq!(ask(&mut feed, &mut now), next);
 }
 
 #[test]
@@ -421,7 +429,7 @@ fn a_list_without_an_end_is_refused() {
         }
     };
     assert_eq!(refused, Refused::Endless);
-    assert_eq!(pages, 801);
+    assert_eq!(pages, 501);
     assert_eq!(feed.page(page(0, &[], None), now), Err(Refused::NoVersion));
 }
 

@@ -40,6 +40,7 @@ impl World {
             self.of_the_mesh(cluster, &mut found);
             of_pods(cluster, &mut found);
         }
+        self.of_members(&mut found);
         for (namespace, name) in exported {
             self.of_exports(namespace, name, &mut found);
         }

@@ -49,6 +49,11 @@ impl Collection {
         }
     }
 
+    /// Does every API server have it? Then one that does not is none.
+    pub(super) fn always_there(&self) -> bool {
+        matches!(self.group, "" | "discovery.k8s.io")
+    }
+
     /// How many versions there are to try.
     pub(super) fn versions(&self) -> usize {
         self.versions.len()
@@ -137,6 +142,12 @@ pub(super) const COLLECTIONS: &[Collection] = &[
         "isthmus.dev",
         &["v1alpha1"],
         "accesspolicies",
+    ),
+    custom(
+        Kind::TrustPolicy,
+        "isthmus.dev",
+        &["v1alpha1"],
+        "trustpolicies",
     ),
     custom(
         Kind::TrafficPolicy,

@@ -3,7 +3,7 @@
 //! One object of an API server can make several objects of the world. What is not understood, or has
 //! no room, leaves its last good state in place, and is reported by its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_control_plane_core::model::{Change, Kind, ObjectRef};
 use isthmus_control_plane_core::quota::{Cost, Ledger, Quota};
@@ -23,11 +23,15 @@ type Key = (Kind, String, String);
 pub(super) struct Held {
     cluster: ClusterId,
     ledger: Ledger<Key>,
+    /// Of policies, apart: nothing else that fills up the cluster's quota keeps a policy out.
+    policies: Ledger<Key>,
     /// Of what makes more than one object: how many.
     parts: BTreeMap<Key, usize>,
     problems: BTreeMap<Key, Trouble>,
     /// Problems that are not remembered by name.
     more: usize,
+    /// Kinds with refused objects among them.
+    more_refused: BTreeSet<Kind>,
 }
 
 /// Why an object is not held as the server has it.
@@ -54,9 +58,11 @@ impl Held {
         Self {
             cluster: cluster.clone(),
             ledger: Ledger::new(quota),
+            policies: Ledger::new(quota),
             parts: BTreeMap::new(),
             problems: BTreeMap::new(),
             more: 0,
+            more_refused: BTreeSet::new(),
         }
     }
 
@@ -76,7 +82,7 @@ impl Held {
         }
         let costs = parsed.objects.iter().map(Cost::of);
         let cost = costs.fold(Cost::default(), Cost::and);
-        if let Err(over) = self.ledger.admit(key.clone(), cost) {
+        if let Err(over) = self.ledger_of(kind).admit(key.clone(), cost) {
             let problem = Problem {
                 line: 0,
                 column: 0,
@@ -111,7 +117,7 @@ impl Held {
         self.note(key.clone(), None);
         let parts = self.parts_of(&key);
         self.parts.remove(&key);
-        if !self.ledger.release(&key) {
+        if !self.ledger_of(kind).release(&key) {
             return Vec::new();
         }
         (0..parts)
@@ -120,10 +126,25 @@ impl Held {
     }
 
     /// Is there room now for an object of this kind that was refused?
-    pub(super) fn has_room(&self, kind: Kind) -> bool {
+    pub(super) fn has_room(&mut self, kind: Kind) -> bool {
+        let ledger = if kind == Kind::AccessPolicy {
+            &self.policies
+        } else {
+            &self.ledger
+        };
+        // Of those that are not remembered nobody knows what they take.
+        let quota = ledger.quota();
+        let some = Cost {
+            endpoints: quota.endpoints / 10,
+            bytes: quota.bytes / 10,
+        };
+        if self.more_refused.contains(&kind) && ledger.has_room(some) {
+            self.more_refused.remove(&kind);
+            return true;
+        }
         let mut troubles = self.problems.iter().filter(|(key, _)| key.0 == kind);
         troubles.any(|(_, trouble)| match trouble {
-            Trouble::Refused(cost, _) => self.ledger.has_room(*cost),
+            Trouble::Refused(cost, _) => ledger.has_room(*cost),
             Trouble::Error(_) | Trouble::Invalid(_) => false,
         })
     }
@@ -144,6 +165,14 @@ impl Held {
         (errors, invalid, self.more)
     }
 
+    fn ledger_of(&mut self, kind: Kind) -> &mut Ledger<Key> {
+        if kind == Kind::AccessPolicy {
+            &mut self.policies
+        } else {
+            &mut self.ledger
+        }
+    }
+
     fn note(&mut self, key: Key, trouble: Option<Trouble>) {
         match trouble {
             None => {
@@ -154,6 +183,9 @@ impl Held {
                     self.problems.insert(key, trouble);
                 } else {
                     self.more = self.more.saturating_add(1);
+                    if matches!(trouble, Trouble::Refused(..)) {
+                        self.more_refused.insert(key.0);
+                    }
                 }
             }
         }

@@ -114,12 +114,16 @@ impl Watcher {
         let What::Objects(kind) = self.collection.what else {
             return;
         };
+        // A list that is on its way may have told the first of them already.
+        if self.feed.state() != State::Watching {
+            return;
+        }
         if kind == Kind::Pod && self.shared.take_misplaced() {
             self.feed.doubt_all();
             self.feed.list_again();
         }
         // What was refused is in doubt already.
-        if self.feed.state() == State::Watching && self.shared.held().has_room(kind) {
+        if self.shared.held().has_room(kind) {
             self.feed.list_again();
         }
     }
@@ -315,17 +319,23 @@ impl Watcher {
 
     /// The server has answered with something else, or not at all.
     async fn refused(&mut self, error: &ApiError) -> Result<(), Deaf> {
-        if error.is_not_found() {
-            // Another version of the kind may be there.
-            self.absent = self.absent.saturating_add(1);
-            self.version = self.version.wrapping_add(1);
-            if self.absent < self.collection.versions() {
-                self.feed.list_again();
-                return Ok(());
-            }
-            self.absent = 0;
+        if !error.is_not_found() {
+            return self.failed(failure(error)).await;
         }
-        self.failed(failure(error)).await
+        // Another version of the kind may be there.
+        self.absent = self.absent.saturating_add(1);
+        self.version = self.version.wrapping_add(1);
+        if self.absent < self.collection.versions() {
+            self.feed.list_again();
+            return Ok(());
+        }
+        self.absent = 0;
+        // Something in between may answer that it knows nothing at all.
+        if self.collection.always_there() || !self.shared.is_api_server() {
+            let why = Failure::Status(404, format!("no API server: {error}"));
+            return self.failed(why).await;
+        }
+        self.failed(Failure::NotFound).await
     }
 
     async fn failed(&mut self, why: Failure) -> Result<(), Deaf> {

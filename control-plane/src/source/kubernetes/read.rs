@@ -11,6 +11,9 @@ use serde_json::value::RawValue;
 /// Longest name, in bytes. Kubernetes has 253.
 const NAME_BYTES_MAX: usize = 253;
 
+/// Most objects of a page, whatever was asked for.
+const ITEMS_MAX: usize = 10_000;
+
 /// An object as it came.
 pub(super) type Raw<'a> = &'a RawValue;
 
@@ -70,6 +73,9 @@ pub(super) fn page(bytes: &[u8]) -> Result<(Page<Raw<'_>>, usize), String> {
     let raw: RawPage<'_> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let all = raw.items.unwrap_or_default();
     let count = all.len();
+    if count > ITEMS_MAX {
+        return Err(format!("a page of {count} objects"));
+    }
     let items: Vec<_> = all
         .into_iter()
         .filter_map(|item| Some((meta(item).ok()?, item)))

@@ -501,3 +501,26 @@ async fn nobody_is_asked_when_nobody_listens() {
     drop(changes);
     tokio::time::timeout(LIMIT, running).await.unwrap().unwrap();
 }
+
+#[test]
+fn a_pod_is_kept_in_less_than_half_of_its_text() {
+    let mut whole = pod("cart-5d8f7c9b6-x2x7p", "10.0.0.1");
+    let labels = json!({
+        "app.kubernetes.io/name": "cart", "app.kubernetes.io/instance": "shop",
+        "app.kubernetes.io/part-of": "shop", "pod-template-hash": "5d8f7c9b6", "version": "v2",
+    });
+    whole["metadata"]["labels"] = labels;
+    let field = json!({ "f:metadata": { "f:labels": { ".": {}, "f:app": {}, "f:version": {} } } });
+    let fields: Vec<Value> = (0..20).map(|_| field.clone()).collect();
+    whole["metadata"]["managedFields"] = json!(fields);
+    let variable =
+        |at: u32| json!({ "name": format!("VARIABLE_{at}"), "value": "some value of it" });
+    let variables: Vec<Value> = (0..60).map(variable).collect();
+    whole["spec"]["containers"][0]["env"] = json!(variables);
+    whole["spec"]["containers"][0]["ports"] = json!([{ "name": "http", "containerPort": 8080 }]);
+    let text = whole.to_string();
+    assert!(text.len() > 5_400, "{}", text.len());
+    let parsed = crate::manifest::object(text.as_bytes(), "v1", "Pod", &"east".parse().unwrap());
+    let cost = isthmus_control_plane_core::quota::Cost::of(&parsed.objects[0]);
+    assert!(cost.bytes <= 2_300, "{cost}");
+}

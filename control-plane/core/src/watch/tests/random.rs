@@ -185,7 +185,7 @@ impl Run {
                 assert!(until.duration_since(self.now) <= pace::LISTS_WINDOW);
                 self.now = until;
             }
-            Ask::List { token, .. } => self.list(token),
+            Ask::List { token, .. } => self.list(token.as_deref()),
             Ask::Watch {
                 resource_version, ..
             } => self.watch(resource_version.parse().unwrap()),
@@ -210,7 +210,7 @@ impl Run {
         assert_eq!(self.feed.failed(why, self.now), []);
     }
 
-    fn list(&mut self, token: Option<String>) {
+    fn list(&mut self, token: Option<&str>) {
         if self.fault(4) {
             return self.fail();
         }

@@ -203,10 +203,9 @@ async fn an_object_of_a_hundred_megabytes_is_not_read() {
         let (send, answer) = stream();
         tokio::spawn(async move {
             let chunk = Bytes::from(vec![b'x'; 1 << 20]);
-            let mut rest =
-                std::iter::once(Bytes::from(begin)).chain(std::iter::repeat_n(chunk, 100));
+            let rest = std::iter::once(Bytes::from(begin)).chain(std::iter::repeat_n(chunk, 100));
             // Whoever hangs up is left alone.
-            while let Some(data) = rest.next() {
+            for data in rest {
                 if send.send(data).await.is_err() {
                     break;
                 }
@@ -347,5 +346,47 @@ async fn a_million_small_slices_are_not_kept() {
             let report = r.report.borrow();
             report.errors.len() == 501 && report.errors.contains_key("more")
         })
+        .await;
+}
+
+#[tokio::test]
+async fn something_in_between_that_knows_nothing_takes_nothing_away() {
+    let mut server = Server::start().await;
+    server.put(PODS, pod("cart", "10.0.0.1"));
+    server.put(POLICIES, policy(&["cart"]));
+    let mut running = Running::listed(&server).await;
+    server.stop().await;
+    server.script(|_| Some(whole(404, "404 page not found")));
+    server.resume().await;
+    running
+        .until("no kind is taken to be absent", |r| {
+            let lost = |kind: &str| r.state(kind) == Some(KindState::Lost);
+            r.lost.is_some() && lost("Pod") && lost("AccessPolicy")
+        })
+        .await;
+    assert_eq!((running.deletes.len(), running.objects.len()), (0, 2));
+    // Nor is a cluster empty of which nothing was known.
+    let mut other = Running::start(&server);
+    other.until("it is lost", |r| r.lost.is_some()).await;
+    assert!(!other.listed);
+}
+
+#[tokio::test]
+async fn what_fills_up_the_quota_keeps_no_policy_out() {
+    let server = Server::start().await;
+    for at in 0..20 {
+        server.put(PODS, pod(&format!("cart-{at}"), "10.0.0.1"));
+    }
+    let quota = Quota {
+        bytes: 8_000,
+        ..Quota::default()
+    };
+    let mut running = Running::with(&server, quota, SILENCE_MAX);
+    running.until("it is listed", |r| r.listed).await;
+    let pods = running.objects.len();
+    assert!((1..20).contains(&pods), "{pods}");
+    server.put(POLICIES, policy(&["cart"]));
+    running
+        .until("the policy is there", |r| r.has("AccessPolicy shop/who"))
         .await;
 }

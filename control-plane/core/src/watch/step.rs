@@ -1,0 +1,68 @@
+//! Where does a feed stand?
+
+use std::time::{Duration, Instant};
+
+use super::Version;
+
+/// A watch that ended before this is not opened again at once.
+const WATCH_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) enum Step {
+    List(Listing),
+    Watch(Watching),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) token: Option<String>,
+    /// That of the first page.
+    pub(super) version: Option<Version>,
+    pub(super) pages: usize,
+    /// Objects so far, and more for pages that bring few.
+    pub(super) objects: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Watching {
+    /// Everything up to here was told.
+    pub(super) position: Version,
+    /// Since when it is open.
+    pub(super) open: Option<Instant>,
+    /// It has said something.
+    pub(super) spoke: bool,
+    /// Watches before this one that ended badly at the same position.
+    pub(super) stuck: u32,
+}
+
+/// Why the kind is not listed or watched.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) since: Instant,
+    pub(super) sort: Sort,
+    pub(super) why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    Lost,
+    Forbidden,
+    Absent,
+}
+
+impl Watching {
+    pub(super) fn from(position: Version) -> Self {
+        Self {
+            position,
+            open: None,
+            spoke: false,
+            stuck: 0,
+        }
+    }
+
+    /// It has lived long enough to be taken for a good one.
+    pub(super) fn is_old(&self, now: Instant) -> bool {
+        let open = |since: Instant| now.saturating_duration_since(since) >= WATCH_TIMEOUT_MIN;
+        self.open.is_some_and(open)
+    }
+}

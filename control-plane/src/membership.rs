@@ -1,0 +1,353 @@
+//! Which clusters belong to the mesh, as the home cluster says?
+//!
+//! A MeshCluster of the home cluster with a credential is a cluster of the mesh; its kubeconfig lies
+//! in a Secret beside the control plane. Clusters join, leave and get other credentials while all
+//! goes on. Only the object's absence, in a list that was whole, makes a cluster leave: an object that
+//! becomes wrong, and a Secret that goes away, leave all as it was and are told in conditions.
+//!
+//! ```text
+//! MeshCluster ─ judge ─► admit ─► Secret ─► kubeconfig ─► connect ─► source
+//!                  └───────────────┴── Standing: Accepted, CredentialValid, Connected, Synced
+//! ```
+
+mod secret;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use isthmus_control_plane_core::model::{CredentialRef, MeshCluster, SYSTEM_NAMESPACE};
+use isthmus_control_plane_core::quota::Quota;
+use isthmus_control_plane_core::world::{Standing, Standings, State};
+use isthmus_proto::ids::ClusterId;
+use isthmus_proto::spiffe::TrustDomain;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::config::Home;
+use crate::connect::{Connector, LOOK_EVERY, Unusable, of_kubeconfig};
+use crate::credential::{CredentialError, Place, Tended, tend};
+use crate::fleet::Fleet;
+use crate::hub::Hub;
+use crate::kubernetes::Api;
+use crate::metrics::Metrics;
+use crate::source::{KindState, Report};
+
+/// How often it is looked whether a credential is to be renewed, and tried again where that failed.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
+/// How long a renewal may take.
+const RENEW_MAX: Duration = Duration::from_secs(30);
+
+/// The clusters that the home cluster names, and who looks after each.
+#[derive(Debug)]
+pub struct Membership {
+    fleet: Arc<Fleet>,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    home: Home,
+    configured: BTreeSet<ClusterId>,
+    members: BTreeMap<ClusterId, Member>,
+}
+
+/// A cluster that has joined. Its task ends when nobody holds this.
+#[derive(Debug)]
+struct Member {
+    credential: watch::Sender<CredentialRef>,
+    /// Whether the credential is in use, or why not; `None`: it was not looked at yet.
+    verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why a MeshCluster does not make a member, or not as it is written.
+type Wrong = (&'static str, String);
+
+/// Who is a member by this object? `None`: the configuration names the cluster, and its credential
+/// there counts.
+fn judge(
+    (name, object): (&str, &MeshCluster),
+    mesh_domain: &str,
+    configured: &BTreeSet<ClusterId>,
+) -> Result<Option<(ClusterId, CredentialRef)>, Wrong> {
+    let cluster: ClusterId = name
+        .parse()
+        .map_err(|error| ("InvalidName", format!("{error}")))?;
+    let domain = TrustDomain::of_cluster(&cluster, mesh_domain)
+        .map_err(|error| ("InvalidName", format!("{error}")))?;
+    if let Some(other) = object.trust_domain.as_ref().filter(|d| **d != domain) {
+        let why = format!("its trust domain is {domain}, and the object says {other}");
+        return Err(("TrustDomainMismatch", why));
+    }
+    if configured.contains(&cluster) {
+        return Ok(None);
+    }
+    match &object.credential {
+        Some(credential) => Ok(Some((cluster, credential.clone()))),
+        None => {
+            let why = "it has no credential, and the configuration does not name it";
+            Err(("NoCredential", why.to_owned()))
+        }
+    }
+}
+
+impl Membership {
+    /// For the home cluster of a configuration that names these clusters.
+    #[must_use]
+    pub fn new(
+        fleet: &Arc<Fleet>,
+        hub: &Arc<Hub>,
+        metrics: &Arc<Metrics>,
+        (home, configured): (&Home, BTreeSet<ClusterId>),
+    ) -> Self {
+        Self {
+            fleet: Arc::clone(fleet),
+            hub: Arc::clone(hub),
+            metrics: Arc::clone(metrics),
+            home: home.clone(),
+            configured,
+            members: BTreeMap::new(),
+        }
+    }
+
+    /// Follows the home cluster. Does not end by itself.
+    pub async fn run(mut self) {
+        let inbox = self.hub.subscribe();
+        loop {
+            self.look().await;
+            // Cancel-safe: what was heard and is not returned stays. Either way all is looked at.
+            let _ = timeout(LOOK_EVERY, inbox.next()).await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let home = self.home.cluster.clone();
+        let (declared, mesh_domain) = self.hub.read(|world| {
+            let declared = world.mesh_clusters(home.as_str());
+            (declared, world.mesh_domain().to_owned())
+        });
+        // Not known is not none.
+        let Some(declared) = declared else { return };
+        self.part(&declared);
+        let mut standings = Standings::new();
+        for (name, object) in &declared {
+            let accepted = match judge((name, object), &mesh_domain, &self.configured) {
+                Ok(None) => Ok("Configured"),
+                Ok(Some((cluster, credential))) => self.take(cluster, credential).await,
+                Err(wrong) => Err(wrong),
+            };
+            let standing = self.standing(name, accepted);
+            standings.insert(name.clone(), standing);
+        }
+        self.hub
+            .change(|world| world.set_standings(&home, standings));
+    }
+
+    /// Lets those go that are not named any more.
+    fn part(&mut self, declared: &BTreeMap<String, MeshCluster>) {
+        let gone: Vec<ClusterId> = self
+            .members
+            .keys()
+            .filter(|cluster| !declared.contains_key(cluster.as_str()))
+            .cloned()
+            .collect();
+        for cluster in gone {
+            tracing::info!(%cluster, "the cluster leaves the mesh");
+            self.members.remove(&cluster);
+            self.fleet.dismiss(&cluster);
+            self.metrics.forget(&cluster);
+        }
+    }
+
+    /// Makes a cluster a member, or tells the member of its credential.
+    async fn take(
+        &mut self,
+        cluster: ClusterId,
+        credential: CredentialRef,
+    ) -> Result<&'static str, Wrong> {
+        if let Some(member) = self.members.get(&cluster) {
+            member.credential.send_if_modified(|old| {
+                let changed = *old != credential;
+                *old = credential;
+                changed
+            });
+            return Ok("Accepted");
+        }
+        let (fleet, admitted) = (Arc::clone(&self.fleet), cluster.clone());
+        let admitting = tokio::task::spawn_blocking(move || fleet.admit(&admitted));
+        match admitting.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(("Refused", format!("{error:#}"))),
+            Err(_) => return Err(("Refused", "admitting it panicked".to_owned())),
+        }
+        tracing::info!(%cluster, "the cluster joins the mesh");
+        let verdict = Arc::default();
+        let (credential, wanted) = watch::channel(credential);
+        let keeper = Keeper {
+            home: self.home.clone(),
+            fleet: Arc::clone(&self.fleet),
+            wanted,
+            verdict: Arc::clone(&verdict),
+            connector: Connector::new(&self.fleet, &cluster, Quota::default()),
+            renew_at: SystemTime::UNIX_EPOCH,
+        };
+        let member = Member {
+            credential,
+            verdict,
+            task: tokio::spawn(keeper.run()),
+        };
+        self.members.insert(cluster, member);
+        Ok("Accepted")
+    }
+
+    /// What is to be said of a MeshCluster.
+    fn standing(&self, name: &str, accepted: Result<&'static str, Wrong>) -> Vec<Standing> {
+        let accepted = match accepted {
+            Ok(reason) => say("Accepted", Some(true), reason, ""),
+            Err((reason, why)) => say("Accepted", Some(false), reason, why),
+        };
+        let known = self.hub.read(|world| {
+            let status = world.clusters().find(|c| c.cluster.as_str() == name)?;
+            Some((status.state, status.reason.to_owned()))
+        });
+        let Some((state, reason)) = known else {
+            return vec![accepted];
+        };
+        let report = name.parse().ok().and_then(|id| self.fleet.report(&id));
+        let mut all = vec![accepted];
+        if let Some(member) = self.members.get(name) {
+            let verdict = member.verdict.lock();
+            let verdict = verdict.unwrap_or_else(PoisonError::into_inner).clone();
+            all.push(credential(verdict, report.as_ref()));
+        }
+        all.push(connected(state, &reason, report.as_ref()));
+        all.push(match state {
+            State::Synced => say("Synced", Some(true), "Synced", ""),
+            State::Stale => say("Synced", Some(false), "Stale", reason),
+            State::Unknown => say("Synced", Some(false), "NotListed", reason),
+        });
+        all
+    }
+}
+
+fn say(
+    kind: &'static str,
+    holds: Option<bool>,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Standing {
+    let message = message.into();
+    Standing {
+        kind,
+        holds,
+        reason,
+        message,
+    }
+}
+
+/// Kinds that the API server refuses because it does not know us.
+fn unauthorized(report: &Report) -> Option<&str> {
+    let mut kinds = report.kinds.values();
+    let refused = kinds.find(|kind| kind.reason.contains("says 401"));
+    refused.map(|kind| kind.reason.as_str())
+}
+
+fn credential(verdict: Option<Result<(), Unusable>>, report: Option<&Report>) -> Standing {
+    let kind = "CredentialValid";
+    match verdict {
+        None => say(kind, None, "Pending", "not looked at yet"),
+        Some(Err(why)) => say(kind, Some(false), why.reason, why.message),
+        Some(Ok(())) => match report.and_then(unauthorized) {
+            Some(why) => say(kind, Some(false), "Unauthorized", why),
+            None => say(kind, Some(true), "Valid", ""),
+        },
+    }
+}
+
+fn connected(state: State, reason: &str, report: Option<&Report>) -> Standing {
+    let watched = report.is_some_and(|report| {
+        let mut kinds = report.kinds.values();
+        kinds.any(|kind| kind.state == KindState::Watching)
+    });
+    match (state, watched) {
+        (State::Synced, _) | (State::Unknown, true) => {
+            say("Connected", Some(true), "Connected", "")
+        }
+        (State::Stale | State::Unknown, _) => say("Connected", Some(false), "NotSeen", reason),
+    }
+}
+
+/// Who keeps one member's credential.
+struct Keeper {
+    home: Home,
+    fleet: Arc<Fleet>,
+    wanted: watch::Receiver<CredentialRef>,
+    verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
+    connector: Connector,
+    /// Not looked at before.
+    renew_at: SystemTime,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let apis = self.fleet.apis();
+        loop {
+            let wanted = self.wanted.borrow_and_update().clone();
+            let home = apis.borrow().get(&self.home.cluster).cloned();
+            let text = match &home {
+                Some(api) => secret::read(api, self.namespace(api), &wanted).await,
+                None => Err(Unusable::new(
+                    "HomeNotSeen",
+                    "the home cluster, which has the credential, was not reached yet",
+                )),
+            };
+            let offer = text.and_then(|text| of_kubeconfig(&text, None, &self.home.allow));
+            let verdict = self.connector.offer(offer).await;
+            *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+            self.renew(home.as_ref(), &wanted).await;
+            // Cancel-safe: a change that is not seen here is seen above.
+            if let Ok(Err(_)) = timeout(LOOK_EVERY, self.wanted.changed()).await {
+                return;
+            }
+        }
+    }
+
+    fn namespace<'a>(&'a self, home: &'a Api) -> &'a str {
+        let own = home.access().namespace.as_deref();
+        let configured = self.home.namespace.as_ref().map(|name| name.as_str());
+        configured.or(own).unwrap_or(SYSTEM_NAMESPACE)
+    }
+
+    /// Renews a token of a service account long before it ends. Each replica looks; the Secret is
+    /// replaced only as it was read, so one of them writes, and the others find what it wrote.
+    async fn renew(&mut self, home: Option<&Api>, wanted: &CredentialRef) {
+        let now = SystemTime::now();
+        let Some(home) = home.filter(|_| self.connector.is_used() && now >= self.renew_at) else {
+            return;
+        };
+        let place = Place {
+            namespace: self.namespace(home).to_owned(),
+            name: wanted.secret.clone(),
+            key: wanted.key.clone(),
+        };
+        let cluster = self.connector.cluster().clone();
+        self.renew_at = now + RENEW_EVERY;
+        match timeout(RENEW_MAX, tend(home, &place, &self.home.allow, now)).await {
+            Ok(Ok(Tended::Renewed(_))) => tracing::info!(%cluster, "its credential is renewed"),
+            Ok(Ok(Tended::Until(_) | Tended::NotOurs)) => {}
+            Ok(Err(CredentialError::Home(error))) if error.is_conflict() => {}
+            Ok(Err(error)) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!(%cluster, "its credential is not renewed: {error:#}");
+            }
+            Err(_) => tracing::error!(%cluster, "its credential is not renewed: no answer in time"),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Who joins by which object, and what is said of it?
+
+use super::*;
+use crate::source::KindReport;
+
+fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
+    MeshCluster {
+        network: "n".parse().unwrap(),
+        locality: isthmus_proto::locality::Locality::default(),
+        trust_domain: trust_domain.map(|domain| domain.parse().unwrap()),
+        gateways: Vec::new(),
+        credential: secret.map(reference),
+        passthrough_denied: false,
+    }
+}
+
+fn reference(secret: &str) -> CredentialRef {
+    CredentialRef {
+        secret: secret.to_owned(),
+        key: "kubeconfig".to_owned(),
+    }
+}
+
+#[test]
+fn only_a_cluster_with_a_credential_of_its_own_joins() {
+    let configured = BTreeSet::from(["east".parse().unwrap()]);
+    let judged = |name: &str, object: MeshCluster| {
+        let found = judge((name, &object), "mesh.internal", &configured);
+        found.map_err(|(reason, _)| reason)
+    };
+    let west = Some(("west".parse().unwrap(), reference("w")));
+    assert_eq!(judged("west", object(None, Some("w"))), Ok(west.clone()));
+    let domain = Some("west.mesh.internal");
+    assert_eq!(judged("west", object(domain, Some("w"))), Ok(west));
+    assert_eq!(judged("west", object(None, None)), Err("NoCredential"));
+    let other = Some("east.mesh.internal");
+    assert_eq!(
+        judged("west", object(other, Some("w"))),
+        Err("TrustDomainMismatch")
+    );
+    assert_eq!(judged("a.b", object(None, Some("w"))), Err("InvalidName"));
+    assert_eq!(judged("east", object(None, Some("w"))), Ok(None));
+    assert_eq!(judged("east", object(None, None)), Ok(None));
+}
+
+#[test]
+fn a_credential_that_the_server_refuses_is_not_valid() {
+    let mut report = Report::default();
+    let kind = |reason: &str| KindReport {
+        state: KindState::Lost,
+        reason: reason.to_owned(),
+        confirmed_at: None,
+        lists: 0,
+        restarts: 0,
+        bytes: 0,
+    };
+    report.kinds.insert("Pod", kind("connection refused"));
+    let said = credential(Some(Ok(())), Some(&report));
+    assert_eq!((said.holds, said.reason), (Some(true), "Valid"));
+    report
+        .kinds
+        .insert("Service", kind("the API server says 401 Unauthorized"));
+    let said = credential(Some(Ok(())), Some(&report));
+    assert_eq!((said.holds, said.reason), (Some(false), "Unauthorized"));
+    let gone = Unusable::new("SecretNotFound", "Secret a/b is not there");
+    let said = credential(Some(Err(gone)), Some(&report));
+    assert_eq!((said.holds, said.reason), (Some(false), "SecretNotFound"));
+    assert_eq!(credential(None, None).holds, None);
+}

@@ -1,0 +1,157 @@
+//! Do clusters join, leave and get other credentials while all goes on?
+
+use isthmus_test_clusters::kubeconfig::Credential;
+use isthmus_tests::servers::programs;
+use isthmus_tests::wait::{check, until_within};
+use isthmus_tests::{Fault, Server};
+use serde_json::{Value, json};
+
+use super::{NOTICED, SHOP, Watched, account, count, pod, token};
+
+const WEST: &str = "apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\nmetadata: { name: west }\n\
+    spec: { network: west-net, credential: { secretRef: { name: west } } }\n";
+
+/// East is home and watched; west is there, and nobody has named it.
+struct Two {
+    east: Watched,
+    west: Server,
+}
+
+impl Two {
+    async fn start() -> Option<Self> {
+        let programs = programs()?;
+        let mut east = Watched::usual(&programs).await;
+        let home = json!({ "cluster": "east", "namespace": "shop", "allow": ["loopback"] });
+        east.control.set_home(home);
+        east.control.start().await;
+        let west = Server::start(&programs, "west").await;
+        west.apply(SHOP).await;
+        west.apply(&account("")).await;
+        west.apply(&pod("cart-1")).await;
+        Some(Self { east, west })
+    }
+
+    /// West's administrator, over the link.
+    fn admin(&self) -> String {
+        let admin = self.west.cluster.admin_certificate().unwrap();
+        let credential = Credential::Certificate(admin);
+        let at = self.west.link.address();
+        self.west.cluster.kubeconfig_at(at, &credential)
+    }
+
+    /// Puts a kubeconfig where west's is looked for.
+    async fn hand_in(&self, kubeconfig: &str) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": "west", "namespace": "shop" },
+            "stringData": { "kubeconfig": kubeconfig },
+        });
+        self.east.server.apply(&secret.to_string()).await;
+    }
+
+    /// Waits until the control plane says of west what is wanted; it is never anything but synced
+    /// meanwhile, if that is `steady`.
+    async fn until(&self, what: &str, steady: bool, wanted: impl Fn(&Value) -> bool) {
+        until_within(NOTICED, what, async || {
+            let said = self.east.control.cluster("west").await;
+            assert!(!steady || said["state"] == "synced", "{said}");
+            check(wanted(&said), &said)
+        })
+        .await;
+    }
+
+    /// Waits until a condition of west's object has this reason.
+    async fn until_condition(&self, kind: &str, reason: &str) {
+        until_within(NOTICED, &format!("{kind} {reason}"), async || {
+            let world = self.east.control.json("/world").await;
+            let conditions = world["conditions"].as_array().cloned().unwrap_or_default();
+            let of_west = |c: &&Value| c["object"] == "east: MeshCluster west" && c["kind"] == kind;
+            let found = conditions.iter().find(of_west).cloned().unwrap_or_default();
+            check(found["reason"] == reason, json!(conditions))
+        })
+        .await;
+    }
+}
+
+fn has_pods(number: u64) -> impl Fn(&Value) -> bool {
+    move |said| said["state"] == "synced" && count(said, "Pod") == number
+}
+
+#[tokio::test]
+async fn a_cluster_joins_by_an_object_and_leaves_with_it() {
+    let Some(mut two) = Two::start().await else {
+        return;
+    };
+    two.east.server.apply(WEST).await;
+    two.until_condition("CredentialValid", "SecretNotFound")
+        .await;
+    two.until_condition("Synced", "NotListed").await;
+    two.hand_in(&two.admin()).await;
+    two.until("west has joined", false, has_pods(1)).await;
+    for (kind, reason) in [
+        ("Accepted", "Accepted"),
+        ("CredentialValid", "Valid"),
+        ("Connected", "Connected"),
+        ("Synced", "Synced"),
+    ] {
+        two.until_condition(kind, reason).await;
+    }
+
+    // What was known is there again at once, although nobody can be reached.
+    two.until("west lies on disk", true, |said| {
+        said["saved"]["objects"].as_u64() > Some(0)
+    })
+    .await;
+    two.east.control.kill();
+    for server in [&two.east.server, &two.west] {
+        server.link.set(Fault::Reset);
+    }
+    two.east.control.start().await;
+    let stale = |said: &Value| said["state"] == "stale" && count(said, "Pod") == 1;
+    two.until("west is there, and stale", false, stale).await;
+    for server in [&two.east.server, &two.west] {
+        server.link.set(Fault::None);
+    }
+    two.until("west is seen again", false, has_pods(1)).await;
+
+    two.east.server.delete(WEST).await;
+    two.until("west has left", false, Value::is_null).await;
+    assert!(
+        !two.east
+            .control
+            .state_dir()
+            .join("worlds/west.world")
+            .exists()
+    );
+}
+
+#[tokio::test]
+async fn a_credential_takes_anothers_place_without_a_gap_if_it_is_good() {
+    let Some(two) = Two::start().await else {
+        return;
+    };
+    two.east.server.apply(WEST).await;
+    two.hand_in(&two.admin()).await;
+    two.until("west has joined", false, has_pods(1)).await;
+
+    // Somebody else, and straight to the API server.
+    let other = two.west.cluster.kubeconfig(&token(&two.west).await);
+    two.hand_in(&other).await;
+    let origin = format!("https://{}/", two.west.cluster.server());
+    let moved = |said: &Value| said["source"]["origin"] == origin.as_str();
+    two.until("the new credential is in use", true, moved).await;
+    two.west.link.set(Fault::Reset);
+    two.west.apply(&pod("cart-2")).await;
+    two.until("the new watch tells", true, has_pods(2)).await;
+
+    // East's administrator is no way to west.
+    let admin = two.east.server.cluster.admin_kubeconfig().unwrap();
+    two.hand_in(&admin).await;
+    two.until_condition("CredentialValid", "AnotherCluster")
+        .await;
+    two.hand_in("{ users: [{ name: a, user: { exec: {} } }] }")
+        .await;
+    two.until_condition("CredentialValid", "Refused").await;
+    two.west.apply(&pod("cart-3")).await;
+    two.until("the old watch goes on", true, has_pods(3)).await;
+}

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use isthmus_control_plane::kubernetes::{Allow, Api, kubeconfig};
+use isthmus_test_clusters::kubeconfig::Credential;
 use isthmus_test_clusters::{Cluster, Programs, Settings};
 use serde_json::Value;
 
@@ -113,6 +115,54 @@ async fn broken(tool: &Tool) -> Vec<String> {
     broken.map(told).collect()
 }
 
+/// Of Services the control plane's account writes only those that the mesh derives.
+async fn fenced(cluster: &Cluster) {
+    let token = cluster
+        .token("isthmus-system", "isthmus-control-plane", None, None)
+        .await
+        .unwrap();
+    let text = cluster.kubeconfig(&Credential::Token(token));
+    let allow = Allow {
+        loopback: true,
+        ..Allow::default()
+    };
+    let api = Api::new(kubeconfig(&text, None, &allow).unwrap()).unwrap();
+    cluster.admin().apply_text(DERIVED).await.unwrap();
+    let path = |name: &str| format!("/api/v1/namespaces/default/services/{name}");
+    let service = |name: &str, owner: &str, number: u32| {
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": name, "namespace": "default",
+                "labels": { "app.kubernetes.io/managed-by": owner, "number": number.to_string() },
+            },
+            "spec": { "ports": [{ "port": 80 }] },
+        })
+    };
+    // The API server takes a moment to compile the policy; until then RBAC alone decides.
+    let mut number = 0;
+    let refused = loop {
+        number += 1;
+        let asked = service("theirs", "isthmus", number);
+        match api.apply(&path("theirs"), &asked, true).await {
+            Err(error) => break error,
+            Ok(_) => {
+                cluster.admin().delete_path(&path("theirs")).await.unwrap();
+                cluster.admin().apply_text(DERIVED).await.unwrap();
+            }
+        }
+        assert!(number < 2000, "somebody's Service can be taken over");
+    };
+    assert!(refused.to_string().contains("did not make"), "{refused}");
+    let made = service("derived-2", "isthmus", 1);
+    api.apply(&path("derived-2"), &made, false).await.unwrap();
+    let made = service("stranger", "nobody", 1);
+    let refused = api.apply(&path("stranger"), &made, false).await;
+    assert!(refused.unwrap_err().to_string().contains("with its label"));
+    assert!(api.delete(&path("theirs"), None).await.is_err());
+    api.delete(&path("derived-2"), None).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_joins_is_checked_and_leaves() {
     let Some(programs) = programs() else { return };
@@ -174,6 +224,8 @@ async fn a_cluster_joins_is_checked_and_leaves() {
         .refused("cluster join control --kubeconfig WEST --home-kubeconfig EAST")
         .await;
     assert!(reserved.contains("reserved"), "{reserved}");
+
+    fenced(&west).await;
 
     // A permission that is taken away is named, and joining again gives it back.
     let mut role = west.admin().get(ROLE).await.unwrap();

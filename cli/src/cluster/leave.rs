@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{CLUSTERS, OLDEST, UID, home, secret};
 use crate::args::{Format, LeaveOptions};
-use crate::install::objects::{self, SYSTEM};
+use crate::install::objects::{self, MANAGED_BY, MANAGED_LABEL, SYSTEM};
 use crate::install::{self, Done};
 use crate::kubernetes;
 
@@ -19,8 +19,6 @@ const DERIVED: [&str; 2] = [
     "/apis/multicluster.x-k8s.io/v1beta1/serviceimports",
     "/api/v1/services",
 ];
-/// What these objects are known by.
-const MANAGED: (&str, &str) = ("labelSelector", "app.kubernetes.io/managed-by=isthmus");
 
 /// Takes it out.
 ///
@@ -99,7 +97,8 @@ async fn meant(api: &Api, known: Option<&Value>, name: &str) -> anyhow::Result<(
 
 /// Deletes what the mesh made of one kind.
 async fn derived(api: &Api, collection: &str, done: &mut Done) -> anyhow::Result<()> {
-    let body = match api.list(collection, &[MANAGED]).await {
+    let managed = format!("{MANAGED_LABEL}={MANAGED_BY}");
+    let body = match api.list(collection, &[("labelSelector", &managed)]).await {
         Ok(body) => body,
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("listing {collection}")),

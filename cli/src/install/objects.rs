@@ -6,6 +6,10 @@ use super::permissions::{ACCOUNT, PERMISSIONS, Permission, Place};
 
 /// The namespace of everything that is the mesh's own.
 pub(crate) const SYSTEM: &str = "isthmus-system";
+/// What every object has that the mesh makes for its users.
+pub(crate) const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Its value.
+pub(crate) const MANAGED_BY: &str = "isthmus";
 /// Where the control plane serves proxies, and where it is ready.
 const DISCOVERY_PORT: u16 = 15012;
 const ADMIN_PORT: u16 = 15014;
@@ -93,7 +97,7 @@ pub(crate) fn access(home: bool) -> Vec<Value> {
     let subject = json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM }]);
     let role = |kind: &str| json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": ACCOUNT });
     let rbac = "rbac.authorization.k8s.io/v1";
-    vec![
+    let mut all = vec![
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": {
             "name": SYSTEM,
             "labels": {
@@ -111,6 +115,43 @@ pub(crate) fn access(home: bool) -> Vec<Value> {
             "rules": rules(within) }),
         json!({ "apiVersion": rbac, "kind": "RoleBinding", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
             "roleRef": role("Role"), "subjects": subject }),
+    ];
+    all.extend(fence());
+    all
+}
+
+/// What RBAC cannot say: it knows no labels. Of Services the control plane may write those only that it
+/// derives, and those lead to no pods of anybody.
+fn fence() -> [Value; 2] {
+    let ours = |object: &str| {
+        format!(
+            "has({object}.metadata.labels) && '{MANAGED_LABEL}' in {object}.metadata.labels \
+             && {object}.metadata.labels['{MANAGED_LABEL}'] == '{MANAGED_BY}'"
+        )
+    };
+    let user = format!("request.userInfo.username == 'system:serviceaccount:{SYSTEM}:{ACCOUNT}'");
+    let was = format!("request.operation == 'CREATE' || ({})", ours("oldObject"));
+    let is = format!(
+        "request.operation == 'DELETE' || ({} && !has(object.spec.selector))",
+        ours("object")
+    );
+    let group = "admissionregistration.k8s.io/v1";
+    [
+        json!({ "apiVersion": group, "kind": "ValidatingAdmissionPolicy", "metadata": metadata(ACCOUNT, None),
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": { "resourceRules": [{
+                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"],
+                    "operations": ["CREATE", "UPDATE", "DELETE"],
+                }] },
+                "matchConditions": [{ "name": "by-the-control-plane", "expression": user }],
+                "validations": [
+                    { "expression": was, "message": "the mesh did not make this Service" },
+                    { "expression": is, "message": "the mesh makes Services without a selector, with its label" },
+                ],
+            } }),
+        json!({ "apiVersion": group, "kind": "ValidatingAdmissionPolicyBinding", "metadata": metadata(ACCOUNT, None),
+            "spec": { "policyName": ACCOUNT, "validationActions": ["Deny"] } }),
     ]
 }
 
@@ -273,6 +314,13 @@ mod tests {
         assert!(granted(true).contains("secrets") && granted(true).contains("leases"));
         assert!(!granted(false).contains("secrets") && !granted(false).contains("leases"));
         assert!(granted(false).contains("serviceaccounts/token"));
+    }
+
+    #[test]
+    fn the_control_plane_understands_the_configuration_that_it_is_given() {
+        let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
+        assert_eq!(config.clusters.len(), 1);
+        assert_eq!(config.clusters[0].name.as_str(), "east");
     }
 
     #[test]

@@ -67,7 +67,6 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     everywhere(
         "gateway.networking.k8s.io",
         &[
-            "gatewayclasses",
             "gateways",
             "httproutes",
             "grpcroutes",
@@ -98,7 +97,6 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     everywhere(
         "gateway.networking.k8s.io",
         &[
-            "gatewayclasses/status",
             "gateways/status",
             "httproutes/status",
             "grpcroutes/status",
@@ -129,14 +127,14 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     },
     Permission {
         place: Place::Home,
-        ..everywhere("", &["secrets"], &["get", "list", "watch", "update"])
+        ..everywhere("", &["secrets"], &["get", "update"])
     },
     Permission {
         place: Place::Home,
         ..everywhere(
             "coordination.k8s.io",
             &["leases"],
-            &["get", "create", "update", "patch"],
+            &["get", "create", "update"],
         )
     },
 ];

@@ -330,7 +330,7 @@ pub struct MeshCluster {
     pub locality: Locality,
     /// Must its sidecars refuse what is no service?
     pub passthrough_denied: bool,
-    /// What its author takes the trust domain for; another one than the mesh gives it is refused.
+    /// What its author takes the trust domain for; a condition tells if the mesh gives it another one.
     pub trust_domain: Option<TrustDomain>,
     /// Its gateways; empty: every Gateway that it declares.
     pub gateways: Vec<GatewayChoice>,

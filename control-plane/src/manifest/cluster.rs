@@ -44,21 +44,22 @@ pub(super) struct ClusterSpec {
     /// cluster's namespace `isthmus-system`.
     #[serde(default)]
     gateways: Option<Vec<RawGateway>>,
-    /// What its sidecars do with a destination that is known to be no service: pass it through as it
-    /// is, or refuse it. Default: Allow.
+    /// May its sidecars pass through what is no service of the mesh? `Deny` holds whatever their own
+    /// configuration says, and cuts what is open. Default: Allow.
     #[serde(default)]
-    passthrough: Passthrough,
+    passthrough: Option<Passthrough>,
     /// How its API server is reached. Not written: the cluster that the control plane runs in, or one
     /// that its configuration names.
     #[serde(default)]
     credential: Option<RawCredential>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[derive(Deserialize, PartialEq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 enum Passthrough {
-    #[default]
+    /// They may.
     Allow,
+    /// Nothing leaves that is not for a service.
     Deny,
 }
 
@@ -129,9 +130,9 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
             region: raw.region.unwrap_or_default(),
             zone: raw.zone.unwrap_or_default(),
         },
-        passthrough_denied: raw.passthrough == Passthrough::Deny,
         trust_domain: trust_domain.map_err(|bad| Bad(format!("trustDomain: {bad}")))?,
         gateways,
+        passthrough_denied: raw.passthrough == Some(Passthrough::Deny),
         credential: raw.credential.map(credential).transpose()?,
     })
 }

@@ -86,7 +86,7 @@ async fn look(home: &Api, access: &Access, cluster: &Value) -> Facts {
 
 /// The home cluster by the control plane's own service account.
 async fn ours(home: &Api, access: &Access) -> anyhow::Result<Access> {
-    let issued = home.token(SYSTEM, ACCOUNT, &[], LOOK).await;
+    let issued = home.token((SYSTEM, ACCOUNT), &[], None, LOOK).await;
     let issued = issued.with_context(|| format!("a token for {SYSTEM}/{ACCOUNT}"))?;
     Ok(Access {
         credential: Credential::Token(issued.token),

@@ -54,7 +54,7 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
     install::prepare(&joining, false, options.force, &mut done).await?;
     let lifetime = Duration::from_secs(u64::from(options.token_hours) * SECONDS_OF_HOUR);
     let issued = joining
-        .token(SYSTEM, ACCOUNT, &[], lifetime)
+        .token((SYSTEM, ACCOUNT), &[], None, lifetime)
         .await
         .with_context(|| format!("a token for {SYSTEM}/{ACCOUNT} in {name}"))?;
     done.step("issued", &format!("a token for {ACCOUNT} in {name}"));

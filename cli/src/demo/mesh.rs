@@ -57,6 +57,7 @@ impl Mesh {
     /// A part is not ready in time; the text has the end of its log.
     pub(crate) async fn start(plan: Plan, folder: Folder, store: Store) -> anyhow::Result<Self> {
         manifests::put_all(&store, &folder, &plan).await?;
+        store.admit_control_plane(&folder).await?;
         fs::write(
             folder.control_config(),
             configs::control_plane(&plan, &folder, &store),

@@ -4,11 +4,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use isthmus_test_clusters::kubeconfig::Credential;
 use isthmus_test_clusters::{Cluster as ApiServer, Programs, Settings};
 use serde_json::{Value, json};
 
 use super::folder::Folder;
 use super::plan::{Cluster, Pod};
+use crate::install::objects::{self, SYSTEM};
+use crate::install::permissions::ACCOUNT;
 use crate::roles::{self, TokenFor};
 
 /// For whom the pods' tokens are.
@@ -101,12 +104,37 @@ impl Store {
             Self::Servers(_) => json!({
                 "name": cluster.name(),
                 "kubernetes": {
-                    "kubeconfig": kubeconfig(folder, cluster),
+                    "kubeconfig": control_kubeconfig(folder, cluster),
                     // Nobody else's API server should lead the control plane to its own machine.
                     "allow": ["loopback"],
                 },
             }),
         }
+    }
+
+    /// Lets the control plane into each API server as `isthmus install` does: with an account that
+    /// may do what it needs, and no more. The clusters' namespaces are there already.
+    ///
+    /// # Errors
+    /// An API server refuses.
+    pub(crate) async fn admit_control_plane(&self, folder: &Folder) -> anyhow::Result<()> {
+        let Self::Servers(servers) = self else {
+            return Ok(());
+        };
+        for cluster in Cluster::ALL {
+            let server = servers.of(cluster);
+            let access = objects::access(true);
+            // The namespace is the demo's: its gateway's pod is no container, and says nothing of
+            // what a container may do.
+            for object in access.iter().filter(|o| o["kind"] != "Namespace") {
+                server.admin().apply(object).await?;
+            }
+            let token = server.token(SYSTEM, ACCOUNT, None, None).await?;
+            let text = server.kubeconfig(&Credential::Token(token));
+            fs::write(control_kubeconfig(folder, cluster), text)
+                .context("writing the control plane's kubeconfig")?;
+        }
+        Ok(())
     }
 
     /// Writes a manifest.
@@ -236,7 +264,13 @@ impl Store {
     }
 }
 
-/// An administrator's, for people and for the control plane.
+/// The control plane's.
+fn control_kubeconfig(folder: &Folder, cluster: Cluster) -> PathBuf {
+    let name = format!("control-plane-{}.kubeconfig", cluster.name());
+    folder.root().join(name)
+}
+
+/// An administrator's, for people.
 fn kubeconfig(folder: &Folder, cluster: Cluster) -> PathBuf {
     folder.root().join(format!("{}.kubeconfig", cluster.name()))
 }

@@ -153,6 +153,17 @@ impl Admin {
         created.with_context(|| format!("POST {collection}"))
     }
 
+    /// Changes fields of an object as a JSON merge patch does.
+    ///
+    /// # Errors
+    /// It isn't there, somebody else changed it just now, or the API server does not answer.
+    pub async fn merge(&self, path: &str, patch: &Value) -> anyhow::Result<Value> {
+        let mut object = self.get(path).await?;
+        merge(&mut object, patch);
+        let replaced = self.api.replace(path, &object).await;
+        replaced.with_context(|| format!("PUT {path}"))
+    }
+
     /// Where an object is.
     ///
     /// # Errors
@@ -220,6 +231,26 @@ fn json(body: &[u8]) -> anyhow::Result<Value> {
     serde_json::from_slice(body).context("an answer that is no JSON")
 }
 
+/// RFC 7386 §2.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            if let Some(map) = target.as_object_mut() {
+                map.remove(key);
+            }
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
 fn root(version: &str) -> String {
     if version.contains('/') {
         format!("/apis/{version}")
@@ -259,5 +290,16 @@ mod tests {
         assert!(!resource(&list, "Node").unwrap().namespaced);
         assert!(resource(&list, "Service").is_none());
         assert!(resource(&Value::Null, "Pod").is_none());
+    }
+
+    #[test]
+    fn a_merge_replaces_adds_and_removes() {
+        let mut object = json!({ "a": { "b": 1, "c": [1, 2] }, "d": "x" });
+        merge(
+            &mut object,
+            &json!({ "a": { "b": null, "c": [3], "e": { "f": null, "g": 1 } } }),
+        );
+        let wanted = json!({ "a": { "c": [3], "e": { "g": 1 } }, "d": "x" });
+        assert_eq!(object, wanted);
     }
 }

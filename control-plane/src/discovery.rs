@@ -240,10 +240,8 @@ impl Stream {
                 },
                 () = sleep_until(pace.next), if !pace.allows() => {}
                 dirty = self.inbox.next() => {
-                    let cluster = session.client().workload().cluster();
-                    if self.shared.hub.read(|world| world.is_distrusted(cluster)) {
-                        let status = Status::permission_denied("the cluster is cut off");
-                        return End::Told(status, "cut_off");
+                    if let Err(end) = self.still_trusted(&session) {
+                        return end;
                     }
                     session.dirty(&dirty);
                     self.inbox.heard(&mut heard);
@@ -265,6 +263,15 @@ impl Stream {
                 }
             }
         }
+    }
+
+    fn still_trusted(&self, session: &Session) -> Result<(), End> {
+        let cluster = session.client().workload().cluster();
+        if self.shared.hub.read(|world| world.is_distrusted(cluster)) {
+            let status = Status::permission_denied("the cluster is cut off");
+            return Err(End::Told(status, "cut_off"));
+        }
+        Ok(())
     }
 
     fn take(&self, session: &mut Session, request: &DeltaDiscoveryRequest) -> Result<(), End> {

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use isthmus_control_plane::kubernetes::{Access, Api, Credential, Roots};
 use isthmus_control_plane::manifest::yaml;
-use isthmus_proto::ids::NetworkId;
+use isthmus_proto::ids::{ClusterId, NetworkId};
 use serde_json::{Value, json};
 
 use super::{CLUSTERS, CREDENTIAL_KEY, OLDEST, UID, home, secret};
@@ -86,6 +86,14 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
         "data": { CREDENTIAL_KEY: STANDARD.encode(yaml::text(&kubeconfig)) },
     });
     install::apply(&home, &credential, true, &mut done).await?;
+    let cluster = declared(options, &name, &network, &uid);
+    install::apply(&home, &cluster, true, &mut done).await?;
+    done.end();
+    Ok(())
+}
+
+/// The cluster as a member of the mesh.
+fn declared(options: &JoinOptions, name: &ClusterId, network: &NetworkId, uid: &str) -> Value {
     let mut spec = json!({
         "network": network.as_str(),
         "trustDomain": format!("{name}.{}", options.mesh_domain),
@@ -96,7 +104,7 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
             spec[key] = value.as_str().into();
         }
     }
-    let cluster = json!({
+    json!({
         "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster",
         "metadata": {
             "name": name.as_str(),
@@ -104,10 +112,7 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
             "annotations": { UID: uid },
         },
         "spec": spec,
-    });
-    install::apply(&home, &cluster, true, &mut done).await?;
-    done.end();
-    Ok(())
+    })
 }
 
 /// What tells a cluster from all others.

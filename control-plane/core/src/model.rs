@@ -80,6 +80,28 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::Namespace,
+        Self::ServiceAccount,
+        Self::Pod,
+        Self::Deployment,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::ServiceExport,
+        Self::ServiceImport,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+        Self::ReferenceGrant,
+        Self::Gateway,
+        Self::MeshCluster,
+        Self::AccessPolicy,
+        Self::TrafficPolicy,
+        Self::TrustPolicy,
+    ];
+
     /// The name of the kind in manifests.
     #[must_use]
     pub fn as_str(self) -> &'static str {

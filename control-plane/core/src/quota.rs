@@ -206,19 +206,7 @@ fn said(spec: &Spec) -> (usize, usize) {
             let made = import.managed.as_ref().map_or(0, managed);
             import.ips.len() * 24 + ports + clusters + made
         }
-        Spec::Route(route) => {
-            let parents: usize = route
-                .parents
-                .iter()
-                .map(|p| text(&p.service.name) + 96)
-                .sum();
-            let hosts: usize = route.hostnames.iter().map(|host| text(host)).sum();
-            let rules: usize = route.rules.iter().map(message).sum();
-            let dropped: usize = route.dropped.iter().map(|why| text(why)).sum();
-            let statuses = route.statuses.iter();
-            let told: usize = statuses.map(|s| conditions(&s.conditions) + 160).sum();
-            parents + hosts + rules + dropped + told + said_wrong(route.invalid.as_deref())
-        }
+        Spec::Route(route) => said_by_route(route),
         Spec::ReferenceGrant(grant) => {
             let to = |(_, name): &(_, Option<String>)| name.as_deref().map_or(8, text) + 32;
             grant.from.len() * 48 + grant.to.iter().map(to).sum::<usize>()
@@ -257,6 +245,20 @@ fn other(port: &OtherPort) -> usize {
 
 fn managed(made: &Managed) -> usize {
     map(&made.labels) + map(&made.annotations) + text(&made.uid) + text(&made.owner)
+}
+
+fn said_by_route(route: &crate::model::Route) -> usize {
+    let parents: usize = route
+        .parents
+        .iter()
+        .map(|p| text(&p.service.name) + 96)
+        .sum();
+    let hosts: usize = route.hostnames.iter().map(|host| text(host)).sum();
+    let rules: usize = route.rules.iter().map(message).sum();
+    let dropped: usize = route.dropped.iter().map(|why| text(why)).sum();
+    let statuses = route.statuses.iter();
+    let told: usize = statuses.map(|s| conditions(&s.conditions) + 160).sum();
+    parents + hosts + rules + dropped + told + said_wrong(route.invalid.as_deref())
 }
 
 fn said_wrong(why: Option<&str>) -> usize {

@@ -101,10 +101,6 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
 }
 
 fn access_policy() -> Vec<(&'static str, Value)> {
-    let literal =
-        json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[^*]+$" });
-    let account = format!("^({LABEL}/)?{}$", name());
-    let identity = format!("^spiffe://{}/ns/{LABEL}/sa/{}$", name(), name());
     let mut rules = vec![
         (
             "Spec.scope",
@@ -153,6 +149,18 @@ fn access_policy() -> Vec<(&'static str, Value)> {
         ("RawCaller.authenticated", json!({ "enum": [true] })),
         ("RawCaller.except", json!({ "maxItems": 64 })),
     ];
+    rules.extend(access_lists());
+    rules.extend(access_headers());
+    rules
+}
+
+/// Lists of callers and operations, and what stands in them.
+fn access_lists() -> Vec<(&'static str, Value)> {
+    let literal =
+        json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[^*]+$" });
+    let account = format!("^({LABEL}/)?{}$", name());
+    let identity = format!("^spiffe://{}/ns/{LABEL}/sa/{}$", name(), name());
+    let mut rules = Vec::new();
     for (field, items, one) in [
         (
             "RawCaller.trustDomains",
@@ -195,10 +203,15 @@ fn access_policy() -> Vec<(&'static str, Value)> {
         rules.push((field, some(256)));
         rules.push((items, one));
     }
-    rules.push((
+    rules
+}
+
+/// Headers: a name, and one matcher.
+fn access_headers() -> Vec<(&'static str, Value)> {
+    let mut rules = vec![(
         "RawHeader.name",
         json!({ "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" }),
-    ));
+    )];
     for (field, most) in [
         ("exact", 8192),
         ("prefix", 8192),

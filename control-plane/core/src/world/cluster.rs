@@ -413,7 +413,7 @@ impl Cluster {
     pub(crate) fn unnamed(&mut self, asked: impl Fn(Kind) -> bool) -> Vec<ObjectRef> {
         let (list, cluster) = (self.list, self.id.clone());
         let mut gone = Vec::new();
-        for kind in ALL_KINDS.into_iter().filter(|kind| asked(*kind)) {
+        for kind in Kind::ALL.into_iter().filter(|kind| asked(*kind)) {
             on_table!(self, kind, |table| {
                 gone.extend(table.unnamed(list).map(|(namespace, name)| ObjectRef {
                     cluster: cluster.clone(),
@@ -481,27 +481,6 @@ impl Cluster {
 pub(crate) fn key<'a>(namespace: Option<&'a Namespace>, name: &'a str) -> (&'a str, &'a str) {
     (namespace.map_or("", Namespace::as_str), name)
 }
-
-pub(super) const ALL_KINDS: [Kind; 18] = [
-    Kind::Namespace,
-    Kind::ServiceAccount,
-    Kind::Pod,
-    Kind::Deployment,
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::ServiceExport,
-    Kind::ServiceImport,
-    Kind::HttpRoute,
-    Kind::GrpcRoute,
-    Kind::TcpRoute,
-    Kind::TlsRoute,
-    Kind::ReferenceGrant,
-    Kind::Gateway,
-    Kind::MeshCluster,
-    Kind::AccessPolicy,
-    Kind::TrafficPolicy,
-    Kind::TrustPolicy,
-];
 
 /// A Kubernetes name; a source that makes several objects of one (a policy with several targets)
 /// tells them apart by `#` and a number.

@@ -1,3 +1,5 @@
+//! Does the client keep its bounds and find its way back?
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,3 +1,5 @@
+//! Which credentials are taken, and when are they read again?
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! What is taken from a kubeconfig, and what is refused?
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Is there one leader, and is its lease given back?
+
 use std::sync::{Arc, Mutex};
 
 use super::*;

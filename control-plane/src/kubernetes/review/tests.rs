@@ -1,3 +1,5 @@
+//! Whose tokens become claims?
+
 use isthmus_control_plane_core::world::World;
 use proptest::prelude::*;
 

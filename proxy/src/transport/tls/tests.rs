@@ -1,3 +1,5 @@
+//! Does TLS by the unbuffered API do what tokio-rustls does?
+
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;

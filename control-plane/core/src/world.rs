@@ -9,6 +9,7 @@ pub(crate) mod table;
 pub(crate) mod dirty;
 pub(crate) mod cluster;
 pub(crate) mod index;
+mod seen;
 mod touch;
 mod conditions;
 mod keep;

@@ -47,9 +47,9 @@ pub(crate) struct Cluster {
     pub(crate) keys: Vec<HandleKey>,
     pub(crate) list: u64,
     /// Kinds that the source cannot see now; what was known of them is kept.
-    unseen: BTreeSet<Kind>,
+    pub(super) unseen: BTreeSet<Kind>,
     /// Kinds that were never seen: of them absence means nothing.
-    unknown: BTreeSet<Kind>,
+    pub(super) unknown: BTreeSet<Kind>,
     /// Grows with every change of its objects and of its state.
     pub(crate) revision: u64,
     pub(crate) refused: BTreeMap<ObjectRef, String>,
@@ -254,42 +254,6 @@ impl Cluster {
             State::Unknown => false,
             State::Synced | State::Stale => true,
         }
-    }
-
-    /// A list is complete, but for these kinds.
-    pub(crate) fn complete(&mut self, kept: &BTreeSet<Kind>) {
-        self.unknown = if self.listed() {
-            self.unknown.intersection(kept).copied().collect()
-        } else {
-            kept.clone()
-        };
-        self.unseen.clone_from(kept);
-    }
-
-    /// A kind is seen after all.
-    pub(crate) fn complete_late(&mut self, kind: Kind) {
-        self.unknown.remove(&kind);
-        self.unseen.remove(&kind);
-    }
-
-    /// The kinds that the source cannot see now.
-    pub(crate) fn unseen(&self) -> &BTreeSet<Kind> {
-        &self.unseen
-    }
-
-    /// Does the source see this kind now?
-    pub(crate) fn sees(&self, kind: Kind) -> bool {
-        self.state == State::Synced && !self.unseen.contains(&kind)
-    }
-
-    /// Was this kind ever listed? Only then does the absence of such an object mean anything.
-    pub(crate) fn knows(&self, kind: Kind) -> bool {
-        self.listed() && !self.unknown.contains(&kind)
-    }
-
-    /// Is it known which services it exports?
-    pub(crate) fn offers_known(&self) -> bool {
-        self.knows(Kind::ServiceExport) && self.knows(Kind::Service)
     }
 
     /// May the object be taken in? The text says why not.

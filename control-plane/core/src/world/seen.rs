@@ -1,0 +1,45 @@
+//! Which kinds of a cluster does its source see, and which has it ever seen?
+
+use std::collections::BTreeSet;
+
+use crate::model::Kind;
+use crate::world::State;
+use crate::world::cluster::Cluster;
+
+impl Cluster {
+    /// A list is complete, but for these kinds.
+    pub(crate) fn complete(&mut self, kept: &BTreeSet<Kind>) {
+        self.unknown = if self.listed() {
+            self.unknown.intersection(kept).copied().collect()
+        } else {
+            kept.clone()
+        };
+        self.unseen.clone_from(kept);
+    }
+
+    /// A kind is seen after all.
+    pub(crate) fn complete_late(&mut self, kind: Kind) {
+        self.unknown.remove(&kind);
+        self.unseen.remove(&kind);
+    }
+
+    /// The kinds that the source cannot see now.
+    pub(crate) fn unseen(&self) -> &BTreeSet<Kind> {
+        &self.unseen
+    }
+
+    /// Does the source see this kind now?
+    pub(crate) fn sees(&self, kind: Kind) -> bool {
+        self.state == State::Synced && !self.unseen.contains(&kind)
+    }
+
+    /// Was this kind ever listed? Only then does the absence of such an object mean anything.
+    pub(crate) fn knows(&self, kind: Kind) -> bool {
+        self.listed() && !self.unknown.contains(&kind)
+    }
+
+    /// Is it known which services it exports?
+    pub(crate) fn offers_known(&self) -> bool {
+        self.knows(Kind::ServiceExport) && self.knows(Kind::Service)
+    }
+}

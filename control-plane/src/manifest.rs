@@ -395,7 +395,9 @@ fn understand(
         ("gateway.networking.k8s.io", _, "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute") => {
             Some(route::route(document, kind, metadata))
         }
-        ("isthmus.dev", "v1alpha1", "MeshCluster") => wide(cluster::mesh_cluster(document, metadata)),
+        ("isthmus.dev", "v1alpha1", "MeshCluster") => {
+            wide(cluster::mesh_cluster(document, metadata))
+        }
         ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(access::policy(document, metadata)),
         ("isthmus.dev", "v1alpha1", "TrafficPolicy") => plain(traffic::policy(document, metadata)),
         ("isthmus.dev", "v1alpha1", "TrustPolicy") => wide(trust::policy(document)),

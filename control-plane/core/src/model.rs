@@ -16,9 +16,7 @@ pub use service::{
     AFFINITY_SECONDS, EndpointSlice, OtherPort, Service, ServiceExport, ServiceImport, ServicePort,
     ServiceType, SliceEndpoint, SlicePort, TargetPort, Transport,
 };
-pub use status::{
-    MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Said, Truth,
-};
+pub use status::{MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Said, Truth};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -85,7 +85,12 @@ pub(crate) fn service(cluster: &str, app: &str, ip: u8) -> Object {
 }
 
 pub(crate) fn export(cluster: &str, app: &str) -> Object {
-    object(cluster, "shop", app, Spec::ServiceExport(ServiceExport::default()))
+    object(
+        cluster,
+        "shop",
+        app,
+        Spec::ServiceExport(ServiceExport::default()),
+    )
 }
 
 pub(crate) fn gateway(cluster: &str, ip: u8) -> Object {

@@ -71,7 +71,9 @@ pub struct ServicePort {
 }
 
 /// What carries a port's traffic.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub enum Transport {
     /// TCP.
     #[default]

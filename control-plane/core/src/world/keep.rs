@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::{Kind, Object, Spec};
-use crate::world::cluster::{ALL_KINDS, Cluster};
+use crate::world::cluster::{Cluster};
 use crate::world::table::{Stamp, Table};
 use crate::world::{Dirty, State, World};
 
@@ -49,8 +49,8 @@ impl World {
     ) -> Option<Vec<Object>> {
         let cluster = self.clusters.get(cluster)?;
         let mut page = Vec::new();
-        let begun = after.and_then(|place| ALL_KINDS.iter().position(|k| *k == place.kind));
-        for (at, kind) in ALL_KINDS.iter().enumerate().skip(begun.unwrap_or(0)) {
+        let begun = after.and_then(|place| Kind::ALL.iter().position(|k| *k == place.kind));
+        for (at, kind) in Kind::ALL.iter().enumerate().skip(begun.unwrap_or(0)) {
             let behind = after.filter(|_| begun == Some(at));
             let behind = behind.map(|place| (place.namespace.as_str(), place.name.as_str()));
             let room = most.saturating_sub(page.len());

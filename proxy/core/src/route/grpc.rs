@@ -59,7 +59,7 @@ impl GrpcStatus {
         match failure {
             Failure::RequestDeadline | Failure::TryTimeout | Failure::RequestTimeout => {
                 Self::DeadlineExceeded
-            },
+            }
             Failure::HeadTooLarge => Self::ResourceExhausted,
             Failure::Internal | Failure::InvalidBackend => Self::Internal,
             Failure::BadRequest(_)

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    AccessPolicy, EndpointSlice, Gateway, Kind, ParentRef, Pod, Route, RouteKind, Service,
-    Observed, ServiceExport, ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort, TargetPort,
+    AccessPolicy, EndpointSlice, Gateway, Kind, Observed, ParentRef, Pod, Route, RouteKind,
+    Service, ServiceExport, ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort,
+    TargetPort,
 };
 
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];

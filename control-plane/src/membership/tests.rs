@@ -7,6 +7,7 @@ fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
     MeshCluster {
         network: "n".parse().unwrap(),
         locality: isthmus_proto::locality::Locality::default(),
+        passthrough_denied: false,
         trust_domain: trust_domain.map(|domain| domain.parse().unwrap()),
         gateways: Vec::new(),
         credential: secret.map(reference),

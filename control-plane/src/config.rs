@@ -444,6 +444,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
         let cases: [(&str, Change); 19] = [

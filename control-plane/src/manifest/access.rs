@@ -8,12 +8,9 @@ use std::collections::BTreeMap;
 use isthmus_control_plane_core::model::{AccessPolicy, PolicyTarget, Spec};
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::resource::{
-    self, AccessRule, Action, Caller, HeaderMatch, InboundMode, Operation, StringMatch,
-    string_match,
+    self, AccessRule, Action, Caller, HeaderMatch, InboundMode, Operation,
 };
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 mod text;
 

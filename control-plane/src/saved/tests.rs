@@ -19,6 +19,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 /// One object of every kind, with `n` in what it says.
+#[expect(clippy::too_many_lines, reason = "one object of each kind")]
 fn manifests(n: u16, flag: bool, text: &str) -> String {
     let (ip, port) = (format!("10.0.{}.{}", n >> 8, n & 255), u32::from(n) + 1);
     format!(

@@ -30,10 +30,6 @@ const REST_BYTES_MAX: usize = 96 * 1024;
 /// Read at once in a handshake.
 const HANDSHAKE_READ_BYTES: usize = 16 * 1024;
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "they differ by what only a handshake needs"
-)]
 enum Side {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),

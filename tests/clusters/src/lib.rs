@@ -26,4 +26,4 @@ mod wait;
 pub use admin::Admin;
 pub use cluster::{Cluster, Settings};
 pub use guard::Guarded;
-pub use programs::Programs;
+pub use programs::{Programs, skipped};

@@ -1,11 +1,19 @@
 //! Where are the programs of a cluster?
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// The folder that holds them, as envtest and kubebuilder know it.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
+
+/// Says that a test was skipped, and why. Not by `println!`: of a test that passes, nobody would see
+/// it.
+pub fn skipped(why: &anyhow::Error) {
+    use std::io::Write as _;
+    // Nobody reads the output any more: then nobody is told.
+    let _gone = writeln!(std::io::stdout().lock(), "skipped: {why}");
+}
 
 /// The programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,10 +30,10 @@ impl Programs {
     /// # Errors
     /// One of them is nowhere: one line says which, and how to get it.
     pub fn find() -> anyhow::Result<Self> {
-        Self::find_in(env::var_os(ASSETS), env::var_os("PATH"))
+        Self::find_in(env::var_os(ASSETS), env::var_os("PATH").as_deref())
     }
 
-    fn find_in(assets: Option<OsString>, path: Option<OsString>) -> anyhow::Result<Self> {
+    fn find_in(assets: Option<OsString>, path: Option<&OsStr>) -> anyhow::Result<Self> {
         let folders: Vec<PathBuf> = assets
             .into_iter()
             .map(PathBuf::from)
@@ -73,7 +81,7 @@ mod tests {
         let [assets, path] = [0, 1].map(|_| tempfile::tempdir().unwrap());
         fs::write(path.path().join("etcd"), "").unwrap();
         fs::write(path.path().join("kube-apiserver"), "").unwrap();
-        let find = || Programs::find_in(Some(assets.path().into()), Some(path.path().into()));
+        let find = || Programs::find_in(Some(assets.path().into()), Some(path.path().as_os_str()));
         assert_eq!(find().unwrap().etcd, path.path().join("etcd"));
         fs::write(assets.path().join("etcd"), "").unwrap();
         let mixed = find().unwrap();
@@ -84,7 +92,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_in_one_line_with_its_cure() {
         let empty = tempfile::tempdir().unwrap();
-        let error = Programs::find_in(None, Some(empty.path().into())).unwrap_err();
+        let error = Programs::find_in(None, Some(empty.path().as_os_str())).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("etcd is neither"), "{text}");
         assert!(text.contains("setup-envtest use"), "{text}");

@@ -79,7 +79,7 @@ fn has_pods(number: u64) -> impl Fn(&Value) -> bool {
 
 #[tokio::test]
 async fn a_cluster_joins_by_an_object_and_leaves_with_it() {
-    let Some(mut two) = Two::start().await else {
+    let Some(mut two) = Box::pin(Two::start()).await else {
         return;
     };
     two.east.server.apply(WEST).await;
@@ -127,7 +127,7 @@ async fn a_cluster_joins_by_an_object_and_leaves_with_it() {
 
 #[tokio::test]
 async fn a_credential_takes_anothers_place_without_a_gap_if_it_is_good() {
-    let Some(two) = Two::start().await else {
+    let Some(two) = Box::pin(Two::start()).await else {
         return;
     };
     two.east.server.apply(WEST).await;

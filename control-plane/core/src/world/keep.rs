@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::{Kind, Object, Spec};
-use crate::world::cluster::{Cluster};
+use crate::world::cluster::Cluster;
 use crate::world::table::{Stamp, Table};
 use crate::world::{Dirty, State, World};
 

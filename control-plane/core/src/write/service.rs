@@ -98,10 +98,8 @@ pub(super) fn look(
         };
         match &merged {
             // A namespace that is not there is not made: who owns the name decides.
-            Some(merged) if cluster.has_namespace(namespace) => {
-                if place.may_have(world) {
-                    place.wanted(merged, settings, plan);
-                }
+            Some(merged) if cluster.has_namespace(namespace) && place.may_have(world) => {
+                place.wanted(merged, settings, plan);
             }
             Some(_) => {}
             None if settings.removals && world.offers_known() => place.unwanted(plan),

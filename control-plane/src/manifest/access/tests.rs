@@ -3,6 +3,7 @@
 use super::super::tests::{one, read};
 use super::*;
 use crate::manifest::Problem;
+use isthmus_proto::resource::string_match;
 
 fn policy(spec: &str) -> (AccessPolicy, Vec<Problem>) {
     let text = format!(

@@ -70,7 +70,7 @@ async fn served() -> (tokio_rustls::client::TlsStream<TcpStream>, (TcpStream, Tl
 }
 
 fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|n| (n % 251) as u8).collect()
+    (0..=250u8).cycle().take(bytes).collect()
 }
 
 async fn give((io, tls): &mut (TcpStream, Tls), data: &[u8]) {

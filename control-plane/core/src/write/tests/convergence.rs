@@ -187,8 +187,8 @@ impl Run {
         };
         // A service may be deleted to be made anew; an import goes only with its last export.
         if write.object.kind == Kind::ServiceImport {
-            let known = |c: &&str| state(&id(c)) != Some(State::Unknown);
-            prop_assert!(CLUSTERS.iter().all(|c| known(&c)), "a cluster is unknown");
+            let known = |c: &str| state(&id(c)) != Some(State::Unknown);
+            prop_assert!(CLUSTERS.iter().all(|c| known(c)), "a cluster is unknown");
             let stale = CLUSTERS
                 .iter()
                 .filter(|c| state(&id(c)) == Some(State::Stale));

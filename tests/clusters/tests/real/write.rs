@@ -123,7 +123,7 @@ async fn two() -> Option<[Cluster; 2]> {
     let programs = match Programs::find() {
         Ok(programs) => programs,
         Err(error) => {
-            println!("skipped: {error}");
+            isthmus_test_clusters::skipped(&error);
             return None;
         }
     };
@@ -193,6 +193,7 @@ async fn versions(clusters: &[&Cluster]) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn what_is_exported_is_imported_by_real_clusters_once_and_goes_with_the_last_export() {
     let Some([east, west]) = two().await else {
         return;

@@ -10,7 +10,7 @@ fn programs() -> Option<Programs> {
     match Programs::find() {
         Ok(programs) => Some(programs),
         Err(error) => {
-            println!("skipped: {error}");
+            isthmus_test_clusters::skipped(&error);
             None
         }
     }

@@ -156,7 +156,7 @@ async fn cluster(settings: &Settings, pods: usize) -> Option<Cluster> {
     let programs = match Programs::find() {
         Ok(programs) => programs,
         Err(error) => {
-            println!("skipped: {error}");
+            isthmus_test_clusters::skipped(&error);
             return None;
         }
     };

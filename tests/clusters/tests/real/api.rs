@@ -1,11 +1,5 @@
 //! Does our own client of API servers understand a real one?
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test ends where it fails, and says what it skips"
-)]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +43,7 @@ async fn start(name: &str) -> Option<Cluster> {
     let programs = match Programs::find() {
         Ok(programs) => programs,
         Err(error) => {
-            println!("skipped: {error}");
+            isthmus_test_clusters::skipped(&error);
             return None;
         }
     };

@@ -32,7 +32,7 @@ fn texts(folder: &str) -> Vec<String> {
 async fn an_api_server_takes_the_examples_and_refuses_what_the_decoder_refuses() {
     let programs = match Programs::find() {
         Ok(programs) => programs,
-        Err(error) => return println!("skipped: {error}"),
+        Err(error) => return isthmus_test_clusters::skipped(&error),
     };
     let cluster = Cluster::start(&programs, "east", &Settings::default())
         .await

@@ -1,0 +1,4 @@
+//! Do the commands that install the mesh and join clusters work on real API servers?
+
+#[cfg(test)]
+mod commands;

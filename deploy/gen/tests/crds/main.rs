@@ -1,0 +1,6 @@
+//! Are the definitions in `deploy/crds/` right: in our own eyes, and in an API server's?
+
+#[cfg(test)]
+mod generated;
+#[cfg(test)]
+mod real;

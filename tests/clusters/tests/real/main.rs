@@ -1,0 +1,11 @@
+//! Does all that speaks to API servers work with real ones? Without their programs each test says
+//! that it was skipped.
+
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod watch;
+#[cfg(test)]
+mod write;

@@ -239,7 +239,8 @@ async fn a_cluster_that_is_unknown_is_not_empty() {
     synced(&mesh).await;
     let proxy = mesh.proxy("east/shop/web-1", "web").await;
     let folder = mesh.stop().await;
-    // Started again while one file can't be read.
+    // Started again while one file can't be read, and without what it had saved.
+    std::fs::remove_dir_all(folder.path().join("state/worlds")).unwrap();
     let good = std::fs::read_to_string(folder.path().join("east/pods.yaml")).unwrap();
     std::fs::write(folder.path().join("east/pods.yaml"), "kind: [").unwrap();
     let mesh = Mesh::over(folder).await;
@@ -261,6 +262,24 @@ async fn a_cluster_that_is_unknown_is_not_empty() {
         Vec::<String>::new(),
         "nothing was said to be gone"
     );
+    assert_eq!(names(&response), [format!("{SERVICE}#east/shop/cart-1")]);
+}
+
+/// A file that is broken while nobody looks takes nothing away: what it said is on disk.
+#[tokio::test]
+async fn what_was_good_before_a_restart_is_good_after_it() {
+    let mesh = Mesh::start(&shop()).await;
+    synced(&mesh).await;
+    let proxy = mesh.proxy("east/shop/web-1", "web").await;
+    let folder = mesh.stop().await;
+    std::fs::write(folder.path().join("east/pods.yaml"), "kind: [").unwrap();
+    let mesh = Mesh::over(folder).await;
+    mesh.until("/ready", |status, _| status == 200).await;
+    let clusters = mesh.json("/clusters").await;
+    assert!(clusters.to_string().contains("stale"), "{clusters}");
+    let mut client = mesh.subscribe(&proxy, "east/shop/web-1").await;
+    client.want::<Endpoint>(SERVICE).await;
+    let response = client.next().await.unwrap();
     assert_eq!(names(&response), [format!("{SERVICE}#east/shop/cart-1")]);
 }
 

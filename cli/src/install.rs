@@ -36,7 +36,6 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
         network: network.parse::<NetworkId>()?.to_string(),
         mesh_domain: options.mesh_domain.clone(),
         image: options.image.clone(),
-        replicas: options.replicas,
     };
     if !options.apply {
         return print(&plan, format);

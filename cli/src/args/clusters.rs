@@ -35,9 +35,6 @@ pub(crate) struct InstallOptions {
     /// The image that has the control plane.
     #[arg(long, default_value = concat!("isthmus:", env!("CARGO_PKG_VERSION")))]
     pub(crate) image: String,
-    /// How many control planes.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=9))]
-    pub(crate) replicas: u32,
     /// Apply it, by server-side apply, instead of printing it.
     #[arg(long)]
     pub(crate) apply: bool,

@@ -41,8 +41,6 @@ pub(crate) struct Plan {
     pub(crate) mesh_domain: String,
     /// The image that has the control plane.
     pub(crate) image: String,
-    /// How many of them.
-    pub(crate) replicas: u32,
 }
 
 /// What every object of ours says of itself.
@@ -174,8 +172,8 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
         service("control-plane", json!([port("discovery", DISCOVERY_PORT)])),
         service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
         deployment(plan, &selector),
-        json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
-            "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector } } }),
+        json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+            "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } }),
     ]
 }
 
@@ -199,9 +197,11 @@ fn deployment(plan: &Plan, selector: &Value) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
         "spec": {
-            "replicas": plan.replicas,
+            // The keys of the mesh lie on one volume, so one control plane at a time; the proxies go
+            // on meanwhile.
+            "replicas": 1,
             "selector": { "matchLabels": selector },
-            "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
+            "strategy": { "type": "Recreate" },
             "template": {
                 "metadata": { "labels": labels("control-plane") },
                 "spec": {
@@ -212,11 +212,6 @@ fn deployment(plan: &Plan, selector: &Value) -> Value {
                         "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
                         "seccompProfile": { "type": "RuntimeDefault" },
                     },
-                    "topologySpreadConstraints": [{
-                        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
-                        "whenUnsatisfiable": "ScheduleAnyway",
-                        "labelSelector": { "matchLabels": selector },
-                    }],
                     "containers": [{
                         "name": "control-plane",
                         "image": plan.image,
@@ -239,7 +234,7 @@ fn deployment(plan: &Plan, selector: &Value) -> Value {
                     }],
                     "volumes": [
                         { "name": "config", "configMap": { "name": ACCOUNT } },
-                        { "name": "state", "emptyDir": {} },
+                        { "name": "state", "persistentVolumeClaim": { "claimName": ACCOUNT } },
                     ],
                 },
             },
@@ -252,7 +247,6 @@ pub(crate) fn place(object: &Value) -> Option<(String, String)> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let (version, kind) = (text("/apiVersion")?, text("/kind")?);
     let plural = match kind {
-        "PodDisruptionBudget" => "poddisruptionbudgets".to_owned(),
         _ if kind.ends_with("Policy") => {
             format!("{}ies", kind.trim_end_matches('y').to_lowercase())
         }
@@ -283,7 +277,6 @@ mod tests {
             network: "east-net".to_owned(),
             mesh_domain: "mesh.internal".to_owned(),
             image: "isthmus:test".to_owned(),
-            replicas: 2,
         }
     }
 
@@ -332,6 +325,9 @@ mod tests {
         assert_eq!(container["allowPrivilegeEscalation"], false);
         assert_eq!(container["readOnlyRootFilesystem"], true);
         assert_eq!(container["capabilities"]["drop"], json!(["ALL"]));
-        assert_eq!(object["spec"]["replicas"], 2);
+        // Two that each made their own keys would be two meshes.
+        assert_eq!(object["spec"]["replicas"], 1);
+        assert_eq!(object["spec"]["strategy"]["type"], "Recreate");
+        assert!(pod["volumes"].to_string().contains("persistentVolumeClaim"));
     }
 }

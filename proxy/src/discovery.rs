@@ -11,7 +11,7 @@ use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDis
 use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
 use isthmus_proxy_core::balance::Me;
 use isthmus_proxy_core::snapshot::{Kind, Snapshot, SnapshotBuilder, Update, persist};
-use isthmus_proxy_core::subscription::Subscription;
+use isthmus_proxy_core::subscription::{Asked, Subscription};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -65,6 +65,7 @@ pub struct Discovery {
     file: PathBuf,
     /// When the oldest change that is not on disk came.
     unsaved: Option<Instant>,
+    asked: Asked,
 }
 
 impl fmt::Debug for Discovery {
@@ -87,10 +88,12 @@ impl Discovery {
             subscription.want(*kind, "*");
         }
         subscription.want(Kind::Workload, shared.config.workload.as_str());
-        let mut state = State::default();
+        let (mut state, mut asked) = (State::default(), Asked::default());
         if let Some(saved) = &saved {
             for key in &saved.keys {
-                subscription.want_service(key);
+                if subscription.want_service(key) {
+                    asked.note(key);
+                }
             }
             for rejected in builder.import(saved) {
                 tracing::warn!(%rejected, "a saved resource is not used");
@@ -106,6 +109,7 @@ impl Discovery {
             state: Arc::new(Mutex::new(state)),
             file,
             unsaved: None,
+            asked,
         }
     }
 
@@ -113,6 +117,18 @@ impl Discovery {
     #[must_use]
     pub fn state(&self) -> Arc<Mutex<State>> {
         Arc::clone(&self.state)
+    }
+
+    /// Somebody wants to call what is behind this key.
+    fn want(&mut self, key: &str) {
+        if self.subscription.want_service(key) {
+            self.asked.note(key);
+        }
+        while let Some(old) = self.asked.release(|key| self.builder.is_absent(key)) {
+            let updates = self.subscription.unwant_service(&old);
+            // Nothing is refused of what is only forgotten.
+            let _none = self.apply(updates);
+        }
     }
 
     /// Applies a response; what is refused is refused by name, and the rest counts.
@@ -312,7 +328,7 @@ async fn pause(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) {
         tokio::select! {
             () = waiting.as_mut() => break,
             Some(key) = wanted.recv() => {
-                discovery.subscription.want_service(&key);
+                discovery.want(&key);
             }
         }
     }
@@ -349,7 +365,7 @@ async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) 
                 settle.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
             }
             Some(key) = wanted.recv() => {
-                discovery.subscription.want_service(&key);
+                discovery.want(&key);
             }
             () = tokio::time::sleep_until(settle.unwrap_or_else(tokio::time::Instant::now)), if settle.is_some() => {
                 settle = None;

@@ -6,6 +6,7 @@
 //! [`Subscription::acked`]. When the stream breaks it calls [`Subscription::disconnected`] and
 //! waits until [`Subscription::poll_timeout`].
 
+mod asked;
 mod backoff;
 mod held;
 mod ledger;
@@ -20,11 +21,12 @@ use crate::snapshot::{Kind, Rejected, Saved, Update};
 use backoff::Backoff;
 use ledger::{Kin, Ledger};
 
+pub use asked::{ASKED_MAX, Asked};
 pub use backoff::{BACKOFF_BASE, BACKOFF_FACTOR, BACKOFF_MAX};
 pub use ledger::KindStatus;
 
 /// Most names or keys that one kind may be asked for.
-pub const WANTED_MAX: usize = 65_536;
+pub const WANTED_MAX: usize = 10_000;
 /// Most resources in one response.
 pub const RESOURCES_MAX: usize = 200_000;
 /// Longest text of a NACK, in bytes.

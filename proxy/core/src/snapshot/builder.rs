@@ -315,6 +315,12 @@ impl SnapshotBuilder {
         }
     }
 
+    /// Is it known that there is no service under this key?
+    #[must_use]
+    pub fn is_absent(&self, key: &str) -> bool {
+        self.empty.services.contains(key)
+    }
+
     /// A service by its name, or what is known about a key. `absent`: it is known that there is
     /// none; otherwise it becomes unknown. A key alone takes no service away: another may lead
     /// to it, and the subscription knows which are wanted.

@@ -19,7 +19,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use isthmus_control_plane_core::world::State;
+use isthmus_control_plane_core::model::Object;
+use isthmus_control_plane_core::world::{Place, State};
+use isthmus_proto::ids::ClusterId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -46,6 +48,11 @@ const CONNECTION_MAX: Duration = Duration::from_secs(60);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long nothing is accepted after an error.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Objects that are read in one go: the world's writer waits meanwhile.
+const OBJECTS_PAGE: usize = 500;
+/// Objects that one dump shows.
+const OBJECTS_MAX: usize = 20_000;
 
 /// What there is to see.
 #[derive(Debug)]
@@ -131,7 +138,7 @@ impl Admin {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
-        let dump = matches!(path, "/world" | "/proxies" | "/clusters");
+        let dump = path.starts_with("/world") || matches!(path, "/proxies" | "/clusters");
         if dump && !remote.ip().to_canonical().is_loopback() {
             return text(StatusCode::FORBIDDEN, "only from this machine\n");
         }
@@ -154,11 +161,40 @@ impl Admin {
             "/clusters" => json(StatusCode::OK, &self.clusters()),
             "/proxies" => json(StatusCode::OK, &self.clients.all()),
             "/world" => json(StatusCode::OK, &self.world()),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "/ready /metrics /clusters /proxies /world\n",
-            ),
+            _ => {
+                let cluster = path
+                    .strip_prefix("/world/")
+                    .and_then(|name| name.parse().ok());
+                let kind = request.uri().query().and_then(|q| q.strip_prefix("kind="));
+                match cluster.and_then(|cluster| self.objects(&cluster, kind)) {
+                    Some(objects) => json(StatusCode::OK, &objects),
+                    None => text(
+                        StatusCode::NOT_FOUND,
+                        "/ready /metrics /clusters /proxies /world /world/CLUSTER?kind=KIND\n",
+                    ),
+                }
+            }
         }
+    }
+
+    /// What a cluster declares, as it was understood: all of it, or of one kind.
+    fn objects(&self, cluster: &ClusterId, kind: Option<&str>) -> Option<serde_json::Value> {
+        let (mut found, mut after, mut more) = (Vec::new(), None, false);
+        loop {
+            let page = self
+                .hub
+                .read(|world| world.page(cluster, after.as_ref(), OBJECTS_PAGE))?;
+            let Some(last) = page.last() else { break };
+            after = Some(Place::of(last));
+            let wanted = |object: &Object| kind.is_none_or(|k| object.spec.kind().as_str() == k);
+            found.extend(page.into_iter().filter(wanted));
+            if found.len() > OBJECTS_MAX {
+                found.truncate(OBJECTS_MAX);
+                more = true;
+                break;
+            }
+        }
+        Some(serde_json::json!({ "objects": found, "more": more }))
     }
 
     fn readiness(&self) -> Readiness {

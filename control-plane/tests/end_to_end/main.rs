@@ -295,6 +295,16 @@ async fn the_pages_of_admin_show_what_is_there() {
         .await;
     mesh.until("/proxies", |_, body| body.contains("\"acked\": 1"))
         .await;
+    let pods = mesh.json("/world/east?kind=Pod").await;
+    let named = |name: &str| {
+        let all = pods["objects"].as_array().unwrap();
+        all.iter().any(|object| object["name"] == name)
+    };
+    assert!(named("web-1") && named("cart-1"), "{pods}");
+    let all = mesh.json("/world/east").await;
+    let count = |page: &serde_json::Value| page["objects"].as_array().unwrap().len();
+    assert!(count(&all) > count(&pods) && all["more"] == false, "{all}");
+    assert_eq!(mesh.get("/world/nowhere").await.0, 404);
     let proxies = mesh.json("/proxies").await;
     assert_eq!(proxies[0]["node"], "east/shop/web-1");
     let id: SpiffeId = proxies[0]["identity"].as_str().unwrap().parse().unwrap();

@@ -1,6 +1,6 @@
 //! What does a cluster's API server say, now and from now on?
 //!
-//! One task for each kind of objects asks what its feed wants to know ([`Feed`]) and hands on what
+//! One task for each kind of objects asks what its feed wants to know (`Feed`, of the core's watch) and hands on what
 //! that tells; one more looks at them all, and says when the cluster is listed, lost and confirmed.
 //! They share one client with few connections, and nothing with other clusters.
 //!

@@ -2,7 +2,7 @@
 //!
 //! By rustls' unbuffered API: records are decrypted where they were read, in the worker's buffer,
 //! and encrypted into it, and an idle connection holds no buffer. What rustls says comes as states;
-//! [`Tls::advance`] is the one place that obeys them, for both sides, in the handshake and after.
+//! `Tls::advance` is the one place that obeys them, for both sides, in the handshake and after.
 
 use std::fmt;
 use std::io::{self, ErrorKind};

@@ -135,7 +135,7 @@ async fn an_owner_that_is_killed_takes_its_processes_with_it() {
     let mut owner = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "an_owner_that_is_killed_takes_its_processes_with_it",
+            "server::an_owner_that_is_killed_takes_its_processes_with_it",
         ])
         .env(OWNER, &told)
         .env("TMPDIR", folder.path())

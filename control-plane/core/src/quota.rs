@@ -255,7 +255,8 @@ fn said_by_route(route: &crate::model::Route) -> usize {
         .sum();
     let hosts: usize = route.hostnames.iter().map(|host| text(host)).sum();
     let rules: usize = route.rules.iter().map(message).sum();
-    let dropped: usize = route.dropped.iter().map(|why| text(why)).sum();
+    let told = route.dropped.iter().chain(&route.failing);
+    let dropped: usize = told.map(|why| text(why)).sum();
     let statuses = route.statuses.iter();
     let told: usize = statuses.map(|s| conditions(&s.conditions) + 160).sum();
     parents + hosts + rules + dropped + told + said_wrong(route.invalid.as_deref())

@@ -20,6 +20,7 @@ mod label;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use route::partly;
 pub(crate) use service::derived_for;
 pub use service::{SERVICE_NAME_LABEL, derived_name};
 

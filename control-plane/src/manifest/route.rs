@@ -1,7 +1,8 @@
 //! What do the Gateway API's routes say?
 //!
 //! Only parents that are a Service or a ServiceImport count (GAMMA). What the mesh can't do is said,
-//! never left out: a route that has it is marked as invalid, and is not used.
+//! never left out: the requests that it is about get an error, so that none of them passes by what
+//! the author asked for.
 
 mod filter;
 mod matches;
@@ -126,43 +127,34 @@ pub(super) fn route(
         _ => RouteKind::Http,
     };
     let mut parents = Vec::new();
-    let mut wrong = None;
+    let mut said = Vec::new();
     for parent in &raw.spec.parent_refs {
         match parent_of(parent, &home) {
             Ok(parent) => parents.extend(parent),
-            Err(Bad(why)) => wrong = Some(format!("spec.parentRefs: {why}")),
+            Err(Bad(why)) => said.push(format!("spec.parentRefs: {why}")),
         }
-    }
-    let mut hostnames = Vec::new();
-    for host in raw.spec.hostnames.iter().flatten() {
-        match hostname(host) {
-            Ok(host) => hostnames.push(host),
-            Err(Bad(why)) => {
-                wrong.get_or_insert(why);
-            }
-        }
-    }
-    let Rules {
-        rules,
-        mut dropped,
-        used,
-    } = rules(&raw.spec, kind, &home);
-    if wrong.is_none() && used == 0 && !dropped.is_empty() {
-        wrong = Some(std::mem::take(&mut dropped).join("; "));
     }
     // A route that is for nothing of ours can't be wrong for us.
     let ours = raw.spec.parent_refs.iter().any(RawParent::is_service);
-    let invalid = wrong.filter(|_| ours);
-    let said = invalid
-        .clone()
-        .or((!dropped.is_empty() && ours).then(|| dropped.join("; ")));
-    let problem = said.map(|why| document.failure(why));
+    let mut found = rules(&raw.spec, kind, &home);
+    let hostnames = hostnames(&raw.spec, kind, &mut found);
+    let Rules {
+        rules,
+        failing,
+        dropped,
+        invalid,
+        incompatible,
+    } = if ours { found } else { Rules::default() };
+    said.extend(invalid.iter().chain(&failing).chain(&dropped).cloned());
+    let problem = (ours && !said.is_empty()).then(|| document.failure(said.join("; ")));
     let route = Route {
         kind,
         parents,
         hostnames,
         rules,
         invalid,
+        incompatible,
+        failing,
         dropped,
         generation: metadata.generation(),
         statuses: status::parents(raw.status.as_ref()),
@@ -176,44 +168,82 @@ pub(super) fn route(
 }
 
 /// The rules of a route, as far as they are understood.
+#[derive(Default)]
 struct Rules {
     rules: Vec<RouteRule>,
+    failing: Vec<String>,
     dropped: Vec<String>,
-    /// How many are used as they are written.
-    used: usize,
+    /// Why none is used as it is written.
+    invalid: Option<String>,
+    incompatible: bool,
 }
 
 /// A rule that asks for what the mesh can't do does not vanish: its requests are answered with an
 /// error, so that none of them passes by what the rule would have done. Only if it is not known
-/// which requests it means is it left out.
+/// which requests it means is it left out; if that is so of all, every request is one of them.
 fn rules(spec: &RouteSpec, kind: RouteKind, home: &Namespace) -> Rules {
-    let mut found = Rules {
-        rules: Vec::new(),
-        dropped: Vec::new(),
-        used: 0,
-    };
+    let mut found = Rules::default();
+    let mut used = 0;
     for (at, raw) in spec.rules.iter().flatten().enumerate() {
-        let Bad(why) = match rule_of(raw, kind, home) {
+        let bad = match rule_of(raw, kind, home) {
             Ok(rule) => {
                 found.rules.push(rule);
-                found.used += 1;
+                used += 1;
                 continue;
             }
             Err(bad) => bad,
         };
-        let place = format!("spec.rules[{at}]: {why}");
+        found.incompatible |= filter::are_incompatible(raw.filters.as_deref());
+        let place = format!("spec.rules[{at}]: {}", bad.0);
         match matches_of(raw, kind) {
             Ok(matches) => {
                 found.rules.push(RouteRule {
                     matches,
                     ..RouteRule::default()
                 });
-                found.dropped.push(format!("{place} (answered with 500)"));
+                found.failing.push(place);
             }
             Err(_) => found.dropped.push(place),
         }
     }
+    if used == 0 && !(found.failing.is_empty() && found.dropped.is_empty()) {
+        let all = std::mem::take(&mut found.failing).into_iter();
+        let all: Vec<_> = all.chain(std::mem::take(&mut found.dropped)).collect();
+        found.invalid = Some(all.join("; "));
+        if found.rules.is_empty() {
+            found.rules.push(RouteRule::default());
+        }
+    } else {
+        found.incompatible = false;
+    }
     found
+}
+
+/// The server names of a TLSRoute. GEP-1294: a mesh infers nothing from those of other kinds, which
+/// may be a gateway's; it is the Service that is called. A TLSRoute has nothing else to go by.
+fn hostnames(spec: &RouteSpec, kind: RouteKind, found: &mut Rules) -> Vec<String> {
+    if kind != RouteKind::Tls {
+        return Vec::new();
+    }
+    let (mut read, mut unread) = (Vec::new(), Vec::new());
+    for host in spec.hostnames.iter().flatten() {
+        match hostname(host) {
+            Ok(host) => read.push(host),
+            Err(Bad(why)) => unread.push(why),
+        }
+    }
+    if read.is_empty() && !unread.is_empty() {
+        // Without a name it is for all.
+        *found = Rules {
+            rules: vec![RouteRule::default()],
+            invalid: Some(unread.join("; ")),
+            ..Rules::default()
+        };
+    } else {
+        // Connections for these match no route, and are refused.
+        found.failing.extend(unread);
+    }
+    read
 }
 
 impl RawParent {

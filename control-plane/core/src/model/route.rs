@@ -39,23 +39,34 @@ pub struct Route {
     pub kind: RouteKind,
     /// What it is attached to.
     pub parents: Vec<ParentRef>,
-    /// Host names that it is for; empty: every host.
+    /// Server names that a TLSRoute is for; empty: every one. Other kinds ignore theirs (GEP-1294).
     pub hostnames: Vec<String>,
     /// The rules. Backends carry service names as [`ServiceRef::service_name`] makes them; a
     /// backend that is no service or import has an empty one. References into other namespaces are
-    /// checked against grants by the core.
+    /// checked against grants by the core. Empty: every call fails.
     #[serde(with = "wire::list")]
     pub rules: Vec<resource::RouteRule>,
-    /// Why it could not be understood; such a route is not sent, and a condition says so.
+    /// Why no rule of it could be understood in full. It is sent nevertheless, and fails every call
+    /// that it means: else they would pass by what it asks for.
     pub invalid: Option<String>,
+    /// It is invalid because of filters that exclude each other.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub incompatible: bool,
     /// Rules that could not be understood in full, and why, while others could. They are among
-    /// `rules` without backends and answer with an error, or left out if it is not known which
-    /// requests they mean.
+    /// `rules` without backends, and answer with an error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<String>,
+    /// Parts that are left out, and why: rules of which it is not known which requests they mean.
     pub dropped: Vec<String>,
     /// `metadata.generation`; 0: not known.
     pub generation: i64,
     /// What the mesh had written in its status.
     pub statuses: Vec<ParentStatus>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a route is attached to.

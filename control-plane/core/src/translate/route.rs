@@ -30,7 +30,6 @@ pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> An
     );
     let valid: Vec<Found<'_>> = cluster
         .routes_of(&at)
-        .filter(|(_, entry)| entry.value.invalid.is_none())
         .map(|((_, namespace, name), entry)| (namespace.as_str(), name.as_str(), entry))
         .collect();
     let home = service.namespace.as_str();
@@ -129,17 +128,29 @@ fn encode_one(
         service,
         port: port.map_or(0, u32::from),
         kind: kind.into(),
-        hostnames: route.hostnames.clone(),
-        rules: route
-            .rules
-            .iter()
-            .map(|rule| granted(cluster, namespace, route, rule))
-            .collect(),
+        hostnames: match route.kind {
+            RouteKind::Tls => route.hostnames.clone(),
+            // GEP-1294: a mesh infers nothing from them; the Service is what is called.
+            RouteKind::Http | RouteKind::Grpc | RouteKind::Tcp => Vec::new(),
+        },
+        rules: rules(cluster, namespace, route),
         // Without a time it is the youngest.
         created: since.map_or(i64::MAX, |t| i64::try_from(t.as_secs()).unwrap_or(i64::MAX)),
         origin: None,
     };
     encode(&full, message, &cluster.id, Some(entry.stamp))
+}
+
+/// A route without a rule that is understood matches everything and leads nowhere: as soon as one
+/// is attached, nothing passes by it.
+fn rules(cluster: &Cluster, namespace: &str, route: &Route) -> Vec<resource::RouteRule> {
+    if route.rules.is_empty() {
+        return vec![resource::RouteRule::default()];
+    }
+    let rules = route.rules.iter();
+    rules
+        .map(|rule| granted(cluster, namespace, route, rule))
+        .collect()
 }
 
 /// The rule, with backends that it may not refer to made invalid: such calls get 500.

@@ -301,6 +301,8 @@ fn route(namespace: &str, name: &str, backend: &str, ports: &[Option<u16>]) -> O
         hostnames: Vec::new(),
         rules: vec![rule],
         invalid: None,
+        incompatible: false,
+        failing: Vec::new(),
         dropped: Vec::new(),
         generation: 0,
         statuses: Vec::new(),
@@ -327,6 +329,29 @@ fn routes_of_the_callers_namespace_take_the_place_of_the_services_own() {
     );
     let bank = seen(&objects, "east/bank/teller-50", "teller", &[LOCAL]);
     assert_eq!(bank.names(T::Route), [format!("bank/theirs@{LOCAL}")]);
+}
+
+#[test]
+fn a_route_that_is_not_understood_is_sent_so_that_nothing_passes_by_it() {
+    let mut objects = shop();
+    let mut broken = route("shop", "own", "", &[None]);
+    if let Spec::Route(route) = &mut broken.spec {
+        route.invalid = Some("spec.rules[0]: no".into());
+        route.hostnames = vec!["shop.example".into()];
+        route.rules[0].backends.clear();
+    }
+    objects.push(broken);
+    let mut empty = route("shop", "empty", "", &[None]);
+    if let Spec::Route(route) = &mut empty.spec {
+        route.rules.clear();
+    }
+    objects.push(empty);
+    let proxy = seen(&objects, "east/shop/web-1", "web", &[LOCAL]);
+    for name in ["own", "empty"] {
+        let sent: resource::Route = proxy.get(T::Route, &format!("shop/{name}@{LOCAL}"));
+        assert_eq!(sent.rules, [resource::RouteRule::default()], "{name}");
+        assert_eq!(sent.hostnames, Vec::<String>::new(), "GEP-1294");
+    }
 }
 
 #[test]

@@ -7,13 +7,14 @@ use crate::model::{Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway, route};
 use crate::world::World;
 use crate::world::cluster::Cluster;
+use crate::write::partly;
 
 /// What holds of an object, as it stands in a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     /// Which object.
     pub object: ObjectRef,
-    /// `Accepted`, `Valid`, `Ready` or `Conflict`.
+    /// `Accepted`, `PartiallyInvalid`, `Valid`, `Ready` or `Conflict`.
     pub kind: String,
     /// Does it hold?
     pub holds: bool,
@@ -100,6 +101,14 @@ impl World {
                 let at = || reference(cluster, *kind, namespace, name);
                 if let Some(why) = &entry.value.invalid {
                     found.push(rejected(at(), "Invalid", why.clone()));
+                } else if let Some(message) = partly(&entry.value) {
+                    found.push(Condition {
+                        object: at(),
+                        kind: "PartiallyInvalid".to_owned(),
+                        holds: true,
+                        reason: "UnsupportedValue".to_owned(),
+                        message,
+                    });
                 }
                 let backends = entry.value.rules.iter().flat_map(|rule| &rule.backends);
                 let foreign = |backend: &&isthmus_proto::resource::WeightedBackend| {

@@ -87,7 +87,12 @@ fn said(route: &Route, kind: &str, status: Truth, reason: &str, message: &str) -
 
 fn accepted(world: &World, cluster: &Cluster, route: &Route, parent: &ParentRef) -> Said {
     let (status, reason, message) = if let Some(why) = &route.invalid {
-        (Truth::False, "UnsupportedValue", why.clone())
+        let reason = if route.incompatible {
+            "IncompatibleFilters"
+        } else {
+            "UnsupportedValue"
+        };
+        (Truth::False, reason, format!("answered with 500: {why}"))
     } else {
         match there(world, cluster, &parent.service, parent.port.map(u32::from)) {
             There::No(why) => (Truth::False, "NoMatchingParent", why),
@@ -114,15 +119,27 @@ fn section(world: &World, cluster: &Cluster, parent: &ParentRef) -> Option<Strin
     }
 }
 
-/// `None`: nothing is left out.
+/// `None`: all rules are used as they are written, or none is.
 fn partially(route: &Route) -> Option<Said> {
-    if route.invalid.is_some() || route.dropped.is_empty() {
+    let kind = "PartiallyInvalid";
+    let message = partly(route)?;
+    Some(said(route, kind, Truth::True, "UnsupportedValue", &message))
+}
+
+/// Which parts of a route are not used as they are written. `None`: all are, or none is.
+pub(crate) fn partly(route: &Route) -> Option<String> {
+    if route.invalid.is_some() {
         return None;
     }
-    // Gateway API: the message begins so, and names the rules.
-    let message = format!("Dropped Rule: {}", route.dropped.join("; "));
-    let kind = "PartiallyInvalid";
-    Some(said(route, kind, Truth::True, "UnsupportedValue", &message))
+    let mut parts = Vec::new();
+    if !route.dropped.is_empty() {
+        // Gateway API: the message begins so where a rule is left out, and names it.
+        parts.push(format!("Dropped Rule: {}", route.dropped.join("; ")));
+    }
+    if !route.failing.is_empty() {
+        parts.push(format!("answered with 500: {}", route.failing.join("; ")));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn resolved(world: &World, cluster: &Cluster, from: (Kind, &str), route: &Route) -> Said {

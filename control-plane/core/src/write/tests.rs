@@ -501,6 +501,8 @@ fn route(backends: &[(&str, u32)], section: Option<&str>) -> Object {
         hostnames: Vec::new(),
         rules: vec![rule],
         invalid: None,
+        incompatible: false,
+        failing: Vec::new(),
         dropped: Vec::new(),
         generation: 3,
         statuses: Vec::new(),
@@ -544,6 +546,15 @@ fn a_route_is_told_what_became_of_its_references() {
     }
     let partially = said(partial, "PartiallyInvalid");
     assert_eq!(partially, told(Truth::True, "UnsupportedValue"));
+    let mut failing = route(&[(CART, 80)], None);
+    if let Spec::Route(route) = &mut failing.spec {
+        route.failing = vec!["spec.rules[1]: no".into()];
+        let message = partly(route).unwrap();
+        // Gateway API: only what is left out is said to be dropped.
+        assert_eq!(message, "answered with 500: spec.rules[1]: no");
+    }
+    let partially = said(failing, "PartiallyInvalid");
+    assert_eq!(partially, told(Truth::True, "UnsupportedValue"));
     let whole = said(route(&[(CART, 80)], None), "PartiallyInvalid");
     assert_eq!(whole.1, "-");
     let mut broken = route(&[(CART, 80)], None);
@@ -551,8 +562,15 @@ fn a_route_is_told_what_became_of_its_references() {
         route.invalid = Some("no".into());
     }
     assert_eq!(
-        said(broken, "Accepted"),
+        said(broken.clone(), "Accepted"),
         told(Truth::False, "UnsupportedValue")
+    );
+    if let Spec::Route(route) = &mut broken.spec {
+        route.incompatible = true;
+    }
+    assert_eq!(
+        said(broken, "Accepted"),
+        told(Truth::False, "IncompatibleFilters")
     );
 }
 

@@ -138,6 +138,16 @@ pub(super) fn of_rule(
     Ok(filters)
 }
 
+/// Do some of a rule's filters exclude each other (Gateway API: `IncompatibleFilters`)?
+pub(super) fn are_incompatible(raw: Option<&[RawFilter]>) -> bool {
+    let has = |kind: &str| {
+        raw.iter()
+            .flat_map(|raw| raw.iter())
+            .any(|f| f.r#type == kind)
+    };
+    has("RequestRedirect") && has("URLRewrite")
+}
+
 /// All filters of a backend: it can change headers, for its share of the requests.
 pub(super) fn of_backend(
     raw: Option<&[RawFilter]>,

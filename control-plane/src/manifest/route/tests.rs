@@ -52,7 +52,8 @@ fn an_http_route_is_converted() {
             ("other/cart.other.svc.clusterset.local".to_owned(), None),
         ]
     );
-    assert_eq!(route.hostnames, ["cart.example", "*.shop"]);
+    // GEP-1294: they may be a gateway's.
+    assert_eq!(route.hostnames, Vec::<String>::new());
     let rule = &route.rules[0];
     let matched = &rule.matches[0];
     assert_eq!(
@@ -186,16 +187,73 @@ fn a_rule_that_cannot_be_done_fails_alone_and_closed() {
     assert_eq!(route.rules[1].filters, vec![]);
     assert!(route.rules[1].matches[0].path.is_some());
     assert!(
-        route.dropped[0].starts_with("spec.rules[1]: filters: \"CORS\""),
+        route.failing[0].starts_with("spec.rules[1]: filters: \"CORS\""),
         "{:?}",
-        route.dropped
+        route.failing
     );
-    assert!(route.dropped[0].ends_with("(answered with 500)"));
     assert!(
-        route.dropped[1].starts_with("spec.rules[2]: path: regular expression"),
+        route.dropped[0].starts_with("spec.rules[2]: path: regular expression"),
         "{:?}",
         route.dropped
     );
+    assert_eq!((route.failing.len(), route.dropped.len()), (1, 1));
+}
+
+/// Gateway API: a filter MUST NOT be skipped; its requests MUST get an error.
+#[test]
+fn a_route_of_which_no_rule_is_understood_fails_all_that_it_means() {
+    let parent = "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n  rules:\n";
+    let filtered = "  - {matches: [{path: {value: /a}}], filters: [{type: ExtensionRef}], backendRefs: [{name: cart, port: 80}]}\n";
+    let one = route(&format!("{parent}{filtered}"));
+    assert!(one.invalid.unwrap().contains("ExtensionRef"));
+    assert_eq!(one.rules.len(), 1);
+    assert!(one.rules[0].matches[0].path.is_some());
+    assert_eq!(
+        (one.rules[0].backends.len(), one.rules[0].filters.len()),
+        (0, 0)
+    );
+    let unread =
+        "  - {matches: [{path: {type: Glob, value: /a}}], backendRefs: [{name: cart, port: 80}]}\n";
+    let all = route(&format!("{parent}{unread}"));
+    assert!(all.invalid.unwrap().contains("Glob"));
+    assert_eq!(all.rules, [RouteRule::default()], "every request");
+    let both = route(&format!("{parent}{filtered}{unread}"));
+    assert_eq!(both.rules.len(), 1, "what is known of it");
+    assert!(both.rules[0].matches[0].path.is_some());
+}
+
+#[test]
+fn a_redirect_and_a_rewrite_in_one_rule_are_incompatible() {
+    let both = "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n  rules:\n\
+         \x20 - filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: RequestRedirect, requestRedirect: {port: 81}}]\n";
+    assert!(route(both).incompatible);
+    let also = format!("{both}  - backendRefs: [{{name: cart, port: 80}}]\n");
+    let also = route(&also);
+    assert_eq!((also.incompatible, also.failing.len()), (false, 1));
+}
+
+#[test]
+fn a_tls_route_without_a_name_that_is_understood_refuses_every_connection() {
+    let text = |hosts: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TLSRoute\nmetadata: {{name: r, namespace: shop}}\n\
+             spec:\n  parentRefs: [{{kind: Service, group: \"\", name: cart}}]\n  hostnames: [{hosts}]\n\
+             \x20 rules: [{{backendRefs: [{{name: cart, port: 80}}]}}]\n"
+        )
+    };
+    let read = |hosts| {
+        let Spec::Route(route) = read(&text(hosts)).objects[0].spec.clone() else {
+            panic!("a route")
+        };
+        route
+    };
+    let none = read("\"a b\"");
+    assert!(none.invalid.is_some());
+    assert_eq!(none.rules, [RouteRule::default()]);
+    let some = read("\"a b\", Shop.example");
+    assert_eq!(some.hostnames, ["shop.example"]);
+    assert_eq!((some.invalid, some.failing.len()), (None, 1));
+    assert_eq!(some.rules[0].backends.len(), 1);
 }
 
 #[test]

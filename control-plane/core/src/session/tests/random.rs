@@ -151,6 +151,8 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
             hostnames: Vec::new(),
             rules: Vec::new(),
             invalid: None,
+            incompatible: false,
+            failing: Vec::new(),
             dropped: Vec::new(),
             generation: 0,
             statuses: Vec::new(),

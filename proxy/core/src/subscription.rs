@@ -11,7 +11,7 @@ mod backoff;
 mod held;
 mod ledger;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
@@ -31,6 +31,8 @@ pub const WANTED_MAX: usize = 10_000;
 pub const RESOURCES_MAX: usize = 200_000;
 /// Longest text of a NACK, in bytes.
 pub const NACK_BYTES_MAX: usize = 16 << 10;
+/// Nonces remembered: a stream may live for weeks, and a server that repeats one repeats a late one.
+const NONCES_MAX: usize = 64;
 /// `INVALID_ARGUMENT` (google.rpc.Code).
 const INVALID_ARGUMENT: i32 = 3;
 /// The kinds that a proxy asks for together when it needs a service.
@@ -51,7 +53,7 @@ pub enum ProtocolError {
     /// Nothing to acknowledge it by.
     #[error("a response of type {0} has no nonce")]
     NoNonce(Kind),
-    /// The nonce of another response of this stream.
+    /// The nonce of another response of this stream, one of the latest.
     #[error("a response of type {kind} repeats the nonce {nonce:?}")]
     RepeatedNonce {
         /// The response's type.
@@ -82,8 +84,8 @@ pub struct Subscription {
     connected: bool,
     /// Was the node told on this stream?
     introduced: bool,
-    /// Nonces of this stream.
-    nonces: HashSet<String>,
+    /// The latest nonces of this stream, at most [`NONCES_MAX`].
+    nonces: VecDeque<String>,
     /// The response whose updates were handed out and whose verdict has not come.
     unacked: Option<Unacked>,
     backoff: Backoff,
@@ -118,7 +120,7 @@ impl Subscription {
             ledgers,
             connected: false,
             introduced: false,
-            nonces: HashSet::new(),
+            nonces: VecDeque::new(),
             unacked: None,
             backoff: Backoff::default(),
         }
@@ -224,7 +226,8 @@ impl Subscription {
     ) -> Result<Vec<Update>, ProtocolError> {
         let kind = self.check(&response)?;
         self.backoff.answered();
-        self.nonces.insert(response.nonce.clone());
+        self.nonces.truncate(NONCES_MAX - 1);
+        self.nonces.push_front(response.nonce.clone());
         let mut unacked = Unacked {
             kind,
             nonce: response.nonce,

@@ -448,3 +448,27 @@ fn a_lost_stream_is_opened_again_after_a_while() {
     subscription.connected();
     assert_eq!(subscription.poll_timeout(), None);
 }
+
+/// A stream may live for weeks: what is remembered of its responses must not grow with them.
+#[test]
+fn a_long_stream_remembers_only_its_latest_nonces() {
+    let mut subscription = subscription();
+    subscription.want(Kind::AccessPolicy, "*");
+    sent(&mut subscription);
+    for n in 0..1_000 {
+        take(
+            &mut subscription,
+            response(Kind::AccessPolicy, &n.to_string(), vec![], &[]),
+            &[],
+        );
+        assert!(subscription.nonces.len() <= NONCES_MAX, "after {n}");
+    }
+    let again = response(Kind::AccessPolicy, "999", vec![], &[]);
+    assert!(
+        matches!(
+            subscription.handle(again, Instant::now()),
+            Err(ProtocolError::RepeatedNonce { .. })
+        ),
+        "the latest ones are still told apart"
+    );
+}

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::config::Role;
 use crate::h1;
 use crate::h2::Session;
+use crate::keepalive::{self, Keep};
 use crate::relay::Duplex;
 use crate::stream::{Broken, Rx, Tx};
 use crate::tcp;
@@ -159,19 +160,8 @@ async fn application(
 ) -> Result<Upstream, Failure> {
     if http2 {
         for _ in 0..2 {
-            let session = match worker.apps.session(address) {
-                Some(session) => session,
-                None => {
-                    let io = Box::pin(dial(permit, address, None, limit)).await?;
-                    let session = Session::start(
-                        Transport::Plain(io),
-                        http2::Role::Client,
-                        Settings::default(),
-                    );
-                    worker.apps.share(address, &session);
-                    session
-                }
-            };
+            let open = async || plain_session(worker, permit, address, limit).await;
+            let session = worker.apps.session(address, open).await?;
             match session.open(head, end, limit).await {
                 Ok((rx, tx)) => {
                     return Ok(Upstream {
@@ -209,6 +199,23 @@ async fn application(
         reused,
         home: Some(address),
     })
+}
+
+/// HTTP/2 in the clear: to the application beside us, or to a host without a proxy.
+async fn plain_session(
+    worker: &Rc<Worker>,
+    permit: &Permit,
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<Rc<Session>, Failure> {
+    let io = dial(permit, address, None, limit).await?;
+    if address.ip() != worker.shared.config.application {
+        keepalive::ask_by_tcp(&io);
+    }
+    let transport = Transport::Plain(io);
+    let session = Session::start(transport, http2::Role::Client, Settings::default());
+    worker.keepalive.watch(&session, Keep::Upstream);
+    Ok(session)
 }
 
 /// Opens a byte stream to the hop. `target`: the pod's address and port.
@@ -451,6 +458,7 @@ async fn handshake(
     let transport = Transport::Tls(io, tls.into());
     let session = Session::start(transport, http2::Role::Client, tunnel::settings());
     worker.connections.believe(&session, chain);
+    worker.keepalive.watch(&session, Keep::Tunnel);
     Ok(session)
 }
 

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use crate::exchange::{Answer, Downstream, Request, reply};
 use crate::h1;
 use crate::h2::Session;
+use crate::keepalive::Keep;
 use crate::stream::{Broken, Rx, Tx};
 use crate::worker::Worker;
 
@@ -211,6 +212,7 @@ async fn stream(side: Rc<impl Side>, mut taking: Task) {
 pub async fn serve_h2_plain(side: Rc<impl Side + 'static>, io: TcpStream, first: Vec<u8>) {
     let transport = crate::transport::Transport::Plain(io);
     let session = Session::start_with(transport, Role::Server, Settings::default(), first);
+    side.worker().keepalive.watch(&session, Keep::Client);
     serve_h2(side, session).await;
 }
 

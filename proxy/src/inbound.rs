@@ -25,6 +25,7 @@ use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
 use crate::http::{Side, Task, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
+use crate::keepalive::Keep;
 use crate::notify::Flag;
 use crate::relay::unless;
 use crate::telemetry::{Direction, Event};
@@ -64,6 +65,7 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
     };
     let session = Session::start(identified.transport, Role::Server, tunnel::settings());
     worker.connections.believe(&session, identified.chain);
+    worker.keepalive.watch(&session, Keep::Peer);
     let source_cluster = Some(Arc::from(identified.peer.id.trust_domain().cluster()));
     let side = Inbound {
         worker,

@@ -25,6 +25,8 @@ pub mod exchange;
 pub mod connect;
 pub mod tunnel;
 pub mod pool;
+pub mod sessions;
+pub mod keepalive;
 pub mod relay;
 pub mod finish;
 

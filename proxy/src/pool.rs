@@ -9,8 +9,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use isthmus_proxy_core::failure::Failure;
+
 use crate::h1::{H1Rx, H1Tx};
 use crate::h2::Session;
+use crate::sessions::Sessions;
 
 /// Idle HTTP/1 connections kept for each address.
 const IDLE_MAX: usize = 128;
@@ -21,7 +24,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 #[derive(Debug, Default)]
 pub struct AppPool {
     idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
-    sessions: RefCell<HashMap<SocketAddr, Rc<Session>>>,
+    sessions: RefCell<HashMap<SocketAddr, Rc<Sessions>>>,
 }
 
 #[derive(Debug)]
@@ -58,21 +61,17 @@ impl AppPool {
         }
     }
 
-    /// The HTTP/2 session to this address, if one is open.
-    #[must_use]
-    pub fn session(&self, address: SocketAddr) -> Option<Rc<Session>> {
-        let sessions = self.sessions.borrow();
-        sessions
-            .get(&address)
-            .filter(|s| s.is_usable())
-            .map(Rc::clone)
-    }
-
-    /// From now on this session serves the address.
-    pub fn share(&self, address: SocketAddr, session: &Rc<Session>) {
-        self.sessions
-            .borrow_mut()
-            .insert(address, Rc::clone(session));
+    /// The HTTP/2 session to this address: an open one, or the one that `open` opens.
+    ///
+    /// # Errors
+    /// Why it could not be opened.
+    pub async fn session(
+        &self,
+        address: SocketAddr,
+        open: impl AsyncFnOnce() -> Result<Rc<Session>, Failure>,
+    ) -> Result<Rc<Session>, Failure> {
+        let sessions = Rc::clone(self.sessions.borrow_mut().entry(address).or_default());
+        sessions.get(1, open).await
     }
 
     /// Closes what has been idle for too long.
@@ -81,16 +80,18 @@ impl AppPool {
             connections.retain(|c| c.since.elapsed() < IDLE_TIMEOUT && c.rx.is_quiet());
             !connections.is_empty()
         });
-        self.sessions
-            .borrow_mut()
-            .retain(|_, session| !session.is_closed());
+        self.sessions.borrow_mut().retain(|_, sessions| {
+            sessions.forget_closed();
+            // Somebody who waits for an opening still holds them.
+            Rc::strong_count(sessions) > 1 || !sessions.is_empty()
+        });
     }
 
     /// Closes all that is idle, and lets sessions end with their last stream.
     pub fn go_away(&self) {
         self.idle.borrow_mut().clear();
-        for session in self.sessions.borrow().values() {
-            session.go_away();
+        for sessions in self.sessions.borrow().values() {
+            sessions.go_away();
         }
     }
 }

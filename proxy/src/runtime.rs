@@ -18,7 +18,7 @@ use crate::config::{Config, Destination};
 use crate::telemetry::Direction;
 use crate::tls::Verifier;
 use crate::worker::{Shared, Worker};
-use crate::{gateway, inbound, outbound};
+use crate::{gateway, inbound, keepalive, outbound};
 
 /// Idle connections are looked at that often.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -166,6 +166,7 @@ fn run(shared: Arc<Shared>, listeners: Listeners, number: usize) {
         listen(&worker, listeners);
         tokio::task::spawn_local(judge(Rc::clone(&worker)));
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+        tokio::task::spawn_local(keepalive::run(Rc::clone(&worker)));
         drained(&worker).await;
     });
 }

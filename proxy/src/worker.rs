@@ -18,6 +18,7 @@ use tokio::time::timeout_at;
 
 use crate::config::Config;
 use crate::connections::Connections;
+use crate::keepalive::Keepalive;
 use crate::outbound::Hints;
 use crate::pool::AppPool;
 use crate::runtime::Bound;
@@ -80,6 +81,8 @@ pub struct Worker {
     pub tunnels: Tunnels,
     /// Connections to applications.
     pub apps: AppPool,
+    /// Sessions whose peers may vanish.
+    pub keepalive: Keepalive,
     /// What is open, for judging it again.
     pub connections: Connections,
     /// The counters, without a lock.
@@ -104,6 +107,7 @@ impl Worker {
             rng: RefCell::new(Rng::new(seed)),
             tunnels: Tunnels::new(shared.config.tunnels_per_peer),
             apps: AppPool::default(),
+            keepalive: Keepalive::default(),
             connections: Connections::default(),
             recorder: Recorder::new(Arc::clone(&shared.telemetry)),
             hints: Hints::default(),

@@ -1,0 +1,223 @@
+//! What moves between a session's socket and its streams?
+//!
+//! Two tasks for each session: one reads and decodes, one writes what the streams have encoded.
+
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use isthmus_proxy_core::http2::{ErrorCode, Event};
+use tokio::time::sleep;
+
+use super::stream::{self, Slot};
+use super::{Session, State};
+use crate::buffer;
+use crate::relay;
+use crate::stream::Broken;
+use crate::transport::Progress;
+
+/// Streams woken when there is room again: few at a time, first come first served.
+const WAKE_PER_FLUSH: usize = 8;
+/// For what is still to be written when a session ends.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Session {
+    pub(super) async fn read_loop(self: Rc<Self>, first: Vec<u8>) {
+        let mut ended = self
+            .receive(&first)
+            .and_then(|()| self.transport.read_early(&mut |plain| self.receive(plain)))
+            .map(|()| Progress::More);
+        while !self.closed.get() {
+            match ended {
+                Ok(Progress::More) => {}
+                Ok(Progress::Blocked) => {
+                    // A peer that never closes must not keep a closed session alive.
+                    let (readable, unread) =
+                        (pin!(self.transport.readable()), pin!(self.unread.wait()));
+                    if !matches!(relay::unless(readable, unread).await, Ok(Ok(()))) {
+                        break;
+                    }
+                }
+                Ok(Progress::Ended) | Err(_) => break,
+            }
+            ended = self.transport.read(&mut |plain| self.receive(plain));
+            if matches!(ended, Ok(Progress::More)) {
+                self.heard.set(true);
+                // A peer that sends without a pause must not starve the other tasks.
+                tokio::task::yield_now().await;
+            }
+        }
+        self.close();
+    }
+
+    /// Decodes bytes of the peer.
+    fn receive(self: &Rc<Self>, plain: &[u8]) -> io::Result<()> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let seconds = state.aged.elapsed().as_secs();
+        if seconds > 0 {
+            state.aged = Instant::now();
+            state
+                .codec
+                .elapsed(u32::try_from(seconds).unwrap_or(u32::MAX));
+        }
+        let result = if state.rest.is_empty() {
+            let mut input = plain;
+            let result = self.decode(state, &mut input);
+            state.rest.extend_from_slice(input);
+            result
+        } else {
+            let mut joined = std::mem::take(&mut state.rest);
+            joined.extend_from_slice(plain);
+            let mut input = joined.as_slice();
+            let result = self.decode(state, &mut input);
+            let used = joined.len() - input.len();
+            buffer::drop_front(&mut joined, used);
+            state.rest = joined;
+            result
+        };
+        let dirty = !state.out.is_empty();
+        drop(guard);
+        if dirty {
+            self.dirty.set();
+        }
+        result
+    }
+
+    fn decode(self: &Rc<Self>, state: &mut State, input: &mut &[u8]) -> io::Result<()> {
+        loop {
+            let event = match state.codec.decode(input, &mut state.out) {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    // The codec has written GOAWAY; the flusher sends it and closes.
+                    state.going_away = true;
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        error.to_string(),
+                    ));
+                }
+            };
+            self.dispatch(state, event);
+        }
+    }
+
+    fn dispatch(self: &Rc<Self>, state: &mut State, event: Event<'_>) {
+        match event {
+            Event::Request { id, head, end } => {
+                let slot = Rc::new(Slot::new(false));
+                slot.ended_by_peer(end);
+                state.streams.insert(id, Rc::clone(&slot));
+                let (rx, tx) = stream::halves(self, id, slot);
+                state.incoming.push_back((head, rx, tx));
+                state.acceptor.wake(1);
+            }
+            Event::Response { id, head, end } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.answered(head, end);
+                }
+            }
+            Event::Data { id, data, end } => match state.streams.get(&id) {
+                Some(slot) if slot.wants_data() => slot.received(data, end),
+                // Nobody reads it any more: the credit goes back at once.
+                Some(_) | None => state.codec.consumed(id, data.len(), &mut state.out),
+            },
+            Event::Trailers { id, fields } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.trailed(fields);
+                }
+            }
+            Event::Reset { id, code, .. } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.break_off(match code {
+                        ErrorCode::RefusedStream => Broken::Refused,
+                        code => Broken::Reset(Some(code)),
+                    });
+                }
+                state.openers.wake(1);
+            }
+            Event::Writable { id: Some(id) } => {
+                if let Some(slot) = state.streams.get(&id) {
+                    slot.wake_sender();
+                }
+            }
+            Event::Writable { id: None } => state.senders.wake(WAKE_PER_FLUSH),
+            Event::Settings => {
+                state.openers.wake_all();
+                state.senders.wake_all();
+            }
+            Event::GoAway { .. } => {
+                state.going_away = true;
+                state.openers.wake_all();
+                // One without a stream has nothing more to wait for.
+                self.dirty.set();
+            }
+            Event::Refused { id, failure } => {
+                tracing::debug!(?id, %failure, "refused a request");
+            }
+            Event::Pong(_) => state.unanswered_ping = false,
+        }
+    }
+
+    pub(super) async fn flush_loop(self: Rc<Self>) {
+        loop {
+            self.dirty.wait().await;
+            // Every task that is ready adds its frames before one write takes them all.
+            tokio::task::yield_now().await;
+            // A peer that does not read gets no longer than this for the last words.
+            let last_words = pin!(async {
+                self.closing.wait().await;
+                sleep(CLOSE_TIMEOUT).await;
+            });
+            let writing = pin!(self.write_out());
+            if !matches!(relay::unless(writing, last_words).await, Ok(Ok(()))) {
+                break;
+            }
+            if self.closed.get() {
+                self.transport.shut_down();
+                break;
+            }
+            let done = {
+                let state = self.state.borrow();
+                state.codec.is_drained() && state.streams.is_empty() && state.out.is_empty()
+            };
+            if done {
+                // A session that is going away ends with its last stream.
+                self.close();
+            }
+        }
+        self.close();
+    }
+
+    async fn write_out(&self) -> io::Result<()> {
+        loop {
+            let data = {
+                let mut state = self.state.borrow_mut();
+                let data = std::mem::take(&mut state.out);
+                state.writing = data.len();
+                state.codec.flushed();
+                data
+            };
+            if data.is_empty() {
+                return Ok(());
+            }
+            let mut rest = data.as_slice();
+            while !rest.is_empty() {
+                match self.transport.write(rest) {
+                    Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.transport.writable().await?;
+                    }
+                    Err(error) => return Err(error),
+                }
+                self.state.borrow_mut().writing = rest.len();
+            }
+            while !self.transport.flush()? {
+                self.transport.writable().await?;
+            }
+            buffer::keep(data);
+            self.state.borrow_mut().senders.wake(WAKE_PER_FLUSH);
+        }
+    }
+}

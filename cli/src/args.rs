@@ -214,12 +214,16 @@ pub(crate) struct MeshAddresses {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
         isthmus status                                   of the demo that is held on this machine\n  \
+        isthmus status --context east                    of the control plane in a cluster, by kubectl\n  \
         isthmus status --control-plane 127.0.0.1:15014 --proxy 10.0.0.7:15000\n  \
         isthmus status --output json")]
 pub(crate) struct StatusOptions {
     /// Where to ask.
     #[command(flatten)]
     pub(crate) mesh: MeshAddresses,
+    /// The cluster that the control plane runs in.
+    #[command(flatten)]
+    pub(crate) reach: Reach,
 }
 
 /// Options of `isthmus why`.

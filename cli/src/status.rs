@@ -11,25 +11,35 @@ use crate::args::{Format, MeshAddresses, StatusOptions};
 use crate::client;
 use crate::demo::state::State;
 use crate::output;
+use forward::Forward;
 
 mod tables;
+mod forward;
 
 /// `isthmus status`.
 ///
 /// # Errors
 /// Nobody can be asked. A part that doesn't answer is shown as such.
 pub(crate) fn run(options: &StatusOptions, format: Format) -> anyhow::Result<()> {
-    let (control_plane, proxies) = addresses(&options.mesh)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let seen = runtime.block_on(ask(control_plane, &proxies));
+    let seen = runtime.block_on(look(options))?;
     match format {
         Format::Json => output::json(&seen),
         Format::Text => output::line(tables::all(&seen).trim_end()),
     }
     Ok(())
+}
+
+async fn look(options: &StatusOptions) -> anyhow::Result<Value> {
+    if options.reach.is_given() {
+        let forward = Forward::open(&options.reach).await?;
+        return Ok(ask(Some(forward.at), &[]).await);
+    }
+    let (control_plane, proxies) = addresses(&options.mesh)?;
+    Ok(ask(control_plane, &proxies).await)
 }
 
 /// A proxy's name, if it is known, and its admin address.
@@ -58,9 +68,13 @@ async fn ask(control_plane: Option<SocketAddr>, proxies: &[ProxyAt]) -> Value {
         let answer = client::json(at, path).await;
         answer.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }))
     };
-    let (world, clients) = match control_plane {
-        Some(at) => (page(at, "/world").await, page(at, "/proxies").await),
-        None => (Value::Null, Value::Null),
+    let (world, clients, services) = match control_plane {
+        Some(at) => (
+            page(at, "/world").await,
+            page(at, "/proxies").await,
+            page(at, "/services").await,
+        ),
+        None => (Value::Null, Value::Null, Value::Null),
     };
     let configs = join_all(proxies.iter().map(|(_, at)| page(*at, "/config"))).await;
     let configs: Map<String, Value> = proxies
@@ -68,7 +82,7 @@ async fn ask(control_plane: Option<SocketAddr>, proxies: &[ProxyAt]) -> Value {
         .map(|(name, _)| name.clone())
         .zip(configs)
         .collect();
-    json!({ "world": world, "proxies": clients, "configs": configs })
+    json!({ "world": world, "services": services, "proxies": clients, "configs": configs })
 }
 
 /// Which proxies are connected, by the control plane's `/proxies`.

@@ -15,6 +15,13 @@ pub(crate) struct Reach {
     pub(crate) context: Option<String>,
 }
 
+impl Reach {
+    /// Was a cluster named on the command line? A kubeconfig of the environment alone names none.
+    pub(crate) fn is_given(&self) -> bool {
+        self.context.is_some()
+    }
+}
+
 /// Options of `isthmus install`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \

@@ -20,6 +20,10 @@ pub(super) fn all(seen: &Value) -> String {
         parts.push(clusters(world));
         parts.push(problems(world));
     }
+    let offered = get(seen, "services");
+    if offered.get("services").is_some() {
+        parts.push(services(offered));
+    }
     let clients = get(seen, "proxies");
     if clients.is_array() {
         parts.push(proxies(clients, now));
@@ -125,6 +129,47 @@ fn problems(world: &Value) -> String {
         return String::new();
     }
     table("Problems", &["where", "what", "why"], &lines)
+}
+
+/// What the clusters export, and how many of each cluster's endpoints serve.
+fn services(offered: &Value) -> String {
+    let row = |service: &Value, cluster: &Value| {
+        let endpoints = items(get(cluster, "endpoints"));
+        let open = endpoints.iter().filter(|e| get(e, "meshed") == true);
+        let name = format!("{}/{}", text(service, "namespace"), text(service, "name"));
+        vec![
+            name,
+            text(cluster, "cluster"),
+            text(cluster, "healthy"),
+            text(cluster, "draining"),
+            text(cluster, "unhealthy"),
+            format!("{} of {}", open.count(), endpoints.len()),
+        ]
+    };
+    let of = |service: &Value| -> Vec<Vec<String>> {
+        let clusters = items(get(service, "clusters"));
+        clusters
+            .iter()
+            .map(|cluster| row(service, cluster))
+            .collect()
+    };
+    let rows: Vec<Vec<String>> = items(get(offered, "services"))
+        .iter()
+        .flat_map(of)
+        .collect();
+    let title = match get(offered, "more").as_bool() {
+        Some(true) => "Exported services (there are more)",
+        Some(false) | None => "Exported services",
+    };
+    let head = [
+        "service",
+        "cluster",
+        "healthy",
+        "draining",
+        "unhealthy",
+        "meshed",
+    ];
+    table(title, &head, &rows)
 }
 
 fn proxies(clients: &Value, now: f64) -> String {
@@ -336,6 +381,19 @@ mod tests {
         let text =
             all(&json!({ "world": { "error": "refused" }, "proxies": { "error": "refused" } }));
         assert_eq!(text, "Control plane\n  refused\n");
+    }
+
+    #[test]
+    fn services_are_counted_by_cluster() {
+        let endpoint = |meshed: bool| json!({ "name": "west/shop/cart-1", "meshed": meshed });
+        let west = json!({ "cluster": "west", "healthy": 1, "draining": 0, "unhealthy": 1,
+            "endpoints": [endpoint(true), endpoint(false)] });
+        let cart = json!({ "namespace": "shop", "name": "cart", "clusters": [west] });
+        let text = all(&json!({ "services": { "services": [cart], "more": false } }));
+        assert_eq!(
+            cells(&text, "shop/cart"),
+            ["shop/cart", "west", "1", "0", "1", "1 of 2"]
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod seen;
 mod touch;
 mod conditions;
 mod keep;
+mod offers;
 mod members;
 mod authors;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use conditions::Condition;
 pub use dirty::Dirty;
 pub use keep::Place;
 pub use members::{Standing, Standings};
+pub use offers::{Offer, OfferName, OfferedEndpoint};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};

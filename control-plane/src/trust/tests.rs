@@ -3,7 +3,6 @@
 use super::*;
 use crate::authority::{Authority, forge};
 use crate::state::StateDir;
-use crate::store::KeyStore;
 use rcgen::string::Ia5String;
 use rcgen::{IsCa, KeyPair, KeyUsagePurpose, SanType};
 
@@ -18,15 +17,15 @@ struct Mesh {
     now: SystemTime,
 }
 
-async fn mesh() -> Mesh {
+fn mesh() -> Mesh {
     let folder = tempfile::tempdir().unwrap();
-    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
+    let state = StateDir::open(folder.path()).unwrap();
     let now = SystemTime::now();
-    let open = async |name: &str| {
+    let open = |name: &str| {
         let trust_domain = format!("{name}.mesh.internal").parse().unwrap();
-        Authority::open(&store, &trust_domain, now).await.unwrap()
+        Authority::open(&state, &trust_domain, now).unwrap()
     };
-    let (east, west) = (open("east").await, open("west").await);
+    let (east, west) = (open("east"), open("west"));
     let mut trust = Trust::default();
     trust.set(east.trust_domain(), &east.roots()).unwrap();
     trust.set(west.trust_domain(), &west.roots()).unwrap();
@@ -64,9 +63,9 @@ fn why(error: &Error) -> String {
     cause.to_string()
 }
 
-#[tokio::test]
-async fn a_good_chain_is_believed_while_it_lasts() {
-    let mesh = mesh().await;
+#[test]
+fn a_good_chain_is_believed_while_it_lasts() {
+    let mesh = mesh();
     let key = KeyPair::generate().unwrap();
     let id = SpiffeId::new(mesh.east.trust_domain(), "shop", "cart").unwrap();
     let grant = isthmus_control_plane_core::issue::Grant {
@@ -92,9 +91,9 @@ async fn a_good_chain_is_believed_while_it_lasts() {
     );
 }
 
-#[tokio::test]
-async fn a_root_vouches_for_its_own_trust_domain_only() {
-    let mesh = mesh().await;
+#[test]
+fn a_root_vouches_for_its_own_trust_domain_only() {
+    let mesh = mesh();
     let key = KeyPair::generate().unwrap();
     let foreign = |params: &mut rcgen::CertificateParams| {
         params.subject_alt_names = vec![uri("spiffe://east.mesh.internal/ns/shop/sa/cart")];
@@ -117,9 +116,9 @@ async fn a_root_vouches_for_its_own_trust_domain_only() {
     );
 }
 
-#[tokio::test]
-async fn what_is_no_svid_is_refused() {
-    let mesh = mesh().await;
+#[test]
+fn what_is_no_svid_is_refused() {
+    let mesh = mesh();
     let key = KeyPair::generate().unwrap();
     type Change = fn(&mut rcgen::CertificateParams);
     let cases: [(&str, Change); 9] = [
@@ -171,9 +170,9 @@ async fn what_is_no_svid_is_refused() {
     );
 }
 
-#[tokio::test]
-async fn an_issuer_is_no_client() {
-    let mesh = mesh().await;
+#[test]
+fn an_issuer_is_no_client() {
+    let mesh = mesh();
     let chain = forge(&mesh.east, |_| {}, &KeyPair::generate().unwrap(), mesh.now);
     assert_eq!(
         why(&mesh.verify(&chain[1..]).unwrap_err()),
@@ -181,9 +180,9 @@ async fn an_issuer_is_no_client() {
     );
 }
 
-#[tokio::test]
-async fn a_removed_root_counts_at_once() {
-    let mesh = mesh().await;
+#[test]
+fn a_removed_root_counts_at_once() {
+    let mesh = mesh();
     let chain = forge(&mesh.east, |_| {}, &KeyPair::generate().unwrap(), mesh.now);
     assert!(mesh.verify(&chain).is_ok());
     mesh.trust.send_modify(|trust| {

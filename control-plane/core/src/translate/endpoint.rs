@@ -144,14 +144,14 @@ pub(crate) struct Backend<'a> {
     namespace: &'a str,
     pub(crate) pod: Option<(&'a str, &'a Entry<Pod>)>,
     pub(crate) addresses: Vec<IpAddr>,
-    health: resource::Health,
+    pub(crate) health: resource::Health,
     /// Port of the cluster's own service → port of the pod.
     ports: BTreeMap<u16, u16>,
     locality: Locality,
 }
 
 impl Backend<'_> {
-    fn is_meshed(&self) -> bool {
+    pub(crate) fn is_meshed(&self) -> bool {
         self.pod.is_some_and(|(_, entry)| entry.value.meshed)
     }
 

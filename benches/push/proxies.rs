@@ -1,0 +1,294 @@
+//! A thousand proxies that do nothing but listen to the control plane.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use hyper_util::rt::TokioIo;
+use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use isthmus_proto::identity::IssueRequest;
+use isthmus_proto::identity::identity_service_client::IdentityServiceClient;
+use isthmus_proto::resource::{ClusterFreshness, Endpoint, Service, TrustBundle, Workload};
+use prost::Name as _;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::Outcome;
+use crate::objects::{self, Size};
+use crate::servers::{self, Fleet};
+use crate::subject::Subject;
+
+/// Proxies that ask for a certificate at once.
+const AT_ONCE: usize = 16;
+const HOST: &str = "control-plane.mesh.internal";
+
+/// One of them. Its stream ends with the program.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    read: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// What its socket has read so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// Connects those that call services, and those that don't; each has its own certificate, and has
+/// heard of all that it asked for.
+pub(crate) async fn connect(
+    size: Size,
+    control: &Subject,
+    fleet: &Arc<Fleet>,
+) -> Outcome<(Vec<Proxy>, Vec<Proxy>)> {
+    let (mut callers, mut idle) = (Vec::new(), Vec::new());
+    let numbers: Vec<usize> = (0..size.proxies + size.idle).collect();
+    for some in numbers.chunks(AT_ONCE) {
+        let connecting = some.iter().map(|number| {
+            let (fleet, discovery) = (Arc::clone(fleet), control.discovery);
+            let roots = control.roots.clone();
+            let number = *number;
+            tokio::spawn(async move { one(number, &fleet, (discovery, &roots)).await })
+        });
+        let connecting: Vec<_> = connecting.collect();
+        for (number, task) in some.iter().zip(connecting) {
+            let proxy = task.await??;
+            let list = if *number < size.proxies {
+                &mut callers
+            } else {
+                &mut idle
+            };
+            list.push(proxy);
+        }
+    }
+    Ok((callers, idle))
+}
+
+async fn one(
+    number: usize,
+    fleet: &Arc<Fleet>,
+    (address, roots): (SocketAddr, &str),
+) -> Outcome<Proxy> {
+    let size = fleet.size;
+    let (cluster, service) = size.place(number);
+    let pod = number / (size.services_each() * size.clusters);
+    let pod_name = objects::pod_name(service, pod);
+    let account = objects::service_name(cluster, service);
+    let key = KeyPair::generate()?;
+    let csr = CertificateParams::new([HOST.to_owned()])?.serialize_request(&key)?;
+    let channel = channel(address, tls(roots, None)?, Arc::default()).await?;
+    let request = IssueRequest {
+        csr: csr.der().to_vec().into(),
+        token: servers::token(&account, &pod_name),
+        cluster: objects::cluster_name(cluster),
+    };
+    let issued = IdentityServiceClient::new(channel)
+        .issue(request)
+        .await?
+        .into_inner();
+    let chain: Vec<_> = issued
+        .chain
+        .iter()
+        .map(|der| CertificateDer::from(der.to_vec()))
+        .collect();
+    let read = Arc::new(AtomicU64::new(0));
+    let channel =
+        self::channel(address, tls(roots, Some((&key, chain)))?, Arc::clone(&read)).await?;
+    let (requests, queue) = mpsc::channel(16);
+    let called: Vec<String> = if number < size.proxies {
+        let mine = (0..size.each).map(|n| size.place(number * size.each + n));
+        mine.map(|(cluster, service)| objects::subscription(cluster, service))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    let workload = objects::workload(cluster, service, pod);
+    subscribe(&requests, &workload, &called).await?;
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let responses = client
+        .delta_aggregated_resources(ReceiverStream::new(queue))
+        .await?
+        .into_inner();
+    let mut listening = Listening {
+        requests,
+        responses,
+        fleet: Arc::clone(fleet),
+    };
+    let wanted = size.each * size.pods_each() * usize::from(!called.is_empty());
+    listening.settle(wanted).await?;
+    tokio::spawn(async move {
+        // A stream that ends is seen by what does not arrive any more.
+        while listening.next().await.is_ok() {}
+    });
+    Ok(Proxy { read })
+}
+
+async fn subscribe(
+    requests: &mpsc::Sender<DeltaDiscoveryRequest>,
+    workload: &str,
+    called: &[String],
+) -> Outcome {
+    let node = Node {
+        id: workload.to_owned(),
+        cluster: String::new(),
+        metadata: None,
+    };
+    let everything = vec!["*".to_owned()];
+    let asked = [
+        (Workload::type_url(), vec![workload.to_owned()]),
+        (TrustBundle::type_url(), everything.clone()),
+        (ClusterFreshness::type_url(), everything),
+        (Service::type_url(), called.to_vec()),
+        (Endpoint::type_url(), called.to_vec()),
+    ];
+    for (at, (type_url, names)) in asked.into_iter().enumerate() {
+        if names.is_empty() {
+            continue;
+        }
+        let request = DeltaDiscoveryRequest {
+            node: (at == 0).then(|| node.clone()),
+            type_url,
+            resource_names_subscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        };
+        requests.send(request).await?;
+    }
+    Ok(())
+}
+
+struct Listening {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+    fleet: Arc<Fleet>,
+}
+
+impl Listening {
+    /// Until so many endpoints are known, and the workload is.
+    async fn settle(&mut self, endpoints: usize) -> Outcome {
+        let (mut known, mut own) = (0, false);
+        while known < endpoints || !own {
+            let response = self.next().await?;
+            if response.type_url == Endpoint::type_url() {
+                known += response.resources.len();
+            }
+            own |= response.type_url == Workload::type_url();
+        }
+        Ok(())
+    }
+
+    /// Takes the next response, and acknowledges it.
+    async fn next(&mut self) -> Outcome<DeltaDiscoveryResponse> {
+        let response = self
+            .responses
+            .message()
+            .await?
+            .ok_or("the stream has ended")?;
+        if response.type_url == Endpoint::type_url() {
+            for resource in &response.resources {
+                self.fleet.arrive(&resource.name);
+            }
+        }
+        let acknowledged = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.requests.send(acknowledged).await?;
+        Ok(response)
+    }
+}
+
+fn tls(
+    roots: &str,
+    own: Option<(&KeyPair, Vec<CertificateDer<'static>>)>,
+) -> Outcome<Arc<ClientConfig>> {
+    let mut store = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+        store.add(root?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(store);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((key, chain)) => {
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+            builder.with_client_auth_cert(chain, key)?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+async fn channel(
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    read: Arc<AtomicU64>,
+) -> Outcome<Channel> {
+    let connect = tower::service_fn(move |_| {
+        let (tls, read) = (Arc::clone(&tls), Arc::clone(&read));
+        async move {
+            let stream = Counted {
+                stream: TcpStream::connect(address).await?,
+                read,
+            };
+            let name = ServerName::try_from(HOST).map_err(std::io::Error::other)?;
+            let stream = TlsConnector::from(tls).connect(name, stream).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
+        }
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("https://control-plane.mesh.internal");
+    Ok(endpoint.connect_with_connector(connect).await?)
+}
+
+/// A socket that counts what it reads.
+struct Counted {
+    stream: TcpStream,
+    read: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let read = u64::try_from(buffer.filled().len() - before).unwrap_or(0);
+        self.read.fetch_add(read, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,197 @@
+//! The control plane that is measured: a process of its own.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use crate::Outcome;
+use crate::objects::cluster_name;
+use crate::servers::Fleet;
+
+/// Longest wait for any state.
+const PATIENCE: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The core that the control plane has for itself.
+const CORE: &str = "1";
+/// Of `/proc/PID/stat`, a second (`getconf CLK_TCK`, 100 on every Linux that is met).
+const TICKS: u64 = 100;
+
+/// A running control plane.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    child: Child,
+    began: Instant,
+    pub(crate) discovery: SocketAddr,
+    admin: SocketAddr,
+    pub(crate) roots: String,
+}
+
+/// Is the control plane, until it is killed.
+pub(crate) fn serve(config: &str) -> Outcome {
+    let config = isthmus_control_plane::Config::read(Path::new(config))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(isthmus_control_plane::run(config, std::future::pending()))?)
+}
+
+impl Subject {
+    /// Starts it over a folder, which may have another one's state.
+    pub(crate) async fn start(folder: &Path, fleet: &Arc<Fleet>) -> Outcome<Self> {
+        let state = folder.join("state");
+        let listeners = state.join("listeners.json");
+        // Not there at the first start.
+        let _ = fs::remove_file(&listeners);
+        let config = folder.join("control-plane.json");
+        fs::write(&config, configuration(folder, fleet)?.to_string())?;
+        let program = std::env::current_exe()?;
+        let two = std::thread::available_parallelism()?.get() > 1;
+        let mut command = if two {
+            let mut command = Command::new("taskset");
+            command.args(["-c", CORE]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let began = Instant::now();
+        let mut child = command
+            .arg("control-plane")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let text = loop {
+            if let Ok(text) = fs::read_to_string(&listeners) {
+                break text;
+            }
+            if let Some(ended) = child.try_wait()? {
+                return Err(format!("the control plane has ended: {ended}").into());
+            }
+            sleep(LOOK_EVERY).await;
+        };
+        let listeners: Value = serde_json::from_str(&text)?;
+        let address = |key: &str| -> Outcome<SocketAddr> {
+            Ok(listeners[key].as_str().unwrap_or_default().parse()?)
+        };
+        Ok(Self {
+            discovery: address("discovery")?,
+            admin: address("admin")?,
+            roots: fs::read_to_string(state.join("roots.pem"))?,
+            child,
+            began,
+        })
+    }
+
+    /// Waits until it is ready and knows every cluster in this state; how long after its start.
+    pub(crate) async fn ready(&self, fleet: &Arc<Fleet>, state: &str) -> Outcome<Duration> {
+        loop {
+            let ready = self.get("/ready").await?;
+            let clusters: Value = serde_json::from_str(&self.get("/clusters").await?)?;
+            let clusters = clusters.as_array().map_or(&[][..], Vec::as_slice);
+            let so = clusters.iter().filter(|cluster| cluster["state"] == state);
+            if ready.contains("\"ready\": true") && so.count() == fleet.servers.len() {
+                return Ok(self.began.elapsed());
+            }
+            if self.began.elapsed() > PATIENCE {
+                return Err(format!("not {state}: {clusters:?}").into());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits until every cluster is on disk, as it is.
+    pub(crate) async fn saved(&self, folder: &Path, fleet: &Arc<Fleet>) -> Outcome {
+        let worlds = folder.join("state/worlds");
+        let began = Instant::now();
+        let mut last = Vec::new();
+        while began.elapsed() < PATIENCE {
+            let mut sizes = Vec::new();
+            for entry in fs::read_dir(&worlds)? {
+                let path = entry?.path();
+                if path.extension().is_none_or(|end| end != "new") {
+                    sizes.push((path.clone(), fs::metadata(&path)?.len()));
+                }
+            }
+            sizes.sort();
+            if sizes.len() >= fleet.servers.len() && sizes == last {
+                return Ok(());
+            }
+            last = sizes;
+            sleep(Duration::from_secs(5)).await;
+        }
+        Err("the clusters are not on disk".into())
+    }
+
+    pub(crate) async fn kill(mut self) -> Outcome {
+        Ok(self.child.kill().await?)
+    }
+
+    /// What is resident, in MiB.
+    pub(crate) fn resident(&self) -> Outcome<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.unwrap_or_default().parse::<u64>()? / 1024)
+    }
+
+    /// User and system time so far.
+    pub(crate) fn processor_time(&self) -> Outcome<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        let after = stat.rsplit(") ").next().unwrap_or_default();
+        let fields: Vec<u64> = after
+            .split(' ')
+            .filter_map(|field| field.parse().ok())
+            .collect();
+        // proc(5): utime and stime, fields 14 and 15; the state is no number.
+        let ticks: u64 = fields.iter().skip(10).take(2).sum();
+        Ok(Duration::from_millis(ticks * 1000 / TICKS))
+    }
+
+    fn pid(&self) -> Outcome<u32> {
+        Ok(self.child.id().ok_or("the control plane has ended")?)
+    }
+
+    async fn get(&self, path: &str) -> Outcome<String> {
+        let mut stream = TcpStream::connect(self.admin).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        Ok(body.to_owned())
+    }
+}
+
+/// One kubeconfig a cluster, and what names them.
+fn configuration(folder: &Path, fleet: &Arc<Fleet>) -> Outcome<Value> {
+    let mut clusters = Vec::new();
+    for (number, server) in fleet.servers.iter().enumerate() {
+        let name = cluster_name(number);
+        let file = folder.join(format!("{name}.kubeconfig"));
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{ "name": "it", "cluster": { "server": format!("http://{}", server.address) } }],
+            "users": [{ "name": "it", "user": {} }],
+            "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
+        });
+        fs::write(&file, kubeconfig.to_string())?;
+        clusters.push(json!({ "name": name, "kubernetes": {
+            "kubeconfig": file, "allow": ["loopback", "insecure"],
+        } }));
+    }
+    Ok(json!({
+        "mesh_domain": "mesh.internal", "state_dir": folder.join("state"),
+        "listen": { "discovery": "127.0.0.1:0", "admin": "127.0.0.1:0" },
+        "clusters": clusters,
+    }))
+}

@@ -648,7 +648,7 @@ pub struct Route {
     /// Lower case; a leading "*." matches any number of labels. Empty: every host.
     #[prost(string, repeated, tag = "5")]
     pub hostnames: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// In the order that was written. Precedence among matches is the Gateway API's.
+    /// In the order that was written. Precedence among matches is the Gateway API's. Empty: all calls fail.
     #[prost(message, repeated, tag = "6")]
     pub rules: ::prost::alloc::vec::Vec<RouteRule>,
     /// When the route was created, in seconds since 1970: the older wins among equals.
@@ -731,6 +731,12 @@ pub struct RouteMatch {
     /// Empty: every method.
     #[prost(string, tag = "4")]
     pub method: ::prost::alloc::string::String,
+    /// Of GRPCRoutes, for their precedence (`path` says what matches): how many characters of the service
+    /// and of the method must be equal. 0: any may come, or a pattern decides.
+    #[prost(uint32, tag = "5")]
+    pub service_characters: u32,
+    #[prost(uint32, tag = "6")]
+    pub method_characters: u32,
 }
 impl ::prost::Name for RouteMatch {
     const NAME: &'static str = "RouteMatch";

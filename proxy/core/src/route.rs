@@ -272,6 +272,8 @@ impl RouteKind {
 #[derive(Debug)]
 pub struct Route {
     name: Arc<str>,
+    /// `namespace/name` of the object, without what discovery adds.
+    object: Box<str>,
     service: ServiceName,
     /// `None`: every port.
     port: Option<u16>,
@@ -364,8 +366,11 @@ impl Route {
     }
 
     fn age_then_name(&self, other: &Self) -> Ordering {
+        // Gateway API: "alphabetical order by {namespace}/{name}". One object may have several
+        // resources, which are told apart by the rest of the name.
         self.created
             .cmp(&other.created)
+            .then_with(|| self.object.cmp(&other.object))
             .then_with(|| self.name.cmp(&other.name))
     }
 }

@@ -84,6 +84,7 @@ pub(super) fn http(raw: &RawMatch) -> Result<RouteMatch, Bad> {
         headers: headers(raw)?,
         query,
         method,
+        ..RouteMatch::default()
     })
 }
 
@@ -93,13 +94,23 @@ pub(super) fn grpc(raw: &RawMatch) -> Result<RouteMatch, Bad> {
             "matches: a GRPCRoute matches methods and headers".to_owned()
         ));
     }
+    let mut lengths = (0, 0);
     let path = match &raw.method {
         None => None,
         Some(RawMethod::Grpc {
             r#type,
             service,
             method,
-        }) => grpc_path(r#type.as_deref(), service.as_deref(), method.as_deref())?,
+        }) => {
+            let kind = r#type.as_deref().unwrap_or("Exact");
+            if kind == "Exact" {
+                lengths = (
+                    characters(service.as_deref()),
+                    characters(method.as_deref()),
+                );
+            }
+            grpc_path(kind, service.as_deref(), method.as_deref())?
+        }
         Some(RawMethod::Http(_)) => return Err(Bad("method: needs service or method".to_owned())),
     };
     let path = path.map(|kind| PathMatch { kind: Some(kind) });
@@ -107,9 +118,15 @@ pub(super) fn grpc(raw: &RawMatch) -> Result<RouteMatch, Bad> {
     Ok(RouteMatch {
         path,
         headers: headers(raw)?,
-        query: Vec::new(),
-        method: String::new(),
+        service_characters: lengths.0,
+        method_characters: lengths.1,
+        ..RouteMatch::default()
     })
+}
+
+fn characters(text: Option<&str>) -> u32 {
+    let count = text.unwrap_or_default().chars().count();
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn path(raw: &RawPath) -> Result<PathMatch, Bad> {
@@ -132,7 +149,7 @@ fn path(raw: &RawPath) -> Result<PathMatch, Bad> {
 
 /// gRPC's path is `/service/method`.
 fn grpc_path(
-    kind: Option<&str>,
+    kind: &str,
     service: Option<&str>,
     method: Option<&str>,
 ) -> Result<Option<path_match::Kind>, Bad> {
@@ -140,7 +157,7 @@ fn grpc_path(
         service.filter(|s| !s.is_empty()),
         method.filter(|m| !m.is_empty()),
     );
-    match (kind.unwrap_or("Exact"), service, method) {
+    match (kind, service, method) {
         (_, None, None) => Err(Bad("method: needs service or method".to_owned())),
         ("Exact", Some(service), Some(method)) => Ok(Some(path_match::Kind::Exact(format!(
             "/{service}/{method}"

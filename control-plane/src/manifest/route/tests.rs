@@ -137,7 +137,7 @@ fn grpc_tcp_and_tls_routes_are_converted() {
                  spec:\n  parentRefs: [{{kind: Service, group: \"\", name: cart}}]\n  rules: [{{{rest}}}]\n"
         )
     };
-    let path = |method: &str| {
+    let matched = |method: &str| {
         let object = one(&text(
             "GRPCRoute",
             &format!("matches: [{{method: {method}}}]"),
@@ -145,13 +145,19 @@ fn grpc_tcp_and_tls_routes_are_converted() {
         let Spec::Route(route) = object.spec else {
             panic!("a route")
         };
-        route.rules[0].matches[0]
-            .path
-            .clone()
-            .unwrap()
-            .kind
-            .unwrap()
+        route.rules[0].matches[0].clone()
     };
+    let path = |method: &str| matched(method).path.unwrap().kind.unwrap();
+    for (method, characters) in [
+        ("{service: a.B, method: C}", (3, 1)),
+        ("{service: a.B}", (3, 0)),
+        ("{method: C.d}", (0, 3)),
+        ("{type: RegularExpression, service: a|b}", (0, 0)),
+    ] {
+        let matched = matched(method);
+        let said = (matched.service_characters, matched.method_characters);
+        assert_eq!(said, characters, "{method}");
+    }
     assert_eq!(
         path("{service: a.B, method: C}"),
         path_match::Kind::Exact("/a.B/C".into())

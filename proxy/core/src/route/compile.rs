@@ -38,8 +38,15 @@ pub(super) fn route(route: &resource::Route) -> Result<Route, String> {
     }
     let rule =
         |(index, rule)| compile_rule(rule, kind).map_err(|why| format!("rule {index}: {why}"));
+    // GEP-1294: a route takes the place of what is called without one, whatever it says.
+    let nowhere = [resource::RouteRule::default()];
+    let rules = match route.rules.as_slice() {
+        [] => nowhere.as_slice(),
+        some => some,
+    };
     Ok(Route {
         name: route.name.as_str().into(),
+        object: object(&route.name).into(),
         service: route.service.parse().map_err(|e| format!("{e}"))?,
         port: match u16::try_from(route.port) {
             Ok(0) => None,
@@ -48,14 +55,19 @@ pub(super) fn route(route: &resource::Route) -> Result<Route, String> {
         },
         kind,
         hosts: hosts.into(),
-        rules: route
-            .rules
+        rules: rules
             .iter()
             .enumerate()
             .map(rule)
             .collect::<Result<_, _>>()?,
         created: route.created,
     })
+}
+
+/// `shop/cart` of `shop/cart+grpc:80@shop/cart.shop.svc.cluster.local`: `+`, `:` and `@` are in no
+/// object's name.
+fn object(name: &str) -> &str {
+    name.split(['@', ':', '+']).next().unwrap_or(name)
 }
 
 fn compile_rule(rule: &resource::RouteRule, kind: RouteKind) -> Result<Rule, String> {

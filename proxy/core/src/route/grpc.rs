@@ -61,7 +61,9 @@ impl GrpcStatus {
                 Self::DeadlineExceeded
             }
             Failure::HeadTooLarge => Self::ResourceExhausted,
-            Failure::Internal | Failure::InvalidBackend => Self::Internal,
+            Failure::Internal => Self::Internal,
+            // Gateway API v1, GRPCRouteRule.backendRefs: "MUST receive an UNAVAILABLE status".
+            Failure::InvalidBackend => Self::Unavailable,
             Failure::BadRequest(_)
             | Failure::DownstreamReset
             | Failure::Unauthenticated
@@ -186,7 +188,7 @@ mod tests {
             (Failure::RequestDeadline, 4),
             (Failure::TryTimeout, 4),
             (Failure::BadRequest("x"), 13),
-            (Failure::InvalidBackend, 13),
+            (Failure::InvalidBackend, 14),
             (Failure::HeadTooLarge, 8),
         ] {
             assert_eq!(GrpcStatus::of(failure).code(), code, "{failure}");

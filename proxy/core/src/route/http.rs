@@ -21,6 +21,8 @@ pub struct RequestMatch {
     method: Option<Method>,
     headers: Box<[HeaderMatcher]>,
     query: Box<[QueryMatcher]>,
+    /// Characters of gRPC's service and method that must be equal; 0 where it is no GRPCRoute's.
+    grpc: (u32, u32),
 }
 
 impl RequestMatch {
@@ -41,6 +43,7 @@ impl RequestMatch {
             method,
             headers: HeaderMatcher::compile_all(&matching.headers)?,
             query: QueryMatcher::compile_all(&matching.query)?,
+            grpc: (matching.service_characters, matching.method_characters),
         })
     }
 
@@ -58,10 +61,14 @@ impl RequestMatch {
     }
 
     /// Gateway API v1, HTTPRouteRule.matches: path, then a method, then the number of header
-    /// matches, then the number of query matches.
+    /// matches, then the number of query matches. GRPCRouteRule.matches: the service's characters,
+    /// the method's, then the number of header matches; a pattern has no characters, and goes before
+    /// what matches all.
     fn precedence(&self, other: &Self) -> Ordering {
-        self.path
-            .precedence(&other.path)
+        other
+            .grpc
+            .cmp(&self.grpc)
+            .then_with(|| self.path.precedence(&other.path))
             .then(other.method.is_some().cmp(&self.method.is_some()))
             .then(other.headers.len().cmp(&self.headers.len()))
             .then(other.query.len().cmp(&self.query.len()))

@@ -6,6 +6,8 @@ use crate::message::{BodyLength, Fields, Method, Version};
 use isthmus_proto::resource::{path_match, string_match};
 use proptest::prelude::*;
 
+mod oracle;
+
 const SERVICE: &str = "shop/cart.shop.svc.cluster.local";
 
 fn to() -> BackendRef {
@@ -240,6 +242,59 @@ fn the_older_route_wins_then_the_name() {
         by_path(&table(&[aged("b", 3), aged("a", 3)]), "/").unwrap(),
         "a"
     );
+    // "{namespace}/{name}" decides, and nothing that discovery adds to it.
+    let named = |name: &str, to: &str| {
+        let mut route = route(name, vec![]);
+        route.rules[0].backends = vec![backend(to, 1)];
+        route
+    };
+    let both = [
+        named("shop/a-b@shop/cart", "second"),
+        named("shop/a@shop/cart", "first"),
+    ];
+    assert_eq!(by_path(&table(&both), "/").unwrap(), "first");
+}
+
+#[test]
+fn a_route_without_rules_leads_nowhere() {
+    let mut empty = route("x", vec![]);
+    empty.rules.clear();
+    assert_eq!(by_path(&table(&[empty]), "/"), Err(Failure::InvalidBackend));
+}
+
+#[test]
+fn of_grpc_methods_the_longer_service_then_the_longer_method_goes_first() {
+    let grpc = |name: &str, kind, service_characters, method_characters| resource::Route {
+        kind: resource::RouteKind::Grpc.into(),
+        ..route(
+            name,
+            vec![resource::RouteMatch {
+                service_characters,
+                method_characters,
+                ..matching(kind)
+            }],
+        )
+    };
+    let regex = |text: &str| Some(path_match::Kind::Regex(text.to_owned()));
+    let exact = |text: &str| Some(path_match::Kind::Exact(text.to_owned()));
+    let service = |text: &str| Some(path_match::Kind::Prefix(text.to_owned()));
+    let table = table(&[
+        grpc("all", None, 0, 0),
+        grpc("pattern", regex("/shop\\..*/.*"), 0, 0),
+        grpc("method", regex("/[^/]+/Get"), 0, 3),
+        grpc("service", service("/shop.Cart"), 9, 0),
+        grpc("both", exact("/shop.Cart/Pay"), 9, 3),
+    ]);
+    for (path, expected) in [
+        ("/shop.Cart/Pay", "both"),
+        // A service goes before a method, whatever their lengths.
+        ("/shop.Cart/Get", "service"),
+        ("/shop.Bill/Get", "method"),
+        ("/shop.Bill/Pay", "pattern"),
+        ("/bank.Bill/Pay", "all"),
+    ] {
+        assert_eq!(by_path(&table, path).unwrap(), expected, "{path}");
+    }
 }
 
 #[test]
@@ -339,57 +394,4 @@ fn a_route_that_is_not_understood_in_full_is_refused_with_the_place() {
         });
     });
     refused(|r| r.kind = resource::RouteKind::Tcp.into());
-}
-
-fn any_match() -> impl Strategy<Value = resource::RouteMatch> {
-    let path = prop_oneof![
-        Just(None),
-        "(/[ab]){1,2}".prop_map(|p| Some(path_match::Kind::Exact(p))),
-        "(/[ab]){1,2}".prop_map(|p| Some(path_match::Kind::Prefix(p))),
-        Just(Some(path_match::Kind::Regex("/a.*".to_owned()))),
-    ];
-    (path, any::<bool>(), 0..2usize).prop_map(|(path, method, headers)| resource::RouteMatch {
-        method: if method {
-            "GET".to_owned()
-        } else {
-            String::new()
-        },
-        headers: (0..headers).map(|_| header("x-a", "1")).collect(),
-        ..matching(path)
-    })
-}
-
-fn any_routes() -> impl Strategy<Value = Vec<resource::Route>> {
-    let hosts = prop_oneof![
-        Just(vec![]),
-        Just(vec!["a.example".to_owned()]),
-        Just(vec!["*.example".to_owned(), "b.example".to_owned()]),
-    ];
-    let one = (proptest::collection::vec(any_match(), 0..3), hosts, 0..2i64);
-    proptest::collection::vec(one, 1..5).prop_map(|all| {
-        let named = |(n, (matches, hostnames, created))| resource::Route {
-            hostnames,
-            created,
-            ..route(&format!("r{n}"), matches)
-        };
-        all.into_iter().enumerate().map(named).collect()
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
-    #[test]
-    fn the_order_in_which_routes_came_does_not_matter(
-        (routes, shuffled) in any_routes().prop_flat_map(|r| (Just(r.clone()), Just(r).prop_shuffle())),
-        host in prop_oneof![Just("a.example"), Just("b.example"), Just("cart")],
-        path in "(/[abc]){1,3}",
-        with_header: bool,
-    ) {
-        let mut head = get(&path);
-        if with_header {
-            head.fields.push(b"x-a", b"1");
-        }
-        let (one, other) = (table(&routes), table(&shuffled));
-        prop_assert_eq!(choose(&one, host, &head), choose(&other, host, &head));
-    }
 }

@@ -20,7 +20,7 @@ mod label;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use route::partly;
+pub(crate) use route::{conflicted, partly};
 pub(crate) use service::derived_for;
 pub use service::{SERVICE_NAME_LABEL, derived_name};
 
@@ -30,8 +30,9 @@ use std::time::SystemTime;
 
 use isthmus_proto::ids::ClusterId;
 
-use crate::model::{Kind, Labels, ObjectRef, OtherPort, ParentStatus, Said};
+use crate::model::{Kind, Labels, ObjectRef, OtherPort, ParentStatus, Reach, Said};
 use crate::world::cluster::Cluster;
+use crate::world::dirty::ServiceKey;
 use crate::world::{Dirty, State, World};
 
 /// What statuses name as their author (Gateway API: `controllerName`).
@@ -272,6 +273,11 @@ impl Planner {
             self.everything(world);
             return;
         }
+        for (key, affected) in dirty.services.iter().filter(|(_, a)| a.routes) {
+            // Which of a service's routes apply depends on all of them.
+            let concerned = world.clusters.values().filter(|c| affected.concerns(&c.id));
+            concerned.for_each(|cluster| self.siblings(cluster, key));
+        }
         for (key, affected) in dirty.services.iter().filter(|(_, a)| a.definition) {
             let name = Subject::Name(key.namespace.clone(), key.name.clone());
             self.pending.insert(name);
@@ -347,6 +353,18 @@ impl Planner {
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::TrustPolicy => {}
+        }
+    }
+
+    /// The routes of one service.
+    fn siblings(&mut self, cluster: &Cluster, service: &ServiceKey) {
+        for reach in [Reach::Cluster, Reach::Clusterset] {
+            let at = (reach, service.namespace.clone(), service.name.clone());
+            for ((kind, namespace, name), _) in cluster.routes_of(&at) {
+                let (namespace, name) = (namespace.clone(), name.clone());
+                let subject = Subject::Route(cluster.id.clone(), *kind, namespace, name);
+                self.pending.insert(subject);
+            }
         }
     }
 

@@ -1,41 +1,28 @@
 //! Which routes does a client follow when it calls a service?
 //!
-//! Gateway API for meshes (GAMMA): a route in the service's namespace is for everybody; a route in
-//! another namespace is for the clients of that namespace, and takes the place of the others.
+//! Gateway API for meshes (GAMMA): those that apply at its ports, one resource for each port or one
+//! for all of them, with the backends that the route may refer to.
 
 use isthmus_proto::resource;
 use isthmus_proto::resource::route_filter;
 use std::time::SystemTime;
 
-use crate::import;
-use crate::model::{Kind, ParentRef, Reach, Route, RouteKind, ServicePort, ServiceRef};
+use crate::model::{Kind, Reach, Route, RouteKind, ServiceRef};
+use crate::translate::attach::{Attached, Found};
 use crate::translate::cache::RoutesKey;
 use crate::translate::{Answer, Client, Encoded, List, encode};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
-use crate::world::table::Entry;
-
-type Found<'a> = (&'a str, &'a str, &'a Entry<Route>);
 
 /// The service's routes for this client. Only the client's own cluster has a say.
 pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> Answer {
     let Some(cluster) = world.listed(client.cluster.as_str()) else {
         return Answer::unknown();
     };
-    let at = (
-        service.reach,
-        service.namespace.to_string(),
-        service.name.clone(),
-    );
-    let valid: Vec<Found<'_>> = cluster
-        .routes_of(&at)
-        .map(|((_, namespace, name), entry)| (namespace.as_str(), name.as_str(), entry))
-        .collect();
     let home = service.namespace.as_str();
-    let consumer = Some(client.namespace())
-        .filter(|own| *own != home && valid.iter().any(|(namespace, _, _)| namespace == own));
-    let from = consumer.unwrap_or(home);
+    let attached = Attached::of(world, cluster, service);
+    let consumer = Some(client.namespace()).filter(|own| *own != home && attached.has(own));
     let key = ServiceKey::new(home, &service.name);
     let at = RoutesKey {
         reach: service.reach,
@@ -43,8 +30,14 @@ pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> An
         consumer: consumer.map(str::to_owned),
     };
     let list = world.cache.routes(&key, at, || {
-        let ours = valid.iter().filter(|(namespace, _, _)| *namespace == from);
-        ours.flat_map(|route| encode_all((world, cluster), service, *route))
+        let namespaces: Vec<&str> = consumer.into_iter().chain([home]).collect();
+        let winners = attached.winners(&namespaces);
+        let found = attached.found.iter();
+        found
+            .flat_map(|route| {
+                let ports = attached.ports_of(route, &winners).into_iter();
+                ports.map(move |port| encode_one(cluster, service, route, port))
+            })
             .collect::<List>()
     });
     Answer {
@@ -54,62 +47,15 @@ pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> An
     }
 }
 
-/// One resource for each port of the parent that the route names.
-fn encode_all(
-    (world, cluster): (&World, &Cluster),
-    service: &ServiceRef,
-    route: Found<'_>,
-) -> Vec<Encoded> {
-    let mut ports: Vec<Option<u16>> = Vec::new();
-    for parent in &route.2.value.parents {
-        if parent.service != *service {
-            continue;
-        }
-        let port = match port_of(world, cluster, parent) {
-            // A port that is not there has no routes.
-            None if parent.section.is_some() => continue,
-            Some(named) if parent.port.is_some_and(|number| number != named) => continue,
-            named => named.or(parent.port),
-        };
-        if !ports.contains(&port) {
-            ports.push(port);
-        }
-    }
-    if ports.contains(&None) {
-        // The whole service, which covers each port.
-        ports = vec![None];
-    }
-    ports
-        .into_iter()
-        .map(|port| encode_one(cluster, service, route, port))
-        .collect()
-}
-
-/// The number of the port that a parent names; `None`: it names none, or none that is there.
-pub(crate) fn port_of(world: &World, cluster: &Cluster, parent: &ParentRef) -> Option<u16> {
-    let section = parent.section.as_ref()?;
-    let (namespace, name) = (
-        parent.service.namespace.as_str(),
-        parent.service.name.as_str(),
-    );
-    let find = |ports: &[ServicePort]| {
-        let found = ports.iter().find(|port| port.name == *section);
-        found.map(|port| port.port)
-    };
-    match parent.service.reach {
-        Reach::Cluster => find(&cluster.services.get(namespace, name)?.value.ports),
-        Reach::Clusterset => find(&import::merged(world, namespace, name)?.ports),
-    }
-}
-
 /// The name is `namespace/name@service`. Kinds other than HTTPRoute and single ports are added to
 /// the route's name, because a route of another kind may have the same one.
 fn encode_one(
     cluster: &Cluster,
     service: &ServiceRef,
-    (namespace, name, entry): Found<'_>,
+    found: &Found<'_>,
     port: Option<u16>,
 ) -> Encoded {
+    let (namespace, name, entry) = (found.namespace, found.name, found.entry);
     let route = &entry.value;
     let (kind, suffix) = match route.kind {
         RouteKind::Http => (resource::RouteKind::Http, ""),
@@ -160,41 +106,49 @@ fn granted(
     route: &Route,
     rule: &resource::RouteRule,
 ) -> resource::RouteRule {
-    let kind = route.kind.kind();
     let mut rule = rule.clone();
+    let check = |backend: &mut resource::WeightedBackend| {
+        if !may_refer(cluster, namespace, route, &backend.service) {
+            backend.service.clear();
+        }
+    };
     for backend in &mut rule.backends {
-        check(cluster, (kind, namespace), backend);
-        check_mirrors(cluster, (kind, namespace), &mut backend.filters);
+        check(backend);
+        mirrored(&mut backend.filters).for_each(check);
     }
-    check_mirrors(cluster, (kind, namespace), &mut rule.filters);
+    mirrored(&mut rule.filters).for_each(check);
     rule
 }
 
-fn check_mirrors(cluster: &Cluster, from: (Kind, &str), filters: &mut [resource::RouteFilter]) {
-    for filter in filters {
-        if let Some(route_filter::Kind::Mirror(mirror)) = &mut filter.kind
-            && let Some(backend) = &mut mirror.backend
-        {
-            check(cluster, from, backend);
-        }
-    }
+fn mirrored(
+    filters: &mut [resource::RouteFilter],
+) -> impl Iterator<Item = &mut resource::WeightedBackend> {
+    filters
+        .iter_mut()
+        .filter_map(|filter| match &mut filter.kind {
+            Some(route_filter::Kind::Mirror(mirror)) => mirror.backend.as_mut(),
+            Some(
+                route_filter::Kind::RequestHeaders(_)
+                | route_filter::Kind::ResponseHeaders(_)
+                | route_filter::Kind::Redirect(_)
+                | route_filter::Kind::Rewrite(_),
+            )
+            | None => None,
+        })
 }
 
-fn check(cluster: &Cluster, from: (Kind, &str), backend: &mut resource::WeightedBackend) {
-    if !may_refer(cluster, from, &backend.service) {
-        backend.service.clear();
-    }
-}
-
-/// May a route of this kind and namespace send traffic to this service? In another namespace only
-/// with a ReferenceGrant there.
-pub(crate) fn may_refer(cluster: &Cluster, from: (Kind, &str), service: &str) -> bool {
+/// May this route, which is in this namespace, send traffic to this service? In another namespace
+/// only with a ReferenceGrant there, or if the service is one of the route's own parents: its calls
+/// go there anyway (GEP-1294, consumer routes).
+pub(crate) fn may_refer(cluster: &Cluster, own: &str, route: &Route, service: &str) -> bool {
     let Some((namespace, host)) = service.split_once('/') else {
         return service.is_empty();
     };
-    if namespace == from.1 {
+    let mut parents = route.parents.iter();
+    if namespace == own || parents.any(|parent| parent.service.service_name() == service) {
         return true;
     }
+    let from = route.kind.kind();
     let kind = if host.ends_with(Reach::Clusterset.suffix()) {
         Kind::ServiceImport
     } else {
@@ -206,7 +160,7 @@ pub(crate) fn may_refer(cluster: &Cluster, from: (Kind, &str), service: &str) ->
         granted
             .from
             .iter()
-            .any(|(kind, ns)| *kind == from.0 && ns.as_str() == from.1)
+            .any(|(kind, ns)| *kind == from && ns.as_str() == own)
             && granted
                 .to
                 .iter()

@@ -331,6 +331,75 @@ fn routes_of_the_callers_namespace_take_the_place_of_the_services_own() {
     assert_eq!(bank.names(T::Route), [format!("bank/theirs@{LOCAL}")]);
 }
 
+fn of_kind(kind: RouteKind, mut object: Object) -> Object {
+    if let Spec::Route(route) = &mut object.spec {
+        route.kind = kind;
+    }
+    object
+}
+
+/// The shop, with a cart of two ports and a teller in the bank.
+fn two_ports() -> Vec<Object> {
+    let mut objects = shop();
+    let mut teller = pod("east", "teller", 50);
+    teller.namespace = Some("bank".parse().unwrap());
+    objects.push(teller);
+    for object in &mut objects {
+        if let Spec::Service(service) = &mut object.spec
+            && object.name == "cart"
+        {
+            let mut admin = service.ports[0].clone();
+            (admin.name, admin.port) = ("admin".into(), 81);
+            service.ports.push(admin);
+        }
+    }
+    objects
+}
+
+/// GEP-1294: "only a single route type should be applied".
+#[test]
+fn at_one_port_routes_of_one_kind_apply() {
+    let mut objects = two_ports();
+    let mut names = |object: Object| {
+        objects.push(object);
+        let proxy = seen(&objects, "east/shop/web-1", "web", &[LOCAL]);
+        let names = proxy.names(T::Route);
+        let cut = |name: &&str| name.trim_end_matches(&format!("@{LOCAL}")).to_owned();
+        names.iter().map(cut).collect::<Vec<_>>()
+    };
+    let tcp = of_kind(RouteKind::Tcp, route("shop", "t", LOCAL, &[None]));
+    assert_eq!(names(tcp), ["shop/t+tcp"]);
+    let tls = of_kind(RouteKind::Tls, route("shop", "s", LOCAL, &[Some(81)]));
+    assert_eq!(names(tls), ["shop/s+tls:81", "shop/t+tcp:80"]);
+    let http = route("shop", "h", LOCAL, &[Some(80)]);
+    assert_eq!(names(http), ["shop/h:80", "shop/s+tls:81"]);
+    let grpc = of_kind(RouteKind::Grpc, route("shop", "g", LOCAL, &[None]));
+    assert_eq!(names(grpc), ["shop/g+grpc"]);
+}
+
+#[test]
+fn a_route_of_the_callers_namespace_displaces_the_services_own_only_at_its_port() {
+    let mut objects = two_ports();
+    objects.push(of_kind(
+        RouteKind::Grpc,
+        route("shop", "own", LOCAL, &[None]),
+    ));
+    // It may lead to its parent without a grant, and its kind is not compared with the producer's.
+    objects.push(route("bank", "theirs", LOCAL, &[Some(81)]));
+    let bank = seen(&objects, "east/bank/teller-50", "teller", &[LOCAL]);
+    assert_eq!(
+        bank.names(T::Route),
+        [
+            format!("bank/theirs:81@{LOCAL}"),
+            format!("shop/own+grpc:80@{LOCAL}"),
+        ]
+    );
+    let sent: resource::Route = bank.get(T::Route, &format!("bank/theirs:81@{LOCAL}"));
+    assert_eq!(sent.rules[0].backends[0].service, LOCAL);
+    let shop = seen(&objects, "east/shop/web-1", "web", &[LOCAL]);
+    assert_eq!(shop.names(T::Route), [format!("shop/own+grpc@{LOCAL}")]);
+}
+
 #[test]
 fn a_route_that_is_not_understood_is_sent_so_that_nothing_passes_by_it() {
     let mut objects = shop();

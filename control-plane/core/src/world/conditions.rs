@@ -7,7 +7,7 @@ use crate::model::{Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway, route};
 use crate::world::World;
 use crate::world::cluster::Cluster;
-use crate::write::partly;
+use crate::write::{conflicted, partly};
 
 /// What holds of an object, as it stands in a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,9 +110,12 @@ impl World {
                         message,
                     });
                 }
+                if let Some(message) = conflicted((self, cluster), namespace, &entry.value) {
+                    found.push(rejected(at(), "Conflicted", message));
+                }
                 let backends = entry.value.rules.iter().flat_map(|rule| &rule.backends);
                 let foreign = |backend: &&isthmus_proto::resource::WeightedBackend| {
-                    !route::may_refer(cluster, (*kind, namespace), &backend.service)
+                    !route::may_refer(cluster, namespace, &entry.value, &backend.service)
                 };
                 if let Some(backend) = backends.into_iter().find(foreign) {
                     let message = format!("no ReferenceGrant allows backend {}", backend.service);

@@ -7,6 +7,7 @@ use isthmus_proto::resource::{RouteFilter, WeightedBackend, route_filter};
 
 use crate::import::{self, shortened};
 use crate::model::{Kind, ParentRef, ParentStatus, Reach, Route, Said, ServiceRef, Truth};
+use crate::translate::attach::{Attached, Front, Place, place};
 use crate::translate::route::may_refer;
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -35,13 +36,15 @@ pub(super) fn look(
         return;
     };
     let route = &entry.value;
-    let from = (kind, namespace);
-    let refs = resolved(world, cluster, from, route);
+    let refs = resolved(world, cluster, namespace, route);
     let of = |parent: &ParentRef| {
         let written = parent.written();
         let before = route.statuses.iter().find(|s| s.parent == written);
         let before = before.map(|s| s.conditions.as_slice()).unwrap_or_default();
-        let mut said = vec![accepted(world, cluster, route, parent), refs.clone()];
+        let mut said = vec![
+            accepted((world, cluster), namespace, route, parent),
+            refs.clone(),
+        ];
         said.extend(partially(route));
         ParentStatus {
             parent: written,
@@ -85,37 +88,96 @@ fn said(route: &Route, kind: &str, status: Truth, reason: &str, message: &str) -
     }
 }
 
-fn accepted(world: &World, cluster: &Cluster, route: &Route, parent: &ParentRef) -> Said {
-    let (status, reason, message) = if let Some(why) = &route.invalid {
-        let reason = if route.incompatible {
-            "IncompatibleFilters"
-        } else {
-            "UnsupportedValue"
-        };
-        (Truth::False, reason, format!("answered with 500: {why}"))
-    } else {
-        match there(world, cluster, &parent.service, parent.port.map(u32::from)) {
-            There::No(why) => (Truth::False, "NoMatchingParent", why),
-            There::Unknown => {
-                let why = "a cluster that may export the parent has not been listed yet";
-                (Truth::Unknown, "Pending", why.to_owned())
+fn accepted(
+    (world, cluster): (&World, &Cluster),
+    namespace: &str,
+    route: &Route,
+    parent: &ParentRef,
+) -> Said {
+    let (status, reason, message) = match attached((world, cluster), parent) {
+        Err(There::Unknown) => {
+            let why = "a cluster that may export the parent has not been listed yet";
+            (Truth::Unknown, "Pending", why.to_owned())
+        }
+        Err(There::No(why)) => (Truth::False, "NoMatchingParent", why),
+        Err(There::Yes) => (Truth::True, "Accepted", String::new()),
+        Ok(port) => {
+            let lost = conflict((world, cluster), namespace, route, &parent.service, port);
+            match (lost, &route.invalid) {
+                (Some((true, why)), _) => (Truth::False, "Conflicted", why),
+                (_, Some(why)) if route.incompatible => {
+                    (Truth::False, "IncompatibleFilters", answered(why))
+                }
+                (_, Some(why)) => (Truth::False, "UnsupportedValue", answered(why)),
+                (Some((false, why)), None) => (Truth::True, "Accepted", why),
+                (None, None) => (Truth::True, "Accepted", String::new()),
             }
-            There::Yes => match section(world, cluster, parent) {
-                Some(why) => (Truth::False, "NoMatchingParent", why),
-                None => (Truth::True, "Accepted", String::new()),
-            },
         }
     };
     said(route, "Accepted", status, reason, &message)
 }
 
-/// Why the port that the parent names is none of it; `None`: it is, or none is named.
-fn section(world: &World, cluster: &Cluster, parent: &ParentRef) -> Option<String> {
-    let name = parent.section.as_ref()?;
-    match crate::translate::route::port_of(world, cluster, parent) {
-        Some(port) if parent.port.is_none_or(|number| number == port) => None,
-        Some(_) => Some(format!("port {name:?} has another number")),
-        None => Some(format!("the parent has no port {name:?}")),
+fn answered(why: &str) -> String {
+    format!("answered with 500: {why}")
+}
+
+/// What of another kind takes the place of the route at its parent, and whether everywhere.
+fn conflict(
+    (world, cluster): (&World, &Cluster),
+    namespace: &str,
+    route: &Route,
+    service: &ServiceRef,
+    port: Option<u16>,
+) -> Option<(bool, String)> {
+    let attached = Attached::of(world, cluster, service);
+    attached.conflict((namespace, route.kind), port)
+}
+
+/// The first parent of a route where routes of another kind apply in its place, in words.
+pub(crate) fn conflicted(
+    (world, cluster): (&World, &Cluster),
+    namespace: &str,
+    route: &Route,
+) -> Option<String> {
+    route.parents.iter().find_map(|parent| {
+        let port = attached((world, cluster), parent).ok()?;
+        let lost = conflict((world, cluster), namespace, route, &parent.service, port);
+        let (_, why) = lost.filter(|(everywhere, _)| *everywhere)?;
+        Some(format!("{}: {why}", parent.service.service_name()))
+    })
+}
+
+/// The port of the parent that the route is for; `None`: every one. Or why it is for none.
+fn attached(
+    (world, cluster): (&World, &Cluster),
+    parent: &ParentRef,
+) -> Result<Option<u16>, There> {
+    let service = &parent.service;
+    let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+    let no = |why: &str| There::No(format!("{namespace}/{name} {why}"));
+    let ports = match Front::of(world, cluster, service) {
+        Front::Ports(ports) => ports,
+        Front::Headless => return Err(no("is headless: no call is the service's")),
+        Front::Alias => return Err(no("is an alias in DNS (ExternalName)")),
+        Front::Absent => return Err(there(world, cluster, service, None)),
+    };
+    match (place(&ports, parent), &parent.section) {
+        (Place::Every, _) => Ok(None),
+        (Place::Port(port), _) if ports.iter().any(|own| own.port == port) => Ok(Some(port)),
+        (Place::Port(port), _) => match there(world, cluster, service, Some(port.into())) {
+            There::Yes => Ok(Some(port)),
+            not => Err(not),
+        },
+        (Place::Nowhere, section) => {
+            let name = section.as_deref().unwrap_or_default();
+            let other = ports.iter().any(|port| port.name == name);
+            let why = if other {
+                "has another number for the port"
+            } else {
+                "has no port"
+            };
+            Err(no(&format!("{why} {name:?}")))
+        }
     }
 }
 
@@ -142,17 +204,22 @@ pub(crate) fn partly(route: &Route) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-fn resolved(world: &World, cluster: &Cluster, from: (Kind, &str), route: &Route) -> Said {
+fn resolved(world: &World, cluster: &Cluster, namespace: &str, route: &Route) -> Said {
     let mut found: Option<(&str, String)> = None;
     let mut unknown = false;
     for backend in route.rules.iter().flat_map(backends) {
         if backend.service.is_empty() {
             let why = "a backend is neither a Service nor a ServiceImport";
             found.get_or_insert(("InvalidKind", why.to_owned()));
-        } else if !may_refer(cluster, from, &backend.service) {
+        } else if !may_refer(cluster, namespace, route, &backend.service) {
             let why = format!("no ReferenceGrant allows backend {}", backend.service);
             found.get_or_insert(("RefNotPermitted", why));
         } else if let Some(service) = ServiceRef::of_service_name(&backend.service) {
+            if let Front::Alias = Front::of(world, cluster, &service) {
+                let why = format!("{} is an alias in DNS (ExternalName)", backend.service);
+                found.get_or_insert(("InvalidKind", why));
+                continue;
+            }
             match there(world, cluster, &service, Some(backend.port)) {
                 There::Yes => {}
                 There::No(why) => {

@@ -574,6 +574,58 @@ fn a_route_is_told_what_became_of_its_references() {
     );
 }
 
+/// GEP-1294: "The rejected routes should be ignored and have the [status] set to [...] Conflicted."
+#[test]
+fn a_route_hears_when_one_of_a_stronger_kind_comes_and_goes() {
+    const CART: &str = "shop/cart.shop.svc.cluster.local";
+    let mut run = shop();
+    run.put(route(&[(CART, 80)], None));
+    run.settle();
+    let accepted = |run: &Run| run.said("east", Kind::HttpRoute, "r", "Accepted");
+    assert_eq!(accepted(&run), (Truth::True, "Accepted".to_owned()));
+    let mut grpc = route(&[(CART, 80)], None);
+    if let Spec::Route(route) = &mut grpc.spec {
+        route.kind = RouteKind::Grpc;
+    }
+    run.put(grpc.clone());
+    run.settle();
+    assert_eq!(accepted(&run), (Truth::False, "Conflicted".to_owned()));
+    let said = run.said("east", Kind::GrpcRoute, "r", "Accepted");
+    assert_eq!(said, (Truth::True, "Accepted".to_owned()));
+    let conditions = run.world.conditions();
+    let told = |kind| {
+        conditions
+            .iter()
+            .any(|c| c.object.kind == kind && c.reason == "Conflicted")
+    };
+    assert!(told(Kind::HttpRoute) && !told(Kind::GrpcRoute));
+    run.remove(&grpc.reference());
+    run.settle();
+    assert_eq!(accepted(&run), (Truth::True, "Accepted".to_owned()));
+}
+
+#[test]
+fn a_route_is_told_that_its_parent_has_no_calls_of_its_own() {
+    let mut run = shop();
+    for (kind, accepted, refs) in [
+        (ServiceType::Headless, "NoMatchingParent", "ResolvedRefs"),
+        (ServiceType::ExternalName, "NoMatchingParent", "InvalidKind"),
+    ] {
+        let mut cart = service("east", "cart", 7);
+        if let Spec::Service(service) = &mut cart.spec {
+            service.kind = kind;
+        }
+        run.put(cart);
+        run.put(route(&[("shop/cart.shop.svc.cluster.local", 80)], None));
+        run.settle();
+        let said = |condition| run.said("east", Kind::HttpRoute, "r", condition).1;
+        assert_eq!(
+            (said("Accepted").as_str(), said("ResolvedRefs").as_str()),
+            (accepted, refs)
+        );
+    }
+}
+
 #[test]
 fn a_grant_or_a_service_that_comes_later_changes_what_a_route_is_told() {
     let mut run = shop();

@@ -400,7 +400,7 @@ fn understand(
         }
         ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(access::policy(document, metadata)),
         ("isthmus.dev", "v1alpha1", "TrafficPolicy") => plain(traffic::policy(document, metadata)),
-        ("isthmus.dev", "v1alpha1", "TrustPolicy") => wide(trust::policy(document)),
+        ("isthmus.dev", "v1alpha1", "TrustPolicy") => wide(trust::policy(document, metadata)),
         // A kind of ours that is not known asks for something that would not be done.
         ("isthmus.dev", _, _) => Some(Err(
             document.failure("isthmus.dev has no such kind".to_owned())

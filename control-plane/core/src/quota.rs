@@ -169,7 +169,9 @@ impl fmt::Display for Cost {
 /// Endpoints and bytes of what an object says.
 fn said(spec: &Spec) -> (usize, usize) {
     let bytes = match spec {
-        Spec::TrustPolicy(policy) => policy.distrusted.len() * 80,
+        Spec::TrustPolicy(policy) => {
+            policy.distrusted.len() * 80 + conditions(&policy.observed.conditions)
+        }
         Spec::Namespace(labels) => map(labels),
         Spec::ServiceAccount | Spec::Deployment => 0,
         Spec::ServiceExport(export) => {

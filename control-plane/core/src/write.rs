@@ -20,6 +20,7 @@ mod label;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use policy::{NOT_AN_AUTHOR, strangers};
 pub(crate) use route::{conflicted, partly};
 pub(crate) use service::derived_for;
 pub use service::{SERVICE_NAME_LABEL, derived_name};
@@ -344,15 +345,18 @@ impl Planner {
                     self.routes_of(cluster);
                 }
             }
-            Kind::Gateway | Kind::MeshCluster | Kind::AccessPolicy | Kind::TrafficPolicy => {
+            Kind::Gateway
+            | Kind::MeshCluster
+            | Kind::AccessPolicy
+            | Kind::TrafficPolicy
+            | Kind::TrustPolicy => {
                 self.pending.insert(Subject::Declared(at.cluster.clone()));
             }
             Kind::ServiceAccount
             | Kind::Pod
             | Kind::Deployment
             | Kind::Service
-            | Kind::EndpointSlice
-            | Kind::TrustPolicy => {}
+            | Kind::EndpointSlice => {}
         }
     }
 

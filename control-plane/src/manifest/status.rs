@@ -18,7 +18,9 @@ pub(super) const EXPORT: &[&str] = &["Valid", "Ready", "Conflict"];
 pub(super) const GATEWAY: &[&str] = &["Accepted", "Programmed"];
 /// ... about a MeshCluster.
 pub(super) const CLUSTER: &[&str] = &["Accepted", "Connected", "Synced", "CredentialValid"];
-/// ... about a policy.
+/// ... about a TrustPolicy.
+pub(super) const TRUST: &[&str] = &["Accepted", "ResolvedRefs"];
+/// ... about another policy.
 const POLICY: &[&str] = &["Accepted"];
 /// ... about a route, to each parent.
 const PARENT: &[&str] = &["Accepted", "ResolvedRefs", "PartiallyInvalid"];

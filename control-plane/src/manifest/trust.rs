@@ -3,7 +3,7 @@
 use isthmus_control_plane_core::model::{Spec, TrustPolicy};
 use serde::Deserialize;
 
-use super::{Document, Failure};
+use super::{Document, Failure, Metadata, status};
 
 /// Most clusters of one policy; a mesh has no more.
 const CLUSTERS_MAX: usize = 200;
@@ -11,6 +11,8 @@ const CLUSTERS_MAX: usize = 200;
 #[derive(Deserialize)]
 struct Policy {
     spec: PolicySpec,
+    #[serde(default)]
+    status: Option<serde_json::Value>,
 }
 
 /// Whom the mesh believes.
@@ -23,7 +25,7 @@ pub(super) struct PolicySpec {
     distrusted_clusters: Vec<String>,
 }
 
-pub(super) fn policy(document: &Document<'_>) -> Result<Spec, Failure> {
+pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: Policy = document.decode()?;
     let named = raw.spec.distrusted_clusters;
     let refused = |why: String| document.failure(format!("spec.distrustedClusters: {why}"));
@@ -37,7 +39,10 @@ pub(super) fn policy(document: &Document<'_>) -> Result<Spec, Failure> {
             return Err(refused(format!("{name} is named twice")));
         }
     }
-    Ok(Spec::TrustPolicy(TrustPolicy { distrusted }))
+    Ok(Spec::TrustPolicy(TrustPolicy {
+        distrusted,
+        observed: status::observed(metadata, raw.status.as_ref(), status::TRUST),
+    }))
 }
 
 #[cfg(test)]
@@ -60,6 +65,12 @@ mod tests {
         };
         assert_eq!(object.namespace, None);
         assert_eq!(policy.distrusted.len(), 2);
+        let written = "status: {conditions: [{type: Accepted, status: \"True\", reason: Accepted, message: \"\"}]}\n";
+        let object = one(&format!("{}{written}", manifest("[west]")));
+        let Spec::TrustPolicy(policy) = object.spec else {
+            panic!("a TrustPolicy")
+        };
+        assert_eq!(policy.observed.conditions.len(), 1, "what the mesh wrote");
         for bad in ["[]", "[West]", "[west, west]", "west", "[\"*\"]"] {
             assert_eq!(read(&manifest(bad)).errors.len(), 1, "{bad}");
         }

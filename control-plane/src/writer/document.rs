@@ -32,13 +32,13 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         Kind::AccessPolicy => ("isthmus.dev", "accesspolicies", &["v1alpha1"]),
         Kind::MeshCluster => ("isthmus.dev", "meshclusters", &["v1alpha1"]),
         Kind::TrafficPolicy => ("isthmus.dev", "trafficpolicies", &["v1alpha1"]),
+        Kind::TrustPolicy => ("isthmus.dev", "trustpolicies", &["v1alpha1"]),
         Kind::Namespace
         | Kind::ServiceAccount
         | Kind::Pod
         | Kind::Deployment
         | Kind::EndpointSlice
-        | Kind::ReferenceGrant
-        | Kind::TrustPolicy => return None,
+        | Kind::ReferenceGrant => return None,
     })
 }
 

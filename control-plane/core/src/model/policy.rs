@@ -67,4 +67,7 @@ pub struct TrafficPolicy {
 pub struct TrustPolicy {
     /// Clusters that are cut off.
     pub distrusted: BTreeSet<ClusterId>,
+    /// Its status.
+    #[serde(default, skip_serializing_if = "Observed::is_empty")]
+    pub observed: Observed,
 }

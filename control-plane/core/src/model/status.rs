@@ -82,6 +82,14 @@ pub struct Observed {
     pub conditions: Vec<Said>,
 }
 
+impl Observed {
+    /// Is nothing known?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What the mesh had written about one parent of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParentStatus {

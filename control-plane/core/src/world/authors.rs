@@ -106,7 +106,10 @@ mod tests {
             author,
             "",
             name,
-            Spec::TrustPolicy(TrustPolicy { distrusted }),
+            Spec::TrustPolicy(TrustPolicy {
+                distrusted,
+                ..TrustPolicy::default()
+            }),
         )
     }
 

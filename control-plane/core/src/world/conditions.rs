@@ -7,14 +7,14 @@ use crate::model::{Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway, route};
 use crate::world::World;
 use crate::world::cluster::Cluster;
-use crate::write::{conflicted, partly};
+use crate::write::{NOT_AN_AUTHOR, conflicted, partly, strangers};
 
 /// What holds of an object, as it stands in a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     /// Which object.
     pub object: ObjectRef,
-    /// `Accepted`, `PartiallyInvalid`, `Valid`, `Ready` or `Conflict`.
+    /// `Accepted`, `PartiallyInvalid`, `ResolvedRefs`, `Valid`, `Ready` or `Conflict`.
     pub kind: String,
     /// Does it hold?
     pub holds: bool,
@@ -80,17 +80,13 @@ impl World {
         for (_, name, entry) in cluster.trust.iter() {
             let at = || reference(cluster, Kind::TrustPolicy, "", name);
             if !self.is_mesh_author(&cluster.id) {
-                let message = "this cluster does not speak for the mesh".to_owned();
-                found.push(rejected(at(), "NotPermitted", message));
+                found.push(rejected(at(), "NotPermitted", NOT_AN_AUTHOR.to_owned()));
             }
-            let named = entry.value.distrusted.iter();
-            let strange: Vec<&str> = named
-                .map(|named| named.as_str())
-                .filter(|named| self.trust_domain(named).is_none())
-                .collect();
-            if !strange.is_empty() {
-                let message = format!("not in the mesh: {}", strange.join(", "));
-                found.push(rejected(at(), "NoSuchCluster", message));
+            if let Some(message) = strangers(self, &entry.value) {
+                found.push(Condition {
+                    kind: "ResolvedRefs".to_owned(),
+                    ..rejected(at(), "NoSuchCluster", message)
+                });
             }
         }
     }

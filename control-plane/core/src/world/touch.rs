@@ -57,14 +57,14 @@ fn is_written(kind: Kind) -> bool {
         | Kind::ReferenceGrant
         | Kind::Gateway
         | Kind::AccessPolicy
-        | Kind::TrafficPolicy => true,
+        | Kind::TrafficPolicy
+        | Kind::TrustPolicy => true,
         Kind::ServiceAccount
         | Kind::Pod
         | Kind::Deployment
         | Kind::Service
         | Kind::EndpointSlice
-        | Kind::MeshCluster
-        | Kind::TrustPolicy => false,
+        | Kind::MeshCluster => false,
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::import::{self, shortened};
-use crate::model::{GATEWAY_CLASS, Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, Truth};
+use crate::model::{
+    GATEWAY_CLASS, Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, TrustPolicy, Truth,
+};
 use crate::translate::{authorization, gateway, service};
 use crate::world::cluster::Cluster;
 use crate::world::{Standing, World};
@@ -46,6 +48,47 @@ pub(super) fn look(
     members((world, cluster), settings, subject, plan);
     access(world, cluster, settings, subject, plan);
     traffic(world, cluster, settings, subject, plan);
+    trust(world, cluster, settings, subject, plan);
+}
+
+fn trust(
+    world: &World,
+    cluster: &Cluster,
+    settings: Settings<'_>,
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    for (_, name, entry) in cluster.trust.iter() {
+        let observed = &entry.value.observed;
+        let accepted = if world.is_mesh_author(&cluster.id) {
+            (Truth::True, "Accepted", "")
+        } else {
+            (Truth::False, "NotPermitted", NOT_AN_AUTHOR)
+        };
+        // Not a member yet, or not any more: whoever takes the name is cut off.
+        let strangers = strangers(world, &entry.value);
+        let resolved = match &strangers {
+            None => (Truth::True, "ResolvedRefs", ""),
+            Some(why) => (Truth::False, "NoSuchCluster", why.as_str()),
+        };
+        let wanted = vec![
+            said(observed, "Accepted", accepted),
+            said(observed, "ResolvedRefs", resolved),
+        ];
+        let at = reference(cluster, Kind::TrustPolicy, "", name);
+        plan.conditions(at, (wanted, &observed.conditions), settings, subject);
+    }
+}
+
+/// Why a TrustPolicy is not heard.
+pub(crate) const NOT_AN_AUTHOR: &str = "this cluster does not speak for the mesh";
+
+/// The clusters that a TrustPolicy names and nobody knows, in words. `None`: there are none.
+pub(crate) fn strangers(world: &World, policy: &TrustPolicy) -> Option<String> {
+    let named = policy.distrusted.iter().map(|named| named.as_str());
+    let strange = named.filter(|named| world.trust_domain(named).is_none());
+    let strange: Vec<&str> = strange.collect();
+    (!strange.is_empty()).then(|| format!("not in the mesh: {}", strange.join(", ")))
 }
 
 /// What became of the clusters that this one names, if it is the home cluster.

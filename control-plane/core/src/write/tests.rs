@@ -760,3 +760,33 @@ fn the_home_cluster_is_told_what_became_of_the_clusters_that_it_names() {
     assert_eq!(dirty.objects, [object.reference()].into());
     assert!(!dirty.all && dirty.services.is_empty());
 }
+
+#[test]
+fn a_trust_policy_is_told_whether_it_is_heard_and_whom_nobody_knows() {
+    let mut run = shop();
+    let cut = |cluster, named: &[&str]| {
+        let policy = TrustPolicy {
+            distrusted: named.iter().map(|named| id(named)).collect(),
+            ..TrustPolicy::default()
+        };
+        object(cluster, "", "cut", Spec::TrustPolicy(policy))
+    };
+    let told = |run: &mut Run, cluster: &str| {
+        run.settle();
+        let Some(Spec::TrustPolicy(policy)) = run.servers.find(cluster, Kind::TrustPolicy, "cut")
+        else {
+            panic!("a TrustPolicy")
+        };
+        let conditions = policy.observed.conditions;
+        conditions.into_iter().map(|c| c.reason).collect::<Vec<_>>()
+    };
+    run.put(cut("east", &["west", "north"]));
+    assert_eq!(told(&mut run, "east"), ["Accepted", "NoSuchCluster"]);
+    run.put(cut("east", &["west"]));
+    assert_eq!(told(&mut run, "east"), ["Accepted", "ResolvedRefs"]);
+    let dirty = run
+        .world
+        .set_mesh_authors(Some(BTreeSet::from([id("west")])));
+    run.planner.note(&run.world, &dirty);
+    assert_eq!(told(&mut run, "east"), ["NotPermitted", "ResolvedRefs"]);
+}

@@ -114,6 +114,7 @@ impl Servers {
                     Spec::MeshCluster(cluster) => &mut cluster.observed,
                     Spec::AccessPolicy(policy) => &mut policy.observed,
                     Spec::TrafficPolicy(policy) => &mut policy.observed,
+                    Spec::TrustPolicy(policy) => &mut policy.observed,
                     _ => panic!("no conditions"),
                 };
                 observed.conditions.clone_from(conditions);

@@ -3,11 +3,11 @@
 //! Plain HTTP. `/ready` and `/metrics` answer everybody who reaches the address; the dumps name
 //! workloads and addresses, and answer only callers on this machine (SECURITY S10).
 
+mod front;
 mod page;
 mod services;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,16 +16,10 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use isthmus_control_plane_core::model::Object;
 use isthmus_control_plane_core::world::{Place, State};
 use isthmus_proto::ids::ClusterId;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 
 use crate::authority::registry::Authorities;
 use crate::clients::Clients;
@@ -35,21 +29,11 @@ use crate::metrics::Metrics;
 use crate::saved::Note;
 use crate::source::Report;
 use crate::writer::Problems;
+pub use front::Front;
 
 /// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
 /// that hangs must not stop the others.
 const READY_GRACE: Duration = Duration::from_secs(30);
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 64;
-/// A request's head comes within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection lives no longer.
-const CONNECTION_MAX: Duration = Duration::from_secs(60);
-/// Largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// How long nothing is accepted after an error.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Objects that are read in one go: the world's writer waits meanwhile.
 const OBJECTS_PAGE: usize = 500;
 /// Objects that one dump shows.
@@ -96,44 +80,6 @@ struct ClusterView {
 }
 
 impl Admin {
-    /// Serves until it is dropped.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let mut connections = JoinSet::new();
-        loop {
-            let room = connections.len() < CONNECTIONS_MAX;
-            tokio::select! {
-                // Both are cancel-safe.
-                Some(_) = connections.join_next() => {}
-                accepted = listener.accept(), if room => match accepted {
-                    Ok((stream, remote)) => {
-                        connections.spawn(Arc::clone(&self).connection(stream, remote));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "admin: no connection can be accepted for now");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
-        }
-    }
-
-    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
-        let answer = move |request: Request<Incoming>| {
-            let response = self.answer(&request, remote);
-            async move { Ok::<_, Infallible>(response) }
-        };
-        let mut server = http1::Builder::new();
-        server
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_BYTES_MAX);
-        let serving = server.serve_connection(TokioIo::new(stream), service_fn(answer));
-        match timeout(CONNECTION_MAX, serving).await {
-            Ok(Ok(())) | Err(_) => {}
-            Ok(Err(error)) => tracing::debug!(%remote, %error, "admin connection"),
-        }
-    }
-
     fn answer(&self, request: &Request<Incoming>, remote: SocketAddr) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -219,6 +165,16 @@ impl Admin {
 
     fn clusters(&self) -> Vec<ClusterView> {
         let now = SystemTime::now();
+        let awaited = self.fleet.awaited().into_iter();
+        let awaited = awaited.map(|(cluster, reason)| ClusterView {
+            cluster: cluster.to_string(),
+            state: state(State::Unknown),
+            reason,
+            age_seconds: None,
+            objects: BTreeMap::new(),
+            source: None,
+            saved: None,
+        });
         self.hub.read(|world| {
             let view = world.clusters().map(|status| ClusterView {
                 cluster: status.cluster.to_string(),
@@ -235,7 +191,7 @@ impl Admin {
                 source: self.fleet.report(status.cluster),
                 saved: self.fleet.saved().note(status.cluster),
             });
-            view.collect()
+            view.chain(awaited).collect()
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! The only file where they meet.
 
+mod opening;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,7 +22,7 @@ use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Front};
 use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
@@ -28,18 +30,20 @@ use crate::clients::Clients;
 use crate::config::{Config, Origin};
 use crate::connect::{self, Connector};
 use crate::discovery::{Discovery, UNREAD_MAX};
-use crate::fleet::{Fleet, Running};
+use crate::fleet::{Apis, Fleet, Running};
 use crate::hub::Hub;
 use crate::identity::Identity;
-use crate::kubernetes::Reviewer;
+use crate::kubernetes::{Leadership, Reviewer};
 use crate::listener;
 use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::source::files::FilesSource;
 use crate::state::StateDir;
+use crate::store::KeyStore;
 use crate::token::KeyReviewer;
 use crate::trust::Verifier;
 use crate::writer::{Problems, start};
+use opening::Opening;
 
 /// Connections on which nobody speaks are noticed after the two together (SECURITY F24).
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -65,23 +69,43 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// It can't start, or a part of it that it needs has ended.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let state = StateDir::open(&config.state_dir)?;
-    let parts = Parts::open(&config, &state)?;
-    let discovery = bind(config.discovery).await.context("listen.discovery")?;
     let admin = bind(config.admin).await.context("listen.admin")?;
-    let addresses = serde_json::json!({
-        "discovery": discovery.local_addr()?.to_string(),
-        "admin": admin.local_addr()?.to_string(),
-    });
+    let admin_address = admin.local_addr()?.to_string();
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    parts.learn(&config, &mut tasks);
-    let writing = parts.write(&config, stopped.clone());
-    let mut server = parts.listen(discovery, stopped, &mut tasks)?;
-    let view = parts.view();
-    tasks.spawn(async move {
-        view.run(admin).await;
-        "admin"
+    let front = answer(admin, &mut tasks);
+    let apis = Apis::default();
+    let election = start::elect(&config, apis.subscribe(), stopped.clone());
+    tokio::pin!(shutdown);
+    let opening = Opening {
+        config: &config,
+        state: &state,
+        apis: &apis,
+        leadership: election.as_ref().map(|(leadership, _)| leadership),
+        front: &front,
+    };
+    let opened = tokio::select! {
+        // Whatever is under way may be dropped: what was made is found at the next start.
+        opened = Box::pin(opening.run()) => Some(opened?),
+        () = &mut shutdown => None,
+    };
+    let Some(parts) = opened else {
+        tracing::info!("control plane stopped before it had its keys");
+        stop.send_replace(true);
+        given_back(election).await;
+        return Ok(());
+    };
+    let discovery = bind(config.discovery).await.context("listen.discovery")?;
+    let addresses = serde_json::json!({
+        "discovery": discovery.local_addr()?.to_string(),
+        "admin": admin_address,
     });
+    parts.learn(&config, &mut tasks);
+    if let Some((leadership, _)) = &election {
+        parts.write(leadership.clone(), stopped.clone(), &mut tasks);
+    }
+    let mut server = parts.listen(discovery, stopped, &mut tasks)?;
+    front.show(parts.view());
     let tending = Arc::clone(&parts);
     tasks.spawn(async move {
         tending.tend().await;
@@ -93,7 +117,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     tracing::info!(%addresses, clusters = config.clusters.len(), "control plane started");
 
     let result = tokio::select! {
-        () = shutdown => Ok(()),
+        () = &mut shutdown => Ok(()),
         Some(ended) = tasks.join_next() => match ended {
             Ok(part) => Err(anyhow::anyhow!("{part} has ended")),
             Err(error) => Err(anyhow::Error::from(error).context("a part has ended")),
@@ -105,12 +129,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         tracing::warn!("streams did not end in time");
         server.abort();
     }
-    // The lease is given back, so that another replica goes on at once.
-    if let Some(writing) = writing
-        && timeout(DRAIN_MAX, writing).await.is_err()
-    {
-        tracing::warn!("the writer did not end in time");
-    }
+    given_back(election).await;
     // The last thing that is written says how old everything is.
     let (saved, hub) = (Arc::clone(parts.fleet.saved()), Arc::clone(&parts.hub));
     let writing = tokio::task::spawn_blocking(move || saved.write(&hub, Duration::ZERO));
@@ -119,6 +138,26 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     }
     tracing::info!("control plane stopped");
     result
+}
+
+/// Answers operators from now on, also while there is nothing to see.
+fn answer(admin: TcpListener, tasks: &mut JoinSet<&'static str>) -> Arc<Front> {
+    let front = Arc::new(Front::default());
+    let answering = Arc::clone(&front);
+    tasks.spawn(async move {
+        answering.run(admin).await;
+        "admin"
+    });
+    front
+}
+
+/// Waits until the Lease is given back, so that another replica goes on at once.
+async fn given_back(election: Option<(Leadership, JoinHandle<()>)>) {
+    if let Some((_, candidate)) = election
+        && timeout(DRAIN_MAX, candidate).await.is_err()
+    {
+        tracing::warn!("the lease is not given back in time");
+    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -145,22 +184,32 @@ struct Parts {
 
 impl Parts {
     /// Reads, and at the first start makes, every key.
-    fn open(config: &Config, state: &StateDir) -> anyhow::Result<Arc<Self>> {
+    async fn open(
+        config: &Config,
+        (state, store): (&StateDir, &KeyStore),
+        apis: &Apis,
+    ) -> anyhow::Result<Arc<Self>> {
         let now = SystemTime::now();
         let own = serving::trust_domain(&config.mesh_domain)?;
-        let authorities = Arc::new(Authorities::open(state, [own.clone()], now)?);
+        let authorities = Arc::new(Authorities::open(store, [own.clone()], now).await?);
         let authority = authorities
             .of(&own)
             .context("the control plane's own authority")?;
         let serving = Serving::new(&authority, &config.mesh_domain, now)?;
         let hub = Arc::new(Hub::new(World::new(&config.mesh_domain)?));
-        let fleet = Fleet::open(state, &config.mesh_domain, &hub, &authorities)?;
+        let fleet = Fleet::open(
+            (state, store),
+            &config.mesh_domain,
+            &hub,
+            &authorities,
+            apis,
+        )?;
         if let Some(home) = &config.home {
             let authors = BTreeSet::from([home.cluster.clone()]);
             hub.change(|world| world.set_mesh_authors(Some(authors)));
         }
         for cluster in &config.clusters {
-            fleet.admit(&cluster.name)?;
+            fleet.admit(&cluster.name).await?;
         }
         let folders = config.clusters.iter().filter(|c| match c.origin {
             Origin::Files(_) => true,
@@ -228,16 +277,23 @@ impl Parts {
         });
     }
 
-    /// Takes part in the election of the replica that writes into the clusters.
-    fn write(&self, config: &Config, stopped: watch::Receiver<bool>) -> Option<JoinHandle<()>> {
-        let home = start::home(config)?;
+    /// Writes into the clusters while this replica leads.
+    fn write(
+        &self,
+        leadership: Leadership,
+        stopped: watch::Receiver<bool>,
+        tasks: &mut JoinSet<&'static str>,
+    ) {
         let parts = start::Parts {
             hub: Arc::clone(&self.hub),
             apis: self.fleet.apis(),
             metrics: Arc::clone(&self.metrics),
             problems: Arc::clone(&self.problems),
         };
-        Some(tokio::spawn(start::run(parts, home, stopped)))
+        tasks.spawn(async move {
+            start::run(parts, leadership, stopped).await;
+            "the writer"
+        });
     }
 
     /// Starts to accept and to serve proxies.
@@ -286,8 +342,8 @@ impl Parts {
         Ok(tokio::spawn(server))
     }
 
-    fn view(&self) -> Arc<Admin> {
-        Arc::new(Admin {
+    fn view(&self) -> Admin {
+        Admin {
             hub: Arc::clone(&self.hub),
             clients: Arc::clone(&self.clients),
             metrics: Arc::clone(&self.metrics),
@@ -295,7 +351,7 @@ impl Parts {
             authorities: Arc::clone(&self.authorities),
             fleet: Arc::clone(&self.fleet),
             started: Instant::now(),
-        })
+        }
     }
 
     /// Renews what nears its end, as long as the control plane runs.
@@ -304,13 +360,7 @@ impl Parts {
         loop {
             ticks.tick().await;
             let now = SystemTime::now();
-            let authorities = Arc::clone(&self.authorities);
-            if tokio::task::spawn_blocking(move || authorities.tend(now))
-                .await
-                .is_err()
-            {
-                tracing::error!("renewal of the authorities panicked");
-            }
+            self.authorities.tend(now).await;
             let Some(own) = self.authorities.of(&self.own) else {
                 continue;
             };

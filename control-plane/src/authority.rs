@@ -23,7 +23,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 
-use crate::state::StateDir;
+use crate::store::{Item, KeyError, KeyStore};
 use ca::{Ca, CaError, Terms, dated, not_after, pem};
 
 /// A new issuing certificate is made when the newest has less than this left.
@@ -33,10 +33,9 @@ const ISSUERS_MAX: u32 = 10_000;
 
 /// Why an authority could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the authority of {trust_domain}: {file}")]
+#[error("the authority of {trust_domain}")]
 pub struct NoAuthority {
     trust_domain: TrustDomain,
-    file: String,
     #[source]
     cause: CaError,
 }
@@ -98,61 +97,83 @@ impl std::fmt::Debug for Authority {
 
 impl Authority {
     /// Opens the authority of a trust domain; makes it at the first start, and a new issuing
-    /// certificate when the newest nears its end and the root's key is there.
+    /// certificate when the newest nears its end, the root's key is there, and this replica makes
+    /// keys.
     ///
     /// # Errors
-    /// A file can't be read or written, or holds something else.
-    pub fn open(
-        state: &StateDir,
+    /// A key can't be read or written, is something else, or is awaited from another replica.
+    pub async fn open(
+        store: &KeyStore,
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Self, NoAuthority> {
-        let failed = |file: &str| {
-            let (trust_domain, file) = (trust_domain.clone(), state.path(file));
-            let file = file.display().to_string();
-            move |cause| NoAuthority {
-                trust_domain,
-                file,
-                cause,
-            }
+        let opened = async {
+            let newest = newest(store, trust_domain).await?;
+            Self::after(newest, (store, trust_domain), now).await
         };
-        let root_file = format!("ca/{trust_domain}/root.pem");
-        let newest = newest(state, trust_domain)?;
-        if let Some(current) = &newest {
-            let fresh = current.issuer.not_after > now + ISSUER_RENEWAL;
-            let root = state
-                .read(&root_file)
-                .map_err(|e| failed(&root_file)(e.into()))?;
-            // A root that is kept elsewhere is not made anew: it would be another one.
-            if fresh || root.is_none() {
-                return Ok(newest.expect("looked at above"));
+        opened
+            .await
+            .map_err(|cause| Self::none(trust_domain, cause))
+    }
+
+    /// As [`open`](Self::open), of one that is in use: if its keys are gone, no others are made, for
+    /// nobody would believe them.
+    ///
+    /// # Errors
+    /// A key can't be read or written, is something else, or there is none any more.
+    pub async fn reopen(&self, store: &KeyStore, now: SystemTime) -> Result<Self, NoAuthority> {
+        let trust_domain = &self.trust_domain;
+        let opened = async {
+            let newest = newest(store, trust_domain).await?;
+            if newest.is_none() {
+                let place = store.place(&Item::Issuer(trust_domain.clone(), 1));
+                let why = "was there and is gone".to_owned();
+                return Err(KeyError::Invalid { place, why }.into());
             }
+            Self::after(newest, (store, trust_domain), now).await
+        };
+        opened
+            .await
+            .map_err(|cause| Self::none(trust_domain, cause))
+    }
+
+    fn none(trust_domain: &TrustDomain, cause: CaError) -> NoAuthority {
+        NoAuthority {
+            trust_domain: trust_domain.clone(),
+            cause,
         }
-        let make = || {
-            Ok(Ca::root(trust_domain, now)
-                .map_err(into_state)?
-                .to_pem()
-                .into_bytes())
+    }
+
+    /// The newest, or the one that comes after it if it is time.
+    async fn after(
+        newest: Option<Self>,
+        (store, trust_domain): (&KeyStore, &TrustDomain),
+        now: SystemTime,
+    ) -> Result<Self, CaError> {
+        let root = Item::Root(trust_domain.clone(), 1);
+        let number = match newest {
+            None => 1,
+            Some(newest) => {
+                let fresh = newest.issuer.not_after > now + ISSUER_RENEWAL;
+                // A root that is kept elsewhere is not made anew: it would be another one.
+                if fresh || !store.makes() || store.read(&root).await?.is_none() {
+                    return Ok(newest);
+                }
+                newest.number.saturating_add(1)
+            }
         };
-        let root = state
-            .read_or_create(&root_file, make)
-            .map_err(CaError::from)
-            .and_then(|text| Ca::from_pem(&text))
-            .map_err(failed(&root_file))?;
-        let number = newest.map_or(1, |current| current.number.saturating_add(1));
-        let file = issuer_file(trust_domain, number);
+        let make = || Ok::<_, CaError>(Ca::root(trust_domain, now)?.to_pem().into_bytes());
+        let text = store.read_or_create(&root, make).await?;
+        let root = ca(store, &root, &text)?;
+        let item = Item::Issuer(trust_domain.clone(), number);
         let make = || {
-            let issuer = root.intermediate(trust_domain, now).map_err(into_state)?;
-            Ok(issuer.to_pem().into_bytes())
+            let issuer = root.intermediate(trust_domain, now)?;
+            Ok::<_, CaError>(issuer.to_pem().into_bytes())
         };
-        let issuer = state
-            .read_or_create(&file, make)
-            .map_err(CaError::from)
-            .and_then(|text| Ca::from_pem(&text))
-            .map_err(failed(&file))?;
+        let text = store.read_or_create(&item, make).await?;
         Ok(Self {
             trust_domain: trust_domain.clone(),
-            issuer,
+            issuer: ca(store, &item, &text)?,
             number,
         })
     }
@@ -271,42 +292,30 @@ fn leaf_params(
     Ok(params)
 }
 
-fn issuer_file(trust_domain: &TrustDomain, number: u32) -> String {
-    format!("ca/{trust_domain}/issuer-{number}.pem")
-}
-
 /// The issuing certificate with the highest number.
-fn newest(state: &StateDir, trust_domain: &TrustDomain) -> Result<Option<Authority>, NoAuthority> {
-    let mut found = None;
-    for number in 1..=ISSUERS_MAX {
-        let file = issuer_file(trust_domain, number);
-        let failed = |cause| NoAuthority {
-            trust_domain: trust_domain.clone(),
-            file: state.path(&file).display().to_string(),
-            cause,
-        };
-        let Some(text) = state.read(&file).map_err(CaError::from).map_err(failed)? else {
-            break;
-        };
-        let issuer = Ca::from_pem(&text).map_err(failed)?;
-        found = Some(Authority {
-            trust_domain: trust_domain.clone(),
-            issuer,
-            number,
-        });
-    }
-    Ok(found)
+async fn newest(
+    store: &KeyStore,
+    trust_domain: &TrustDomain,
+) -> Result<Option<Authority>, CaError> {
+    let item = |number| Item::Issuer(trust_domain.clone(), number);
+    let mut all = store.list(1..=ISSUERS_MAX, item).await?;
+    let Some((number, text)) = all.pop() else {
+        return Ok(None);
+    };
+    Ok(Some(Authority {
+        trust_domain: trust_domain.clone(),
+        issuer: ca(store, &item(number), &text)?,
+        number,
+    }))
 }
 
-/// A certificate that can't be made, told by whoever writes files.
-fn into_state(error: CaError) -> crate::state::StateError {
-    match error {
-        CaError::State(error) => error,
-        CaError::Make(_) | CaError::Read(_) => crate::state::StateError::Invalid {
-            path: "ca".into(),
-            why: format!("{:#}", anyhow::Error::from(error)),
-        },
-    }
+/// What an item holds; if it is something else, its place is said.
+fn ca(store: &KeyStore, item: &Item, text: &[u8]) -> Result<Ca, CaError> {
+    Ca::from_pem(text).map_err(|error| {
+        let place = store.place(item);
+        let why = format!("{:#}", anyhow::Error::from(error));
+        KeyError::Invalid { place, why }.into()
+    })
 }
 
 /// A certificate that this authority would never sign: what a stolen key could.

@@ -63,6 +63,7 @@ struct RawConfig {
     listen: RawListen,
     clusters: Vec<RawCluster>,
     home: Option<RawHome>,
+    keys: Option<KeysAt>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -125,6 +126,19 @@ pub struct Config {
     pub clusters: Vec<ClusterConfig>,
     /// The cluster that speaks for the mesh; `None`: all do, and none names others.
     pub home: Option<Home>,
+    /// Where the mesh's keys lie. Default: in Secrets if the control plane is a pod of its home
+    /// cluster, else in files.
+    pub keys: KeysAt,
+}
+
+/// Where the mesh's keys lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeysAt {
+    /// In the state folder: one control plane has them.
+    Files,
+    /// In Secrets of the home cluster: all replicas have them.
+    Secrets,
 }
 
 /// The cluster whose MeshCluster objects name the others, and whose word counts for the mesh.
@@ -220,10 +234,12 @@ impl Config {
                 .map_err(|_| value(key, format!("{text:?} is not IP:PORT")))
         };
         let clusters = clusters(raw.clusters, &mesh_domain)?;
+        let home = home(raw.home, &clusters)?;
         Ok(Self {
+            keys: keys(raw.keys, home.as_ref(), &clusters)?,
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
-            home: home(raw.home, &clusters)?,
+            home,
             clusters,
             certificate_lifetime: Duration::from_secs(seconds),
             state_dir: raw.state_dir,
@@ -280,16 +296,15 @@ fn clusters(raw: Vec<RawCluster>, mesh_domain: &str) -> Result<Vec<ClusterConfig
 
 /// The one that is named; else the cluster that the control plane is a pod of.
 fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>, ConfigError> {
-    let in_cluster = |cluster: &&ClusterConfig| match &cluster.origin {
-        Origin::Kubernetes(kubernetes) => kubernetes.reach == ApiServer::InCluster,
-        Origin::Files(_) => false,
-    };
     let Some(raw) = raw else {
-        return Ok(clusters.iter().find(in_cluster).map(|cluster| Home {
-            cluster: cluster.name.clone(),
-            namespace: None,
-            allow: Allow::default(),
-        }));
+        return Ok(clusters
+            .iter()
+            .find(|cluster| in_cluster(cluster))
+            .map(|cluster| Home {
+                cluster: cluster.name.clone(),
+                namespace: None,
+                allow: Allow::default(),
+            }));
     };
     let found = clusters
         .iter()
@@ -310,6 +325,33 @@ fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>
             allow: Allow::of_words(raw.allow.iter().map(String::as_str))
                 .map_err(|refused| value("home.allow", refused.why))?,
         })),
+    }
+}
+
+/// As it is said; else in Secrets if we are a pod of the home cluster.
+fn keys(
+    said: Option<KeysAt>,
+    home: Option<&Home>,
+    clusters: &[ClusterConfig],
+) -> Result<KeysAt, ConfigError> {
+    let of_home = |cluster: &&ClusterConfig| home.is_some_and(|h| h.cluster == cluster.name);
+    let pod = clusters.iter().find(of_home).is_some_and(in_cluster);
+    match (said, home) {
+        (Some(KeysAt::Secrets), None) => Err(value(
+            "keys",
+            "secrets are in a home cluster, and there is none",
+        )),
+        (Some(said), _) => Ok(said),
+        (None, _) if pod => Ok(KeysAt::Secrets),
+        (None, _) => Ok(KeysAt::Files),
+    }
+}
+
+/// Are we a pod of it?
+fn in_cluster(cluster: &ClusterConfig) -> bool {
+    match &cluster.origin {
+        Origin::Kubernetes(kubernetes) => kubernetes.reach == ApiServer::InCluster,
+        Origin::Files(_) => false,
     }
 }
 
@@ -434,8 +476,9 @@ mod tests {
             config.clusters[0].origin,
             Origin::Kubernetes(Kubernetes { reach, quota })
         );
-        // The cluster that we are a pod of is home, if none is named.
+        // The cluster that we are a pod of is home, if none is named, and has the keys.
         assert_eq!(config.home.unwrap().cluster.as_str(), "west");
+        assert_eq!(config.keys, KeysAt::Secrets);
         let (reach, quota) = (ApiServer::InCluster, Quota::default());
         assert_eq!(
             config.clusters[1].origin,
@@ -447,7 +490,11 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(&str, Change); 19] = [
+        let cases: [(&str, Change); 21] = [
+            ("keys: secrets are in a home cluster", |j| {
+                j["keys"] = "secrets".into();
+            }),
+            ("unknown variant `vault`", |j| j["keys"] = "vault".into()),
             ("home.cluster: \"north\" is none", |j| {
                 j["home"] = serde_json::json!({ "cluster": "north" });
             }),

@@ -263,18 +263,7 @@ pub async fn configured(mut connector: Connector, reach: ApiServer) {
     let mut said = None;
     loop {
         ticks.tick().await;
-        let offer = match &reach {
-            ApiServer::InCluster => in_cluster()
-                .map(|access| (access, [0; 32]))
-                .map_err(|refused| Unusable::new("Refused", refused.to_string())),
-            ApiServer::Kubeconfig {
-                file,
-                context,
-                allow,
-            } => read(file)
-                .await
-                .and_then(|text| of_kubeconfig(&text, context.as_deref(), allow)),
-        };
+        let offer = read(&reach).await;
         let why = connector.offer(offer).await.err();
         if said != why
             && let Some(why) = &why
@@ -286,7 +275,26 @@ pub async fn configured(mut connector: Connector, reach: ApiServer) {
     }
 }
 
-async fn read(file: &Path) -> Result<String, Unusable> {
+/// What the configuration offers now.
+///
+/// # Errors
+/// A file is not there, or says what is not allowed, or nothing that can be used.
+pub async fn read(reach: &ApiServer) -> Offer {
+    match reach {
+        ApiServer::InCluster => in_cluster()
+            .map(|access| (access, [0; 32]))
+            .map_err(|refused| Unusable::new("Refused", refused.to_string())),
+        ApiServer::Kubeconfig {
+            file,
+            context,
+            allow,
+        } => text(file)
+            .await
+            .and_then(|text| of_kubeconfig(&text, context.as_deref(), allow)),
+    }
+}
+
+async fn text(file: &Path) -> Result<String, Unusable> {
     let path = file.to_path_buf();
     let reading = tokio::task::spawn_blocking(move || {
         use std::io::Read as _;

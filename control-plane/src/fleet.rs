@@ -14,7 +14,7 @@ use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource::TrustBundle;
 use isthmus_proto::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::authority::Authority;
 use crate::authority::registry::Authorities;
@@ -24,20 +24,26 @@ use crate::kubernetes::Api;
 use crate::saved::Saved;
 use crate::source::{Report, Source};
 use crate::state::{StateDir, StateError};
+use crate::store::KeyStore;
 use crate::trust::Trust;
 
 /// The clusters of the mesh, as they come and go.
 #[derive(Debug)]
 pub struct Fleet {
-    state: StateDir,
+    store: KeyStore,
     mesh_domain: String,
     hub: Arc<Hub>,
     authorities: Arc<Authorities>,
     saved: Arc<Saved>,
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
-    apis: watch::Sender<BTreeMap<ClusterId, Api>>,
+    apis: Apis,
+    /// Clusters that are to be admitted and are not yet, and why.
+    awaited: Mutex<BTreeMap<ClusterId, String>>,
 }
+
+/// The API servers of the mesh, as they come, go, and get other credentials.
+pub type Apis = watch::Sender<BTreeMap<ClusterId, Api>>;
 
 /// A source at work; it ends when nobody holds this.
 #[derive(Debug)]
@@ -76,20 +82,22 @@ impl Fleet {
     /// # Errors
     /// The state folder can't be used.
     pub fn open(
-        state: &StateDir,
+        (state, store): (&StateDir, &KeyStore),
         mesh_domain: &str,
         hub: &Arc<Hub>,
         authorities: &Arc<Authorities>,
+        apis: &Apis,
     ) -> Result<Self, StateError> {
         Ok(Self {
-            state: state.clone(),
+            store: store.clone(),
             mesh_domain: mesh_domain.to_owned(),
             hub: Arc::clone(hub),
             authorities: Arc::clone(authorities),
             saved: Arc::new(Saved::open(state, mesh_domain)?),
             trust: watch::Sender::default(),
             sources: Mutex::default(),
-            apis: watch::Sender::default(),
+            apis: apis.clone(),
+            awaited: Mutex::default(),
         })
     }
 
@@ -106,15 +114,37 @@ impl Fleet {
     }
 
     /// Takes a cluster into the mesh, as it was when it was last seen; of one that belongs to it
-    /// already nothing changes. Reads, and for a new cluster makes, its keys: not for a thread that
-    /// others wait for.
+    /// already nothing changes. Reads, and for a new cluster makes, its keys. One at a time.
     ///
     /// # Errors
-    /// The name can't be a cluster's, or a key can't be read or made.
-    pub fn admit(&self, cluster: &ClusterId) -> anyhow::Result<()> {
+    /// The name can't be a cluster's, or a key can't be read or made, or not by us.
+    pub async fn admit(&self, cluster: &ClusterId) -> anyhow::Result<()> {
+        let admitted = self.enter(cluster).await;
+        let why = admitted.as_ref().err().map(|error| format!("{error:#}"));
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match &why {
+            Some(why) => awaited.insert(cluster.clone(), why.clone()),
+            None => awaited.remove(cluster),
+        };
+        drop(awaited);
+        if let Some(why) = why.filter(|why| before.as_ref() != Some(why)) {
+            tracing::warn!(%cluster, "the cluster can't join yet: {why}");
+        }
+        admitted
+    }
+
+    /// Clusters that are to be admitted and are not yet, and why.
+    #[must_use]
+    pub fn awaited(&self) -> BTreeMap<ClusterId, String> {
+        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        awaited.clone()
+    }
+
+    async fn enter(&self, cluster: &ClusterId) -> anyhow::Result<()> {
         let trust_domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
-        let authority = self.authorities.add(&trust_domain, SystemTime::now())?;
-        let keys = handle_keys(&self.state, cluster)?;
+        let authority = self.authorities.add(&trust_domain, SystemTime::now());
+        let authority = authority.await?;
+        let keys = handle_keys(&self.store, cluster).await?;
         let mut trust = Trust::clone(&self.trust.borrow());
         trust.set(&trust_domain, &authority.roots())?;
         let mut refused = None;
@@ -135,7 +165,10 @@ impl Fleet {
         }
         self.trust.send_replace(Arc::new(trust));
         if self.saved.note(cluster).is_none() {
-            self.saved.restore(&self.hub, cluster);
+            let (saved, hub, cluster) = (self.saved.clone(), self.hub.clone(), cluster.clone());
+            spawn_blocking(move || saved.restore(&hub, &cluster))
+                .await
+                .context("restoring it panicked")?;
         }
         Ok(())
     }
@@ -192,7 +225,7 @@ impl Fleet {
     }
 
     /// A cluster belongs to the mesh no more: its endpoints are withdrawn, and nobody of it is
-    /// believed. Its keys stay on disk, for the day when it comes back.
+    /// believed. Its keys stay, for the day when it comes back.
     pub fn dismiss(&self, cluster: &ClusterId) {
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain);
         self.hub.change(|world| {
@@ -203,6 +236,10 @@ impl Fleet {
             dirty
         });
         self.unlearn(cluster);
+        self.awaited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(cluster);
         self.saved.forget(cluster);
         if let Ok(domain) = &domain {
             let mut trust = Trust::clone(&self.trust.borrow());

@@ -4,6 +4,7 @@ use isthmus_proto::handle::HandleKey;
 use isthmus_proto::ids::ClusterId;
 
 use crate::state::{StateDir, StateError, random};
+use crate::store::{Item, KeyError, KeyStore};
 
 /// Bytes of a secret.
 const SECRET_BYTES: usize = 32;
@@ -38,32 +39,45 @@ impl TokenKey {
 /// The handle keys of a cluster, newest first; the first is made if there is none.
 ///
 /// # Errors
-/// The state folder can't be used, or a file in it has another length.
-pub fn handle_keys(state: &StateDir, cluster: &ClusterId) -> Result<Vec<HandleKey>, StateError> {
-    let file = |epoch: u8| format!("handles/{cluster}.{epoch}.key");
-    let mut keys = vec![HandleKey::new(
-        FIRST_EPOCH,
-        secret(state, &file(FIRST_EPOCH))?,
-    )];
+/// One can't be read or made, or has another length.
+pub async fn handle_keys(
+    store: &KeyStore,
+    cluster: &ClusterId,
+) -> Result<Vec<HandleKey>, KeyError> {
+    let item = |epoch| Item::Handle(cluster.clone(), epoch);
+    let first = item(FIRST_EPOCH);
+    let make = || Ok::<_, KeyError>(random::<SECRET_BYTES>()?.to_vec());
+    let bytes = store.read_or_create(&first, make).await?;
+    let mut keys = vec![handle_key(store, FIRST_EPOCH, &first, &bytes)?];
     for epoch in FIRST_EPOCH.saturating_add(1)..=u8::MAX {
-        let name = file(epoch);
-        let Some(bytes) = state.read(&name)? else {
+        let item = item(epoch);
+        let Some(bytes) = store.read(&item).await? else {
             break;
         };
-        keys.insert(0, HandleKey::new(epoch, whole(state, &name, &bytes)?));
+        keys.insert(0, handle_key(store, epoch, &item, &bytes)?);
     }
     Ok(keys)
 }
 
-fn secret(state: &StateDir, name: &str) -> Result<[u8; SECRET_BYTES], StateError> {
-    let bytes = state.read_or_create(name, || Ok(random::<SECRET_BYTES>()?.to_vec()))?;
-    whole(state, name, &bytes)
+fn handle_key(
+    store: &KeyStore,
+    epoch: u8,
+    item: &Item,
+    bytes: &[u8],
+) -> Result<HandleKey, KeyError> {
+    let secret = bytes.try_into().map_err(|_| KeyError::Invalid {
+        place: store.place(item),
+        why: format!("has {} bytes, not {SECRET_BYTES}", bytes.len()),
+    })?;
+    Ok(HandleKey::new(epoch, secret))
 }
 
-fn whole(state: &StateDir, name: &str, bytes: &[u8]) -> Result<[u8; SECRET_BYTES], StateError> {
+fn secret(state: &StateDir, name: &str) -> Result<[u8; SECRET_BYTES], StateError> {
+    let bytes = state.read_or_create(name, || Ok(random::<SECRET_BYTES>()?.to_vec()))?;
+    let length = bytes.len();
     bytes.try_into().map_err(|_| StateError::Invalid {
         path: state.path(name),
-        why: format!("has {} bytes, not {SECRET_BYTES}", bytes.len()),
+        why: format!("has {length} bytes, not {SECRET_BYTES}"),
     })
 }
 
@@ -71,34 +85,33 @@ fn whole(state: &StateDir, name: &str, bytes: &[u8]) -> Result<[u8; SECRET_BYTES
 mod tests {
     use super::*;
 
-    #[test]
-    fn keys_are_made_once_and_are_each_clusters_own() {
+    #[tokio::test]
+    async fn keys_are_made_once_and_are_each_clusters_own() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::open(folder.path()).unwrap();
+        let store = KeyStore::Files(state.clone());
         let (east, west) = ("east".parse().unwrap(), "west".parse().unwrap());
         let key = TokenKey::open(&state, &east).unwrap();
         assert_eq!(key, TokenKey::open(&state, &east).unwrap());
         assert_ne!(key, TokenKey::open(&state, &west).unwrap());
-        let handles = handle_keys(&state, &east).unwrap();
-        assert_eq!(handles, handle_keys(&state, &east).unwrap());
-        assert_ne!(handles, handle_keys(&state, &west).unwrap());
+        let handles = handle_keys(&store, &east).await.unwrap();
+        assert_eq!(handles, handle_keys(&store, &east).await.unwrap());
+        assert_ne!(handles, handle_keys(&store, &west).await.unwrap());
         assert_eq!(handles[0].epoch(), FIRST_EPOCH);
     }
 
-    #[test]
-    fn a_newer_epoch_comes_first() {
+    #[tokio::test]
+    async fn a_newer_epoch_comes_first() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path()).unwrap();
-        let east = "east".parse().unwrap();
-        handle_keys(&state, &east).unwrap();
-        assert!(state.create("handles/east.2.key", &[2; 32]).unwrap());
-        let epochs: Vec<u8> = handle_keys(&state, &east)
-            .unwrap()
-            .iter()
-            .map(HandleKey::epoch)
-            .collect();
+        let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
+        let east: ClusterId = "east".parse().unwrap();
+        handle_keys(&store, &east).await.unwrap();
+        let epoch = |epoch| Item::Handle(east.clone(), epoch);
+        assert!(store.create(&epoch(2), &[2; 32]).await.unwrap());
+        let keys = handle_keys(&store, &east).await.unwrap();
+        let epochs: Vec<u8> = keys.iter().map(HandleKey::epoch).collect();
         assert_eq!(epochs, [2, 1]);
-        assert!(state.create("handles/east.3.key", b"short").unwrap());
-        assert!(handle_keys(&state, &east).is_err());
+        assert!(store.create(&epoch(3), b"short").await.unwrap());
+        assert!(handle_keys(&store, &east).await.is_err());
     }
 }

@@ -27,6 +27,7 @@ pub mod identity;
 pub mod token;
 pub mod authority;
 pub mod keys;
+pub mod store;
 pub mod state;
 pub mod discovery;
 pub mod clients;

@@ -16,7 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_control_plane_core::model::{CredentialRef, MeshCluster, SYSTEM_NAMESPACE};
 use isthmus_control_plane_core::quota::Quota;
@@ -38,6 +38,8 @@ use crate::source::{KindState, Report};
 
 /// Between two looks at the home cluster, whatever changes.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// A cluster that could not be admitted, because its keys are not there yet, is tried this often.
+const ADMIT_EVERY: Duration = Duration::from_secs(3);
 /// How often it is looked whether a credential is to be renewed, and tried again where that failed.
 const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// How long a renewal may take.
@@ -52,6 +54,8 @@ pub struct Membership {
     home: Home,
     configured: BTreeSet<ClusterId>,
     members: BTreeMap<ClusterId, Member>,
+    /// Those that could not be admitted, when, and why: they are not tried again at once.
+    refused: BTreeMap<ClusterId, (Instant, Wrong)>,
 }
 
 /// A cluster that has joined. Its task ends when nobody holds this.
@@ -116,6 +120,7 @@ impl Membership {
             home: home.clone(),
             configured,
             members: BTreeMap::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -167,15 +172,15 @@ impl Membership {
 
     /// Lets those go that are not named any more.
     fn part(&mut self, declared: &BTreeMap<String, MeshCluster>) {
-        let gone: Vec<ClusterId> = self
-            .members
-            .keys()
+        let known = self.members.keys().chain(self.refused.keys());
+        let gone: Vec<ClusterId> = known
             .filter(|cluster| !declared.contains_key(cluster.as_str()))
             .cloned()
             .collect();
         for cluster in gone {
             tracing::info!(%cluster, "the cluster leaves the mesh");
             self.members.remove(&cluster);
+            self.refused.remove(&cluster);
             self.fleet.dismiss(&cluster);
             self.metrics.forget(&cluster);
         }
@@ -195,13 +200,17 @@ impl Membership {
             });
             return Ok("Accepted");
         }
-        let (fleet, admitted) = (Arc::clone(&self.fleet), cluster.clone());
-        let admitting = tokio::task::spawn_blocking(move || fleet.admit(&admitted));
-        match admitting.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(("Refused", format!("{error:#}"))),
-            Err(_) => return Err(("Refused", "admitting it panicked".to_owned())),
+        let lately = |(at, _): &&(Instant, Wrong)| at.elapsed() < ADMIT_EVERY;
+        if let Some((_, wrong)) = self.refused.get(&cluster).filter(lately) {
+            return Err(wrong.clone());
         }
+        if let Err(error) = self.fleet.admit(&cluster).await {
+            let wrong = ("Refused", format!("{error:#}"));
+            let since = (Instant::now(), wrong.clone());
+            self.refused.insert(cluster, since);
+            return Err(wrong);
+        }
+        self.refused.remove(&cluster);
         tracing::info!(%cluster, "the cluster joins the mesh");
         let verdict = Arc::default();
         let (credential, wanted) = watch::channel(credential);

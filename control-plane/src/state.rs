@@ -199,6 +199,27 @@ impl StateDir {
         Ok(done)
     }
 
+    /// Keeps other processes away from a file until what is returned is dropped, if they ask as we do.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn lock(&self, name: &str) -> Result<File, StateError> {
+        let path = self.path(&format!("{name}.lock"));
+        self.folder(path.parent().unwrap_or(&self.root))?;
+        let lock = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false);
+            let file = options.mode(SECRET_MODE).open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        lock().map_err(|cause| StateError::Io {
+            act: "lock",
+            path: path.clone(),
+            cause,
+        })
+    }
+
     /// Opens a file; `None` if there is none.
     ///
     /// # Errors

@@ -17,6 +17,10 @@ const ADMIN_PORT: u16 = 15014;
 const USER: u32 = 65_532;
 /// Longer than streams may take to end when the control plane stops.
 const GRACE_SECONDS: u32 = 30;
+/// All serve, and one of them writes.
+const REPLICAS: u32 = 2;
+/// What a replica keeps of each cluster as it was last seen, in MiB: for its own restart.
+const STATE_MEBIBYTES: u32 = 1024;
 
 /// Our own kinds, and those of the Multi-Cluster Services API.
 const DEFINITIONS: [&str; 4] = [
@@ -172,8 +176,8 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
         service("control-plane", json!([port("discovery", DISCOVERY_PORT)])),
         service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
         deployment(plan, &selector),
-        json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
-            "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } }),
+        json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+            "spec": { "minAvailable": 1, "selector": { "matchLabels": selector } } }),
     ]
 }
 
@@ -186,6 +190,7 @@ fn config(plan: &Plan) -> Value {
             "admin": format!("0.0.0.0:{ADMIN_PORT}"),
         },
         "clusters": [{ "name": plan.cluster, "kubernetes": { "in_cluster": true } }],
+        "keys": "secrets",
     })
 }
 
@@ -197,17 +202,24 @@ fn deployment(plan: &Plan, selector: &Value) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
         "spec": {
-            // The keys of the mesh lie on one volume, so one control plane at a time; the proxies go
-            // on meanwhile.
-            "replicas": 1,
+            "replicas": REPLICAS,
             "selector": { "matchLabels": selector },
-            "strategy": { "type": "Recreate" },
+            // Never fewer that are ready than before: proxies always have one to go to.
+            "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
             "template": {
                 "metadata": { "labels": labels("control-plane") },
                 "spec": {
                     "serviceAccountName": ACCOUNT,
                     "automountServiceAccountToken": true,
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    // Rather on two nodes than on one; on one rather than not at all.
+                    "affinity": { "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
+                        "weight": 100,
+                        "podAffinityTerm": {
+                            "labelSelector": { "matchLabels": selector },
+                            "topologyKey": "kubernetes.io/hostname",
+                        },
+                    }] } },
                     "securityContext": {
                         "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
                         "seccompProfile": { "type": "RuntimeDefault" },
@@ -234,7 +246,8 @@ fn deployment(plan: &Plan, selector: &Value) -> Value {
                     }],
                     "volumes": [
                         { "name": "config", "configMap": { "name": ACCOUNT } },
-                        { "name": "state", "persistentVolumeClaim": { "claimName": ACCOUNT } },
+                        // The keys are in Secrets; what is here can be learned again.
+                        { "name": "state", "emptyDir": { "sizeLimit": format!("{STATE_MEBIBYTES}Mi") } },
                     ],
                 },
             },
@@ -325,9 +338,31 @@ mod tests {
         assert_eq!(container["allowPrivilegeEscalation"], false);
         assert_eq!(container["readOnlyRootFilesystem"], true);
         assert_eq!(container["capabilities"]["drop"], json!(["ALL"]));
-        // Two that each made their own keys would be two meshes.
-        assert_eq!(object["spec"]["replicas"], 1);
-        assert_eq!(object["spec"]["strategy"]["type"], "Recreate");
-        assert!(pod["volumes"].to_string().contains("persistentVolumeClaim"));
+    }
+
+    #[test]
+    fn there_is_always_a_control_plane_that_is_ready() {
+        let object = deployment(&plan(), &json!({ "a": "b" }));
+        let spec = &object["spec"];
+        assert_eq!(spec["replicas"], 2);
+        assert_eq!(spec["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
+        let pod = &spec["template"]["spec"];
+        let probe = &pod["containers"][0]["readinessProbe"]["httpGet"];
+        assert_eq!(probe["path"], "/ready");
+        assert!(pod["affinity"].to_string().contains("preferred"));
+        let all = control_plane(&plan());
+        let budget = all.iter().find(|o| o["kind"] == "PodDisruptionBudget");
+        assert_eq!(budget.unwrap()["spec"]["minAvailable"], 1);
+    }
+
+    #[test]
+    fn replicas_share_their_keys_and_need_no_volume() {
+        let all = control_plane(&plan());
+        assert!(all.iter().all(|o| o["kind"] != "PersistentVolumeClaim"));
+        let object = deployment(&plan(), &json!({}));
+        let volumes = object["spec"]["template"]["spec"]["volumes"].to_string();
+        assert!(volumes.contains("emptyDir") && !volumes.contains("persistentVolumeClaim"));
+        let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
+        assert_eq!(config.keys, isthmus_control_plane::config::KeysAt::Secrets);
     }
 }

@@ -127,7 +127,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     },
     Permission {
         place: Place::Home,
-        ..everywhere("", &["secrets"], &["get", "update"])
+        ..everywhere("", &["secrets"], &["get", "create", "update"])
     },
     Permission {
         place: Place::Home,

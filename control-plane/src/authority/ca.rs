@@ -1,4 +1,4 @@
-//! What does a signing certificate look like, and how is it kept in a file?
+//! What does a signing certificate look like, and how is it written down?
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::state::{StateError, random};
+use crate::store::KeyError;
 
 /// How long a root is valid.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -28,9 +29,18 @@ pub enum CaError {
     /// The file holds something else.
     #[error("{0}")]
     Read(&'static str),
-    /// No random numbers, or no file.
+    /// No random numbers.
     #[error(transparent)]
     State(#[from] StateError),
+    /// It can't be read where it is kept, or written there.
+    #[error(transparent)]
+    Kept(Box<KeyError>),
+}
+
+impl From<KeyError> for CaError {
+    fn from(error: KeyError) -> Self {
+        Self::Kept(Box::new(error))
+    }
 }
 
 /// A key that signs certificates of one trust domain, with the certificate that says so.
@@ -72,7 +82,7 @@ impl Ca {
         Self::new(chain, key)
     }
 
-    /// Key and chain, as they stand in the state folder.
+    /// Key and chain, as they are kept.
     pub(super) fn to_pem(&self) -> String {
         let mut text = self.issuer.key().serialize_pem();
         for certificate in &self.chain {

@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime};
 use isthmus_proto::spiffe::TrustDomain;
 
 use super::{Authority, NoAuthority};
-use crate::state::StateDir;
+use crate::store::KeyStore;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The newest authority of every trust domain.
 #[derive(Debug)]
 pub struct Authorities {
-    state: StateDir,
+    store: KeyStore,
     current: Mutex<BTreeMap<TrustDomain, Arc<Authority>>>,
 }
 
@@ -23,21 +23,18 @@ impl Authorities {
     ///
     /// # Errors
     /// One can't be opened.
-    pub fn open(
-        state: &StateDir,
+    pub async fn open(
+        store: &KeyStore,
         trust_domains: impl IntoIterator<Item = TrustDomain>,
         now: SystemTime,
     ) -> Result<Self, NoAuthority> {
-        let open = |trust_domain: TrustDomain| {
-            let authority = Authority::open(state, &trust_domain, now)?;
-            Ok((trust_domain, Arc::new(authority)))
-        };
-        let current = trust_domains
-            .into_iter()
-            .map(open)
-            .collect::<Result<_, NoAuthority>>()?;
+        let mut current = BTreeMap::new();
+        for trust_domain in trust_domains {
+            let authority = Authority::open(store, &trust_domain, now).await?;
+            current.insert(trust_domain, Arc::new(authority));
+        }
         Ok(Self {
-            state: state.clone(),
+            store: store.clone(),
             current: Mutex::new(current),
         })
     }
@@ -56,7 +53,7 @@ impl Authorities {
     ///
     /// # Errors
     /// It can't be opened.
-    pub fn add(
+    pub async fn add(
         &self,
         trust_domain: &TrustDomain,
         now: SystemTime,
@@ -64,14 +61,14 @@ impl Authorities {
         if let Some(authority) = self.of(trust_domain) {
             return Ok(authority);
         }
-        // Opened outside of the lock: whoever opens it twice finds the same keys on disk.
-        let authority = Arc::new(Authority::open(&self.state, trust_domain, now)?);
+        // Opened outside of the lock: whoever opens it twice finds the same keys.
+        let authority = Arc::new(Authority::open(&self.store, trust_domain, now).await?);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.insert(trust_domain.clone(), Arc::clone(&authority));
         Ok(authority)
     }
 
-    /// Signs for this trust domain no more. Its keys stay on disk.
+    /// Signs for this trust domain no more. Its keys stay where they are.
     pub fn remove(&self, trust_domain: &TrustDomain) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.remove(trust_domain);
@@ -85,11 +82,11 @@ impl Authorities {
     }
 
     /// Renews what nears its end, and says so where that is not possible (SECURITY F17: 30, 7 and 1
-    /// days before).
-    pub fn tend(&self, now: SystemTime) {
+    /// days before). What is in use stays as it is if what is kept is no good any more.
+    pub async fn tend(&self, now: SystemTime) {
         for old in self.all() {
             let trust_domain = old.trust_domain();
-            match Authority::open(&self.state, trust_domain, now) {
+            match old.reopen(&self.store, now).await {
                 Ok(new) => {
                     warn_of_end(&new, now);
                     let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);

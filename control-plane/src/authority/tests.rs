@@ -1,6 +1,7 @@
 //! Is what is signed an SVID, and nothing more?
 
 use super::*;
+use crate::state::StateDir;
 use rcgen::KeyPair;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
@@ -43,12 +44,12 @@ fn seconds(time: SystemTime) -> i64 {
         .unwrap()
 }
 
-#[test]
-fn a_leaf_is_an_svid() {
+#[tokio::test]
+async fn a_leaf_is_an_svid() {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
     let now = SystemTime::now();
-    let authority = Authority::open(&state, &east(), now).unwrap();
+    let authority = Authority::open(&store, &east(), now).await.unwrap();
     let key = KeyPair::generate().unwrap();
     let issued = authority.issue(&grant(now), &key, now).unwrap();
     assert_eq!(
@@ -113,12 +114,12 @@ fn a_leaf_is_an_svid() {
     );
 }
 
-#[test]
-fn what_a_request_asks_for_is_not_looked_at() {
+#[tokio::test]
+async fn what_a_request_asks_for_is_not_looked_at() {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
     let now = SystemTime::now();
-    let authority = Authority::open(&state, &east(), now).unwrap();
+    let authority = Authority::open(&store, &east(), now).await.unwrap();
     let key = KeyPair::generate().unwrap();
     let mut wish = CertificateParams::new(["evil.example".to_owned()]).unwrap();
     let foreign = Ia5String::try_from("spiffe://west.mesh.internal/ns/bank/sa/vault").unwrap();
@@ -144,26 +145,32 @@ fn what_a_request_asks_for_is_not_looked_at() {
     assert_eq!(names.len(), 1);
 }
 
-#[test]
-fn an_identity_of_another_trust_domain_is_refused() {
+#[tokio::test]
+async fn an_identity_of_another_trust_domain_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
     let now = SystemTime::now();
-    let west = Authority::open(&state, &"west.mesh.internal".parse().unwrap(), now).unwrap();
+    let west = Authority::open(&store, &"west.mesh.internal".parse().unwrap(), now)
+        .await
+        .unwrap();
     let key = KeyPair::generate().unwrap();
     let refused = west.issue(&grant(now), &key, now).unwrap_err();
     assert!(matches!(refused, NotIssued::Foreign { .. }), "{refused}");
 }
 
-#[test]
-fn the_authority_is_made_once_and_its_issuer_renewed() {
+#[tokio::test]
+async fn the_authority_is_made_once_and_its_issuer_renewed() {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
     let now = SystemTime::now();
-    let first = Authority::open(&state, &east(), now).unwrap();
-    let again = Authority::open(&state, &east(), now + 200 * DAY).unwrap();
+    let first = Authority::open(&store, &east(), now).await.unwrap();
+    let again = Authority::open(&store, &east(), now + 200 * DAY)
+        .await
+        .unwrap();
     assert_eq!((first.number, first.roots()), (again.number, again.roots()));
-    let renewed = Authority::open(&state, &east(), now + 300 * DAY).unwrap();
+    let renewed = Authority::open(&store, &east(), now + 300 * DAY)
+        .await
+        .unwrap();
     assert_eq!(renewed.number, 2);
     assert_eq!(
         renewed.roots(),
@@ -171,27 +178,33 @@ fn the_authority_is_made_once_and_its_issuer_renewed() {
         "the same root vouches for both"
     );
     assert!(renewed.not_after() > first.not_after());
-    assert_eq!(Authority::open(&state, &east(), now).unwrap().number, 2);
+    assert_eq!(
+        Authority::open(&store, &east(), now).await.unwrap().number,
+        2
+    );
 }
 
-#[test]
-fn a_root_that_is_kept_elsewhere_is_not_made_anew() {
+#[tokio::test]
+async fn a_root_that_is_kept_elsewhere_is_not_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(state.clone());
     let now = SystemTime::now();
-    let first = Authority::open(&state, &east(), now).unwrap();
+    let first = Authority::open(&store, &east(), now).await.unwrap();
     std::fs::remove_file(state.path("ca/east.mesh.internal/root.pem")).unwrap();
-    let later = Authority::open(&state, &east(), now + 364 * DAY).unwrap();
+    let later = Authority::open(&store, &east(), now + 364 * DAY)
+        .await
+        .unwrap();
     assert_eq!((later.number, later.roots()), (1, first.roots()));
     assert!(!state.path("ca/east.mesh.internal/root.pem").exists());
 }
 
-#[test]
-fn nothing_is_signed_past_the_end_of_what_signs() {
+#[tokio::test]
+async fn nothing_is_signed_past_the_end_of_what_signs() {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
     let now = SystemTime::now();
-    let authority = Authority::open(&state, &east(), now).unwrap();
+    let authority = Authority::open(&store, &east(), now).await.unwrap();
     let key = KeyPair::generate().unwrap();
     let late = authority.not_after() - Duration::from_secs(60);
     let short = authority.issue(&grant(late), &key, late).unwrap();
@@ -202,11 +215,13 @@ fn nothing_is_signed_past_the_end_of_what_signs() {
     assert!(matches!(ended, NotIssued::Expired { .. }), "{ended}");
 }
 
-#[test]
-fn keys_are_in_no_text() {
+#[tokio::test]
+async fn keys_are_in_no_text() {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
-    let authority = Authority::open(&state, &east(), SystemTime::now()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
+    let authority = Authority::open(&store, &east(), SystemTime::now())
+        .await
+        .unwrap();
     assert_eq!(
         format!("{authority:?}"),
         "Authority(east.mesh.internal, issuer 1)"
@@ -214,17 +229,36 @@ fn keys_are_in_no_text() {
     assert!(!authority.roots_pem().contains("PRIVATE"));
 }
 
-#[test]
-fn a_file_that_is_no_authority_is_named() {
+#[tokio::test]
+async fn a_file_that_is_no_authority_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(state.clone());
     state
         .create("ca/east.mesh.internal/issuer-1.pem", b"nothing")
         .unwrap();
-    let error = Authority::open(&state, &east(), SystemTime::now()).unwrap_err();
+    let error = Authority::open(&store, &east(), SystemTime::now())
+        .await
+        .unwrap_err();
     let text = format!("{:#}", anyhow::Error::from(error));
     assert!(
         text.contains("issuer-1.pem: there is no private key in it"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn keys_that_are_gone_are_not_made_anew_while_the_old_ones_are_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(state.clone());
+    let now = SystemTime::now();
+    let all = registry::Authorities::open(&store, [east()], now)
+        .await
+        .unwrap();
+    let before = all.of(&east()).unwrap().roots();
+    std::fs::remove_dir_all(state.path("ca/east.mesh.internal")).unwrap();
+    all.tend(now + DAY).await;
+    assert_eq!(all.of(&east()).unwrap().roots(), before);
+    assert!(!state.path("ca/east.mesh.internal/root.pem").exists());
 }

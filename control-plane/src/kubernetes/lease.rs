@@ -65,6 +65,16 @@ impl Leadership {
     }
 }
 
+#[cfg(test)]
+impl Leadership {
+    /// Of one that leads for ever, or never.
+    pub(crate) fn fixed(leads: bool) -> Self {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let (_, until) = watch::channel(leads.then_some(far));
+        Self { until }
+    }
+}
+
 impl Leadership {
     /// Tells it as yes or no for as long as somebody listens, also the moment at which it runs out.
     pub async fn tell(mut self, leads: watch::Sender<bool>) {

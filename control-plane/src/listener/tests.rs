@@ -4,6 +4,7 @@ use super::*;
 use crate::authority::Authority;
 use crate::authority::serving::{Serving, trust_domain};
 use crate::state::StateDir;
+use crate::store::KeyStore;
 use crate::trust::Trust;
 use rustls::{ClientConfig, RootCertStore};
 use std::time::SystemTime;
@@ -23,9 +24,9 @@ struct Server {
 
 async fn server() -> Server {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
     let (own, now) = (trust_domain("mesh.internal").unwrap(), SystemTime::now());
-    let authority = Authority::open(&state, &own, now).unwrap();
+    let authority = Authority::open(&store, &own, now).await.unwrap();
     let serving = Arc::new(Serving::new(&authority, "mesh.internal", now).unwrap());
     let trust = watch::Sender::new(Arc::new(Trust::default()));
     let tls = tls(Verifier::new(trust.subscribe()), serving).unwrap();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::authority::{Authority, forge};
 use crate::state::StateDir;
+use crate::store::KeyStore;
 use rcgen::string::Ia5String;
 use rcgen::{IsCa, KeyPair, KeyUsagePurpose, SanType};
 
@@ -17,15 +18,15 @@ struct Mesh {
     now: SystemTime,
 }
 
-fn mesh() -> Mesh {
+async fn mesh() -> Mesh {
     let folder = tempfile::tempdir().unwrap();
-    let state = StateDir::open(folder.path()).unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
     let now = SystemTime::now();
-    let open = |name: &str| {
+    let open = async |name: &str| {
         let trust_domain = format!("{name}.mesh.internal").parse().unwrap();
-        Authority::open(&state, &trust_domain, now).unwrap()
+        Authority::open(&store, &trust_domain, now).await.unwrap()
     };
-    let (east, west) = (open("east"), open("west"));
+    let (east, west) = (open("east").await, open("west").await);
     let mut trust = Trust::default();
     trust.set(east.trust_domain(), &east.roots()).unwrap();
     trust.set(west.trust_domain(), &west.roots()).unwrap();
@@ -63,9 +64,9 @@ fn why(error: &Error) -> String {
     cause.to_string()
 }
 
-#[test]
-fn a_good_chain_is_believed_while_it_lasts() {
-    let mesh = mesh();
+#[tokio::test]
+async fn a_good_chain_is_believed_while_it_lasts() {
+    let mesh = mesh().await;
     let key = KeyPair::generate().unwrap();
     let id = SpiffeId::new(mesh.east.trust_domain(), "shop", "cart").unwrap();
     let grant = isthmus_control_plane_core::issue::Grant {
@@ -91,9 +92,9 @@ fn a_good_chain_is_believed_while_it_lasts() {
     );
 }
 
-#[test]
-fn a_root_vouches_for_its_own_trust_domain_only() {
-    let mesh = mesh();
+#[tokio::test]
+async fn a_root_vouches_for_its_own_trust_domain_only() {
+    let mesh = mesh().await;
     let key = KeyPair::generate().unwrap();
     let foreign = |params: &mut rcgen::CertificateParams| {
         params.subject_alt_names = vec![uri("spiffe://east.mesh.internal/ns/shop/sa/cart")];
@@ -116,9 +117,9 @@ fn a_root_vouches_for_its_own_trust_domain_only() {
     );
 }
 
-#[test]
-fn what_is_no_svid_is_refused() {
-    let mesh = mesh();
+#[tokio::test]
+async fn what_is_no_svid_is_refused() {
+    let mesh = mesh().await;
     let key = KeyPair::generate().unwrap();
     type Change = fn(&mut rcgen::CertificateParams);
     let cases: [(&str, Change); 9] = [
@@ -170,9 +171,9 @@ fn what_is_no_svid_is_refused() {
     );
 }
 
-#[test]
-fn an_issuer_is_no_client() {
-    let mesh = mesh();
+#[tokio::test]
+async fn an_issuer_is_no_client() {
+    let mesh = mesh().await;
     let chain = forge(&mesh.east, |_| {}, &KeyPair::generate().unwrap(), mesh.now);
     assert_eq!(
         why(&mesh.verify(&chain[1..]).unwrap_err()),
@@ -180,9 +181,9 @@ fn an_issuer_is_no_client() {
     );
 }
 
-#[test]
-fn a_removed_root_counts_at_once() {
-    let mesh = mesh();
+#[tokio::test]
+async fn a_removed_root_counts_at_once() {
+    let mesh = mesh().await;
     let chain = forge(&mesh.east, |_| {}, &KeyPair::generate().unwrap(), mesh.now);
     assert!(mesh.verify(&chain).is_ok());
     mesh.trust.send_modify(|trust| {

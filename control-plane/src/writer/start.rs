@@ -10,11 +10,13 @@ use isthmus_control_plane_core::lease::Timing;
 use isthmus_control_plane_core::model::SYSTEM_NAMESPACE;
 use isthmus_proto::ids::ClusterId;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::{Limits, Problems, Writer};
 use crate::config::{Config, Origin};
 use crate::hub::Hub;
-use crate::kubernetes::{Api, Candidate};
+use crate::kubernetes::lease::Servers;
+use crate::kubernetes::{Api, Candidate, Leadership};
 use crate::metrics::Metrics;
 
 /// The Lease.
@@ -45,22 +47,32 @@ pub struct Parts {
     pub problems: Arc<Problems>,
 }
 
-/// Takes part in the election at `home`, and writes while this replica leads; until `stop`.
-pub async fn run(parts: Parts, home: ClusterId, stop: watch::Receiver<bool>) {
+/// Takes part in the election from now on, until `stop`; `None`: there is nothing to lead.
+#[must_use]
+pub fn elect(
+    config: &Config,
+    apis: Servers,
+    stop: watch::Receiver<bool>,
+) -> Option<(Leadership, JoinHandle<()>)> {
+    let home = home(config)?;
     let me = std::env::var("HOSTNAME").unwrap_or_else(|_| "isthmus".to_owned());
     let candidate = Candidate::new(
-        (&home, parts.apis.clone()),
+        (&home, apis),
         (SYSTEM_NAMESPACE, LEASE),
         &me,
         Timing::default(),
     );
-    let (candidate, leadership) = match candidate {
-        Ok(both) => both,
+    match candidate {
+        Ok((candidate, leadership)) => Some((leadership, tokio::spawn(candidate.run(stop)))),
         Err(error) => {
             tracing::error!(%error, "this replica can't take part in the election");
-            return;
+            None
         }
-    };
+    }
+}
+
+/// Writes while this replica leads; until `stop`.
+pub async fn run(parts: Parts, leadership: Leadership, stop: watch::Receiver<bool>) {
     let leads = watch::Sender::new(false);
     let writer = Writer {
         hub: parts.hub,
@@ -70,12 +82,10 @@ pub async fn run(parts: Parts, home: ClusterId, stop: watch::Receiver<bool>) {
         problems: parts.problems,
         limits: Limits::default(),
     };
-    tokio::join!(
-        candidate.run(stop.clone()),
-        until(stop, async {
-            tokio::join!(leadership.tell(leads), writer.run());
-        })
-    );
+    until(stop, async {
+        tokio::join!(leadership.tell(leads), writer.run());
+    })
+    .await;
 }
 
 /// Runs until it is over, or has to be.

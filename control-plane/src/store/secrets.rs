@@ -1,0 +1,230 @@
+//! How are keys kept in Secrets of the home cluster?
+//!
+//! One Secret for each key, immutable: not even we can write another into it, and of two that make one
+//! at the same time the API server lets one win. A Secret that is not ours is never used and never
+//! touched.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use isthmus_control_plane_core::model::SYSTEM_NAMESPACE;
+use isthmus_proto::ids::ClusterId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{Item, Kept, KeyError};
+use crate::config::Home;
+use crate::kubernetes::lease::Servers;
+use crate::kubernetes::{Api, ApiError, Leadership};
+
+/// One question takes no longer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// What our Secrets say of themselves.
+const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
+const MANAGED_BY: &str = "isthmus";
+const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+const COMPONENT: &str = "keys";
+
+/// The Secrets of the home cluster that hold keys.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    home: ClusterId,
+    namespace: String,
+    apis: Servers,
+    leadership: Leadership,
+}
+
+/// A Secret, as far as it is used.
+#[derive(Deserialize)]
+struct Secret {
+    metadata: Metadata,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    resource_version: Option<String>,
+}
+
+impl Secrets {
+    /// In the home cluster, as one of `apis` leads to it; who holds `leadership` makes keys.
+    #[must_use]
+    pub fn new(home: &Home, own: Option<&str>, apis: Servers, leadership: Leadership) -> Self {
+        let configured = home.namespace.as_ref().map(|name| name.as_str());
+        let namespace = configured.or(own).unwrap_or(SYSTEM_NAMESPACE);
+        Self {
+            home: home.cluster.clone(),
+            namespace: namespace.to_owned(),
+            apis,
+            leadership,
+        }
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.leadership.holds()
+    }
+
+    pub(super) fn place(&self, item: &Item) -> String {
+        format!("Secret {}/{}", self.namespace, name(item))
+    }
+
+    pub(super) async fn look(&self, item: &Item) -> Result<Option<Kept>, KeyError> {
+        let (api, path) = (self.api()?, self.path(item));
+        match asked(api.get(&path)).await {
+            Ok(body) => self.kept(item, &body).map(Some),
+            // Also if the namespace is not there: whoever makes the key is told so.
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(cause) => Err(self.failed("read", item, cause)),
+        }
+    }
+
+    pub(super) async fn create(&self, item: &Item, bytes: &[u8]) -> Result<bool, KeyError> {
+        if !self.leads() {
+            let place = self.place(item);
+            return Err(KeyError::Awaited { place });
+        }
+        let api = self.api()?;
+        match asked(api.create(&self.collection(), &self.secret(item, bytes))).await {
+            Ok(_) => {
+                tracing::info!(secret = name(item), "a key was made");
+                Ok(true)
+            }
+            Err(error) if error.is_conflict() => Ok(false),
+            // It is not known whether it was heard: whoever looks again will see.
+            Err(cause) => Err(self.failed("create", item, cause)),
+        }
+    }
+
+    pub(super) async fn replace(
+        &self,
+        item: &Item,
+        bytes: &[u8],
+        over: &str,
+    ) -> Result<bool, KeyError> {
+        let (api, mut secret) = (self.api()?, self.secret(item, bytes));
+        secret["metadata"]["resourceVersion"] = over.into();
+        match asked(api.replace(&self.path(item), &secret)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_conflict() || error.is_not_found() => Ok(false),
+            Err(cause) => Err(self.failed("replace", item, cause)),
+        }
+    }
+
+    fn api(&self) -> Result<Api, KeyError> {
+        let api = self.apis.borrow().get(&self.home).cloned();
+        api.ok_or_else(|| KeyError::NoHome(self.home.clone()))
+    }
+
+    fn collection(&self) -> String {
+        format!("/api/v1/namespaces/{}/secrets", self.namespace)
+    }
+
+    fn path(&self, item: &Item) -> String {
+        // Names of DNS, all of them.
+        format!("{}/{}", self.collection(), name(item))
+    }
+
+    fn secret(&self, item: &Item, bytes: &[u8]) -> Value {
+        let mut secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": kind(item),
+            "metadata": {
+                "name": name(item), "namespace": self.namespace,
+                "labels": {
+                    "app.kubernetes.io/name": "isthmus",
+                    "app.kubernetes.io/part-of": "isthmus",
+                    COMPONENT_LABEL: COMPONENT,
+                    MANAGED_LABEL: MANAGED_BY,
+                },
+            },
+            "data": { data_key(item): STANDARD.encode(bytes) },
+        });
+        if item.is_lasting() {
+            secret["immutable"] = true.into();
+        }
+        secret
+    }
+
+    /// What a Secret holds, if it is ours. What is said about it never holds a part of it.
+    fn kept(&self, item: &Item, body: &[u8]) -> Result<Kept, KeyError> {
+        let wrong = |why: String| KeyError::Invalid {
+            place: self.place(item),
+            why,
+        };
+        let secret: Secret =
+            serde_json::from_slice(body).map_err(|_| wrong("is no Secret".to_owned()))?;
+        if secret.kind.as_deref() != Some(kind(item)) {
+            return Err(wrong(format!("is not of the type {}", kind(item))));
+        }
+        if secret
+            .metadata
+            .labels
+            .get(MANAGED_LABEL)
+            .map(String::as_str)
+            != Some(MANAGED_BY)
+        {
+            return Err(wrong(format!(
+                "has no label {MANAGED_LABEL}: {MANAGED_BY}, so it is not ours"
+            )));
+        }
+        let key = data_key(item);
+        let text = secret.data.get(key);
+        let text = text.ok_or_else(|| wrong(format!("has no key {key}")))?;
+        let bytes = STANDARD
+            .decode(text)
+            .map_err(|_| wrong(format!("{key} is not base64")))?;
+        let version = secret.metadata.resource_version;
+        let version = version.ok_or_else(|| wrong("has no resource version".to_owned()))?;
+        Ok(Kept { bytes, version })
+    }
+
+    fn failed(&self, act: &'static str, item: &Item, cause: ApiError) -> KeyError {
+        KeyError::Api {
+            act,
+            place: self.place(item),
+            cause,
+        }
+    }
+}
+
+async fn asked<T>(asking: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    timeout(ASK_TIMEOUT, asking)
+        .await
+        .unwrap_or(Err(ApiError::Silent))
+}
+
+fn name(item: &Item) -> String {
+    match item {
+        Item::Root(domain, number) => format!("isthmus-root-{number}.{domain}"),
+        Item::Issuer(domain, number) => format!("isthmus-issuer-{number}.{domain}"),
+        Item::Rotation(domain) => format!("isthmus-rotation.{domain}"),
+        Item::Handle(cluster, epoch) => format!("isthmus-handle-{epoch}.{cluster}"),
+    }
+}
+
+/// The API server lets nobody change the type of a Secret.
+fn kind(item: &Item) -> &'static str {
+    match item {
+        Item::Root(..) => "isthmus.dev/root",
+        Item::Issuer(..) => "isthmus.dev/issuer",
+        Item::Rotation(_) => "isthmus.dev/rotation",
+        Item::Handle(..) => "isthmus.dev/handle",
+    }
+}
+
+fn data_key(item: &Item) -> &'static str {
+    match item {
+        Item::Root(..) => "root.pem",
+        Item::Issuer(..) => "issuer.pem",
+        Item::Rotation(_) => "rotation.json",
+        Item::Handle(..) => "handle.key",
+    }
+}

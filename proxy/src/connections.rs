@@ -1,21 +1,27 @@
 //! What is open, and may it still be?
 //!
 //! When policies or roots change, what is open is judged again: what would not be allowed now is
-//! cut.
+//! cut. What a gateway relays to an endpoint that is no longer exported is cut, too, after a while.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use isthmus_proxy_core::authorize::{ConnFacts, authorize};
 use isthmus_proxy_core::identify::PeerIdentity;
 use isthmus_proxy_core::snapshot::Snapshot;
 use rustls::pki_types::CertificateDer;
+use tokio::time::Instant;
 
 use crate::exchange::Request;
 use crate::h2::Session;
 use crate::notify::Flag;
+
+/// How long a gateway goes on relaying to an endpoint that is no longer exported: its callers let
+/// go meanwhile. What discovery needs to say it comes on top, and 30 s are promised.
+pub const WITHDRAWN_GRACE: Duration = Duration::from_secs(20);
 
 /// Something inbound that was allowed.
 #[derive(Debug)]
@@ -32,6 +38,35 @@ pub struct Live {
     pub cut: Flag,
 }
 
+/// What a gateway relays, and why it may.
+#[derive(Debug)]
+pub struct Relayed {
+    /// What the caller asked for.
+    pub server_name: String,
+    /// The endpoint that this stood for.
+    pub export: u64,
+    /// Where that was.
+    pub address: SocketAddr,
+    /// Set when the endpoint has not been exported for [`WITHDRAWN_GRACE`].
+    pub cut: Flag,
+    /// Not exported since then.
+    withdrawn: Cell<Option<Instant>>,
+}
+
+impl Relayed {
+    /// To an endpoint that is exported now.
+    #[must_use]
+    pub fn new(server_name: String, export: u64, address: SocketAddr) -> Self {
+        Self {
+            server_name,
+            export,
+            address,
+            cut: Flag::default(),
+            withdrawn: Cell::new(None),
+        }
+    }
+}
+
 /// A TLS connection whose peer was believed.
 #[derive(Debug)]
 struct Believed {
@@ -44,7 +79,8 @@ struct Believed {
 pub struct Connections {
     live: RefCell<HashMap<u64, Rc<Live>>>,
     passing: RefCell<HashMap<u64, Rc<Flag>>>,
-    next: std::cell::Cell<u64>,
+    relayed: RefCell<HashMap<u64, Rc<Relayed>>>,
+    next: Cell<u64>,
     believed: RefCell<Vec<Believed>>,
 }
 
@@ -68,6 +104,15 @@ impl Connections {
         registered
     }
 
+    /// Registers what a gateway relays until the guard is dropped.
+    #[must_use]
+    pub fn register_relayed(&self, relayed: &Rc<Relayed>) -> Registered<'_> {
+        let registered = self.registered();
+        let mut all = self.relayed.borrow_mut();
+        all.insert(registered.id, Rc::clone(relayed));
+        registered
+    }
+
     fn registered(&self) -> Registered<'_> {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
@@ -81,6 +126,31 @@ impl Connections {
     pub fn stop_passing(&self) {
         for cut in self.passing.borrow().values() {
             cut.set();
+        }
+    }
+
+    /// Notes which relays `is_exported` does not hold for, since when; one that is exported again is
+    /// forgiven. True: there are new ones; call [`Self::cut_withdrawn`] after [`WITHDRAWN_GRACE`].
+    pub fn withdraw(&self, is_exported: impl Fn(&Relayed) -> bool, now: Instant) -> bool {
+        let mut news = false;
+        for relayed in self.relayed.borrow().values() {
+            if is_exported(relayed) {
+                relayed.withdrawn.set(None);
+            } else if relayed.withdrawn.get().is_none() {
+                relayed.withdrawn.set(Some(now));
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Cuts what has not been exported for [`WITHDRAWN_GRACE`].
+    pub fn cut_withdrawn(&self, now: Instant) {
+        for relayed in self.relayed.borrow().values() {
+            let since = relayed.withdrawn.get();
+            if since.is_some_and(|since| now.duration_since(since) >= WITHDRAWN_GRACE) {
+                relayed.cut.set();
+            }
         }
     }
 
@@ -153,5 +223,48 @@ impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.connections.live.borrow_mut().remove(&self.id);
         self.connections.passing.borrow_mut().remove(&self.id);
+        self.connections.relayed.borrow_mut().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relayed(export: u64) -> Rc<Relayed> {
+        let address = SocketAddr::from(([10, 0, 0, 1], 15_008));
+        Rc::new(Relayed::new("name".to_owned(), export, address))
+    }
+
+    fn is_cut(relayed: &Relayed) -> bool {
+        let mut cut = std::pin::pin!(relayed.cut.wait());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        cut.as_mut().poll(&mut cx).is_ready()
+    }
+
+    #[test]
+    fn what_is_exported_again_in_time_is_not_cut() {
+        let all = Connections::default();
+        let (gone, back, stays) = (relayed(1), relayed(2), relayed(3));
+        let _registered = [&gone, &back, &stays].map(|one| all.register_relayed(one));
+        let begun = Instant::now();
+        assert!(all.withdraw(|one| one.export == 3, begun), "news");
+        let later = begun + WITHDRAWN_GRACE / 2;
+        assert!(!all.withdraw(|one| one.export != 1, later), "no news");
+        all.cut_withdrawn(begun + WITHDRAWN_GRACE - Duration::from_millis(1));
+        assert!(
+            ![&gone, &back, &stays]
+                .map(|one| is_cut(one))
+                .contains(&true)
+        );
+        all.cut_withdrawn(begun + WITHDRAWN_GRACE);
+        assert_eq!(
+            [&gone, &back, &stays].map(|one| is_cut(one)),
+            [true, false, false]
+        );
+        // Withdrawn anew, it has its time anew.
+        assert!(all.withdraw(|one| one.export == 3, later));
+        all.cut_withdrawn(begun + WITHDRAWN_GRACE);
+        assert!(!is_cut(&back));
     }
 }

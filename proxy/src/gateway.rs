@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,15 +15,18 @@ use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::client_hello;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::handle::admit;
+use isthmus_proxy_core::http2::ErrorCode;
+use isthmus_proxy_core::snapshot::Snapshot;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::accept;
 use crate::buffer;
 use crate::connect::{self, Hop};
+use crate::connections::Relayed;
 use crate::exchange::Meters;
 use crate::finish::{Failed, Open, finish_bytes, refused};
-use crate::relay::{Duplex, Ended, duplex};
+use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::stream::{Rx, Tx};
 use crate::tcp;
 use crate::telemetry::{Direction, Event};
@@ -70,11 +74,9 @@ async fn forward(
         .map_err(refused)?;
     // Looked up as things are now, not as they were when the connection was accepted.
     let snapshot = worker.snapshot();
-    let config = &worker.shared.config;
-    let domain = format!("{}.{}", config.cluster, config.mesh_domain);
     let export = admit(
         name.as_deref(),
-        &domain,
+        &domain(worker),
         &snapshot.handle_keys,
         &snapshot.exports,
     )
@@ -82,6 +84,9 @@ async fn forward(
     event.endpoint = Some(export.workload.shared());
     let hop = Hop::Through(export.address);
     event.hop = "pod";
+    let relayed = Relayed::new(name.unwrap_or_default(), export.id, export.address);
+    let relayed = Rc::new(relayed);
+    let _registered = worker.connections.register_relayed(&relayed);
     let permit = Permit::outbound(snapshot.generation);
     let mut right = connect::bytes(worker, &permit, &hop, export.address, CONNECT_TIMEOUT)
         .await
@@ -97,19 +102,37 @@ async fn forward(
     worker
         .recorder
         .count_live(event, &meters.sent, &meters.received);
-    match duplex(
-        &mut left,
-        &mut right,
-        (&meters.sent, &meters.received),
-        IDLE,
-    )
-    .await
-    {
-        Ended::Clean => Ok(()),
-        Ended::Left(broken) => Err(Failed::new(broken.downstream(), "the caller broke it off")),
-        Ended::Right(broken) => Err(Failed::new(broken.upstream(), "the pod broke it off")),
-        Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+    let relaying = {
+        let meters = (&meters.sent, &meters.received);
+        let relaying = pin!(duplex(&mut left, &mut right, meters, IDLE));
+        unless(relaying, pin!(relayed.cut.wait())).await
+    };
+    match relaying {
+        Ok(Ended::Clean) => Ok(()),
+        Ok(Ended::Left(broken)) => Err(Failed::new(broken.downstream(), "the caller broke it off")),
+        Ok(Ended::Right(broken)) => Err(Failed::new(broken.upstream(), "the pod broke it off")),
+        Ok(Ended::Idle) => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+        Err(()) => {
+            left.tx.reset(ErrorCode::Cancel);
+            right.tx.reset(ErrorCode::Cancel);
+            worker.shared.telemetry.metrics.revoked.inc();
+            Err(refused("it is no longer exported".to_owned()))
+        }
     }
+}
+
+/// Is what a relay leads to still exported, at the same place and under a handle that counts?
+#[must_use]
+pub fn may_go_on(worker: &Worker, snapshot: &Snapshot, relayed: &Relayed) -> bool {
+    let (keys, exports) = (&snapshot.handle_keys, &snapshot.exports);
+    let export = admit(Some(&relayed.server_name), &domain(worker), keys, exports);
+    export.is_ok_and(|export| export.id == relayed.export && export.address == relayed.address)
+}
+
+/// What follows the handle in the names that lead to this cluster.
+fn domain(worker: &Worker) -> String {
+    let config = &worker.shared.config;
+    format!("{}.{}", config.cluster, config.mesh_domain)
 }
 
 /// Reads a whole ClientHello: the bytes, and the name that it asks for.

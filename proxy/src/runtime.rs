@@ -10,11 +10,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use isthmus_proto::handle::HandleKey;
+use isthmus_proxy_core::handle::ExportTable;
+use isthmus_proxy_core::snapshot::Snapshot;
 use rustls::pki_types::UnixTime;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::Instant;
 
 use crate::accept::{accept_loop, bind};
 use crate::config::{Config, Destination};
+use crate::connections::{Relayed, WITHDRAWN_GRACE};
 use crate::telemetry::Direction;
 use crate::tls::Verifier;
 use crate::worker::{Shared, Worker};
@@ -209,9 +214,11 @@ async fn judge(worker: Rc<Worker>) {
     let mut snapshots = worker.shared.snapshots.clone();
     let mut trust = Arc::clone(&snapshots.borrow().trust);
     let mut policies = Arc::clone(&snapshots.borrow().policies);
+    let mut exports = Exports::of(&snapshots.borrow());
     while snapshots.changed().await.is_ok() {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let revoked = &worker.shared.telemetry.metrics.revoked;
+        exports.look(&worker, &snapshot);
         if !Arc::ptr_eq(&policies, &snapshot.policies) {
             policies = Arc::clone(&snapshot.policies);
             // Each of them counts itself when it is cut.
@@ -237,11 +244,47 @@ async fn judge(worker: Rc<Worker>) {
     }
 }
 
+/// What a gateway may relay to, as it was at the last look.
+struct Exports(Arc<ExportTable>, Arc<Vec<HandleKey>>);
+
+impl Exports {
+    fn of(snapshot: &Snapshot) -> Self {
+        let (exports, keys) = (&snapshot.exports, &snapshot.handle_keys);
+        Self(Arc::clone(exports), Arc::clone(keys))
+    }
+
+    /// Sees to it that what is no longer exported is cut in time.
+    fn look(&mut self, worker: &Rc<Worker>, snapshot: &Snapshot) {
+        let same_keys = Arc::ptr_eq(&self.1, &snapshot.handle_keys);
+        if same_keys && Arc::ptr_eq(&self.0, &snapshot.exports) {
+            return;
+        }
+        *self = Self::of(snapshot);
+        let is_exported = |relayed: &Relayed| gateway::may_go_on(worker, snapshot, relayed);
+        if worker.connections.withdraw(is_exported, Instant::now()) {
+            let worker = Rc::clone(worker);
+            // Ends by itself, or with the worker.
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(WITHDRAWN_GRACE).await;
+                worker.connections.cut_withdrawn(Instant::now());
+            });
+        }
+    }
+}
+
 async fn sweep(worker: Rc<Worker>) {
+    let mut services = Arc::clone(&worker.snapshot().services);
     loop {
         tokio::time::sleep(SWEEP).await;
         worker.apps.sweep();
-        worker.tunnels.retain(|_| true);
+        let snapshot = worker.snapshot();
+        if !Arc::ptr_eq(&services, &snapshot.services) {
+            services = Arc::clone(&snapshot.services);
+            worker
+                .tunnels
+                .leave(&snapshot, &worker.shared.config.mesh_domain);
+        }
+        worker.tunnels.sweep();
     }
 }
 

@@ -110,13 +110,6 @@ impl Sessions {
         }
     }
 
-    /// Ends each at once.
-    pub fn close(&self) {
-        for (session, _) in self.open.borrow().iter() {
-            session.close();
-        }
-    }
-
     /// How many there are, those that are going away included.
     #[must_use]
     pub fn len(&self) -> usize {

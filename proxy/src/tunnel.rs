@@ -3,14 +3,16 @@
 //! One tunnel (or a few) for each worker, hop and expected identity.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use isthmus_proto::spiffe::SpiffeId;
+use isthmus_proxy_core::balance::{Endpoint, Me};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::Settings;
+use isthmus_proxy_core::snapshot::Snapshot;
 
 use crate::h2::Session;
 use crate::sessions::Sessions;
@@ -39,6 +41,20 @@ pub enum Peer {
     Direct(SocketAddr),
     /// An endpoint behind gateways, by its SNI.
     Behind(Arc<str>),
+}
+
+impl Peer {
+    /// What the tunnel to an endpoint leads to, and who must answer. `None`: there is none to it.
+    fn of(endpoint: &Endpoint, me: &Me, mesh_domain: &str) -> Option<(Self, SpiffeId)> {
+        let identity = endpoint.identity.clone()?;
+        let port = endpoint.tunnel_port?;
+        let peer = if endpoint.network == me.network {
+            Self::Direct(SocketAddr::new(*endpoint.addresses.first()?, port))
+        } else {
+            Self::Behind(endpoint.sni(mesh_domain)?)
+        };
+        Some((peer, identity))
+    }
 }
 
 /// One worker's tunnels.
@@ -77,16 +93,33 @@ impl Tunnels {
         sessions.get(self.per_peer, open).await
     }
 
-    /// Closes tunnels for which `keep` does not hold, and forgets closed ones.
-    pub fn retain(&self, keep: impl Fn(&SpiffeId) -> bool) {
-        self.entries.borrow_mut().retain(|(_, identity), sessions| {
-            if !keep(identity) {
-                sessions.close();
-            }
+    /// Forgets tunnels that are closed.
+    pub fn sweep(&self) {
+        self.entries.borrow_mut().retain(|_, sessions| {
             sessions.forget_closed();
             // Somebody who waits for an opening still holds them.
             Rc::strong_count(sessions) > 1 || !sessions.is_empty()
         });
+    }
+
+    /// Lets tunnels to what is no service's endpoint any more end with their last stream.
+    pub fn leave(&self, snapshot: &Snapshot, mesh_domain: &str) {
+        let entries = self.entries.borrow();
+        let mut lost: HashSet<_> = entries.keys().cloned().collect();
+        for service in snapshot.services.iter() {
+            if lost.is_empty() {
+                return;
+            }
+            let endpoints = service.endpoints.known();
+            for endpoint in endpoints.iter().flat_map(|set| set.endpoints()) {
+                if let Some(peer) = Peer::of(endpoint, &snapshot.me, mesh_domain) {
+                    lost.remove(&peer);
+                }
+            }
+        }
+        for sessions in lost.iter().filter_map(|peer| entries.get(peer)) {
+            sessions.go_away();
+        }
     }
 
     /// Lets every tunnel end with its last stream.

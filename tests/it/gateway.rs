@@ -14,6 +14,8 @@ use tokio::time::timeout;
 const GATEWAY: &str = "west/gateway-1";
 /// S23 says 1 s; the rest is for a busy machine.
 const CLOSED_WITHIN: Duration = Duration::from_secs(4);
+/// S25 says 30 s; the rest is for a busy machine.
+const DRAINED_WITHIN: Duration = Duration::from_secs(45);
 
 /// A mesh in whose first pod of `cart` something that counts answers on the mesh port, and the name
 /// that a caller asks the gateway for to reach it.
@@ -167,6 +169,76 @@ async fn what_is_no_longer_exported_is_refused() {
     let before = recorder.record.accepts();
     expect_closed(to, "unexported", &hello).await;
     assert_eq!(recorder.record.accepts(), before);
+}
+
+/// S25: what is open ends within 30 s, and what is under way may end before that.
+#[tokio::test]
+async fn what_is_open_to_an_unexported_service_is_drained() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service("cart", 1)
+                .service_with("queue", 1, |s| s.port("tcp", 90, "tcp", App::Tcp))
+        })
+        .start()
+        .await;
+    let web = mesh.client("east/web");
+    let mut stream = web.port("queue", 90).tcp().await.unwrap();
+    let (mut back, word) = ([0; 4], b"word");
+    stream.write_all(word).await.unwrap();
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, word);
+    // A request that is under way while its service is withdrawn: its answer takes that long.
+    let cart = web.http("cart");
+    assert_eq!(cart.get("/").await.status, 200);
+    mesh.app("west/cart-1").behaviour.delay(3_000);
+    let asked = mesh.app("west/cart-1").record.requests();
+    let asking = tokio::spawn(async move { cart.get("/").await.status });
+    until("the request has arrived", async || {
+        check(
+            mesh.app("west/cart-1").record.requests() > asked,
+            "it has not",
+        )
+    })
+    .await;
+    for (name, port, protocol) in [("cart", 80, "http"), ("queue", 90, "tcp")] {
+        let plan =
+            isthmus_tests::plan::ServicePlan::new(name, 1).port("p", port, protocol, App::Tcp);
+        let text = manifest::service(
+            &plan,
+            if port == 80 {
+                "10.96.0.10"
+            } else {
+                "10.96.0.11"
+            },
+        );
+        let file = format!("service-{name}.yaml");
+        mesh.write("west", &file, text.split("---").next().unwrap());
+    }
+    let begun = Instant::now();
+    assert_eq!(asking.await.unwrap(), 200, "it was under way");
+    let gateway = mesh.proxy(GATEWAY);
+    // Its caller let go of it: a clean end.
+    let about = |line: &serde_json::Value, pod: &str| {
+        line["endpoint"]
+            .as_str()
+            .is_some_and(|name| name.ends_with(pod))
+    };
+    let line = gateway.logged("the end of the tunnel to cart", |line| {
+        about(line, "cart-1")
+    });
+    let line = line.await;
+    assert!(line["flag"].is_null(), "{line}");
+    // Nobody lets go of an open stream: the gateway does.
+    let cut = timeout(DRAINED_WITHIN, stream.read(&mut back)).await;
+    let cut = cut.expect("drained in time");
+    assert!(!matches!(cut, Ok(1..)), "{cut:?}");
+    assert!(begun.elapsed() < DRAINED_WITHIN, "{:?}", begun.elapsed());
+    let line = gateway
+        .logged("the cut", |line| about(line, "queue-1"))
+        .await;
+    let detail = line["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("no longer exported"), "{line}");
 }
 
 /// The gateway ends no TLS: what it relays, it can't read, and a stranger with a good name meets

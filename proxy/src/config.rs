@@ -252,6 +252,13 @@ impl Config {
         })?;
         raw.build()
     }
+
+    /// May this source use the mesh listener, by whatever way it comes there?
+    #[must_use]
+    pub fn accepts_on_mesh(&self, source: IpAddr) -> bool {
+        let from = &self.mesh_accept_from;
+        from.is_empty() || from.iter().any(|net| net.contains(&source))
+    }
 }
 
 impl RawConfig {

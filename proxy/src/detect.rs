@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use isthmus_proxy_core::client_hello::{self, ClientHello};
 use isthmus_proxy_core::detect::{self, Detected};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -11,33 +12,56 @@ use crate::buffer;
 
 /// A client that begins to speak must get to the point within this.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that says nothing where it must speak first: a port that declares HTTP, or routes by the
+/// name that a TLS client asks for. Clients that connect ahead of their first request get this time.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
 /// First bytes kept at most: a whole request usually comes at once.
 const FIRST_BYTES_MAX: usize = 16 * 1024;
 
-/// Reads until it is clear what is spoken. `None`: the client left, or took too long.
-pub async fn detect(io: &TcpStream) -> Option<(Vec<u8>, Detected)> {
-    io.readable().await.ok()?;
+/// Reads until it is clear what is spoken. `None`: the client left, or said nothing for `silence`.
+/// What was read is lost if it is dropped.
+pub async fn detect(io: &TcpStream, silence: Duration) -> Option<(Vec<u8>, Detected)> {
     let mut first = Vec::new();
+    timeout(silence, more(io, &mut first)).await.ok()??;
     let reading = async {
         loop {
-            match read_some(io, &mut first) {
-                Ok(true) => {}
-                Ok(false) => io.readable().await.ok()?,
-                Err(()) if first.is_empty() => return None,
-                // What came before the end is all there will be.
-                Err(()) => return Some(Detected::Opaque),
-            }
             if let Some(detected) = detect::detect(&first) {
-                return Some(detected);
+                return detected;
+            }
+            if more(io, &mut first).await.is_none() {
+                // What came before the end is all there will be.
+                return Detected::Opaque;
             }
         }
     };
-    let detected = match timeout(DETECT_TIMEOUT, reading).await {
-        Ok(detected) => detected?,
-        // A few bytes and then silence: whatever it is, it is not HTTP.
-        Err(_) => Detected::Opaque,
-    };
-    Some((first, detected))
+    let detected = timeout(DETECT_TIMEOUT, reading).await;
+    // A few bytes and then silence: whatever it is, it is not HTTP.
+    Some((first, detected.unwrap_or(Detected::Opaque)))
+}
+
+/// Reads on to the end of a ClientHello; `first` is what was read of it, and is added to.
+///
+/// # Errors
+/// It is none that we accept, or the connection ended before it was whole.
+pub async fn hello(io: &TcpStream, first: &mut Vec<u8>) -> Result<ClientHello, String> {
+    loop {
+        if let Some(hello) = client_hello::read(first).map_err(|e| e.to_string())? {
+            return Ok(hello);
+        }
+        more(io, first)
+            .await
+            .ok_or("the connection ended before a ClientHello")?;
+    }
+}
+
+/// Waits for more bytes. `None`: it has ended.
+async fn more(io: &TcpStream, first: &mut Vec<u8>) -> Option<()> {
+    loop {
+        io.readable().await.ok()?;
+        if read_some(io, first).ok()? {
+            return Some(());
+        }
+    }
 }
 
 /// True: bytes came. False: none now. `Err`: it has ended.

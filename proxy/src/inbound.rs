@@ -19,14 +19,16 @@ use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
 use crate::accept;
 use crate::connect::Hop;
 use crate::connections::Live;
-use crate::detect::detect;
+use crate::detect::{FIRST_BYTE_TIMEOUT, detect};
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
+use crate::hints::Hint;
 use crate::http::{Side, Task, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
 use crate::keepalive::Keep;
 use crate::notify::Flag;
+use crate::race;
 use crate::relay::unless;
 use crate::telemetry::{Direction, Event};
 use crate::tunnel;
@@ -92,6 +94,12 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         .mesh
         .is_some_and(|mesh| mesh.port() == original.port())
     {
+        if !worker.shared.config.accepts_on_mesh(conn.peer.ip()) {
+            accept::reset(&conn.io);
+            let why = format!("from {}: its network may not use the mesh port", conn.peer);
+            let why = (Failure::Denied, why);
+            return refused(&worker, Direction::Inbound, why, conn.since);
+        }
         return serve_mesh(worker, conn).await;
     }
     let snapshot = worker.snapshot();
@@ -116,22 +124,15 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         .as_ref()
         .map_or(Protocol::Unspecified, |o| o.protocol_of(original.port()));
     let side = Rc::new(side);
-    if matches!(protocol, Protocol::Tcp | Protocol::Tls) {
-        return side.captured_bytes(conn, Vec::new()).await;
-    }
-    let Some((first, kind)) = detect(&conn.io).await else {
-        return side.closing("tcp", conn.since).silent();
-    };
-    match kind {
-        Detected::Http1 => {
-            let _closing = side.closing("http/1.1", conn.since);
-            Box::pin(serve_h1(side, conn.io, first)).await;
+    match protocol {
+        Protocol::Tcp | Protocol::Tls => side.captured_bytes(conn, Vec::new(), None).await,
+        Protocol::Unspecified => Box::pin(side.race(conn, original.port())).await,
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            let Some((first, kind)) = detect(&conn.io, FIRST_BYTE_TIMEOUT).await else {
+                return side.closing("tcp", conn.since).silent();
+            };
+            side.spoken(conn, (first, kind)).await;
         }
-        Detected::Http2 => {
-            let _closing = side.closing("http/2", conn.since);
-            serve_h2_plain(side, conn.io, first).await;
-        }
-        Detected::Tls | Detected::Opaque => side.captured_bytes(conn, first).await,
     }
 }
 
@@ -139,6 +140,54 @@ impl Inbound {
     /// How long nothing may come either way: for plaintext, what our own default says.
     fn idle(&self, default: Duration) -> Duration {
         self.peer.as_ref().map_or(default, |_| PEER_IDLE)
+    }
+
+    /// The client has spoken first.
+    async fn spoken(self: Rc<Self>, conn: Accepted, (first, kind): (Vec<u8>, Detected)) {
+        match kind {
+            Detected::Http1 => {
+                let _closing = self.closing("http/1.1", conn.since);
+                Box::pin(serve_h1(self, conn.io, first)).await;
+            }
+            Detected::Http2 => {
+                let _closing = self.closing("http/2", conn.since);
+                serve_h2_plain(self, conn.io, first).await;
+            }
+            Detected::Tls | Detected::Opaque => self.captured_bytes(conn, first, None).await,
+        }
+    }
+
+    /// Nothing is declared: the client's first bytes and the application's race. Where bytes are not
+    /// allowed the application is not called, and the client has to say what it wants.
+    async fn race(self: Rc<Self>, conn: Accepted, port: u16) {
+        let (hints, now) = (&self.worker.application_hints, Instant::now());
+        let hint = hints.get(&port, now);
+        if hint == Some(Hint::Bytes) {
+            return self.captured_bytes(conn, Vec::new(), None).await;
+        }
+        let silence = Timeouts::default().idle_tcp;
+        let reaching = self.reach(port);
+        let first = race::first(&conn.io, (hint, silence), reaching, |r| &mut r.right.rx).await;
+        let (bytes, reached) = match first {
+            race::First::Client {
+                bytes,
+                kind: kind @ (Detected::Http1 | Detected::Http2),
+                opened,
+            } => {
+                hints.set(port, Hint::Http, Instant::now());
+                drop(opened);
+                return Rc::clone(&self).spoken(conn, (bytes, kind)).await;
+            }
+            // What failed a while ago is judged anew.
+            race::First::Client { bytes, opened, .. } => (bytes, opened.filter(Result::is_ok)),
+            race::First::Server(reached) => {
+                hints.set(port, Hint::Bytes, Instant::now());
+                (Vec::new(), Some(Ok(reached)))
+            }
+            race::First::Ended(reached) => (Vec::new(), Some(Ok(reached))),
+            race::First::Nobody => return self.closing("tcp", conn.since).silent(),
+        };
+        self.captured_bytes(conn, bytes, reached).await;
     }
 
     fn refuse_plaintext(&self, io: &tokio::net::TcpStream, port: u16) {

@@ -19,6 +19,8 @@ pub mod gateway;
 
 pub mod accept;
 pub mod detect;
+pub mod hints;
+pub mod race;
 pub mod identify;
 pub mod http;
 pub mod exchange;

@@ -17,7 +17,7 @@ use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use crate::accept;
 use crate::config::Destination;
 use crate::connect::Upstream;
-use crate::detect::detect;
+use crate::detect::{FIRST_BYTE_TIMEOUT, detect};
 use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, version_name};
@@ -27,14 +27,11 @@ use crate::telemetry::{Direction, Event};
 use crate::worker::{Accepted, Worker};
 
 mod bytes;
-mod hints;
 mod plan;
-mod race;
 mod through;
+mod undeclared;
 
 pub use bytes::Opened;
-use hints::Hint;
-pub use hints::Hints;
 use plan::ToService;
 
 /// One outbound connection whose destination is a service.
@@ -51,12 +48,28 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         let why = (Failure::NoDestination, "it was not captured".to_owned());
         return refused(&worker, Direction::Outbound, why, conn.since);
     };
+    // Who connects to the capture port itself would be led back here, again and again.
+    let local = conn.io.local_addr().ok().map(|local| local.ip());
+    if worker.listens_at(original, local) {
+        accept::reset(&conn.io);
+        let why = format!("the proxy itself listens on {original}");
+        let why = (Failure::NoDestination, why);
+        return refused(&worker, Direction::Outbound, why, conn.since);
+    }
     serve(worker, conn, Destination::Address(original)).await;
 }
 
 /// One connection to an explicit listener, which stands for one destination.
 pub async fn serve_virtual(worker: Rc<Worker>, conn: Accepted, destination: Destination) {
     serve(worker, conn, destination).await;
+}
+
+/// What the client has said so far.
+#[derive(Debug, Default)]
+struct Said {
+    bytes: Vec<u8>,
+    /// The name that it asks for, where it speaks TLS and a route wants to know.
+    server_name: Option<String>,
 }
 
 /// A byte stream whose both sides are open.
@@ -121,11 +134,14 @@ impl Outbound {
             .port(self.port)
             .map_or(Protocol::Unspecified, |p| p.protocol);
         match declared {
-            Protocol::Tcp | Protocol::Tls => self.relay(conn, Vec::new(), None).await,
+            Protocol::Tcp | Protocol::Tls | Protocol::Unspecified if self.reads_names() => {
+                Box::pin(self.by_name(conn, declared)).await;
+            }
+            Protocol::Tcp | Protocol::Tls => self.relay(conn, Said::default(), None).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
             Protocol::Http2 | Protocol::Grpc => self.http2(conn, Vec::new()).await,
             Protocol::Http1 => {
-                let Some((first, kind)) = detect(&conn.io).await else {
+                let Some((first, kind)) = detect(&conn.io, FIRST_BYTE_TIMEOUT).await else {
                     return self.closing("tcp", &conn).silent();
                 };
                 match kind {
@@ -137,42 +153,6 @@ impl Outbound {
                 }
             }
             Protocol::Unspecified => Box::pin(self.race(conn)).await,
-        }
-    }
-
-    /// Nothing is declared: the client's first bytes and the server's race.
-    async fn race(self: Rc<Self>, conn: Accepted) {
-        let hint = self.worker.hints.get(&self.service.name, self.port);
-        if hint == Some(Hint::Bytes) {
-            return self.relay(conn, Vec::new(), None).await;
-        }
-        let (first, kind, opened) = match race::first(&self, &conn.io, hint).await {
-            race::First::Client {
-                bytes,
-                kind,
-                opened,
-            } => (bytes, kind, opened),
-            race::First::Server(opened) => {
-                self.worker
-                    .hints
-                    .set(&self.service.name, self.port, Hint::Bytes);
-                return self.relay(conn, Vec::new(), Some(Ok(opened))).await;
-            }
-            race::First::Nobody => return self.closing("tcp", &conn).silent(),
-        };
-        match kind {
-            Detected::Http1 | Detected::Http2 => {
-                self.worker
-                    .hints
-                    .set(&self.service.name, self.port, Hint::Http);
-                drop(opened);
-                if kind == Detected::Http1 {
-                    self.http1(conn, first).await;
-                } else {
-                    self.http2(conn, first).await;
-                }
-            }
-            Detected::Tls | Detected::Opaque => self.relay(conn, first, opened).await,
         }
     }
 
@@ -197,11 +177,11 @@ impl Outbound {
     fn relay(
         self: Rc<Self>,
         conn: Accepted,
-        first: Vec<u8>,
+        said: Said,
         opened: Option<Result<Opened, Failed>>,
     ) -> Task {
         // In a box, which is gone when both sides are open: most connections are idle then.
-        let opening = Box::pin(Rc::clone(&self).open_bytes(conn, first, opened));
+        let opening = Box::pin(Rc::clone(&self).open_bytes(conn, said, opened));
         Box::pin(async move {
             let Some(mut relayed) = opening.await else {
                 return;
@@ -221,7 +201,7 @@ impl Outbound {
     async fn open_bytes(
         self: Rc<Self>,
         conn: Accepted,
-        first: Vec<u8>,
+        said: Said,
         opened: Option<Result<Opened, Failed>>,
     ) -> Option<Box<Relayed>> {
         let mut event = event(&self.worker, "tcp");
@@ -229,7 +209,7 @@ impl Outbound {
         let mut open = Open::begin(&self.worker, event, conn.since);
         let opened = match opened {
             Some(opened) => opened,
-            None => bytes::open(&self).await,
+            None => bytes::open(&self, said.server_name.as_deref()).await,
         };
         match opened {
             Ok(opened) => {
@@ -238,7 +218,7 @@ impl Outbound {
                 event.destination_cluster = Some(opened.endpoint.cluster.shared());
                 event.hop = opened.hop;
                 event.route = opened.route;
-                let (rx, tx) = crate::tcp::split_with(conn.io, first);
+                let (rx, tx) = crate::tcp::split_with(conn.io, said.bytes);
                 let left = Duplex {
                     rx: Rx::Tcp(rx),
                     tx: Tx::Tcp(tx),
@@ -259,13 +239,16 @@ impl Outbound {
     }
 
     /// Where a connection goes by the routes of layer 4.
-    async fn backend(&self) -> Result<(Arc<Snapshot>, Arc<Service>, u16, String), Failed> {
+    async fn backend(
+        &self,
+        server_name: Option<&str>,
+    ) -> Result<(Arc<Snapshot>, Arc<Service>, u16, String), Failed> {
         let random = self.worker.rng(|rng| rng.bits());
         let choice = route_l4(
             Some(&self.service.routes),
             &self.service.name,
             self.port,
-            None,
+            server_name,
             random,
         )
         .map_err(|f| Failed::new(f, format!("routes of {}", self.service.name)))?;

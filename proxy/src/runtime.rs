@@ -64,6 +64,20 @@ impl Bound {
     /// Does the proxy itself listen there, at whatever address?
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
+        self.all().any(|address| address.port() == port)
+    }
+
+    /// Does this address lead to the proxy itself? `ours`: addresses of this host beside loopback.
+    #[must_use]
+    pub fn is_at(&self, to: SocketAddr, ours: &[IpAddr]) -> bool {
+        let here = to.ip().is_loopback() || ours.contains(&to.ip());
+        self.all().any(|bound| {
+            let any = bound.ip().is_unspecified() && here;
+            bound.port() == to.port() && (any || bound.ip() == to.ip())
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = SocketAddr> {
         let own = [
             self.mesh,
             self.inbound,
@@ -72,10 +86,9 @@ impl Bound {
             self.admin,
             self.ready,
         ];
-        own.iter()
+        own.into_iter()
             .flatten()
-            .chain(&self.virtuals)
-            .any(|address| address.port() == port)
+            .chain(self.virtuals.iter().copied())
     }
 }
 
@@ -179,10 +192,8 @@ fn run(shared: Arc<Shared>, listeners: Listeners, number: usize) {
 fn listen(worker: &Rc<Worker>, listeners: Listeners) {
     let all = |_: IpAddr| true;
     if let Some(listener) = listeners.mesh {
-        let allowed = worker.shared.config.mesh_accept_from.clone();
-        let allowed = move |source: IpAddr| {
-            allowed.is_empty() || allowed.iter().any(|net| net.contains(&source))
-        };
+        let shared = Arc::clone(&worker.shared);
+        let allowed = move |source: IpAddr| shared.config.accepts_on_mesh(source);
         let listener = (listener, Direction::Inbound);
         let serving = accept_loop(Rc::clone(worker), listener, allowed, inbound::serve_mesh);
         tokio::task::spawn_local(serving);

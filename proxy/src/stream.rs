@@ -113,6 +113,21 @@ impl Rx {
     }
 }
 
+impl Rx {
+    /// Waits until the other side has said something, or has ended. False: it ended without a word.
+    /// Nothing is taken. Safe to drop.
+    ///
+    /// # Errors
+    /// The half broke.
+    pub async fn spoke(&mut self) -> Result<bool, Broken> {
+        match self {
+            Self::Tcp(rx) => rx.spoke().await,
+            Self::H1(rx) => rx.wait().await.map(|()| true),
+            Self::H2(rx) => rx.wait().await.map(|()| rx.has_content()),
+        }
+    }
+}
+
 /// The half that is written.
 #[derive(Debug)]
 pub enum Tx {

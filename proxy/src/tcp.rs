@@ -95,7 +95,26 @@ impl TcpRx {
         }
         Ok(())
     }
+
+    pub(crate) async fn spoke(&mut self) -> Result<bool, Broken> {
+        while self.unread.is_empty() && !self.ended {
+            self.io.readable().await?;
+            let mut space = [0; AHEAD_BYTES];
+            match self.io.try_read(&mut space) {
+                Ok(0) => self.ended = true,
+                Ok(n) => self
+                    .unread
+                    .extend_from_slice(space.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Broken::Reset(None)),
+            }
+        }
+        Ok(!self.unread.is_empty())
+    }
 }
+
+/// Bytes read ahead to see that somebody speaks.
+const AHEAD_BYTES: usize = 1024;
 
 /// The half that is written.
 #[derive(Debug)]

@@ -4,22 +4,24 @@
 //! all of them share is in `Shared`.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use isthmus_proto::ids::ServiceName;
 use isthmus_proxy_core::balance::{EndpointSet, Rng, Ticks};
 use isthmus_proxy_core::hop::reachable;
 use isthmus_proxy_core::snapshot::{Lookup, Service, Snapshot};
 use rustls::ServerConfig;
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 
 use crate::config::Config;
 use crate::connections::Connections;
+use crate::hints::Hints;
 use crate::keepalive::Keepalive;
-use crate::outbound::Hints;
 use crate::pool::AppPool;
 use crate::runtime::Bound;
 use crate::telemetry::{Recorder, Telemetry};
@@ -87,8 +89,10 @@ pub struct Worker {
     pub connections: Connections,
     /// The counters, without a lock.
     pub recorder: Recorder,
-    /// What was spoken last on ports that declare nothing.
-    pub hints: Hints,
+    /// What was spoken last on services' ports that declare nothing.
+    pub hints: Hints<(ServiceName, u16)>,
+    /// What was spoken last on the application's ports that declare nothing.
+    pub application_hints: Hints<u16>,
     /// Open connections and requests: a drain waits for none.
     pub active: Cell<usize>,
     /// Copies of requests under way to mirrors.
@@ -111,6 +115,7 @@ impl Worker {
             connections: Connections::default(),
             recorder: Recorder::new(Arc::clone(&shared.telemetry)),
             hints: Hints::default(),
+            application_hints: Hints::default(),
             active: Cell::new(0),
             copies: Cell::new(0),
             shared,
@@ -133,6 +138,15 @@ impl Worker {
     pub fn listens_on(&self, port: u16) -> bool {
         let bound = self.shared.bound.get();
         bound.is_some_and(|bound| bound.has_port(port))
+    }
+
+    /// Does this address lead to the proxy itself? `local`: an address of this host.
+    #[must_use]
+    pub fn listens_at(&self, address: SocketAddr, local: Option<IpAddr>) -> bool {
+        let ours = self.shared.config.addresses.iter().copied().chain(local);
+        let ours: SmallVec<[IpAddr; 4]> = ours.collect();
+        let bound = self.shared.bound.get();
+        bound.is_some_and(|bound| bound.is_at(address, &ours))
     }
 
     /// Time for the balancer.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::programs::{find, run, said, say};
 use isthmus_tests::wait::check;
-use isthmus_tests::{Mesh, tls, until};
+use isthmus_tests::{App, Mesh, tls, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -22,6 +22,7 @@ const STRANGER: &str = "127.0.0.78";
 /// Virtual addresses of the harness's services, and one that is nobody's.
 const VIRTUAL: &str = "10.96.0.10:80";
 const OUTSIDE: &str = "10.96.9.9:81";
+const GREETING: &str = "220 hello\r\n";
 const PERMISSIVE: &str = "apiVersion: isthmus.dev/v1alpha1
 kind: AccessPolicy
 metadata: {name: migration, namespace: shop}
@@ -92,9 +93,11 @@ async fn get(from: &str, to: &str) -> std::io::Result<String> {
 }
 
 fn mesh() -> MeshPlan {
-    Mesh::builder()
-        .captured()
-        .cluster("east", |c| c.client("web").service("cart", 1))
+    Mesh::builder().captured().cluster("east", |c| {
+        c.client("web")
+            .service("cart", 1)
+            .service_with("mail", 1, |s| s.port("any", 84, "", App::Greeter(GREETING)))
+    })
 }
 
 #[tokio::test]
@@ -105,6 +108,11 @@ async fn what_an_application_opens_is_led_to_its_sidecar() {
 #[tokio::test]
 async fn what_others_open_is_led_to_the_sidecar_too() {
     alone("captured::inbound").await;
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_where_plaintext_is_captured() {
+    alone("captured::greeted").await;
 }
 
 #[tokio::test]
@@ -135,6 +143,14 @@ async fn outbound() {
         .unwrap();
     assert_eq!(text, "not of the mesh");
     assert_ne!(serving.await.unwrap(), from, "the sidecar connects for it");
+    // S20: who asks for the capture port itself is not led back to it, again and again.
+    let looped = get(APPLICATION, &web.to_string()).await;
+    assert_eq!(looped.unwrap_or_default(), "");
+    let refused = |line: &serde_json::Value| {
+        let detail = line["detail"].as_str().unwrap_or_default();
+        detail.contains("the proxy itself listens")
+    };
+    mesh.proxy("east/web-1").logged("the loop", refused).await;
 }
 
 #[tokio::test]
@@ -171,9 +187,47 @@ async fn inbound() {
         looped.is_empty() || looped.starts_with("HTTP/1.1 403"),
         "{looped}"
     );
+    // Whose network may not use the mesh port may not by way of the capture either.
+    capture(STRANGER, &cart.to_string(), 15_008, listener).await;
+    let io = tls::dial(STRANGER.parse().unwrap(), SocketAddr::new(cart, 15_008)).await;
+    let shaken = tls::connect(io.unwrap(), "east.mesh.internal", None).await;
+    assert!(shaken.is_err(), "it shook hands");
+    let refused = |line: &serde_json::Value| {
+        let detail = line["detail"].as_str().unwrap_or_default();
+        detail.contains("its network may not use the mesh port")
+    };
+    let proxy = mesh.proxy("east/cart-1");
+    proxy.logged("the refusal", refused).await;
     let counted = mesh
         .proxy("east/cart-1")
         .metric("plaintext_connections_total", &[])
         .await;
     assert!(counted >= 1.0, "{counted}");
+}
+
+#[tokio::test]
+#[ignore = "runs in a network of its own, by a_server_that_speaks_first_is_heard_where_plaintext_is_captured"]
+async fn greeted() {
+    let mesh = mesh().start().await;
+    mesh.write("east", "permissive.yaml", PERMISSIVE);
+    let mail = mesh.proxy("east/mail-1").address();
+    let to = mesh.app("east/mail-1").address();
+    let listener = SocketAddr::new(mail, 15_006);
+    capture(STRANGER, &to.ip().to_string(), to.port(), listener).await;
+    let mut io = until("plaintext is allowed", async || {
+        let mut io = tls::dial(STRANGER.parse().unwrap(), to).await?;
+        let mut greeting = [0; GREETING.len()];
+        // Not a word from the client.
+        timeout(SOON, io.read_exact(&mut greeting)).await??;
+        assert_eq!(greeting, GREETING.as_bytes());
+        anyhow::Ok(io)
+    })
+    .await;
+    let mut back = [0; 4];
+    io.write_all(b"quit").await.unwrap();
+    timeout(SOON, io.read_exact(&mut back))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&back, b"quit");
 }

@@ -1,11 +1,13 @@
 //! Does what applications speak arrive as it was meant? (SECURITY S17, S18)
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::Frame;
+use isthmus_tests::app::Record;
 use isthmus_tests::client::{Content, full, pieces};
 use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::{App, Client, Mesh, Reply};
@@ -15,6 +17,8 @@ use tokio::time::timeout;
 
 /// What must come at once comes within this, also on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(10);
+/// A server with little patience.
+const HASTE: Duration = Duration::from_millis(300);
 
 /// One service in another network, with every protocol.
 pub(crate) fn all_protocols() -> MeshPlan {
@@ -480,4 +484,36 @@ async fn a_client_may_speak_http2_to_an_http1_application() {
         (reply.text().as_str(), reply.field("x-version")),
         ("from 2", "HTTP/1.1")
     );
+}
+
+/// Answers one request; a client that is silent for a moment is left without a word.
+async fn hasty(mut io: TcpStream, record: Arc<Record>) {
+    let mut head = [0; 1024];
+    if let Ok(Ok(1..)) = timeout(HASTE, io.read(&mut head)).await {
+        record.request("GET".to_owned());
+        // The other side may be gone already.
+        let _ = io
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+            .await;
+    }
+}
+
+/// What is behind an undeclared port is HTTP also after its server has closed an idle connection.
+#[tokio::test]
+async fn a_server_that_ends_without_a_word_has_not_spoken() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web")
+                .service_with("hasty", 1, |s| s.port("any", 80, "", App::custom(hasty)))
+        })
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("hasty");
+    let mut io = client.tcp().await.unwrap();
+    let ended = timeout(AT_ONCE, io.read(&mut [0])).await;
+    assert_eq!(ended.expect("its end travels").unwrap(), 0);
+    assert_eq!(client.get("/after").await.status, 200);
+    let web = mesh.proxy("east/web-1");
+    web.logged("it as a request", |line| line["path"] == "/after")
+        .await;
 }

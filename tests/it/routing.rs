@@ -1,11 +1,13 @@
 //! Do requests go where the routes say?
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::wait::check;
-use isthmus_tests::{App, Mesh, Reply, until};
+use isthmus_tests::{App, Mesh, Reply, tls, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -212,4 +214,100 @@ spec: {type: ClusterSetIP, ips: [10.97.0.9], ports: [{name: http, port: 80}]}
         web.destination("10.96.0.10:80").get("/").await.pod(),
         "east/near-1"
     );
+}
+
+/// Shakes hands, and says who it is.
+fn tls_server(name: &'static str) -> App {
+    let identity = tls::self_signed(&["spiffe://test/server"]);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(identity.chain, identity.key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    App::custom(move |io, _| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut io) = acceptor.accept(io).await else {
+                return;
+            };
+            // The other side may be gone already.
+            let _ = io.write_all(name.as_bytes()).await;
+            let _ = io.shutdown().await;
+        }
+    })
+}
+
+fn tls_route(host: &str, service: &str, port: u16) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {{name: {service}-{port}, namespace: shop}}
+spec:
+  parentRefs: [{{group: multicluster.x-k8s.io, kind: ServiceImport, name: front, port: {port}}}]
+  hostnames: [{host}]
+  rules:
+  - backendRefs: [{{group: multicluster.x-k8s.io, kind: ServiceImport, name: {service}, port: 443}}]
+"
+    )
+}
+
+/// Who answers to this name on a port that only TLS routes are attached to.
+async fn answers(mesh: &Mesh, port: u16, name: &str) -> anyhow::Result<String> {
+    let io = mesh.client("east/web").port("front", port).tcp().await?;
+    let mut io = tls::connect(io, name, None).await?;
+    let mut text = String::new();
+    io.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+#[tokio::test]
+async fn a_tls_route_chooses_the_backend_by_the_name_that_the_client_asks_for() {
+    const PORTS: [u16; 2] = [443, 444];
+    let routes = PORTS.map(|port| {
+        let green = tls_route("'*.green.example'", "green", port);
+        tls_route("blue.example", "blue", port)
+            + "---
+" + &green
+    });
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").manifest(
+                "tls.yaml",
+                &routes.join(
+                    "---
+",
+                ),
+            )
+        })
+        .cluster("west", |c| {
+            c.service_with("front", 1, |s| {
+                s.port("tls", 443, "tls", tls_server("front")).port(
+                    "any",
+                    444,
+                    "",
+                    tls_server("front"),
+                )
+            })
+            .service_with("blue", 1, |s| s.port("tls", 443, "tls", tls_server("blue")))
+            .service_with("green", 1, |s| {
+                s.port("tls", 443, "tls", tls_server("green"))
+            })
+        })
+        .start()
+        .await;
+    for port in PORTS {
+        for (name, pod) in [("blue.example", "blue"), ("a.green.example", "green")] {
+            until(&format!("{name} is answered on {port}"), async || {
+                let text = answers(&mesh, port, name)
+                    .await
+                    .map_err(|e| format!("{e:#}"))?;
+                check(text == pod, text)
+            })
+            .await;
+        }
+        assert!(answers(&mesh, port, "red.example").await.is_err(), "{port}");
+    }
 }

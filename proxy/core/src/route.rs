@@ -239,6 +239,12 @@ impl RouteTable {
         http.chain(l4).collect::<BTreeSet<_>>().into_iter()
     }
 
+    /// Do routes choose by the name that a TLS client asks for?
+    #[must_use]
+    pub fn reads_server_name(&self, port: u16) -> bool {
+        self.tls.iter().any(|entry| entry.is_on(port))
+    }
+
     /// Is no route attached?
     #[must_use]
     pub fn is_empty(&self) -> bool {

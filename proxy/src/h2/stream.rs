@@ -178,6 +178,11 @@ impl StreamRx {
         .await
     }
 
+    /// Is there content that was not pulled yet?
+    pub(crate) fn has_content(&self) -> bool {
+        !self.slot.0.borrow().inbox.is_empty()
+    }
+
     pub(crate) fn try_pull(
         &mut self,
         room: usize,

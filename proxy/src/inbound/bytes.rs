@@ -37,27 +37,41 @@ struct Opened<'a> {
     _registered: Registered<'a>,
 }
 
+/// The application's side is open, and is judged again when policies change.
+pub(super) struct Reached<'a> {
+    pub(super) right: Duplex,
+    permit: Permit,
+    live: Rc<Live>,
+    registered: Registered<'a>,
+}
+
 impl Inbound {
-    pub(super) async fn captured_bytes(&self, conn: Accepted, first: Vec<u8>) {
+    pub(super) async fn captured_bytes(
+        &self,
+        conn: Accepted,
+        first: Vec<u8>,
+        reached: Option<Result<Reached<'_>, Failed>>,
+    ) {
         let Some(port) = self.port else { return };
         let (rx, tx) = crate::tcp::split_with(conn.io, first);
         let left = Duplex {
             rx: crate::stream::Rx::Tcp(rx),
             tx: crate::stream::Tx::Tcp(tx),
         };
-        self.bytes(port, left, |_| true).await;
+        self.bytes(port, left, |_| true, reached).await;
     }
 
     /// A byte stream to a port: judged, connected, relayed, and judged again when policies change.
     /// `accept` tells the peer that it is connected.
-    fn bytes(
-        &self,
+    fn bytes<'a>(
+        &'a self,
         port: u16,
         left: Duplex,
         accept: fn(&mut Duplex) -> bool,
-    ) -> impl Future<Output = ()> {
+        reached: Option<Result<Reached<'a>, Failed>>,
+    ) -> impl Future<Output = ()> + use<'a> {
         // In a box, which is gone when both sides are open: most connections are idle then.
-        let opening = Box::pin(self.open_bytes(port, left, accept));
+        let opening = Box::pin(self.open_bytes(port, left, accept, reached));
         async move {
             let Some(mut opened) = opening.await else {
                 return;
@@ -76,45 +90,60 @@ impl Inbound {
         }
     }
 
-    async fn open_bytes(
-        &self,
+    async fn open_bytes<'a>(
+        &'a self,
         port: u16,
         mut left: Duplex,
         accept: fn(&mut Duplex) -> bool,
-    ) -> Option<Box<Opened<'_>>> {
-        let snapshot = self.worker.snapshot();
-        let event = self.event("tcp", snapshot.generation);
+        reached: Option<Result<Reached<'a>, Failed>>,
+    ) -> Option<Box<Opened<'a>>> {
+        let event = self.event("tcp", self.worker.snapshot().generation);
         let mut open = Open::begin(&self.worker, event, Instant::now());
-        let allowed = self.not_ours(port).and_then(|()| {
-            authorize(&snapshot.policies, &self.facts(port), None).map_err(Failed::from)
-        });
-        let permit = match allowed {
-            Ok(permit) => permit,
-            Err(failed) => {
-                let failed = self.refuse(&mut left, failed);
-                finish_bytes(open, Err(failed));
-                return None;
-            }
+        let reached = match reached {
+            Some(reached) => reached,
+            None => self.reach(port).await,
         };
-        note(&mut open.event, &permit);
-        // Before it is connected: a change of policy meanwhile is not missed.
-        let live = self.live(port, None);
-        let registered = self.worker.connections.register(&live);
-        let failed = match self.open(&permit, port, &live).await {
-            Ok(right) if accept(&mut left) => {
-                return Some(Box::new(Opened {
-                    open,
-                    left,
-                    right,
-                    live,
-                    _registered: registered,
-                }));
+        let failed = match reached {
+            Ok(reached) => {
+                note(&mut open.event, &reached.permit);
+                if accept(&mut left) {
+                    return Some(Box::new(Opened {
+                        open,
+                        left,
+                        right: reached.right,
+                        live: reached.live,
+                        _registered: reached.registered,
+                    }));
+                }
+                Failed::new(Failure::DownstreamReset, "the peer left")
             }
-            Ok(_) => Failed::new(Failure::DownstreamReset, "the peer left"),
             Err(failed) => self.refuse(&mut left, failed),
         };
         finish_bytes(open, Err(failed));
         None
+    }
+
+    /// Connects to the application if that is allowed, and judges again from then on.
+    pub(super) async fn reach(&self, port: u16) -> Result<Reached<'_>, Failed> {
+        self.not_ours(port)?;
+        let snapshot = self.worker.snapshot();
+        let permit = authorize(&snapshot.policies, &self.facts(port), None)?;
+        // Before it is connected: a change of policy meanwhile is not missed.
+        let live = self.live(port, None);
+        let registered = self.worker.connections.register(&live);
+        match self.open(&permit, port, &live).await {
+            Ok(right) => Ok(Reached {
+                right,
+                permit,
+                live,
+                registered,
+            }),
+            Err(failed) => Err(Failed {
+                policy: permit.rule.clone(),
+                audit: permit.audit.to_vec(),
+                ..failed
+            }),
+        }
     }
 
     /// Connects to the application, for as long as that is allowed.
@@ -214,12 +243,17 @@ impl Inbound {
             tx: down.answer.tx,
         };
         Box::pin(async move {
-            self.bytes(own.port(), left, |left| match &mut left.tx {
-                crate::stream::Tx::H2(tx) => tx
-                    .respond(&ResponseHead::new(200, BodyLength::Marked), false)
-                    .is_ok(),
-                crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
-            })
+            self.bytes(
+                own.port(),
+                left,
+                |left| match &mut left.tx {
+                    crate::stream::Tx::H2(tx) => tx
+                        .respond(&ResponseHead::new(200, BodyLength::Marked), false)
+                        .is_ok(),
+                    crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
+                },
+                None,
+            )
             .await;
         })
     }
@@ -298,7 +332,7 @@ mod tests {
         fn size<A, B, F>(_: impl FnOnce(&'static Inbound, A, B) -> F) -> usize {
             size_of::<F>()
         }
-        let relaying = size(|side, port, left| side.bytes(port, left, |_| true));
+        let relaying = size(|side, port, left| side.bytes(port, left, |_| true, None));
         let opened = size_of::<Opened<'_>>();
         assert!(relaying <= 1536 && opened <= 1024, "{relaying}, {opened}");
     }
@@ -321,7 +355,7 @@ mod tests {
             rx: crate::stream::Rx::Tcp(rx),
             tx: crate::stream::Tx::Tcp(tx),
         };
-        let mut serving = pin!(side.bytes(port, left, |_| true));
+        let mut serving = pin!(side.bytes(port, left, |_| true, None));
         let first = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx))).await;
         assert!(first.is_pending(), "it is connecting");
         // Knows no policies, so nothing is allowed any more.

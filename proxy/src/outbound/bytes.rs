@@ -36,9 +36,9 @@ pub struct Opened {
 }
 
 /// Chooses an endpoint and connects to it.
-pub(super) async fn open(side: &Outbound) -> Result<Opened, Failed> {
+pub(super) async fn open(side: &Outbound, server_name: Option<&str>) -> Result<Opened, Failed> {
     let worker = &side.worker;
-    let (snapshot, service, port, route) = side.backend().await?;
+    let (snapshot, service, port, route) = side.backend(server_name).await?;
     let begun = service.guard.begin(&service.traffic, worker.now());
     let ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
     let mut tried: SmallVec<[EndpointId; 4]> = SmallVec::new();

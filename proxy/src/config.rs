@@ -11,6 +11,9 @@ use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
+/// What `unproven_per_source` may be at most: as many as a worker accepts at all.
+const UNPROVEN_MAX: usize = 10_000;
+
 /// Why the configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -127,6 +130,8 @@ pub struct RawConfig {
     drain_seconds: u64,
     #[serde(default = "one")]
     tunnels_per_peer: usize,
+    #[serde(default = "unproven")]
+    unproven_per_source: usize,
 }
 
 fn default_mesh_domain() -> String {
@@ -139,6 +144,11 @@ fn one() -> usize {
 
 fn thirty() -> u64 {
     30
+}
+
+/// SECURITY S24.
+fn unproven() -> usize {
+    256
 }
 
 /// Where discovery and certificates come from.
@@ -234,6 +244,9 @@ pub struct Config {
     pub drain: Duration,
     /// Tunnels for each worker and peer.
     pub tunnels_per_peer: usize,
+    /// At a gateway, connections of one source address for each worker about which nobody knows yet
+    /// whether a pod takes them.
+    pub unproven_per_source: usize,
 }
 
 impl Config {
@@ -286,27 +299,7 @@ impl RawConfig {
             .iter()
             .map(|v| destination(&v.destination))
             .collect::<Result<Vec<_>, _>>()?;
-        if self.workers == 0 || self.workers > 256 {
-            return Err(value(
-                "workers",
-                format!("{} is not from 1 to 256", self.workers),
-            ));
-        }
-        if self.tunnels_per_peer == 0 || self.tunnels_per_peer > 64 {
-            return Err(value("tunnels_per_peer", "not from 1 to 64".to_owned()));
-        }
-        if let Some(admin) = self.listen.admin.filter(|a| !a.ip().is_loopback()) {
-            return Err(value(
-                "listen.admin",
-                format!("{admin} is not a loopback address"),
-            ));
-        }
-        if self.role == Role::Gateway && self.listen.gateway.is_none() {
-            return Err(value(
-                "listen.gateway",
-                "missing, and the role is gateway".to_owned(),
-            ));
-        }
+        self.check()?;
         Ok(Config {
             role: self.role,
             network: name("network", &self.network)?,
@@ -330,7 +323,40 @@ impl RawConfig {
             passthrough: self.passthrough,
             drain: Duration::from_secs(self.drain_seconds),
             tunnels_per_peer: self.tunnels_per_peer,
+            unproven_per_source: self.unproven_per_source,
         })
+    }
+
+    /// What one value, or two together, can't be.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.workers == 0 || self.workers > 256 {
+            return Err(value(
+                "workers",
+                format!("{} is not from 1 to 256", self.workers),
+            ));
+        }
+        if self.tunnels_per_peer == 0 || self.tunnels_per_peer > 64 {
+            return Err(value("tunnels_per_peer", "not from 1 to 64".to_owned()));
+        }
+        if !(1..=UNPROVEN_MAX).contains(&self.unproven_per_source) {
+            return Err(value(
+                "unproven_per_source",
+                format!("not from 1 to {UNPROVEN_MAX}"),
+            ));
+        }
+        if let Some(admin) = self.listen.admin.filter(|a| !a.ip().is_loopback()) {
+            return Err(value(
+                "listen.admin",
+                format!("{admin} is not a loopback address"),
+            ));
+        }
+        if self.role == Role::Gateway && self.listen.gateway.is_none() {
+            return Err(value(
+                "listen.gateway",
+                "missing, and the role is gateway".to_owned(),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -423,6 +449,11 @@ mod tests {
                 "listen.admin",
             ),
             ("\"sidecar\"", "\"gateway\"", "listen.gateway"),
+            (
+                "\"state_dir\"",
+                "\"unproven_per_source\":0,\"state_dir\"",
+                "unproven_per_source",
+            ),
         ] {
             let error = raw(change, to).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

@@ -10,6 +10,7 @@ use isthmus_proxy_core::message::Method;
 
 use crate::connect::NotOpened;
 use crate::exchange::{Downstream, Meters, reply};
+use crate::gateway::UNKNOWN_CLUSTER;
 use crate::stream::Tx;
 use crate::telemetry::{Direction, Event};
 use crate::worker::{Activity, Worker};
@@ -162,7 +163,11 @@ pub fn refused(
     let own = Some(worker.shared.config.cluster.shared());
     match direction {
         Direction::Outbound => event.source_cluster = own,
-        Direction::Inbound | Direction::Gateway => event.destination_cluster = own,
+        Direction::Inbound => event.destination_cluster = own,
+        Direction::Gateway => {
+            event.source_cluster = Some(UNKNOWN_CLUSTER.into());
+            event.destination_cluster = own;
+        }
     }
     event.failure = Some(failure);
     event.detail = detail;

@@ -5,14 +5,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use isthmus_proto::ids::ServiceName;
 use isthmus_proxy_core::authorize::Permit;
-use isthmus_proxy_core::client_hello;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::handle::admit;
 use isthmus_proxy_core::http2::ErrorCode;
@@ -21,11 +20,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::accept;
-use crate::buffer;
 use crate::connect::{self, Hop};
 use crate::connections::Relayed;
+use crate::detect::hello;
 use crate::exchange::Meters;
 use crate::finish::{Failed, Open, finish_bytes, refused};
+use crate::notify::Flag;
 use crate::relay::{Duplex, Ended, duplex, unless};
 use crate::stream::{Rx, Tx};
 use crate::tcp;
@@ -38,8 +38,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A tunnel without a byte either way; its own keepalive is far below.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Connections of one source address, in one worker.
-const PER_SOURCE_MAX: usize = 256;
+/// A pod ends within 5 s who can't say who it is: what is open after this has a peer.
+const PROVEN_AFTER: Duration = Duration::from_secs(6);
+/// The source cluster in events: the gateway reads no certificate, and an address says nothing.
+const UNKNOWN_CLUSTER: &str = "unknown";
 
 thread_local! {
     static SOURCES: RefCell<HashMap<IpAddr, usize>> = RefCell::default();
@@ -47,31 +49,39 @@ thread_local! {
 
 /// One connection, from accept to close. Start reading here.
 pub async fn serve(worker: Rc<Worker>, conn: Accepted) {
-    let Some(_source) = Source::enter(conn.peer.ip()) else {
+    let most = worker.shared.config.unproven_per_source;
+    let Some(source) = Source::enter(conn.peer.ip(), most) else {
         accept::reset(&conn.io);
-        let why = format!("{} has {PER_SOURCE_MAX} connections", conn.peer.ip());
+        let from = conn.peer.ip();
+        let why = format!("{from} has {most} connections that no pod is known to have taken");
         let why = (Failure::Overflow, why);
         return refused(&worker, Direction::Gateway, why, conn.since);
     };
     let snapshot = worker.snapshot();
     let mut event = Event::new(Direction::Gateway, "tls", snapshot.generation);
+    event.source_cluster = Some(UNKNOWN_CLUSTER.into());
     event.destination_cluster = Some(worker.shared.config.cluster.shared());
     let mut open = Open::begin(&worker, event, conn.since);
-    let result = forward(&worker, conn.io, &mut open.event, &open.meters).await;
+    let told = (&mut open.event, &open.meters);
+    let result = forward(&worker, (conn.io, source), told).await;
     finish_bytes(open, result);
 }
 
 async fn forward(
     worker: &Rc<Worker>,
-    io: TcpStream,
-    event: &mut Event,
-    meters: &Meters,
+    (io, source): (TcpStream, Source),
+    (event, meters): (&mut Event, &Meters),
 ) -> Result<(), Failed> {
     let refused = |why: String| Failed::new(Failure::NoHandle, why);
-    let (first, name) = timeout(HELLO_TIMEOUT, hello(&io))
+    let mut first = Vec::new();
+    let hello = timeout(HELLO_TIMEOUT, hello(&io, &mut first))
         .await
         .map_err(|_| refused("no ClientHello in time".to_owned()))?
         .map_err(refused)?;
+    if !hello.tls13 {
+        return Err(refused("the client does not offer TLS 1.3".to_owned()));
+    }
+    let name = hello.server_name;
     // Looked up as things are now, not as they were when the connection was accepted.
     let snapshot = worker.snapshot();
     let export = admit(
@@ -82,6 +92,7 @@ async fn forward(
     )
     .map_err(|why| refused(format!("{}: {why}", why.name())))?;
     event.endpoint = Some(export.workload.shared());
+    event.service = export.service.as_ref().map(ServiceName::shared);
     let hop = Hop::Through(export.address);
     event.hop = "pod";
     let relayed = Relayed::new(name.unwrap_or_default(), export.id, export.address);
@@ -105,7 +116,11 @@ async fn forward(
     let relaying = {
         let meters = (&meters.sent, &meters.received);
         let relaying = pin!(duplex(&mut left, &mut right, meters, IDLE));
-        unless(relaying, pin!(relayed.cut.wait())).await
+        unless(
+            relaying,
+            pin!(source.held_until_proven(&relayed.cut, PROVEN_AFTER)),
+        )
+        .await
     };
     match relaying {
         Ok(Ended::Clean) => Ok(()),
@@ -135,45 +150,27 @@ fn domain(worker: &Worker) -> String {
     format!("{}.{}", config.cluster, config.mesh_domain)
 }
 
-/// Reads a whole ClientHello: the bytes, and the name that it asks for.
-async fn hello(io: &TcpStream) -> Result<(Vec<u8>, Option<String>), String> {
-    let mut first = Vec::new();
-    loop {
-        io.readable().await.map_err(|e| e.to_string())?;
-        let ended = buffer::with(|space| match io.try_read(space) {
-            Ok(0) => Ok(true),
-            Ok(n) => {
-                first.extend_from_slice(space.get(..n).unwrap_or_default());
-                Ok(false)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error.to_string()),
-        })?;
-        if ended {
-            return Err("the connection ended before a ClientHello".to_owned());
-        }
-        if let Some(hello) = client_hello::read(&first).map_err(|e| e.to_string())? {
-            if !hello.tls13 {
-                return Err("the client does not offer TLS 1.3".to_owned());
-            }
-            return Ok((first, hello.server_name));
-        }
-    }
-}
-
-/// One connection of a source address.
+/// One connection of a source address that nobody has proven to be a peer's.
 struct Source(IpAddr);
 
 impl Source {
-    fn enter(address: IpAddr) -> Option<Self> {
+    fn enter(address: IpAddr, most: usize) -> Option<Self> {
         SOURCES.with_borrow_mut(|sources| {
             let count = sources.entry(address).or_default();
-            if *count >= PER_SOURCE_MAX {
+            if *count >= most {
                 return None;
             }
             *count += 1;
             Some(Self(address))
         })
+    }
+
+    /// Waits for the flag, and counts no more when the connection has a peer, `proven` from now.
+    async fn held_until_proven(self, cut: &Flag, proven: Duration) {
+        if timeout(proven, cut.wait()).await.is_err() {
+            drop(self);
+            cut.wait().await;
+        }
     }
 }
 
@@ -187,5 +184,42 @@ impl Drop for Source {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn callers_that_share_an_address_are_limited_only_until_they_are_proven() {
+        const MOST: usize = 2;
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let enter = || Source::enter(address, MOST);
+        let (first, second) = (enter().unwrap(), enter().unwrap());
+        assert!(enter().is_none(), "nobody has proven anything");
+        assert!(Source::enter([127, 0, 0, 2].into(), MOST).is_some());
+        let cut = Flag::default();
+        let mut young = pin!(second.held_until_proven(&cut, PROVEN_AFTER));
+        assert!(timeout(Duration::ZERO, young.as_mut()).await.is_err());
+        assert!(enter().is_none(), "it may still be a stranger");
+        let other = Flag::default();
+        let mut old = pin!(first.held_until_proven(&other, Duration::ZERO));
+        let third = loop {
+            assert!(
+                timeout(Duration::ZERO, old.as_mut()).await.is_err(),
+                "it is relayed"
+            );
+            if let Some(third) = enter() {
+                break third;
+            }
+        };
+        assert!(enter().is_none(), "only one has a peer");
+        cut.set();
+        young.await;
+        drop(third);
+        assert!(SOURCES.with_borrow(HashMap::is_empty), "all are given back");
     }
 }

@@ -229,6 +229,10 @@ async fn what_is_open_to_an_unexported_service_is_drained() {
     });
     let line = line.await;
     assert!(line["flag"].is_null(), "{line}");
+    // What a gateway can know of a connection whose TLS it does not end.
+    assert_eq!(line["service"], "shop/cart.shop.svc.clusterset.local");
+    assert_eq!(line["destination_cluster"], "west");
+    assert_eq!(line["source_cluster"], "unknown");
     // Nobody lets go of an open stream: the gateway does.
     let cut = timeout(DRAINED_WITHIN, stream.read(&mut back)).await;
     let cut = cut.expect("drained in time");

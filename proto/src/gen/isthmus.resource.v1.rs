@@ -1255,6 +1255,10 @@ pub struct ExportedEndpoint {
     pub port: u32,
     #[prost(message, optional, tag = "5")]
     pub origin: ::core::option::Option<Origin>,
+    /// namespace/hostname of the exported service that it stands behind, the first by name where there
+    /// are several: for the gateway's metrics and log. Empty: nobody says.
+    #[prost(string, tag = "6")]
+    pub service: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ExportedEndpoint {
     const NAME: &'static str = "ExportedEndpoint";

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use isthmus_proto::handle::{HandleKey, InvalidHandle, verify};
-use isthmus_proto::ids::{ClusterId, InvalidName, WorkloadName};
+use isthmus_proto::ids::{ClusterId, InvalidName, ServiceName, WorkloadName};
 use isthmus_proto::resource;
 
 use crate::snapshot::Rejected;
@@ -80,14 +80,16 @@ pub struct Export {
     pub workload: WorkloadName,
     /// The pod's mesh port.
     pub address: SocketAddr,
+    /// The exported service that it stands behind, for metrics and log. `None`: nobody says.
+    pub service: Option<ServiceName>,
 }
 
 impl Export {
     /// Checks an exported endpoint.
     ///
     /// # Errors
-    /// The id or the port is 0, the port is too large, the workload's name is none, or the address
-    /// is not one that a pod can have.
+    /// The id or the port is 0, the port is too large, the workload's or the service's name is none,
+    /// or the address is not one that a pod can have.
     pub fn compile(endpoint: &resource::ExportedEndpoint) -> Result<Self, Rejected> {
         let rejected = |why: String| Rejected {
             name: format!("{:016x}", endpoint.id),
@@ -106,9 +108,17 @@ impl Export {
             .ok()
             .filter(|port| *port != 0)
             .ok_or_else(|| rejected(format!("port: {} is not 1 to 65,535", endpoint.port)))?;
+        let service = match endpoint.service.as_str() {
+            "" => None,
+            name => Some(
+                name.parse()
+                    .map_err(|e: InvalidName| rejected(format!("service: {e}")))?,
+            ),
+        };
         Ok(Self {
             id: endpoint.id,
             workload,
+            service,
             address: SocketAddr::new(ip, port),
         })
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use isthmus_proto::ids::{ClusterId, is_dns_name};
+use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::resource::{self, gateway_address};
 
-use crate::model::{GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice};
+use crate::model::{GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Reach, ServiceRef};
 use crate::translate::endpoint::{MESH_PORT, backends};
 use crate::translate::{Answer, Client, Encoded, List, encode, encode_plain, octets};
 use crate::world::cluster::Cluster;
@@ -162,12 +162,13 @@ pub(crate) fn exported(world: &World, client: &Client) -> Answer {
     for (namespace, name, _) in cluster.exports.iter() {
         let key = ServiceKey::new(namespace, name);
         let list = world.cache.exported(&key, cluster.id.clone(), || {
+            let service = clusterset_name(namespace, name);
             backends(cluster, namespace, name)
                 .iter()
-                .filter_map(|backend| encode_exported(cluster, backend))
+                .filter_map(|backend| encode_exported(cluster, backend, &service))
                 .collect::<List>()
         });
-        // A pod may stand behind several exported services.
+        // A pod may stand behind several exported services: the first one names it.
         found.extend(
             list.iter()
                 .filter(|one| seen.insert(one.name.clone()))
@@ -177,9 +178,21 @@ pub(crate) fn exported(world: &World, client: &Client) -> Answer {
     Answer::complete(found)
 }
 
+/// A service's name for all clusters. Empty: its namespace is none.
+fn clusterset_name(namespace: &str, name: &str) -> String {
+    let namespace = namespace.parse::<Namespace>();
+    let service = namespace.map(|namespace| ServiceRef {
+        reach: Reach::Clusterset,
+        namespace,
+        name: name.to_owned(),
+    });
+    service.map(|s| s.service_name()).unwrap_or_default()
+}
+
 fn encode_exported(
     cluster: &Cluster,
     backend: &crate::translate::endpoint::Backend<'_>,
+    service: &str,
 ) -> Option<Encoded> {
     backend.identity(cluster)?;
     let id = backend.id(cluster)?;
@@ -189,6 +202,7 @@ fn encode_exported(
         address: octets(*backend.addresses.first()?),
         port: u32::from(MESH_PORT),
         origin: None,
+        service: service.to_owned(),
     };
     let seen = backend.pod.map(|(_, entry)| entry.stamp);
     Some(encode(&format!("{id:016x}"), message, &cluster.id, seen))

@@ -18,6 +18,7 @@ fn endpoint(id: u64) -> resource::ExportedEndpoint {
         address: Bytes::from_static(&[10, 2, 0, 7]),
         port: 15008,
         origin: None,
+        service: "shop/cart.shop.svc.clusterset.local".to_owned(),
     }
 }
 
@@ -34,6 +35,14 @@ fn an_exported_endpoint_is_found_by_its_handle() {
     let export = admit(Some(&sni), DOMAIN, &[key(2), key(1)], &exports).unwrap();
     assert_eq!(export.address.to_string(), "10.2.0.7:15008");
     assert_eq!(export.workload.as_str(), "west/shop/cart-5");
+    let service = export.service.as_ref().map(ServiceName::as_str);
+    assert_eq!(service, Some("shop/cart.shop.svc.clusterset.local"));
+    // Of a control plane that does not say it yet.
+    let silent = resource::ExportedEndpoint {
+        service: String::new(),
+        ..endpoint(5)
+    };
+    assert_eq!(Export::compile(&silent).unwrap().service, None);
 }
 
 #[test]
@@ -123,6 +132,10 @@ fn endpoints_that_no_pod_can_be_are_refused() {
         },
         resource::ExportedEndpoint {
             workload: "cart".into(),
+            ..endpoint(5)
+        },
+        resource::ExportedEndpoint {
+            service: "cart".into(),
             ..endpoint(5)
         },
         with(&[]),

@@ -520,6 +520,7 @@ fn flat_kinds() -> Vec<Update> {
         address: Bytes::from_static(&[10, 1, 0, 1]),
         port: 15008,
         origin: origin(),
+        service: String::new(),
     };
     vec![
         upsert(Kind::Gateway, "west/istio/gw", &[], &gateway),

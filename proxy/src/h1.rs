@@ -15,7 +15,7 @@ use isthmus_proxy_core::http1::{
 };
 use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::buffer;
 use crate::stream::{Broken, Pull};
@@ -25,6 +25,15 @@ use crate::tcp::{PENDING_BYTES_MAX, TcpRx, TcpTx};
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Read ahead of what is being answered, at most: pipelined requests wait in the socket beyond.
 const AHEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A client that ends its side right after a request waits for the answer; one that does so later
+/// leaves.
+///
+/// HTTP/1.1 has no half-close of clients: RFC 9112 §9.5 asks to watch for a close and to act on it, and
+/// a close can't be told from a half-close before something is written. But simple clients do it
+/// (`printf … | nc -N`), and have said all that they wanted with the same breath; who gives up waits
+/// longer before that. So both get what they expect: the answer, or an application that is told.
+const HALF_CLOSE_WINDOW: Duration = Duration::from_millis(250);
 
 /// Makes both halves of a connection.
 #[must_use]
@@ -36,6 +45,7 @@ pub fn split(io: TcpStream, unread: Vec<u8>) -> (H1Rx, H1Tx) {
         body: BodyReader::new(BodyLength::Empty),
         ended: false,
         closed: false,
+        listening: false,
     };
     (
         rx,
@@ -56,6 +66,8 @@ pub struct H1Rx {
     ended: bool,
     /// The peer has ended its side.
     closed: bool,
+    /// ... and waits for what it has asked for.
+    listening: bool,
 }
 
 impl H1Rx {
@@ -234,34 +246,43 @@ impl H1Rx {
         Ok(())
     }
 
-    /// Waits until the peer leaves; keeps what it sends meanwhile, up to a bound. Safe to drop.
+    /// Waits until the peer leaves; keeps what it sends meanwhile, up to a bound. One that only ends
+    /// its side ([`HALF_CLOSE_WINDOW`]) has not left. Safe to drop.
     pub async fn gone(&mut self) -> Broken {
+        self.gone_after(HALF_CLOSE_WINDOW).await
+    }
+
+    async fn gone_after(&mut self, window: Duration) -> Broken {
+        let mut heard = Instant::now();
         loop {
-            if self.closed {
+            if self.closed && !self.listening {
                 return Broken::Reset(None);
             }
-            if self.unread.len() >= AHEAD_BYTES_MAX {
+            if self.closed || self.unread.len() >= AHEAD_BYTES_MAX {
                 // It can't leave unseen for long: the write of the answer will tell.
                 std::future::pending::<()>().await;
             }
             if self.io.readable().await.is_err() {
                 return Broken::Reset(None);
             }
-            let broken = buffer::with(|space| {
+            let read = buffer::with(|space| {
                 let limit = AHEAD_BYTES_MAX.saturating_sub(self.unread.len());
                 let space = space.get_mut(..limit).unwrap_or_default();
-                match buffer::read(&self.io, space) {
-                    Ok(0) => self.closed = true,
-                    Ok(n) => self
-                        .unread
-                        .extend_from_slice(space.get(..n).unwrap_or_default()),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(_) => self.closed = true,
+                let read = buffer::read(&self.io, space);
+                if let Ok(n) = read {
+                    self.unread
+                        .extend_from_slice(space.get(..n).unwrap_or_default());
                 }
-                self.closed
+                read
             });
-            if broken {
-                return Broken::Reset(None);
+            match read {
+                Ok(0) => {
+                    self.closed = true;
+                    self.listening = heard.elapsed() < window;
+                }
+                Ok(_) => heard = Instant::now(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => self.closed = true,
             }
         }
     }
@@ -423,3 +444,6 @@ impl H1Tx {
         self.tcp
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -517,3 +517,23 @@ async fn a_server_that_ends_without_a_word_has_not_spoken() {
     web.logged("it as a request", |line| line["path"] == "/after")
         .await;
 }
+
+/// As `printf … | nc -N` does it: two requests, and the end of the client's side.
+#[tokio::test]
+async fn what_was_asked_for_is_answered_after_a_half_close() {
+    let mesh = all_protocols().start().await;
+    let client = mesh.client("east/web").port("echo", 80);
+    assert_eq!(client.get("/").await.status, 200);
+    // Longer than a client that ends its side is waited for.
+    mesh.app_on("west/echo-1", 80).behaviour.delay(600);
+    let mut io = client.tcp().await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", client.host());
+    io.write_all(request.repeat(2).as_bytes()).await.unwrap();
+    io.shutdown().await.unwrap();
+    let mut text = String::new();
+    timeout(AT_ONCE, io.read_to_string(&mut text))
+        .await
+        .expect("closed when all is said")
+        .unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{text}");
+}

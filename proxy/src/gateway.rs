@@ -41,7 +41,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// A pod ends within 5 s who can't say who it is: what is open after this has a peer.
 const PROVEN_AFTER: Duration = Duration::from_secs(6);
 /// The source cluster in events: the gateway reads no certificate, and an address says nothing.
-const UNKNOWN_CLUSTER: &str = "unknown";
+pub const UNKNOWN_CLUSTER: &str = "unknown";
 
 thread_local! {
     static SOURCES: RefCell<HashMap<IpAddr, usize>> = RefCell::default();

@@ -3,6 +3,7 @@
 //! The thread that was started is the control thread: discovery, certificates, admin. Each worker
 //! is one more thread with a runtime of its own; the listeners are shared by `SO_REUSEPORT`.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use isthmus_proto::handle::HandleKey;
+use isthmus_proto::ids::{ClusterId, ServiceName};
 use isthmus_proxy_core::handle::ExportTable;
 use isthmus_proxy_core::snapshot::Snapshot;
 use rustls::pki_types::UnixTime;
@@ -21,6 +23,7 @@ use crate::accept::{accept_loop, bind};
 use crate::config::{Config, Destination};
 use crate::connections::{Relayed, WITHDRAWN_GRACE};
 use crate::telemetry::Direction;
+use crate::telemetry::metrics::Ends;
 use crate::tls::Verifier;
 use crate::worker::{Shared, Worker};
 use crate::{gateway, inbound, keepalive, outbound};
@@ -183,7 +186,7 @@ fn run(shared: Arc<Shared>, listeners: Listeners, number: usize) {
         let worker = Worker::new(shared, time.wrapping_add(seed.wrapping_mul(0x9E37_79B9)));
         listen(&worker, listeners);
         tokio::task::spawn_local(judge(Rc::clone(&worker)));
-        tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+        tokio::task::spawn_local(sweep(Rc::clone(&worker), number == 0));
         tokio::task::spawn_local(keepalive::run(Rc::clone(&worker)));
         drained(&worker).await;
     });
@@ -283,7 +286,8 @@ impl Exports {
     }
 }
 
-async fn sweep(worker: Rc<Worker>) {
+/// Looks at what is idle. `first`: also at what all workers share.
+async fn sweep(worker: Rc<Worker>, first: bool) {
     let mut services = Arc::clone(&worker.snapshot().services);
     loop {
         tokio::time::sleep(SWEEP).await;
@@ -296,7 +300,41 @@ async fn sweep(worker: Rc<Worker>) {
                 .leave(&snapshot, &worker.shared.config.mesh_domain);
         }
         worker.tunnels.sweep();
+        if first {
+            retire(&worker, &snapshot);
+        }
     }
+}
+
+/// Removes series of services and clusters that are in no table any more.
+fn retire(worker: &Worker, snapshot: &Snapshot) {
+    let own = worker.shared.config.cluster.as_str();
+    let services = snapshot
+        .services
+        .iter()
+        .map(|service| service.name.as_str());
+    let ports = snapshot.own.iter().flat_map(|own| own.ports.values());
+    let ours = ports.flat_map(|port| port.services.iter().map(|(name, _)| name.as_str()));
+    let exports = snapshot
+        .exports
+        .iter()
+        .filter_map(|export| export.service.as_ref());
+    let exported = exports.map(ServiceName::as_str);
+    let services: HashSet<&str> = services.chain(ours).chain(exported).collect();
+    let clusters: HashSet<&str> = snapshot.clusters.keys().map(ClusterId::as_str).collect();
+    let cluster = |name: &str| {
+        name.is_empty()
+            || name == own
+            || name == gateway::UNKNOWN_CLUSTER
+            || clusters.contains(name)
+    };
+    let is_known = |ends: &Ends| {
+        cluster(&ends.source_cluster)
+            && cluster(&ends.destination_cluster)
+            && (ends.service.is_empty() || services.contains(&*ends.service))
+    };
+    let metrics = &worker.shared.telemetry.metrics;
+    metrics.retire(is_known, std::time::Instant::now());
 }
 
 /// Ends when the proxy drains and nothing is open any more, or its time is over.

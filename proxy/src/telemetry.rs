@@ -3,7 +3,7 @@
 //! An event becomes counters, a line of the access log, and, if it failed, a reason that
 //! `isthmus why` can resolve. Labels come from configuration, never from traffic.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,7 @@ pub mod log;
 pub mod metrics;
 
 use log::AccessLog;
+use metrics::ledger::SERIES_MAX;
 use metrics::{Metrics, Series, SeriesKey};
 
 /// Failures that `why` can still resolve.
@@ -201,11 +202,9 @@ impl Telemetry {
 pub struct Recorder {
     shared: Arc<Telemetry>,
     series: RefCell<HashMap<SeriesKey, Rc<Series>>>,
+    /// Of the metrics, when the first of these series was looked up.
+    epoch: Cell<u64>,
 }
-
-/// Series kept by a worker before it starts anew: clusters × services × results are configuration,
-/// so this is a bound and not a working size.
-const SERIES_MAX: usize = 16 * 1024;
 
 impl Recorder {
     /// A worker's recorder.
@@ -214,6 +213,7 @@ impl Recorder {
         Self {
             shared,
             series: RefCell::default(),
+            epoch: Cell::new(0),
         }
     }
 
@@ -251,6 +251,11 @@ impl Recorder {
     fn series(&self, event: &Event) -> Rc<Series> {
         let key = SeriesKey::of(event);
         let mut series = self.series.borrow_mut();
+        let epoch = self.shared.metrics.epoch();
+        if epoch != self.epoch.replace(epoch) {
+            // What was removed would be counted in vain.
+            series.clear();
+        }
         if let Some(found) = series.get(&key) {
             return Rc::clone(found);
         }

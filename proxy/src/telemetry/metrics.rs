@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use isthmus_proxy_core::failure::Failure;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +13,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{Direction, Event};
+use ledger::Ledger;
+
+pub mod ledger;
+
+/// The ends of calls for which there is no series any more.
+const OTHER: &str = "other";
 
 /// Upper bounds in seconds: 0.25 ms to 30 s.
 const BUCKETS: [f64; 16] = [
@@ -21,15 +28,18 @@ const BUCKETS: [f64; 16] = [
 
 /// Both ends of a call, by configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ends {
+pub struct Ends {
     direction: &'static str,
-    source_cluster: String,
-    destination_cluster: String,
-    service: String,
+    /// Empty: not known, as for all of these.
+    pub source_cluster: String,
+    /// Who answered, or was to.
+    pub destination_cluster: String,
+    /// Its name.
+    pub service: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Result {
+pub(super) struct Result {
     direction: &'static str,
     source_cluster: String,
     destination_cluster: String,
@@ -114,6 +124,7 @@ pub struct Metrics {
     received: Family<Ends, Counter>,
     retries: Family<Ends, Counter>,
     audited: Family<Named, Counter>,
+    ledger: Ledger,
     /// Handshakes that failed.
     pub handshakes_failed: Counter,
     /// Connections closed because their permission ended.
@@ -152,6 +163,7 @@ impl Default for Metrics {
             received: Family::default(),
             retries: Family::default(),
             audited: Family::default(),
+            ledger: Ledger::default(),
             handshakes_failed: Counter::default(),
             revoked: Counter::default(),
             rejected: Counter::default(),
@@ -274,35 +286,70 @@ fn register_states(registry: &mut Registry, metrics: &Metrics) {
 }
 
 impl Metrics {
-    /// The counters of one kind of event.
+    /// The counters of one kind of event. Where there are too many kinds, those of all others.
     #[must_use]
     pub fn series(&self, key: &SeriesKey) -> Series {
-        let ends = Ends {
+        let mut ends = Ends {
             direction: key.direction.as_str(),
             source_cluster: label(&key.source_cluster),
             destination_cluster: label(&key.destination_cluster),
             service: label(&key.service),
         };
-        let result = Result {
-            direction: ends.direction,
-            source_cluster: ends.source_cluster.clone(),
-            destination_cluster: ends.destination_cluster.clone(),
-            service: ends.service.clone(),
-            protocol: key.protocol,
-            status: class(key.status_class),
-            flag: key.failure.unwrap_or("-"),
-        };
-        let (totals, seconds) = if key.is_request {
-            (&self.requests, &self.request_seconds)
+        let mut result = result(&ends, key);
+        if !self.ledger.note(&ends, key.is_request, &result) {
+            let other = || OTHER.to_owned();
+            (ends.source_cluster, ends.destination_cluster) = (other(), other());
+            ends.service = other();
+            result = self::result(&ends, key);
+        }
+        let seconds = if key.is_request {
+            &self.request_seconds
         } else {
-            (&self.connections, &self.connection_seconds)
+            &self.connection_seconds
         };
         Series {
-            total: totals.get_or_create_owned(&result),
+            total: self.totals(key.is_request).get_or_create_owned(&result),
             duration: seconds.get_or_create_owned(&ends),
             sent: self.sent.get_or_create_owned(&ends),
             received: self.received.get_or_create_owned(&ends),
             retries: self.retries.get_or_create_owned(&ends),
+        }
+    }
+
+    /// Counts how often series were removed: who keeps some looks them up again when it moves.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.ledger.epoch()
+    }
+
+    /// Removes the series of ends that `is_known` has not held for since [`ledger::UNKNOWN_KEPT`], if
+    /// nothing was counted in them meanwhile.
+    pub fn retire(&self, is_known: impl Fn(&Ends) -> bool, now: Instant) {
+        let count = |ends: &Ends, results: &[(bool, Result)]| {
+            let moved =
+                self.sent.get_or_create(ends).get() + self.received.get_or_create(ends).get();
+            let ended = results
+                .iter()
+                .map(|(is_request, result)| self.totals(*is_request).get_or_create(result).get());
+            moved + ended.sum::<u64>()
+        };
+        for (ends, results) in self.ledger.retire(is_known, count, now) {
+            for (is_request, result) in results {
+                self.totals(is_request).remove(&result);
+            }
+            self.request_seconds.remove(&ends);
+            self.connection_seconds.remove(&ends);
+            self.sent.remove(&ends);
+            self.received.remove(&ends);
+            self.retries.remove(&ends);
+        }
+    }
+
+    fn totals(&self, is_request: bool) -> &Family<Result, Counter> {
+        if is_request {
+            &self.requests
+        } else {
+            &self.connections
         }
     }
 
@@ -331,6 +378,18 @@ impl Metrics {
     }
 }
 
+fn result(ends: &Ends, key: &SeriesKey) -> Result {
+    Result {
+        direction: ends.direction,
+        source_cluster: ends.source_cluster.clone(),
+        destination_cluster: ends.destination_cluster.clone(),
+        service: ends.service.clone(),
+        protocol: key.protocol,
+        status: class(key.status_class),
+        flag: key.failure.unwrap_or("-"),
+    }
+}
+
 fn class(hundreds: u16) -> &'static str {
     match hundreds {
         1 => "1xx",
@@ -345,3 +404,6 @@ fn class(hundreds: u16) -> &'static str {
 fn label(known: &Option<Arc<str>>) -> String {
     known.as_deref().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Are series bounded, and do they go with what they count?
+
+use isthmus_proxy_core::snapshot::Generation;
+
+use super::ledger::{SERIES_MAX, UNKNOWN_KEPT};
+use super::*;
+
+fn event(service: &str) -> Event {
+    let mut event = Event::new(Direction::Outbound, "tcp", Generation(1));
+    event.service = Some(service.into());
+    event
+}
+
+fn count(metrics: &Metrics, service: &str) {
+    let event = event(service);
+    metrics.series(&SeriesKey::of(&event)).add(&event);
+}
+
+#[test]
+fn what_left_the_tables_leaves_the_metrics() {
+    let (metrics, begun) = (Metrics::default(), Instant::now());
+    for service in ["shop/cart", "shop/old", "shop/back"] {
+        count(&metrics, service);
+    }
+    let epoch = metrics.epoch();
+    metrics.retire(|ends| ends.service == "shop/cart", begun);
+    let almost = begun + UNKNOWN_KEPT / 2;
+    metrics.retire(|ends| ends.service != "shop/old", almost);
+    assert_eq!(metrics.epoch(), epoch, "nothing is gone yet");
+    let over = begun + UNKNOWN_KEPT;
+    metrics.retire(|ends| ends.service == "shop/cart", over);
+    let text = metrics.text();
+    assert!(!text.contains("shop/old"), "{text}");
+    assert!(
+        text.contains("shop/cart") && text.contains("shop/back"),
+        "{text}"
+    );
+    assert_ne!(
+        metrics.epoch(),
+        epoch,
+        "who keeps series looks them up again"
+    );
+}
+
+#[test]
+fn what_is_still_counted_stays() {
+    let (metrics, begun) = (Metrics::default(), Instant::now());
+    count(&metrics, "shop/strange");
+    metrics.retire(|_| false, begun);
+    count(&metrics, "shop/strange");
+    metrics.retire(|_| false, begun + UNKNOWN_KEPT);
+    assert!(metrics.text().contains("shop/strange"));
+    metrics.retire(|_| false, begun + UNKNOWN_KEPT * 2);
+    assert!(!metrics.text().contains("shop/strange"));
+}
+
+#[test]
+fn beyond_the_bound_all_others_are_one() {
+    let metrics = Metrics::default();
+    for number in 0..SERIES_MAX + 10 {
+        count(&metrics, &format!("shop/{number}"));
+    }
+    let text = metrics.text();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("isthmus_connections_total"))
+        .collect();
+    assert_eq!(lines.len(), SERIES_MAX + 1);
+    let other = lines.iter().find(|line| line.contains("service=\"other\""));
+    assert!(other.is_some_and(|line| line.ends_with(" 10")), "{other:?}");
+    // Those that are there are still counted by name.
+    count(&metrics, "shop/7");
+    let text = metrics.text();
+    let seventh = text.lines().find(|line| {
+        line.starts_with("isthmus_connections_total") && line.contains("service=\"shop/7\"")
+    });
+    assert!(
+        seventh.is_some_and(|line| line.ends_with(" 2")),
+        "{seventh:?}"
+    );
+}

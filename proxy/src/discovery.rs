@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
-use isthmus_proxy_core::balance::Me;
+use isthmus_proxy_core::balance::{Me, Ticks};
 use isthmus_proxy_core::snapshot::{Kind, Snapshot, SnapshotBuilder, Update, persist};
 use isthmus_proxy_core::subscription::{Asked, Subscription};
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ impl Discovery {
         if let Some(saved) = &saved {
             for key in &saved.keys {
                 if subscription.want_service(key) {
-                    asked.note(key);
+                    asked.note(key, shared.now());
                 }
             }
             for rejected in builder.import(saved) {
@@ -121,14 +121,35 @@ impl Discovery {
 
     /// Somebody wants to call what is behind this key.
     fn want(&mut self, key: &str) {
+        let now = self.shared.now();
+        // Without the control plane nothing comes for what is given up.
+        if self.subscription.has_no_room_for(key) && self.subscription.is_connected() {
+            let snapshot = Arc::clone(&self.publish.borrow());
+            let old = self.asked.least_used(now, |key| used(&snapshot, key, now));
+            old.into_iter().for_each(|old| self.give_up(&old));
+        }
         if self.subscription.want_service(key) {
-            self.asked.note(key);
+            self.asked.note(key, now);
         }
         while let Some(old) = self.asked.release(|key| self.builder.is_absent(key)) {
-            let updates = self.subscription.unwant_service(&old);
-            // Nothing is refused of what is only forgotten.
-            let _none = self.apply(updates);
+            self.give_up(&old);
         }
+    }
+
+    /// Gives up services that nobody has called for long. True: there were some.
+    fn give_up_unused(&mut self) -> bool {
+        let (now, snapshot) = (self.shared.now(), Arc::clone(&self.publish.borrow()));
+        let old = self.asked.unused(now, |key| used(&snapshot, key, now));
+        old.as_deref().is_some_and(|old| {
+            self.give_up(old);
+            true
+        })
+    }
+
+    fn give_up(&mut self, key: &str) {
+        let updates = self.subscription.unwant_service(key);
+        // Nothing is refused of what is only forgotten.
+        let _none = self.apply(updates);
     }
 
     /// Applies a response; what is refused is refused by name, and the rest counts.
@@ -217,6 +238,11 @@ impl Discovery {
         state.since = Some(SystemTime::now());
         state.error = error;
     }
+}
+
+/// When what this key means was called last.
+fn used(snapshot: &Snapshot, key: &str, now: Ticks) -> Option<Ticks> {
+    snapshot.services.used(&key.parse().ok()?, now)
 }
 
 /// What a proxy is always told.
@@ -371,7 +397,12 @@ async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) 
                 settle = None;
                 discovery.publish();
             }
-            _ = ticks.tick() => discovery.save(),
+            _ = ticks.tick() => {
+                if discovery.give_up_unused() {
+                    settle.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
+                }
+                discovery.save();
+            }
         }
         // News without a pause must not put publishing off.
         if settle.is_some_and(|at| tokio::time::Instant::now() >= at) {

@@ -71,6 +71,14 @@ pub struct Shared {
     pub origin: Instant,
 }
 
+impl Shared {
+    /// How long the proxy has run.
+    #[must_use]
+    pub fn now(&self) -> Ticks {
+        Ticks(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
 /// One worker thread's own.
 #[derive(Debug)]
 pub struct Worker {
@@ -152,7 +160,7 @@ impl Worker {
     /// Time for the balancer.
     #[must_use]
     pub fn now(&self) -> Ticks {
-        Ticks(u64::try_from(self.shared.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.shared.now()
     }
 
     /// Chance for the balancer.
@@ -189,6 +197,7 @@ impl Worker {
             && is_ready(&snapshot, service)
         {
             let service = Arc::clone(service);
+            service.guard.touch(self.now());
             return Ok((snapshot, service));
         }
         // Seldom: the task of each request must not have room for it.

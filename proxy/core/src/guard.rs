@@ -10,6 +10,9 @@ pub use policy::{
     ATTEMPTS_MAX, DURATION_MAX, Limits, PENALTY_MS_MAX, Retries, Timeouts, TrafficPolicy,
 };
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use crate::balance::Ticks;
 use crate::failure::Failure;
 
@@ -24,13 +27,35 @@ pub struct ServiceGuard {
     pub pending: Breaker,
     /// Retries in flight.
     pub retries: Breaker,
+    used: AtomicU64,
 }
+
+/// How exactly the time of the last use is kept: workers share it, and need not write it each time.
+pub const USED_GRAIN: Duration = Duration::from_secs(30);
 
 impl ServiceGuard {
     /// Nothing under way.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Somebody uses the service now.
+    pub fn touch(&self, now: Ticks) {
+        let used = Ticks(self.used.load(Ordering::Relaxed));
+        if now.since(used) >= USED_GRAIN {
+            self.used.store(now.0, Ordering::Relaxed);
+        }
+    }
+
+    /// When the service was used last: now, as long as something is in flight; else to within
+    /// [`USED_GRAIN`].
+    #[must_use]
+    pub fn used(&self, now: Ticks) -> Ticks {
+        if self.in_flight.inside() > 0 {
+            return now;
+        }
+        Ticks(self.used.load(Ordering::Relaxed))
     }
 
     /// A request or connection begins: counts as a first try. Hold the ticket until it is over.
@@ -82,6 +107,20 @@ mod tests {
             .count();
         assert_eq!(granted, 99, "the floor's 100, one is gone");
         assert_eq!(guard.retries.inside(), 0);
+    }
+
+    #[test]
+    fn a_service_is_in_use_while_something_is_in_flight_and_then_since_its_last_use() {
+        let guard = ServiceGuard::new();
+        let (first, later) = (Ticks(0).after(USED_GRAIN), Ticks(0).after(USED_GRAIN * 10));
+        guard.touch(first);
+        assert_eq!(guard.used(later), first);
+        let held = guard.begin(&TrafficPolicy::default(), first).unwrap();
+        assert_eq!(guard.used(later), later);
+        drop(held);
+        assert_eq!(guard.used(later), first);
+        guard.touch(later);
+        assert_eq!(guard.used(later), later);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::snapshot::{Kind, Rejected, Saved, Update};
 use backoff::Backoff;
 use ledger::{Kin, Ledger};
 
-pub use asked::{ASKED_MAX, Asked};
+pub use asked::{ASKED_MAX, Asked, UNUSED_LIFE, UNUSED_MIN};
 pub use backoff::{BACKOFF_BASE, BACKOFF_FACTOR, BACKOFF_MAX};
 pub use ledger::KindStatus;
 
@@ -160,6 +160,13 @@ impl Subscription {
     pub fn want_service(&mut self, key: &str) -> bool {
         let news = SERVICE_KINDS.map(|kind| self.want(kind, key));
         news.contains(&true)
+    }
+
+    /// Is there no room to want this key of a service, too?
+    #[must_use]
+    pub fn has_no_room_for(&self, key: &str) -> bool {
+        let services = self.ledger(Kind::Service);
+        services.is_some_and(|ledger| ledger.has_no_room_for(key))
     }
 
     /// Wants a service, its routes and its endpoints no more under this key.

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::service::Service;
 use super::update::Key;
+use crate::balance::Ticks;
 
 /// What a look-up found.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +91,21 @@ impl ServiceTable {
         match place.ok().and_then(|place| self.services.get(place)) {
             Some(service) => Lookup::Found(service),
             None => missing(self.index.absent_names.contains(name)),
+        }
+    }
+
+    /// When a service that this key means was used last. `None`: it means none that is known.
+    #[must_use]
+    pub fn used(&self, key: &Key, now: Ticks) -> Option<Ticks> {
+        let used = |service: &Arc<Service>| service.guard.used(now);
+        match key {
+            Key::Host(host) => self.lookup_host(host).found().map(used),
+            Key::Name(name) => self.lookup_name(name).found().map(used),
+            Key::Vip(_, address) => {
+                let places = self.index.vips.get(address)?;
+                let services = places.iter().filter_map(|place| self.services.get(*place));
+                services.map(used).max()
+            }
         }
     }
 

@@ -100,6 +100,10 @@ impl Ledger {
         news
     }
 
+    pub(super) fn has_no_room_for(&self, name: &str) -> bool {
+        self.wanted.len() >= WANTED_MAX && !self.wanted.contains(name)
+    }
+
     pub(super) fn unwant(&mut self, key: &str, kin: &Kin) -> Vec<Update> {
         if !self.wanted.remove(key) {
             return Vec::new();

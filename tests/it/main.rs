@@ -16,6 +16,8 @@ mod failover;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod traffic;
 #[cfg(test)]
 mod protocols;

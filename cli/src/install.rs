@@ -36,7 +36,10 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
         network: network.parse::<NetworkId>()?.to_string(),
         mesh_domain: options.mesh_domain.clone(),
         image: options.image.clone(),
+        discovery_address: options.discovery_address.clone(),
+        load_balancer: options.load_balancer,
     };
+    plan.check()?;
     if !options.apply {
         return print(&plan, format);
     }

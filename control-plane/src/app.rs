@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use isthmus_control_plane_core::model::Advertised;
 use isthmus_control_plane_core::world::World;
 use isthmus_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use isthmus_proto::identity::identity_service_server::IdentityServiceServer;
@@ -27,7 +28,7 @@ use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
 use crate::clients::Clients;
-use crate::config::{Config, Origin};
+use crate::config::{Advertise, Config, Origin};
 use crate::connect::{self, Connector};
 use crate::discovery::{Discovery, UNREAD_MAX};
 use crate::fleet::{Apis, Fleet, Running};
@@ -166,6 +167,17 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("bind {address}"))
 }
 
+/// What pods are told by a ConfigMap.
+fn advertised(config: &Config, roots_pem: String) -> Option<Advertised> {
+    let Advertise { address, home } = config.advertise.clone()?;
+    let named = config.home.as_ref().map(|home| home.cluster.clone());
+    Some(Advertised {
+        roots_pem,
+        address,
+        home: named.zip(home),
+    })
+}
+
 /// What the services share.
 struct Parts {
     hub: Arc<Hub>,
@@ -208,6 +220,8 @@ impl Parts {
             let authors = BTreeSet::from([home.cluster.clone()]);
             hub.change(|world| world.set_mesh_authors(Some(authors)));
         }
+        let advertised = advertised(config, authority.roots_pem());
+        hub.change(|world| world.advertise(advertised));
         for cluster in &config.clusters {
             fleet.admit(&cluster.name).await?;
         }

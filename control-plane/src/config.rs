@@ -3,7 +3,8 @@
 //! `RawConfig` is the JSON as it is written, `Config` is what it means. Errors name the key.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,6 +65,14 @@ struct RawConfig {
     clusters: Vec<RawCluster>,
     home: Option<RawHome>,
     keys: Option<KeysAt>,
+    advertise: Option<RawAdvertise>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdvertise {
+    address: Option<String>,
+    home: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,6 +138,8 @@ pub struct Config {
     /// Where the mesh's keys lie. Default: in Secrets if the control plane is a pod of its home
     /// cluster, else in files.
     pub keys: KeysAt,
+    /// Where proxies find the control plane; `None`: pods are not told by a ConfigMap.
+    pub advertise: Option<Advertise>,
 }
 
 /// Where the mesh's keys lie.
@@ -139,6 +150,15 @@ pub enum KeysAt {
     Files,
     /// In Secrets of the home cluster: all replicas have them.
     Secrets,
+}
+
+/// Where proxies find [`Config::discovery`], HOST:PORT; at least one of both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertise {
+    /// From every cluster; `None`: clusters other than the home cluster are not told.
+    pub address: Option<String>,
+    /// From the home cluster. Default: `address`.
+    pub home: Option<String>,
 }
 
 /// The cluster whose MeshCluster objects name the others, and whose word counts for the mesh.
@@ -239,6 +259,7 @@ impl Config {
             keys: keys(raw.keys, home.as_ref(), &clusters)?,
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
+            advertise: advertise(raw.advertise, home.as_ref())?,
             home,
             clusters,
             certificate_lifetime: Duration::from_secs(seconds),
@@ -355,6 +376,38 @@ fn in_cluster(cluster: &ClusterConfig) -> bool {
     }
 }
 
+fn advertise(
+    raw: Option<RawAdvertise>,
+    home: Option<&Home>,
+) -> Result<Option<Advertise>, ConfigError> {
+    let Some(raw) = raw else { return Ok(None) };
+    let told = [
+        ("advertise.address", &raw.address),
+        ("advertise.home", &raw.home),
+    ];
+    for (key, text) in told {
+        let parts = text.as_ref().map(|text| text.rsplit_once(':'));
+        let good = parts.is_none_or(|parts| {
+            parts.is_some_and(|(host, port)| {
+                let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+                let is_v6 = bare.is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
+                (is_dns_name(host) || is_v6) && port.parse::<NonZeroU16>().is_ok()
+            })
+        });
+        if !good {
+            return Err(value(key, "not HOST:PORT"));
+        }
+    }
+    match (&raw.address, &raw.home) {
+        (None, None) => Err(value("advertise", "one of address and home is needed")),
+        (_, Some(_)) if home.is_none() => Err(value("advertise.home", "there is no home cluster")),
+        _ => Ok(Some(Advertise {
+            address: raw.address,
+            home: raw.home,
+        })),
+    }
+}
+
 /// Exactly one of the two.
 fn origin(
     key: &str,
@@ -445,6 +498,34 @@ mod tests {
         );
         let config = with(|j| j["mesh_domain"] = serde_json::Value::Null).unwrap();
         assert_eq!(config.mesh_domain, MESH_DOMAIN);
+    }
+
+    #[test]
+    fn where_the_control_plane_is_found_has_a_host_and_a_port() {
+        let told = |text: &str| {
+            with(|j| j["advertise"] = serde_json::json!({ "address": text }))
+                .map(|config| config.advertise.unwrap().address.unwrap())
+        };
+        for good in ["cp.example.com:15012", "10.0.0.1:1", "[2001:db8::1]:15012"] {
+            assert_eq!(told(good).unwrap(), good);
+        }
+        for bad in [
+            "cp.example.com",
+            "cp:0",
+            "2001:db8::1:15012",
+            ":1",
+            "a b:1",
+            "cp:99999",
+        ] {
+            assert_eq!(told(bad).unwrap_err(), "advertise.address: not HOST:PORT");
+        }
+        let home = with(|j| j["advertise"] = serde_json::json!({ "home": "cp:1" }));
+        assert_eq!(
+            home.unwrap_err(),
+            "advertise.home: there is no home cluster"
+        );
+        let nothing = with(|j| j["advertise"] = serde_json::json!({}));
+        assert!(nothing.unwrap_err().starts_with("advertise: one of"));
     }
 
     #[test]

@@ -296,7 +296,8 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::Gateway(_)
             | Spec::MeshCluster(_)
             | Spec::AccessPolicy(_)
-            | Spec::TrafficPolicy(_) => false,
+            | Spec::TrafficPolicy(_)
+            | Spec::ConfigMap(_) => false,
             // Each moment somebody may come in who should not.
             Spec::TrustPolicy(_) => true,
         },

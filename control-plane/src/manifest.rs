@@ -9,6 +9,7 @@ mod meta;
 mod status;
 mod workload;
 mod mesh;
+mod roots;
 mod cluster;
 mod route;
 mod access;
@@ -18,7 +19,7 @@ pub mod yaml;
 #[cfg(feature = "schema")]
 pub mod schema;
 
-use isthmus_control_plane_core::model::{Object, Spec};
+use isthmus_control_plane_core::model::{Object, ROOTS_NAME, Spec};
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
@@ -377,6 +378,10 @@ fn understand(
         ("", "v1", "Namespace") => wide(Ok(Spec::Namespace(metadata.labels()))),
         ("", "v1", "ServiceAccount") => plain(Ok(Spec::ServiceAccount)),
         ("", "v1", "Pod") => plain(workload::pod(document, metadata)),
+        // Of all others nothing is of interest.
+        ("", "v1", "ConfigMap") if metadata.name.as_deref() == Some(ROOTS_NAME) => {
+            plain(roots::config_map(document, metadata))
+        }
         ("", "v1", "Service") => plain(workload::service(document, metadata)),
         ("apps", "v1", "Deployment") => plain(Ok(Spec::Deployment)),
         ("discovery.k8s.io", "v1", "EndpointSlice") => {

@@ -18,6 +18,7 @@ mod history;
 mod credentials;
 mod outage;
 mod membership;
+mod roots;
 
 /// A watch that says nothing is noticed within a minute; then comes the backoff, at most 30 s.
 const NOTICED: Duration = Duration::from_secs(120);
@@ -156,7 +157,14 @@ fn account(except: &str) -> String {
     let rules = [
         rule(
             &[""],
-            &["namespaces", "nodes", "pods", "services", "serviceaccounts"],
+            &[
+                "namespaces",
+                "nodes",
+                "pods",
+                "services",
+                "serviceaccounts",
+                "configmaps",
+            ],
         ),
         rule(&["apps"], &["deployments"]),
         rule(&["discovery.k8s.io"], &["endpointslices"]),

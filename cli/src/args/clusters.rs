@@ -42,6 +42,14 @@ pub(crate) struct InstallOptions {
     /// The image that has the control plane.
     #[arg(long, default_value = concat!("isthmus:", env!("CARGO_PKG_VERSION")))]
     pub(crate) image: String,
+    /// Where proxies of other clusters reach the control plane (its Service `control-plane`, port 15012).
+    /// Without it only pods of this cluster are told where it is.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) discovery_address: Option<String>,
+    /// Let the cluster's load balancer lead to it: the Service `control-plane` becomes one of type
+    /// LoadBalancer.
+    #[arg(long)]
+    pub(crate) load_balancer: bool,
     /// Apply it, by server-side apply, instead of printing it.
     #[arg(long)]
     pub(crate) apply: bool,

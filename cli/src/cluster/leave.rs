@@ -15,9 +15,10 @@ use crate::install::{self, Done};
 use crate::kubernetes;
 
 /// What the mesh makes in a cluster: the imports first, for the Services are derived from them.
-const DERIVED: [&str; 2] = [
+const DERIVED: [&str; 3] = [
     "/apis/multicluster.x-k8s.io/v1beta1/serviceimports",
     "/api/v1/services",
+    "/api/v1/configmaps",
 ];
 
 /// Takes it out.

@@ -1,5 +1,6 @@
 //! Which objects does a cluster need?
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::permissions::{ACCOUNT, PERMISSIONS, Permission, Place};
@@ -45,6 +46,22 @@ pub(crate) struct Plan {
     pub(crate) mesh_domain: String,
     /// The image that has the control plane.
     pub(crate) image: String,
+    /// HOST:PORT by which proxies of other clusters reach it.
+    pub(crate) discovery_address: Option<String>,
+    /// Its Service is one of type LoadBalancer.
+    pub(crate) load_balancer: bool,
+}
+
+impl Plan {
+    /// Would the control plane take its configuration?
+    ///
+    /// # Errors
+    /// It would not.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let taken = isthmus_control_plane::Config::parse(&config(self).to_string());
+        taken.context("the configuration of the control plane")?;
+        Ok(())
+    }
 }
 
 /// What every object of ours says of itself.
@@ -165,6 +182,10 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata(name, Some(SYSTEM)),
             "spec": { "selector": selector, "ports": ports } })
     };
+    let mut discovery = service("control-plane", json!([port("discovery", DISCOVERY_PORT)]));
+    if plan.load_balancer {
+        discovery["spec"]["type"] = "LoadBalancer".into();
+    }
     vec![
         json!({ "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster", "metadata": metadata(&plan.cluster, None),
             "spec": {
@@ -173,7 +194,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
             } }),
         json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
             "data": { "control-plane.json": format!("{:#}\n", config(plan)) } }),
-        service("control-plane", json!([port("discovery", DISCOVERY_PORT)])),
+        discovery,
         service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
         deployment(plan, &selector),
         json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
@@ -191,6 +212,10 @@ fn config(plan: &Plan) -> Value {
         },
         "clusters": [{ "name": plan.cluster, "kubernetes": { "in_cluster": true } }],
         "keys": "secrets",
+        "advertise": {
+            "home": format!("control-plane.{SYSTEM}.svc:{DISCOVERY_PORT}"),
+            "address": plan.discovery_address,
+        },
     })
 }
 
@@ -290,6 +315,8 @@ mod tests {
             network: "east-net".to_owned(),
             mesh_domain: "mesh.internal".to_owned(),
             image: "isthmus:test".to_owned(),
+            discovery_address: Some("cp.example.com:15012".to_owned()),
+            load_balancer: true,
         }
     }
 
@@ -327,6 +354,15 @@ mod tests {
         let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
         assert_eq!(config.clusters.len(), 1);
         assert_eq!(config.clusters[0].name.as_str(), "east");
+        let told = config.advertise.unwrap();
+        assert_eq!(told.home.unwrap(), "control-plane.isthmus-system.svc:15012");
+        assert_eq!(told.address.unwrap(), "cp.example.com:15012");
+        let bad = Plan {
+            discovery_address: Some("cp.example.com".to_owned()),
+            ..plan()
+        };
+        let why = format!("{:#}", bad.check().unwrap_err());
+        assert!(why.contains("advertise.address: not HOST:PORT"), "{why}");
     }
 
     #[test]

@@ -115,9 +115,14 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
         ],
         PATCH,
     ),
+    // A list of those with one name asks for no more than that name.
     Permission {
         names: &[ROOTS],
-        ..everywhere("", &["configmaps"], &["create", "patch"])
+        ..everywhere("", &["configmaps"], READ)
+    },
+    Permission {
+        names: &[ROOTS],
+        ..everywhere("", &["configmaps"], OWN)
     },
     everywhere("authentication.k8s.io", &["tokenreviews"], &["create"]),
     Permission {

@@ -161,6 +161,29 @@ async fn fenced(cluster: &Cluster) {
     assert!(refused.unwrap_err().to_string().contains("with its label"));
     assert!(api.delete(&path("theirs"), None).await.is_err());
     api.delete(&path("derived-2"), None).await.unwrap();
+    only_its_config_map(&api).await;
+}
+
+/// Of ConfigMaps the control plane's account has to do with one name only.
+async fn only_its_config_map(api: &Api) {
+    let all = "/api/v1/configmaps";
+    let mine = [("fieldSelector", "metadata.name=isthmus-roots")];
+    api.list(all, &mine).await.unwrap();
+    assert_eq!(api.list(all, &[]).await.unwrap_err().code(), Some(403));
+    let made = |name: &str| {
+        let path = format!("/api/v1/namespaces/default/configmaps/{name}");
+        let object = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": name, "namespace": "default" }, "data": { "a": "b" },
+        });
+        (path, object)
+    };
+    let (path, object) = made("isthmus-roots");
+    api.apply(&path, &object, false).await.unwrap();
+    api.delete(&path, None).await.unwrap();
+    let (path, object) = made("other");
+    let refused = api.apply(&path, &object, false).await.unwrap_err();
+    assert_eq!(refused.code(), Some(403));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,9 +8,11 @@ mod service;
 mod route;
 mod policy;
 mod status;
+mod roots;
 mod wire;
 
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
+pub use roots::{Advertised, ConfigMap, ROOTS_NAME};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
 pub use service::{
     AFFINITY_SECONDS, EndpointSlice, OtherPort, Service, ServiceExport, ServiceImport, ServicePort,
@@ -75,11 +77,13 @@ pub enum Kind {
     TrafficPolicy,
     /// `isthmus.dev` TrustPolicy.
     TrustPolicy,
+    /// `v1` ConfigMap, of the one name by which pods find the control plane.
+    ConfigMap,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Pod,
@@ -98,6 +102,7 @@ impl Kind {
         Self::AccessPolicy,
         Self::TrafficPolicy,
         Self::TrustPolicy,
+        Self::ConfigMap,
     ];
 
     /// The name of the kind in manifests.
@@ -122,6 +127,7 @@ impl Kind {
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::TrustPolicy => "TrustPolicy",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 }
@@ -265,6 +271,8 @@ pub enum Spec {
     TrafficPolicy(TrafficPolicy),
     /// Who is not believed any more.
     TrustPolicy(TrustPolicy),
+    /// How pods find the control plane.
+    ConfigMap(ConfigMap),
 }
 
 impl Spec {
@@ -287,6 +295,7 @@ impl Spec {
             Self::AccessPolicy(_) => Kind::AccessPolicy,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::TrustPolicy(_) => Kind::TrustPolicy,
+            Self::ConfigMap(_) => Kind::ConfigMap,
         }
     }
 }

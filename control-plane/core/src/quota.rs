@@ -172,6 +172,7 @@ fn said(spec: &Spec) -> (usize, usize) {
         Spec::TrustPolicy(policy) => {
             policy.distrusted.len() * 80 + conditions(&policy.observed.conditions)
         }
+        Spec::ConfigMap(found) => found.managed.as_ref().map_or(0, managed),
         Spec::Namespace(labels) => map(labels),
         Spec::ServiceAccount | Spec::Deployment => 0,
         Spec::ServiceExport(export) => {

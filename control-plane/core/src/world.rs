@@ -33,7 +33,7 @@ use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, WorkloadName, is_dns
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 
-use crate::model::{Change, Kind, Object, ObjectRef, Pod, SYSTEM_NAMESPACE};
+use crate::model::{Advertised, Change, Kind, Object, ObjectRef, Pod, SYSTEM_NAMESPACE};
 use crate::translate::cache::Cache;
 use cluster::Cluster;
 use table::Stamp;
@@ -61,6 +61,8 @@ pub struct World {
     pub(crate) system: BTreeSet<Namespace>,
     /// Whose policies for the mesh count in other clusters; `None`: everyone's.
     mesh_authors: Option<BTreeSet<ClusterId>>,
+    /// How pods find the control plane; `None`: they are not told.
+    pub(crate) advertised: Option<Advertised>,
     pub(crate) cache: Cache,
 }
 
@@ -114,6 +116,7 @@ impl World {
             standings: None,
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
+            advertised: None,
             cache: Cache::default(),
         })
     }
@@ -224,6 +227,18 @@ impl World {
             trust: true,
             ..Dirty::default()
         }))
+    }
+
+    /// How pods find the control plane. Where nobody says, what stands in the clusters stays as it is.
+    pub fn advertise(&mut self, advertised: Option<Advertised>) -> Dirty {
+        if self.advertised == advertised {
+            return Dirty::default();
+        }
+        self.advertised = advertised;
+        self.note(Dirty {
+            advertised: true,
+            ..Dirty::default()
+        })
     }
 
     /// Nobody of this trust domain is believed any more.

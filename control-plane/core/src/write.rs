@@ -1,7 +1,8 @@
 //! What should stand in the clusters, and does not yet?
 //!
 //! The world → the objects and statuses that the mesh answers for: imports, the services that give
-//! them their addresses, and what became of exports, routes, gateways and policies. Compared with
+//! them their addresses, how pods find the control plane, and what became of exports, routes,
+//! gateways and policies. Compared with
 //! what the world has seen there, so that nothing is written twice. Each step can be the last before
 //! a crash: the next look at the world goes on from what it finds.
 //!
@@ -16,11 +17,13 @@
 mod service;
 mod route;
 mod policy;
+mod roots;
 mod label;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use policy::{NOT_AN_AUTHOR, strangers};
+pub use roots::RootsBody;
 pub(crate) use route::{conflicted, partly};
 pub(crate) use service::derived_for;
 pub use service::{SERVICE_NAME_LABEL, derived_name};
@@ -59,6 +62,8 @@ pub enum Body {
     ImportStatus(Vec<String>),
     /// A Service without pods, for an import.
     Service(ServiceBody),
+    /// How the pods of a namespace find the control plane.
+    Roots(RootsBody),
     /// The object is to go, if it still is the one with this `uid`.
     Delete {
         /// `metadata.uid`.
@@ -88,6 +93,7 @@ impl Body {
                 Self::Import(_)
                 | Self::ImportStatus(_)
                 | Self::Service(_)
+                | Self::Roots(_)
                 | Self::Delete { .. }
                 | Self::Conditions(_)
                 | Self::Parents(_),
@@ -103,6 +109,7 @@ impl Body {
             Self::Import(_) => "import",
             Self::ImportStatus(_) => "import_status",
             Self::Service(_) => "derived_service",
+            Self::Roots(_) => "roots",
             Self::Delete { .. } => "delete",
             Self::Conditions(_) => "conditions",
             Self::Parents(_) => "route_status",
@@ -155,6 +162,8 @@ pub enum Subject {
     Route(ClusterId, Kind, String, String),
     /// Gateways and policies of a cluster.
     Declared(ClusterId),
+    /// How the pods of a cluster's namespace find the control plane.
+    Roots(ClusterId, String),
 }
 
 /// What a look at the world may do.
@@ -296,6 +305,17 @@ impl Planner {
         for object in &dirty.objects {
             self.object(world, object);
         }
+        // With its first pod, and after its last one, a namespace is another one.
+        for pod in &dirty.workloads {
+            if let Some(cluster) = world.clusters.get(pod.cluster()) {
+                let namespace = pod.namespace().to_owned();
+                let subject = Subject::Roots(cluster.id.clone(), namespace);
+                self.pending.insert(subject);
+            }
+        }
+        if dirty.advertised {
+            world.clusters.values().for_each(|c| self.roots_of(c));
+        }
         // What became of the clusters that the home cluster names is told so, too.
         for cluster in &dirty.freshness {
             self.pending.insert(Subject::Declared(cluster.clone()));
@@ -316,6 +336,7 @@ impl Planner {
                 self.pending.insert(subject);
             }
             self.routes_of(cluster);
+            self.roots_of(cluster);
             self.pending.insert(Subject::Declared(cluster.id.clone()));
         }
     }
@@ -328,6 +349,8 @@ impl Planner {
                 self.pending.insert(name);
             }
             Kind::Namespace => {
+                let subject = Subject::Roots(at.cluster.clone(), at.name.clone());
+                self.pending.insert(subject);
                 for cluster in world.clusters.values() {
                     for (name, _) in cluster.exports.within(&at.name) {
                         let subject = Subject::Name(at.name.clone(), name.to_owned());
@@ -344,6 +367,10 @@ impl Planner {
                 if let Some(cluster) = world.clusters.get(&at.cluster) {
                     self.routes_of(cluster);
                 }
+            }
+            Kind::ConfigMap => {
+                let subject = Subject::Roots(at.cluster.clone(), namespace.to_owned());
+                self.pending.insert(subject);
             }
             Kind::Gateway
             | Kind::MeshCluster
@@ -382,6 +409,13 @@ impl Planner {
         }
     }
 
+    fn roots_of(&mut self, cluster: &Cluster) {
+        for namespace in roots::namespaces(cluster) {
+            let subject = Subject::Roots(cluster.id.clone(), namespace.to_owned());
+            self.pending.insert(subject);
+        }
+    }
+
     /// Looks at so many of the things that were noted: the world's writer waits meanwhile.
     pub fn plan(&mut self, world: &World, settings: Settings<'_>, count: usize) -> Plan {
         let mut plan = Plan::default();
@@ -412,6 +446,12 @@ fn look(world: &World, settings: Settings<'_>, subject: &Subject, plan: &mut Pla
             let found = world.clusters.get(cluster);
             if let Some(cluster) = found.filter(|cluster| settings.may_write(cluster)) {
                 policy::look((world, cluster), settings, subject, plan);
+            }
+        }
+        Subject::Roots(cluster, namespace) => {
+            let found = world.clusters.get(cluster);
+            if let Some(cluster) = found.filter(|cluster| settings.may_write(cluster)) {
+                roots::look((world, cluster, namespace), settings, subject, plan);
             }
         }
     }

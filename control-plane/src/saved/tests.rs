@@ -108,6 +108,11 @@ apiVersion: isthmus.dev/v1alpha1
 kind: TrafficPolicy
 metadata: {{name: cart, namespace: shop}}
 spec: {{targetRef: {{group: "", kind: Service, name: cart}}, retries: {{attempts: {tries}}}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: isthmus-roots, namespace: shop, uid: r-{n}, labels: {{app.kubernetes.io/managed-by: isthmus}}}}
+data: {{roots.pem: x{n}, trust-domain: east.mesh.internal}}
 "#,
         ready = if flag { "True" } else { "False" },
         tries = n % 10,
@@ -196,7 +201,7 @@ fn a_control_plane_that_starts_knows_what_it_knew_and_how_old_it_is() {
     list(&hub, &objects(7, true, "x"), 100);
     saved.write(&hub, CONFIRM_EVERY);
     let kinds: BTreeSet<Kind> = all(&hub).iter().map(|o| o.spec.kind()).collect();
-    assert!(kinds.len() >= 18, "{kinds:?}");
+    assert!(kinds.len() >= 19, "{kinds:?}");
 
     let (again, saved) = disk.start(MESH);
     assert_eq!(seen(&again), (State::Stale, Some(at(100))));
@@ -363,7 +368,7 @@ proptest! {
     #[test]
     fn every_object_comes_out_as_it_went_in(n: u16, flag: bool, text in "[a-z é]{0,8}") {
         let objects = objects(n, flag, &text);
-        prop_assert!(objects.len() >= 18);
+        prop_assert!(objects.len() >= 19);
         let (about, back) = format::read(written(&objects).as_slice(), MESH, &east()).unwrap();
         prop_assert_eq!(back, objects);
         prop_assert_eq!(about.seen, at(5));

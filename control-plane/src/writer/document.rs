@@ -7,7 +7,9 @@ use isthmus_control_plane_core::model::{
     Kind, Labels, MANAGED_BY, MANAGED_LABEL, ObjectRef, OtherPort, Parent, ParentStatus, Reach,
     Said,
 };
-use isthmus_control_plane_core::write::{Body, CONTROLLER_NAME, ImportBody, ServiceBody, Write};
+use isthmus_control_plane_core::write::{
+    Body, CONTROLLER_NAME, ImportBody, RootsBody, ServiceBody, Write,
+};
 use serde_json::{Value, json};
 
 use crate::kubernetes::timestamp;
@@ -22,6 +24,7 @@ const PARENTS_MAX: usize = 32;
 fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'static str])> {
     Some(match kind {
         Kind::Service => ("", "services", &["v1"]),
+        Kind::ConfigMap => ("", "configmaps", &["v1"]),
         Kind::ServiceExport => (MULTICLUSTER, "serviceexports", &["v1beta1", "v1alpha1"]),
         Kind::ServiceImport => (MULTICLUSTER, "serviceimports", &["v1beta1", "v1alpha1"]),
         Kind::HttpRoute => (GATEWAY, "httproutes", &["v1", "v1beta1"]),
@@ -83,6 +86,10 @@ pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
             }]);
             document["spec"] = service(body);
         }
+        Body::Roots(body) => {
+            metadata(&mut document, &body.uid, &body.labels, &Labels::new());
+            document["data"] = json!(body.data);
+        }
         Body::ImportStatus(clusters) => {
             let named = clusters.iter().map(|cluster| json!({ "cluster": cluster }));
             document["status"] = json!({ "clusters": named.collect::<Vec<_>>() });
@@ -100,9 +107,9 @@ pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
 pub(super) fn forced(write: &Write) -> bool {
     match &write.body {
         // What is there by the time it arrives, though nothing was seen, is somebody else's.
-        Body::Import(ImportBody { uid, .. }) | Body::Service(ServiceBody { uid, .. }) => {
-            !uid.is_empty()
-        }
+        Body::Import(ImportBody { uid, .. })
+        | Body::Service(ServiceBody { uid, .. })
+        | Body::Roots(RootsBody { uid, .. }) => !uid.is_empty(),
         Body::ImportStatus(_) => true,
         // Another implementation of the API may answer for exports, too.
         Body::Conditions(_) => write.object.kind != Kind::ServiceExport,

@@ -2,7 +2,7 @@
 
 mod fake;
 
-use isthmus_control_plane_core::model::{Change, Kind, Labels, Object, Spec};
+use isthmus_control_plane_core::model::{Advertised, Change, Kind, Labels, Object, Spec};
 use isthmus_control_plane_core::write::derived_name;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -429,4 +429,39 @@ async fn a_cluster_with_the_older_version_of_the_kind_is_served_too() {
     .await;
     let version = mesh.fake("west").at(path)["apiVersion"].clone();
     assert_eq!(version, "multicluster.x-k8s.io/v1alpha1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_with_a_pod_is_told_where_the_control_plane_is() {
+    let mesh = Mesh::start();
+    let advertised = Advertised {
+        roots_pem: "PEM".into(),
+        address: Some("cp.example.com:15012".into()),
+        home: None,
+    };
+    mesh.hub.change(|world| world.advertise(Some(advertised)));
+    mesh.leads.send_replace(true);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "cart-1", "namespace": "shop" },
+        "spec": { "containers": [{ "name": "cart" }] },
+    });
+    mesh.put("west", pod);
+    let path = "/api/v1/namespaces/shop/configmaps/isthmus-roots";
+    mesh.until("told", |mesh| !mesh.fake("west").at(path).is_null())
+        .await;
+    let data = json!({
+        "roots.pem": "PEM", "trust-domain": "west.mesh.internal",
+        "control-plane": "cp.example.com:15012",
+    });
+    assert_eq!(mesh.fake("west").at(path)["data"], data);
+    mesh.until("seen as it is", |mesh| {
+        mesh.counted("isthmus_writes_unchanged_total") > 0
+    })
+    .await;
+    assert_eq!(mesh.counted("isthmus_writes_applied_total"), 1);
+    assert!(mesh.fake("east").at(path).is_null());
+    mesh.fake("west")
+        .remove("/api/v1/namespaces/shop/pods/cart-1");
+    mesh.until("taken away", |mesh| mesh.fake("west").at(path).is_null())
+        .await;
 }

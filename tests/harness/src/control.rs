@@ -64,6 +64,11 @@ impl ControlPlane {
         self.config["home"] = home;
     }
 
+    /// What pods are told of it, as in its configuration.
+    pub fn set_advertise(&mut self, advertise: Value) {
+        self.config["advertise"] = advertise;
+    }
+
     /// Starts it, and waits until it is ready.
     ///
     /// # Panics

@@ -9,8 +9,9 @@ use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
-    AccessPolicy, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach,
-    ReferenceGrant, Route, Service, ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
+    AccessPolicy, ConfigMap, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef,
+    Pod, Reach, ReferenceGrant, Route, Service, ServiceExport, ServiceImport, Spec, TrafficPolicy,
+    TrustPolicy,
 };
 use crate::world::State;
 use crate::world::table::{Age, Entry, Stamp, Table};
@@ -65,6 +66,7 @@ pub(crate) struct Cluster {
     pub(crate) policies: Table<AccessPolicy>,
     pub(crate) traffic: Table<TrafficPolicy>,
     pub(crate) trust: Table<TrustPolicy>,
+    pub(crate) roots: Table<ConfigMap>,
     /// What a cluster that speaks for the mesh says of this one: it counts before its own word.
     pub(crate) declared: Option<MeshCluster>,
     /// Kinds that are only counted.
@@ -132,6 +134,10 @@ macro_rules! on_table {
                 let $table = &mut $self.trust;
                 $body
             }
+            Kind::ConfigMap => {
+                let $table = &mut $self.roots;
+                $body
+            }
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {
                 let $table = $self.plain.entry($kind).or_default();
                 $body
@@ -193,6 +199,10 @@ macro_rules! on_spec {
                 let $table = &mut $self.trust;
                 $body
             }
+            Spec::ConfigMap($value) => {
+                let $table = &mut $self.roots;
+                $body
+            }
             Spec::Namespace($value) => {
                 let $table = $self.plain.entry(kind).or_default();
                 $body
@@ -235,6 +245,7 @@ impl Cluster {
             policies: Table::default(),
             traffic: Table::default(),
             trust: Table::default(),
+            roots: Table::default(),
             declared: None,
             plain: BTreeMap::new(),
             objects: 0,
@@ -274,7 +285,8 @@ impl Cluster {
             | Kind::TlsRoute
             | Kind::ReferenceGrant
             | Kind::Gateway
-            | Kind::TrafficPolicy => false,
+            | Kind::TrafficPolicy
+            | Kind::ConfigMap => false,
         };
         if object.namespace.is_none() && !global {
             return Err(format!("a {kind} needs a namespace"));
@@ -404,6 +416,7 @@ impl Cluster {
             (Kind::AccessPolicy, self.policies.len()),
             (Kind::TrafficPolicy, self.traffic.len()),
             (Kind::TrustPolicy, self.trust.len()),
+            (Kind::ConfigMap, self.roots.len()),
         ]);
         counts.extend(self.routes.iter().map(|(kind, table)| (*kind, table.len())));
         counts.extend(self.plain.iter().map(|(kind, table)| (*kind, table.len())));
@@ -414,6 +427,18 @@ impl Cluster {
     /// Is there a namespace of this name?
     pub(crate) fn has_namespace(&self, name: &str) -> bool {
         self.has(Kind::Namespace, "", name)
+    }
+
+    /// The labels of a namespace; `None`: there is none of this name.
+    pub(crate) fn namespace(&self, name: &str) -> Option<&Labels> {
+        let table = self.plain.get(&Kind::Namespace)?;
+        table.get("", name).map(|entry| &entry.value)
+    }
+
+    /// Its namespaces.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let table = self.plain.get(&Kind::Namespace).into_iter();
+        table.flat_map(|table| table.iter().map(|(_, name, _)| name))
     }
 
     fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
@@ -433,6 +458,7 @@ impl Cluster {
             Kind::AccessPolicy => self.policies.get(namespace, name).is_some(),
             Kind::TrafficPolicy => self.traffic.get(namespace, name).is_some(),
             Kind::TrustPolicy => self.trust.get(namespace, name).is_some(),
+            Kind::ConfigMap => self.roots.get(namespace, name).is_some(),
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => self
                 .plain
                 .get(&kind)

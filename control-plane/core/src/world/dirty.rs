@@ -22,8 +22,10 @@ pub struct Dirty {
     /// What the gateways of these clusters may forward to.
     pub(crate) exports: BTreeSet<ClusterId>,
     pub(crate) trust: bool,
+    /// How pods find the control plane.
+    pub(crate) advertised: bool,
     /// Objects that the writer looks at one by one: namespaces, exports, imports, routes, grants,
-    /// gateways, policies.
+    /// gateways, policies, config maps.
     pub(crate) objects: BTreeSet<ObjectRef>,
 }
 
@@ -109,6 +111,7 @@ impl Dirty {
         self.freshness.extend(other.freshness.iter().cloned());
         self.exports.extend(other.exports.iter().cloned());
         self.trust |= other.trust;
+        self.advertised |= other.advertised;
         self.objects.extend(other.objects.iter().cloned());
     }
 

@@ -31,7 +31,8 @@ impl Cluster {
             | Kind::MeshCluster
             | Kind::AccessPolicy
             | Kind::TrafficPolicy
-            | Kind::TrustPolicy => {}
+            | Kind::TrustPolicy
+            | Kind::ConfigMap => {}
         }
     }
 

@@ -134,6 +134,7 @@ fn objects(
         Kind::AccessPolicy => from!(cluster.policies, Spec::AccessPolicy),
         Kind::TrafficPolicy => from!(cluster.traffic, Spec::TrafficPolicy),
         Kind::TrustPolicy => from!(cluster.trust, Spec::TrustPolicy),
+        Kind::ConfigMap => from!(cluster.roots, Spec::ConfigMap),
         Kind::Namespace => from!(
             cluster.plain.get(&kind).unwrap_or(&Table::NONE),
             Spec::Namespace

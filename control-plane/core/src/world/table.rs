@@ -112,6 +112,11 @@ impl<T: PartialEq> Table<T> {
             .map(|(name, e)| (name.as_str(), e))
     }
 
+    /// The namespaces that have any.
+    pub(crate) fn spaces(&self) -> impl Iterator<Item = &str> {
+        self.spaces.keys().map(String::as_str)
+    }
+
     /// All objects: namespace, name, entry.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, &Entry<T>)> {
         self.spaces

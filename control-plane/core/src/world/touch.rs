@@ -36,7 +36,7 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::TrafficPolicy => traffic(cluster, namespace, name, &mut dirty),
         // Who is cut off follows from all of them: `World::settle`.
         Kind::TrustPolicy => {}
-        Kind::Namespace | Kind::ServiceAccount | Kind::Deployment => {}
+        Kind::Namespace | Kind::ServiceAccount | Kind::Deployment | Kind::ConfigMap => {}
     }
     if is_written(at.kind) {
         dirty.objects.insert(at.clone());
@@ -58,7 +58,8 @@ fn is_written(kind: Kind) -> bool {
         | Kind::Gateway
         | Kind::AccessPolicy
         | Kind::TrafficPolicy
-        | Kind::TrustPolicy => true,
+        | Kind::TrustPolicy
+        | Kind::ConfigMap => true,
         Kind::ServiceAccount
         | Kind::Pod
         | Kind::Deployment

@@ -2,6 +2,7 @@
 
 mod server;
 mod convergence;
+mod roots;
 
 use std::collections::BTreeSet;
 

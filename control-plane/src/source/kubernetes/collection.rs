@@ -1,6 +1,6 @@
 //! Which kinds are watched, and where does an API server have them?
 
-use isthmus_control_plane_core::model::Kind;
+use isthmus_control_plane_core::model::{Kind, ROOTS_NAME};
 
 /// The group of GAMMA's routes.
 const GATEWAY: &str = "gateway.networking.k8s.io";
@@ -16,6 +16,8 @@ pub(super) struct Collection {
     versions: &'static [&'static str],
     /// As the path has it.
     plural: &'static str,
+    /// Only the objects of this name.
+    only: Option<&'static str>,
     /// Nothing can be said of a cluster without it.
     pub(super) essential: bool,
 }
@@ -54,6 +56,12 @@ impl Collection {
         matches!(self.group, "" | "discovery.k8s.io")
     }
 
+    /// What selects its objects, for a query.
+    pub(super) fn selector(&self) -> Option<(&'static str, String)> {
+        let name = self.only?;
+        Some(("fieldSelector", format!("metadata.name={name}")))
+    }
+
     /// How many versions there are to try.
     pub(super) fn versions(&self) -> usize {
         self.versions.len()
@@ -72,6 +80,7 @@ const fn core(what: What, plural: &'static str, essential: bool) -> Collection {
         group: "",
         versions: &["v1"],
         plural,
+        only: None,
         essential,
     }
 }
@@ -87,6 +96,7 @@ const fn custom(
         group,
         versions,
         plural,
+        only: None,
         essential: matches!(kind, Kind::EndpointSlice | Kind::AccessPolicy),
     }
 }
@@ -155,11 +165,22 @@ pub(super) const COLLECTIONS: &[Collection] = &[
         &["v1alpha1"],
         "trafficpolicies",
     ),
+    Collection {
+        only: Some(ROOTS_NAME),
+        ..core(What::Objects(Kind::ConfigMap), "configmaps", false)
+    },
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_config_maps_only_ours_are_asked_for() {
+        let selectors = COLLECTIONS.iter().filter_map(Collection::selector);
+        let only = ("fieldSelector", "metadata.name=isthmus-roots".to_owned());
+        assert_eq!(selectors.collect::<Vec<_>>(), [only]);
+    }
 
     #[test]
     fn paths_are_those_of_an_api_server() {

@@ -139,6 +139,8 @@ impl Watcher {
         let limit = limit.to_string();
         let mut query = vec![("limit", limit.as_str())];
         query.extend(token.map(|token| ("continue", token)));
+        let selector = self.collection.selector();
+        query.extend(selector.iter().map(|(key, value)| (*key, value.as_str())));
         let path = self.collection.path(self.version);
         match self.api.list(&path, &query).await {
             Ok(bytes) => {
@@ -172,11 +174,13 @@ impl Watcher {
 
     async fn watch(&mut self, from: &str, until: Duration) -> Result<(), Deaf> {
         let seconds = until.as_secs().max(1).to_string();
-        let query = [
+        let mut query = vec![
             ("resourceVersion", from),
             ("timeoutSeconds", seconds.as_str()),
             ("allowWatchBookmarks", "true"),
         ];
+        let selector = self.collection.selector();
+        query.extend(selector.iter().map(|(key, value)| (*key, value.as_str())));
         let path = self.collection.path(self.version);
         let mut watch = match self.api.watch(&path, &query).await {
             Ok(watch) => watch,

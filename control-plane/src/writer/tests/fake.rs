@@ -27,6 +27,8 @@ struct Inner {
 fn plural(kind: &str) -> (&'static str, Kind) {
     match kind {
         "Service" => ("/api/v1", Kind::Service),
+        "ConfigMap" => ("/api/v1", Kind::ConfigMap),
+        "Pod" => ("/api/v1", Kind::Pod),
         "ServiceExport" => ("/apis/multicluster.x-k8s.io/v1beta1", Kind::ServiceExport),
         "ServiceImport" => ("/apis/multicluster.x-k8s.io/v1beta1", Kind::ServiceImport),
         "HTTPRoute" => ("/apis/gateway.networking.k8s.io/v1", Kind::HttpRoute),
@@ -53,6 +55,8 @@ pub(super) fn reference(cluster: &ClusterId, path: &str) -> ObjectRef {
     let name = parts.next().unwrap().to_owned();
     let kind = match parts.next().unwrap() {
         "services" => Kind::Service,
+        "configmaps" => Kind::ConfigMap,
+        "pods" => Kind::Pod,
         "serviceexports" => Kind::ServiceExport,
         "serviceimports" => Kind::ServiceImport,
         other => panic!("{other}"),
@@ -202,6 +206,7 @@ impl Server for Fake {
             }
             let address = found["spec"]["clusterIP"].clone();
             found["spec"] = object["spec"].clone();
+            found["data"] = object["data"].clone();
             if found["spec"]["clusterIP"].is_null() && !address.is_null() {
                 found["spec"]["clusterIP"] = address;
             }

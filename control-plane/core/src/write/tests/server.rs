@@ -9,7 +9,7 @@ use isthmus_proto::ids::ClusterId;
 use crate::import::listed;
 use crate::model::*;
 use crate::sample::at;
-use crate::write::{Body, ImportBody, ServiceBody, Write};
+use crate::write::{Body, ImportBody, RootsBody, ServiceBody, Write};
 
 #[derive(Debug, Default)]
 pub(super) struct Servers {
@@ -95,6 +95,7 @@ impl Servers {
         match &write.body {
             Body::Import(body) => self.import(at, body),
             Body::Service(body) => self.service(at, body),
+            Body::Roots(body) => self.roots(at, body),
             Body::Delete { uid } => {
                 match self.managed(at) {
                     Some(found) if found.uid == *uid => self.remove(at),
@@ -130,6 +131,7 @@ impl Servers {
         match &self.objects.get(at)?.spec {
             Spec::ServiceImport(import) => import.managed.clone(),
             Spec::Service(service) => service.managed.clone(),
+            Spec::ConfigMap(found) => found.managed.clone(),
             _ => None,
         }
     }
@@ -239,6 +241,25 @@ impl Servers {
         };
         assert_eq!(listed(&service).len(), body.ports.len());
         self.store(at, Spec::Service(service));
+        Ok(())
+    }
+
+    fn roots(&mut self, at: &ObjectRef, body: &RootsBody) -> Result<(), String> {
+        if self.objects.contains_key(at) && self.managed(at).is_none() {
+            return Err("409: owned by somebody else".to_owned());
+        }
+        let before = self.managed(at);
+        let uid = self.uid(before.as_ref(), &body.uid)?;
+        let managed = Managed {
+            uid,
+            labels: body.labels.clone(),
+            ..Managed::default()
+        };
+        let spec = ConfigMap {
+            managed: Some(managed),
+            digest: ConfigMap::digest(&body.data),
+        };
+        self.store(at, Spec::ConfigMap(spec));
         Ok(())
     }
 

@@ -55,8 +55,14 @@ pub enum Role {
 pub struct Settings {
     /// Streams that the peer may have open at once. Default 100.
     pub max_concurrent_streams: u32,
-    /// Window of each stream, bytes. Default 256 KiB; credit returns at half.
+    /// Window of each stream at first, bytes. Default 64 KiB; credit returns at half. So much can a
+    /// stream hold that nobody reads: all of them together should fit the connection's window, else
+    /// they hold up those that are read.
     pub initial_window: u32,
+    /// ... and of one that is read as fast as it comes: it doubles up to this. Default 256 KiB.
+    pub stream_window_max: u32,
+    /// Bytes by which the windows of all streams together may have grown. Default 8 MiB.
+    pub growth_max: u32,
     /// Window of the whole connection, bytes; at least 65,535. Default 16 MiB.
     pub connection_window: u32,
     /// Longest frame payload that we accept, bytes: 16,384 (the default) to 16,777,215. Frames
@@ -77,7 +83,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_concurrent_streams: 100,
-            initial_window: 256 * 1024,
+            initial_window: 64 * 1024,
+            stream_window_max: 256 * 1024,
+            growth_max: 8 * 1024 * 1024,
             connection_window: 16 * 1024 * 1024,
             max_frame: frame::FRAME_BYTES_MIN,
             header_list_bytes: 60 * 1024,

@@ -182,6 +182,8 @@ impl Connection {
             content,
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.stream_window()),
+            grown: 0,
+            granted: None,
             remote_ended: block.end,
             local_ended: false,
             head_seen: true,

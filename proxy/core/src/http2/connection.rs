@@ -30,6 +30,8 @@ pub struct Connection {
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
     pub(super) limits: Limits,
+    /// Seconds that passed, as far as the driver told; only to be compared.
+    pub(super) second: u8,
     /// Client: the id of the next stream.
     pub(super) next_id: u32,
     /// The last stream that our GOAWAY named.
@@ -70,6 +72,7 @@ impl Connection {
     #[must_use]
     pub fn new(role: Role, mut settings: Settings, out: &mut Vec<u8>) -> Self {
         settings.initial_window = settings.initial_window.min(WINDOW_MAX);
+        settings.stream_window_max = settings.stream_window_max.min(WINDOW_MAX);
         settings.connection_window = settings.connection_window.clamp(WINDOW_DEFAULT, WINDOW_MAX);
         settings.max_frame = settings
             .max_frame
@@ -101,6 +104,7 @@ impl Connection {
             send: SendWindow::new(WINDOW_DEFAULT),
             receive: ReceiveWindow::new(settings.connection_window),
             limits: Limits::new(settings.max_concurrent_streams, settings.resets_max),
+            second: 0,
             next_id: 1,
             away_sent: None,
             away_received: None,
@@ -159,6 +163,9 @@ impl Connection {
     /// idle use the budget up after 1,000 of them.
     pub fn elapsed(&mut self, seconds: u32) {
         self.limits.elapsed(seconds);
+        self.second = self
+            .second
+            .wrapping_add(u8::try_from(seconds).unwrap_or(u8::MAX));
     }
 
     /// What the peer has done so far, for metrics.

@@ -74,18 +74,36 @@ impl ReceiveWindow {
 
     /// The driver is done with so many bytes. Returns what to grant, once it is half of `full`.
     pub(super) fn release(&mut self, bytes: usize, full: u32) -> Option<u32> {
+        self.take_back(bytes, full);
+        (self.credit >= full / 2).then(|| self.grant()).flatten()
+    }
+
+    /// The same for a window that many streams share. What some of them hold unread must not keep
+    /// the credit of the others back: it returns once it is half of what is not held.
+    pub(super) fn release_shared(&mut self, bytes: usize, full: u32) -> Option<u32> {
+        self.take_back(bytes, full);
+        let half = self.credit >= full / 2 || i64::from(self.credit) >= i64::from(self.left);
+        half.then(|| self.grant()).flatten()
+    }
+
+    /// Has the driver taken all that came, and the peer been granted it again?
+    pub(super) fn is_whole(self, full: u32) -> bool {
+        i64::from(self.left) == i64::from(full)
+    }
+
+    fn take_back(&mut self, bytes: usize, full: u32) {
         // A driver that gives back more than it got must not inflate the window.
         let most = i64::from(full) - i64::from(self.left);
         let most = u32::try_from(most.max(0)).unwrap_or(u32::MAX);
         self.credit = self.credit.saturating_add(wire(bytes)).min(most);
-        if self.credit == 0 || self.credit < full / 2 {
-            return None;
-        }
+    }
+
+    fn grant(&mut self) -> Option<u32> {
         let grant = std::mem::take(&mut self.credit);
         self.left = self
             .left
             .saturating_add(i32::try_from(grant).unwrap_or(i32::MAX));
-        Some(grant)
+        Some(grant).filter(|grant| *grant > 0)
     }
 
     /// Our own initial window changed by so much.
@@ -115,6 +133,23 @@ mod tests {
         window.grow(4).unwrap();
         assert_eq!(window.available(), 1);
         assert_eq!(window.grow(WINDOW_MAX), Err(Overflow));
+    }
+
+    /// More than half is held by streams that nobody reads: what is left still moves.
+    #[test]
+    fn what_some_hold_does_not_keep_back_the_credit_of_others() {
+        for held in [0, 40, 60, 99] {
+            let mut window = ReceiveWindow::new(100);
+            window.accept(held).unwrap();
+            let mut moved = 0;
+            for _ in 0..1_000 {
+                let piece = 1.min(100 - held);
+                window.accept(piece).unwrap();
+                moved += piece;
+                window.release_shared(1, 100);
+            }
+            assert_eq!(moved, 1_000, "{held} held");
+        }
     }
 
     #[test]

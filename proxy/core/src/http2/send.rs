@@ -42,6 +42,8 @@ impl Connection {
             content: UNKNOWN,
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.stream_window()),
+            grown: 0,
+            granted: None,
             remote_ended: false,
             local_ended: end,
             head_seen: false,
@@ -95,6 +97,12 @@ impl Connection {
             Some(stream) if !stream.local_ended => both(stream.send, self.send),
             Some(_) | None => 0,
         }
+    }
+
+    /// How many bytes of DATA may be sent on all streams together now.
+    #[must_use]
+    pub fn connection_capacity(&self) -> usize {
+        self.send.available()
     }
 
     /// Is the stream there, and may we still send on it?
@@ -179,17 +187,36 @@ impl Connection {
     /// also those of a stream that is gone: they count for the connection.
     pub fn consumed(&mut self, id: StreamId, bytes: usize, out: &mut Vec<u8>) {
         self.credit_connection(bytes, out);
-        let full = self.stream_window();
-        if let Some(stream) = self.streams.get_mut(id.0)
-            && !stream.remote_ended
-            && let Some(grant) = stream.receive.release(bytes, full)
-        {
-            frame::write_window_update(id.0, grant, out);
-        }
+        let (base, second) = (self.stream_window(), self.second);
+        let Some(stream) = self.streams.get_mut(id.0).filter(|s| !s.remote_ended) else {
+            return;
+        };
+        let full = base.saturating_add(stream.grown);
+        let Some(grant) = stream.receive.release(bytes, full) else {
+            return;
+        };
+        // Twice half a window in one second, and nothing is left unread: it is worth more room.
+        let fast = stream.granted.replace(second) == Some(second) && stream.receive.is_whole(full);
+        let more = if fast { self.growth(full) } else { 0 };
+        self.streams.grow(id.0, more);
+        frame::write_window_update(id.0, grant.saturating_add(more), out);
+    }
+
+    /// By how much the window of one stream may grow: it doubles, as far as it and all together may.
+    fn growth(&self, full: u32) -> u32 {
+        let one = self.settings.stream_window_max.saturating_sub(full);
+        let all = self
+            .settings
+            .growth_max
+            .saturating_sub(self.streams.grown());
+        full.min(one).min(all)
     }
 
     pub(super) fn credit_connection(&mut self, bytes: usize, out: &mut Vec<u8>) {
-        if let Some(grant) = self.receive.release(bytes, self.settings.connection_window) {
+        if let Some(grant) = self
+            .receive
+            .release_shared(bytes, self.settings.connection_window)
+        {
             frame::write_window_update(0, grant, out);
         }
     }

@@ -22,6 +22,10 @@ pub(super) struct Stream {
     pub(super) content: u64,
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
+    /// Bytes by which our window for it has grown.
+    pub(super) grown: u32,
+    /// The second in which credit was granted last.
+    pub(super) granted: Option<u8>,
     /// The peer sends nothing more.
     pub(super) remote_ended: bool,
     /// We send nothing more.
@@ -83,6 +87,8 @@ pub(super) struct Streams {
     by_us: Recent,
     by_peer: Recent,
     ended: Recent,
+    /// Bytes by which the windows of all live ones have grown.
+    grown: u32,
 }
 
 impl Streams {
@@ -98,6 +104,23 @@ impl Streams {
             by_us: Recent::new(resets),
             by_peer: Recent::new(REMEMBERED),
             ended: Recent::new(REMEMBERED),
+            grown: 0,
+        }
+    }
+
+    /// Bytes by which the windows of all live ones have grown.
+    pub(super) fn grown(&self) -> u32 {
+        self.grown
+    }
+
+    /// The window of stream `id` grows by so much.
+    pub(super) fn grow(&mut self, id: u32, bytes: u32) {
+        if let Some(stream) = self.live.get_mut(&id) {
+            stream.grown = stream.grown.saturating_add(bytes);
+            stream
+                .receive
+                .shift(i32::try_from(bytes).unwrap_or(i32::MAX));
+            self.grown = self.grown.saturating_add(bytes);
         }
     }
 
@@ -160,7 +183,10 @@ impl Streams {
 
     /// The stream is over. False: it was not live.
     pub(super) fn remove(&mut self, id: u32, how: Closed) -> bool {
-        let was = self.live.remove(&id).is_some();
+        let was = self.live.remove(&id);
+        if let Some(stream) = &was {
+            self.grown = self.grown.saturating_sub(stream.grown);
+        }
         match how {
             Closed::ByUs => self.by_us.push(id),
             Closed::ByPeer => self.by_peer.push(id),
@@ -170,7 +196,7 @@ impl Streams {
         if self.live.is_empty() && self.live.capacity() > ROOM_KEPT {
             self.live.shrink_to(ROOM_KEPT / 4);
         }
-        was
+        was.is_some()
     }
 }
 

@@ -9,6 +9,7 @@ mod frames;
 mod heads;
 mod packing;
 mod attacks;
+mod windows;
 mod play;
 mod oracle;
 

@@ -119,11 +119,11 @@ impl Answer {
         }
     }
 
-    /// Sends a head. `end`: no body follows.
+    /// Sends a head, once there is room for it. `end`: no body follows.
     ///
     /// # Errors
     /// Nobody listens any more.
-    pub fn respond(&mut self, head: &mut ResponseHead, end: bool) -> Result<(), Broken> {
+    pub async fn respond(&mut self, head: &mut ResponseHead, end: bool) -> Result<(), Broken> {
         let informational = (100..200).contains(&head.status) && head.status != 101;
         self.started |= !informational;
         self.status = head.status;
@@ -142,7 +142,7 @@ impl Answer {
                 }
                 Ok(())
             }
-            Tx::H2(tx) => tx.respond(head, end),
+            Tx::H2(tx) => tx.respond(head, end).await,
             Tx::Tcp(_) => Err(Broken::Reset(None)),
         }
     }
@@ -325,6 +325,7 @@ async fn attempt(
         upgrade::translate(&mut head, &answer.context, &asked.request.head.protocol);
         answer
             .respond(&mut head, false)
+            .await
             .map_err(Broken::downstream)?;
         answer.tx.flush();
         return Ok(Attempt::Upgraded);
@@ -357,6 +358,7 @@ async fn relay_answer(
     let empty = head.body == BodyLength::Empty;
     answer
         .respond(&mut head, empty)
+        .await
         .map_err(Broken::downstream)?;
     if empty {
         return answer.tx.drained().await.map_err(Broken::downstream);
@@ -405,6 +407,7 @@ async fn final_head(
         if answer.context.version != Version::Http10 {
             answer
                 .respond(&mut head, false)
+                .await
                 .map_err(Broken::downstream)?;
             if let Tx::H1(tx) = &mut answer.tx {
                 // What the client does not read is not read from the server.

@@ -10,11 +10,13 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::http2::{Connection, ErrorCode, OpenError, Role, Settings, StreamId};
+use isthmus_proxy_core::http2::{
+    Connection, DATA_BYTES_MAX, ErrorCode, OpenError, Role, Settings, StreamId,
+};
 use isthmus_proxy_core::message::RequestHead;
 use tokio::time::timeout;
 
@@ -28,6 +30,14 @@ mod stream;
 
 use stream::Slot;
 pub use stream::{StreamRx, StreamTx};
+
+/// Of what leaves in one piece ([`crate::transport::Transport::burst`]), so many may wait for the
+/// socket before streams are told to wait.
+const BURSTS_MAX: usize = 2;
+/// Less room in the output is none.
+const ROOM_BYTES_MIN: usize = 1024;
+/// Fixed by the protocol: bytes before a frame's payload.
+const HEAD_BYTES: usize = 9;
 
 /// One HTTP/2 connection.
 #[derive(Debug)]
@@ -57,7 +67,8 @@ struct State {
     incoming: VecDeque<(RequestHead, StreamRx, StreamTx)>,
     acceptor: Queue,
     openers: Queue,
-    /// Waiting for room in `out` or for the connection's window.
+    /// Waiting for room in `out` or for the connection's window: for what all streams share. Who
+    /// waits for a stream's own window stands in its slot.
     senders: Queue,
     unanswered_ping: bool,
     going_away: bool,
@@ -87,6 +98,16 @@ impl Hasher for IdHasher {
 }
 
 impl State {
+    /// How much the output takes now, out of what leaves in one piece. Less than a little is nothing:
+    /// it would make frames of a few bytes.
+    fn room(&self, burst: usize) -> Option<usize> {
+        let waiting = self.out.len() + self.writing;
+        let left = (burst * BURSTS_MAX).saturating_sub(waiting);
+        // Frames have heads, and credit for what was read may come between.
+        let room = left.saturating_sub((left / DATA_BYTES_MAX + 2) * HEAD_BYTES);
+        Some(room).filter(|room| *room >= ROOM_BYTES_MIN)
+    }
+
     /// To be called before much is encoded: a session that has nothing to say holds no buffer.
     fn begin(&mut self) {
         if self.out.capacity() == 0 {
@@ -158,40 +179,41 @@ impl Session {
         .await
     }
 
-    /// Opens a stream. Where the peer's limit does not allow it now, that is waited for, but no
-    /// longer than `limit`. Safe to drop.
+    /// Opens a stream. Where the peer's limit does not allow it now, or the output has no room for
+    /// the head, that is waited for, but no longer than `limit`. Safe to drop.
     ///
     /// # Errors
-    /// `Refused`: the connection takes no new streams; another one may. `Timeout`: the peer's limit
-    /// did not allow it in time.
+    /// `Refused`: the connection takes no new streams; another one may. `Timeout`: the peer did not
+    /// allow it, or did not read, in time.
     pub async fn open(
         self: &Rc<Self>,
         head: &RequestHead,
         end: bool,
         limit: Duration,
     ) -> Result<(StreamRx, StreamTx), Broken> {
-        if let Some(opened) = self.try_open(head, end) {
+        if let Poll::Ready(opened) = self.poll_open((head, end), None) {
             return opened;
         }
         // Seldom: the task of each request must not have room for it.
-        let opening = poll_fn(|cx| {
-            self.state.borrow_mut().openers.push(cx);
-            self.try_open(head, end).map_or(Poll::Pending, Poll::Ready)
-        });
+        let opening = poll_fn(|cx| self.poll_open((head, end), Some(cx)));
         let waiting = Box::pin(timeout(limit, opening));
         waiting.await.unwrap_or(Err(Broken::Timeout))
     }
 
-    /// `None`: not now, but perhaps later.
-    fn try_open(
+    /// `cx`: who waits, if not now but perhaps later.
+    fn poll_open(
         self: &Rc<Self>,
-        head: &RequestHead,
-        end: bool,
-    ) -> Option<Result<(StreamRx, StreamTx), Broken>> {
+        (head, end): (&RequestHead, bool),
+        cx: Option<&Context<'_>>,
+    ) -> Poll<Result<(StreamRx, StreamTx), Broken>> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         if self.closed.get() {
-            return Some(Err(Broken::Refused));
+            return Poll::Ready(Err(Broken::Refused));
+        }
+        if state.room(self.burst).is_none() {
+            cx.into_iter().for_each(|cx| state.senders.push(cx));
+            return Poll::Pending;
         }
         state.begin();
         match state.codec.open(head, end, &mut state.out) {
@@ -200,16 +222,19 @@ impl Session {
                 state.streams.insert(id, Rc::clone(&slot));
                 drop(guard);
                 self.dirty.set();
-                Some(Ok(stream::halves(self, id, slot)))
+                Poll::Ready(Ok(stream::halves(self, id, slot)))
             }
-            Err(OpenError::TooManyStreams) => None,
-            Err(OpenError::NoConnectProtocol) if !state.codec.is_ready() => None, // yet
-            Err(OpenError::NoConnectProtocol) => {
-                Some(Err(Broken::Malformed(Failure::UpstreamProtocol)))
+            // The peer's settings may not have come yet.
+            Err(OpenError::NoConnectProtocol) if state.codec.is_ready() => {
+                Poll::Ready(Err(Broken::Malformed(Failure::UpstreamProtocol)))
+            }
+            Err(OpenError::TooManyStreams | OpenError::NoConnectProtocol) => {
+                cx.into_iter().for_each(|cx| state.openers.push(cx));
+                Poll::Pending
             }
             Err(OpenError::GoingAway | OpenError::Exhausted) => {
                 state.going_away = true;
-                Some(Err(Broken::Refused))
+                Poll::Ready(Err(Broken::Refused))
             }
         }
     }
@@ -299,3 +324,6 @@ impl Session {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,12 @@ impl Queue {
         }
     }
 
+    /// Does nobody wait?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wakers.is_empty()
+    }
+
     /// Wakes the first few.
     pub fn wake(&mut self, count: usize) {
         for waker in self.wakers.drain(..count.min(self.wakers.len())) {

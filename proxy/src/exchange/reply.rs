@@ -39,7 +39,7 @@ pub async fn failure(
 
 /// Sends a whole answer of our own.
 pub async fn simple(answer: &mut Answer, mut head: ResponseHead, body: &[u8]) {
-    if answer.respond(&mut head, body.is_empty()).is_err() {
+    if answer.respond(&mut head, body.is_empty()).await.is_err() {
         return;
     }
     if !body.is_empty() {

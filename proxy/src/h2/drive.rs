@@ -142,10 +142,16 @@ impl Session {
                     slot.wake_sender();
                 }
             }
-            Event::Writable { id: None } => state.senders.wake(WAKE_PER_FLUSH),
+            Event::Writable { id: None } => {
+                state.senders.wake(WAKE_PER_FLUSH);
+                // It looks for the next ones in line.
+                self.dirty.set();
+            }
             Event::Settings => {
                 state.openers.wake_all();
                 state.senders.wake_all();
+                // The peer's initial window moves those of all streams.
+                state.streams.values().for_each(|slot| slot.wake_sender());
             }
             Event::GoAway { .. } => {
                 state.going_away = true;
@@ -178,6 +184,7 @@ impl Session {
                 self.transport.shut_down();
                 break;
             }
+            self.wake_next().await;
             let done = {
                 let state = self.state.borrow();
                 state.codec.is_drained() && state.streams.is_empty() && state.out.is_empty()
@@ -188,6 +195,23 @@ impl Session {
             }
         }
         self.close();
+    }
+
+    /// Who was woken may have had nothing to add, or be gone: those behind must not wait for that.
+    async fn wake_next(&self) {
+        let waiting = {
+            let state = self.state.borrow();
+            !state.senders.is_empty() && state.codec.connection_capacity() > 0
+        };
+        if waiting {
+            // Those who were woken are first.
+            tokio::task::yield_now().await;
+            let mut state = self.state.borrow_mut();
+            if state.out.is_empty() {
+                state.senders.wake(WAKE_PER_FLUSH);
+            }
+            self.dirty.set();
+        }
     }
 
     async fn write_out(&self) -> io::Result<()> {

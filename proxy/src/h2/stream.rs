@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use isthmus_proxy_core::http2::{DATA_BYTES_MAX, ErrorCode, Role, StreamId};
+use isthmus_proxy_core::http2::{ErrorCode, Role, StreamId};
 use isthmus_proxy_core::message::{Fields, ResponseHead};
 
 use super::Session;
@@ -16,14 +16,6 @@ use crate::stream::{Broken, Pull};
 
 /// Received at once: worth a buffer that has the size already.
 const LARGE_BYTES_MIN: usize = 8 * 1024;
-
-/// Of what leaves in one piece ([`crate::transport::Transport::burst`]), so many may wait for the
-/// socket before streams are told to wait.
-const BURSTS_MAX: usize = 2;
-/// Less room in the output is none: it would make frames of a few bytes.
-const ROOM_BYTES_MIN: usize = 1024;
-/// Fixed by the protocol: bytes before a frame's payload.
-const HEAD_BYTES: usize = 9;
 
 /// What a stream has received, and who waits for it.
 #[derive(Debug)]
@@ -300,11 +292,13 @@ impl fmt::Debug for StreamTx {
 }
 
 impl StreamTx {
-    /// Sends the head of the answer; informational ones may come before.
+    /// Sends the head of the answer, once the output has room for it; informational ones may come
+    /// before. Safe to drop.
     ///
     /// # Errors
     /// The stream is gone.
-    pub fn respond(&mut self, head: &ResponseHead, end: bool) -> Result<(), Broken> {
+    pub async fn respond(&mut self, head: &ResponseHead, end: bool) -> Result<(), Broken> {
+        poll_fn(|cx| self.poll_room(cx)).await?;
         let mut guard = self.session.state.borrow_mut();
         let state = &mut *guard;
         state.begin();
@@ -315,6 +309,20 @@ impl StreamTx {
             self.slot.0.borrow_mut().sent = true;
         }
         result.map_err(|_| self.why())
+    }
+
+    /// Heads are no DATA: no window holds them back, only a peer that does not read.
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
+        if let Some(broken) = self.slot.0.borrow().broken {
+            return Poll::Ready(Err(broken));
+        }
+        let mut state = self.session.state.borrow_mut();
+        if state.room(self.session.burst).is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        state.senders.push(cx);
+        self.slot.0.borrow_mut().sender = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn why(&self) -> Broken {
@@ -328,16 +336,18 @@ impl StreamTx {
             }
             let mut guard = self.session.state.borrow_mut();
             let state = &mut *guard;
-            let waiting = state.out.len() + state.writing;
-            let left = (self.session.burst * BURSTS_MAX).saturating_sub(waiting);
-            // Frames have heads, and credit for what was read may come between.
-            let room = left.saturating_sub((left / DATA_BYTES_MAX + 2) * HEAD_BYTES);
+            let room = state.room(self.session.burst);
             let capacity = state.codec.capacity(self.id);
-            if room >= ROOM_BYTES_MIN && capacity > 0 {
+            if let Some(room) = room
+                && capacity > 0
+            {
                 return Poll::Ready(Ok(room.min(capacity)));
             }
-            // Woken by the flusher, by the connection's window, and by the stream's own.
-            state.senders.push(cx);
+            // In line for what all share. A stream that lacks only its own window does not stand
+            // there: it would take wake-ups from those whom they help.
+            if room.is_none() || state.codec.connection_capacity() == 0 {
+                state.senders.push(cx);
+            }
             drop(guard);
             self.slot.0.borrow_mut().sender = Some(cx.waker().clone());
             Poll::Pending

@@ -58,20 +58,20 @@ impl Inbound {
             rx: crate::stream::Rx::Tcp(rx),
             tx: crate::stream::Tx::Tcp(tx),
         };
-        self.bytes(port, left, |_| true, reached).await;
+        self.bytes(port, left, false, reached).await;
     }
 
     /// A byte stream to a port: judged, connected, relayed, and judged again when policies change.
-    /// `accept` tells the peer that it is connected.
+    /// `told`: the peer is told that it is connected.
     fn bytes<'a>(
         &'a self,
         port: u16,
         left: Duplex,
-        accept: fn(&mut Duplex) -> bool,
+        told: bool,
         reached: Option<Result<Reached<'a>, Failed>>,
     ) -> impl Future<Output = ()> + use<'a> {
         // In a box, which is gone when both sides are open: most connections are idle then.
-        let opening = Box::pin(self.open_bytes(port, left, accept, reached));
+        let opening = Box::pin(self.open_bytes(port, left, told, reached));
         async move {
             let Some(mut opened) = opening.await else {
                 return;
@@ -94,7 +94,7 @@ impl Inbound {
         &'a self,
         port: u16,
         mut left: Duplex,
-        accept: fn(&mut Duplex) -> bool,
+        told: bool,
         reached: Option<Result<Reached<'a>, Failed>>,
     ) -> Option<Box<Opened<'a>>> {
         let event = self.event("tcp", self.worker.snapshot().generation);
@@ -106,7 +106,7 @@ impl Inbound {
         let failed = match reached {
             Ok(reached) => {
                 note(&mut open.event, &reached.permit);
-                if accept(&mut left) {
+                if !told || tell_opened(&mut left).await {
                     return Some(Box::new(Opened {
                         open,
                         left,
@@ -117,7 +117,7 @@ impl Inbound {
                 }
                 Failed::new(Failure::DownstreamReset, "the peer left")
             }
-            Err(failed) => self.refuse(&mut left, failed),
+            Err(failed) => self.refuse(&mut left, failed).await,
         };
         finish_bytes(open, Err(failed));
         None
@@ -160,9 +160,9 @@ impl Inbound {
     }
 
     /// Tells the peer that its stream was not accepted, and under which id we know why.
-    fn refuse(&self, left: &mut Duplex, failed: Failed) -> Failed {
+    async fn refuse(&self, left: &mut Duplex, failed: Failed) -> Failed {
         let id = self.worker.recorder.reason_id();
-        refuse_stream(left, status(failed.failure), &id);
+        refuse_stream(left, status(failed.failure), &id).await;
         Failed {
             told: Some(id.into()),
             ..failed
@@ -226,7 +226,7 @@ impl Inbound {
         if self.peer.is_none() {
             let why = "only peers of the mesh may CONNECT";
             let failed = Failed::new(Failure::Unauthenticated, why);
-            return Box::pin(async move { self.refuse_connect(down, 405, failed) });
+            return Box::pin(async move { self.refuse_connect(down, 405, failed).await });
         }
         let target = std::str::from_utf8(&head.authority)
             .ok()
@@ -236,36 +236,23 @@ impl Inbound {
             let to = target.map_or("what is no address".to_owned(), |t| t.to_string());
             let why = format!("CONNECT to {to}, and that is not this workload");
             let failed = Failed::new(Failure::NoDestination, why);
-            return Box::pin(async move { self.refuse_connect(down, 400, failed) });
+            return Box::pin(async move { self.refuse_connect(down, 400, failed).await });
         };
         let left = Duplex {
             rx: down.rx,
             tx: down.answer.tx,
         };
-        Box::pin(async move {
-            self.bytes(
-                own.port(),
-                left,
-                |left| match &mut left.tx {
-                    crate::stream::Tx::H2(tx) => tx
-                        .respond(&ResponseHead::new(200, BodyLength::Marked), false)
-                        .is_ok(),
-                    crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
-                },
-                None,
-            )
-            .await;
-        })
+        Box::pin(async move { self.bytes(own.port(), left, true, None).await })
     }
 
     /// A CONNECT that could lead nowhere.
-    pub(super) fn refuse_connect(&self, down: Downstream, status: u16, failed: Failed) {
+    pub(super) async fn refuse_connect(&self, down: Downstream, status: u16, failed: Failed) {
         let id = self.worker.recorder.reason_id();
         let mut left = Duplex {
             rx: down.rx,
             tx: down.answer.tx,
         };
-        refuse_stream(&mut left, status, &id);
+        refuse_stream(&mut left, status, &id).await;
         let event = self.event("tcp", self.worker.snapshot().generation);
         let result = Err(Failed {
             told: Some(id.into()),
@@ -289,14 +276,25 @@ fn status(failure: Failure) -> u16 {
     }
 }
 
+/// Tells a peer that its stream is connected. False: it has left.
+async fn tell_opened(left: &mut Duplex) -> bool {
+    match &mut left.tx {
+        crate::stream::Tx::H2(tx) => {
+            let head = ResponseHead::new(200, BodyLength::Marked);
+            tx.respond(&head, false).await.is_ok()
+        }
+        crate::stream::Tx::H1(_) | crate::stream::Tx::Tcp(_) => true,
+    }
+}
+
 /// Ends a stream that was not accepted: a status where it has heads, a reset where not.
-fn refuse_stream(left: &mut Duplex, status: u16, reason: &str) {
+async fn refuse_stream(left: &mut Duplex, status: u16, reason: &str) {
     match &mut left.tx {
         crate::stream::Tx::H2(tx) => {
             let mut head = ResponseHead::new(status, BodyLength::Empty);
             head.fields.push(b"x-mesh-reason", reason.as_bytes());
             // A peer that is gone needs no answer.
-            let _ = tx.respond(&head, true);
+            let _ = tx.respond(&head, true).await;
         }
         other => other.reset(ErrorCode::Cancel),
     }
@@ -332,7 +330,7 @@ mod tests {
         fn size<A, B, F>(_: impl FnOnce(&'static Inbound, A, B) -> F) -> usize {
             size_of::<F>()
         }
-        let relaying = size(|side, port, left| side.bytes(port, left, |_| true, None));
+        let relaying = size(|side, port, left| side.bytes(port, left, false, None));
         let opened = size_of::<Opened<'_>>();
         assert!(relaying <= 1536 && opened <= 1024, "{relaying}, {opened}");
     }
@@ -355,7 +353,7 @@ mod tests {
             rx: crate::stream::Rx::Tcp(rx),
             tx: crate::stream::Tx::Tcp(tx),
         };
-        let mut serving = pin!(side.bytes(port, left, |_| true, None));
+        let mut serving = pin!(side.bytes(port, left, false, None));
         let first = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx))).await;
         assert!(first.is_pending(), "it is connecting");
         // Knows no policies, so nothing is allowed any more.

@@ -4,14 +4,15 @@
 //! all of them share is in `Shared`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use isthmus_proto::ids::ServiceName;
 use isthmus_proxy_core::balance::{EndpointSet, Rng, Ticks};
-use isthmus_proxy_core::hop::reachable;
+use isthmus_proxy_core::hop::{GatewayTable, reachable};
 use isthmus_proxy_core::snapshot::{Lookup, Service, Snapshot};
 use rustls::ServerConfig;
 use smallvec::SmallVec;
@@ -33,6 +34,17 @@ pub const FIRST_USE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a service whose endpoints are known waits for a way to any of them.
 const GATEWAYS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Services for which that was waited in vain, remembered at most.
+const IN_VAIN_MAX: usize = 1024;
+
+/// What was known when a way to a service was waited for in vain. While nothing of it changes, the
+/// next call need not wait again.
+#[derive(Debug)]
+struct InVain {
+    service: Weak<Service>,
+    gateways: Weak<GatewayTable>,
+}
 
 /// Is everything known that a call needs, and is there a way to any endpoint, if there are some?
 fn is_ready(snapshot: &Snapshot, service: &Service) -> bool {
@@ -93,6 +105,7 @@ pub struct Worker {
     pub apps: AppPool,
     /// Sessions whose peers may vanish.
     pub keepalive: Keepalive,
+    in_vain: RefCell<HashMap<ServiceName, InVain>>,
     /// What is open, for judging it again.
     pub connections: Connections,
     /// The counters, without a lock.
@@ -120,6 +133,7 @@ impl Worker {
             tunnels: Tunnels::new(shared.config.tunnels_per_peer),
             apps: AppPool::default(),
             keepalive: Keepalive::default(),
+            in_vain: RefCell::default(),
             connections: Connections::default(),
             recorder: Recorder::new(Arc::clone(&shared.telemetry)),
             hints: Hints::default(),
@@ -194,7 +208,7 @@ impl Worker {
     ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
         let snapshot = self.snapshot();
         if let Lookup::Found(service) = find(&snapshot)
-            && is_ready(&snapshot, service)
+            && (is_ready(&snapshot, service) || self.is_in_vain(&snapshot, service))
         {
             let service = Arc::clone(service);
             service.guard.touch(self.now());
@@ -202,6 +216,30 @@ impl Worker {
         }
         // Seldom: the task of each request must not have room for it.
         Box::pin(self.first_use(key, find)).await
+    }
+
+    fn is_in_vain(&self, snapshot: &Snapshot, service: &Arc<Service>) -> bool {
+        let in_vain = self.in_vain.borrow();
+        in_vain.get(&service.name).is_some_and(|known| {
+            std::ptr::eq(known.service.as_ptr(), Arc::as_ptr(service))
+                && std::ptr::eq(known.gateways.as_ptr(), Arc::as_ptr(&snapshot.gateways))
+        })
+    }
+
+    /// Only where everything is known but a way: what is not known is asked for again.
+    fn waited_in_vain(&self, snapshot: &Snapshot, service: &Arc<Service>) {
+        if !service.is_complete() {
+            return;
+        }
+        let mut in_vain = self.in_vain.borrow_mut();
+        if in_vain.len() >= IN_VAIN_MAX {
+            in_vain.clear();
+        }
+        let known = InVain {
+            service: Arc::downgrade(service),
+            gateways: Arc::downgrade(&snapshot.gateways),
+        };
+        in_vain.insert(service.name.clone(), known);
     }
 
     async fn first_use(
@@ -243,7 +281,10 @@ impl Worker {
                 Ok(Err(_)) | Err(_) => {
                     let snapshot = self.snapshot();
                     return match find(&snapshot) {
-                        Lookup::Found(service) => Ok((Arc::clone(&snapshot), Arc::clone(service))),
+                        Lookup::Found(service) => {
+                            self.waited_in_vain(&snapshot, service);
+                            Ok((Arc::clone(&snapshot), Arc::clone(service)))
+                        }
                         Lookup::Absent => Err(true),
                         Lookup::Unknown => Err(false),
                     };

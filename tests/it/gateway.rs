@@ -312,3 +312,24 @@ fn replaced(words: &[u8], old: &str, new: &str) -> Vec<u8> {
     changed[at..at + old.len()].copy_from_slice(new.as_bytes());
     changed
 }
+
+/// What has no way to any endpoint fails at once, not each time after a wait for a way.
+#[tokio::test]
+async fn a_service_without_a_way_is_waited_for_once() {
+    const CALLS: u32 = 10;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.service("cart", 1).gateways(0))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    let first = client.get("/").await;
+    assert!(first.text().starts_with("UH "), "{}", first.text());
+    let begun = Instant::now();
+    for _ in 0..CALLS {
+        assert_eq!(client.get("/").await.status, 503);
+    }
+    // A wait takes half a second.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(250) * CALLS, "{took:?}");
+}

@@ -132,6 +132,8 @@ pub struct RawConfig {
     tunnels_per_peer: usize,
     #[serde(default = "unproven")]
     unproven_per_source: usize,
+    #[serde(default = "streams_per_tunnel")]
+    streams_per_tunnel: u32,
 }
 
 fn default_mesh_domain() -> String {
@@ -140,6 +142,11 @@ fn default_mesh_domain() -> String {
 
 fn one() -> usize {
     1
+}
+
+/// A tunnel carries all that a worker has with a peer.
+fn streams_per_tunnel() -> u32 {
+    4096
 }
 
 fn thirty() -> u64 {
@@ -247,6 +254,8 @@ pub struct Config {
     /// At a gateway, connections of one source address for each worker about which nobody knows yet
     /// whether a pod takes them.
     pub unproven_per_source: usize,
+    /// Streams that a peer may have open in one tunnel.
+    pub streams_per_tunnel: u32,
 }
 
 impl Config {
@@ -324,6 +333,7 @@ impl RawConfig {
             drain: Duration::from_secs(self.drain_seconds),
             tunnels_per_peer: self.tunnels_per_peer,
             unproven_per_source: self.unproven_per_source,
+            streams_per_tunnel: self.streams_per_tunnel,
         })
     }
 
@@ -337,6 +347,10 @@ impl RawConfig {
         }
         if self.tunnels_per_peer == 0 || self.tunnels_per_peer > 64 {
             return Err(value("tunnels_per_peer", "not from 1 to 64".to_owned()));
+        }
+        if self.streams_per_tunnel == 0 || self.streams_per_tunnel > 65_536 {
+            let why = format!("{} is not from 1 to 65,536", self.streams_per_tunnel);
+            return Err(value("streams_per_tunnel", why));
         }
         if !(1..=UNPROVEN_MAX).contains(&self.unproven_per_source) {
             return Err(value(
@@ -453,6 +467,11 @@ mod tests {
                 "\"state_dir\"",
                 "\"unproven_per_source\":0,\"state_dir\"",
                 "unproven_per_source",
+            ),
+            (
+                "{\"role\"",
+                "{\"streams_per_tunnel\":0,\"role\"",
+                "streams_per_tunnel",
             ),
         ] {
             let error = raw(change, to).unwrap_err().to_string();

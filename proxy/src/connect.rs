@@ -456,7 +456,8 @@ async fn handshake(
     }
     let chain = tls.chain();
     let transport = Transport::Tls(io, tls.into());
-    let session = Session::start(transport, http2::Role::Client, tunnel::settings());
+    let settings = tunnel::settings(worker.shared.config.streams_per_tunnel);
+    let session = Session::start(transport, http2::Role::Client, settings);
     worker.connections.believe(&session, chain);
     worker.keepalive.watch(&session, Keep::Tunnel);
     Ok(session)

@@ -254,6 +254,19 @@ impl Session {
         self.closed.get()
     }
 
+    /// Have the peer's settings come?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.state.borrow().codec.is_ready()
+    }
+
+    /// Has the peer as many streams as it takes? Before it has said how many, that is not known.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let state = self.state.borrow();
+        state.codec.is_ready() && !state.codec.can_open()
+    }
+
     /// Streams that are open now.
     #[must_use]
     pub fn streams(&self) -> usize {

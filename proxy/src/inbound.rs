@@ -65,7 +65,8 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
     let Some(identified) = identify(&worker, conn).await else {
         return;
     };
-    let session = Session::start(identified.transport, Role::Server, tunnel::settings());
+    let settings = tunnel::settings(worker.shared.config.streams_per_tunnel);
+    let session = Session::start(identified.transport, Role::Server, settings);
     worker.connections.believe(&session, identified.chain);
     worker.keepalive.watch(&session, Keep::Peer);
     let source_cluster = Some(Arc::from(identified.peer.id.trust_domain().cluster()));

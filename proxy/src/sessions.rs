@@ -16,6 +16,9 @@ use crate::notify::Queue;
 /// A session is replaced after this, so that no tunnel outlives its certificates.
 const AGE_MAX: Duration = Duration::from_secs(12 * 3600);
 
+/// Sessions to one place, where each has as many streams as its peer takes.
+const FULL_MAX: usize = 16;
+
 /// One worker's sessions to one place.
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -28,7 +31,7 @@ pub struct Sessions {
 
 impl Sessions {
     /// An open session, or one that `open` opens: while there are fewer than `enough` and those
-    /// are busy, one more.
+    /// are busy, one more; and one more where all are full.
     ///
     /// # Errors
     /// Why none could be opened.
@@ -42,7 +45,7 @@ impl Sessions {
         }
         while self.opening.get() {
             if let Some(failure) = self.wait().await {
-                return Err(failure);
+                return self.least().ok_or(failure);
             }
             if let Some(session) = self.best(1) {
                 return Ok(session);
@@ -53,7 +56,11 @@ impl Sessions {
         // Seldom: the task of each request must not have room for a handshake.
         let session = Box::pin(open()).await;
         opening.end(session.as_ref().err().copied());
-        let session = session?;
+        let session = match session {
+            Ok(session) => session,
+            // Better a busy one than none.
+            Err(failure) => return self.least().ok_or(failure),
+        };
         self.open
             .borrow_mut()
             .push((Rc::clone(&session), Instant::now()));
@@ -63,23 +70,30 @@ impl Sessions {
     /// The usable session with the fewest streams, if there are enough of them.
     fn best(&self, enough: usize) -> Option<Rc<Session>> {
         self.forget_closed();
-        let sessions = self.open.borrow();
-        for (session, since) in sessions.iter() {
+        for (session, since) in self.open.borrow().iter() {
             if since.elapsed() > AGE_MAX {
                 session.go_away();
             }
         }
-        let usable = || sessions.iter().filter(|(s, _)| s.is_usable());
-        let best = usable()
-            .min_by_key(|(s, _)| s.streams())
-            .map(|(s, _)| Rc::clone(s))?;
-        // One more is opened only when the ones there are busy.
-        let busy = best.streams() > 0;
-        if usable().count() < enough && busy && !self.opening.get() {
-            None
-        } else {
-            Some(best)
-        }
+        let best = self.least()?;
+        // One more is opened only when the ones there are busy. Who finds them full waits for it.
+        let (full, busy) = (best.is_full(), best.streams() > 0);
+        let enough = if full { enough.max(FULL_MAX) } else { enough };
+        let more = self.usable() < enough && busy && (full || !self.opening.get());
+        (!more).then_some(best)
+    }
+
+    /// Those that take new streams.
+    fn usable(&self) -> usize {
+        let open = self.open.borrow();
+        open.iter().filter(|(s, _)| s.is_usable()).count()
+    }
+
+    /// The usable session with the fewest streams.
+    fn least(&self) -> Option<Rc<Session>> {
+        let open = self.open.borrow();
+        let usable = open.iter().map(|(s, _)| s).filter(|s| s.is_usable());
+        usable.min_by_key(|s| s.streams()).map(Rc::clone)
     }
 
     /// Waits until the opening that is under way has ended; how it failed, if it did.
@@ -157,10 +171,13 @@ impl Drop for Opening<'_> {
 #[cfg(test)]
 mod tests {
     use isthmus_proxy_core::http2::{Role, Settings};
+    use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
     use tokio::net::TcpStream;
     use tokio::task::{LocalSet, yield_now};
 
     use super::*;
+    use crate::h2::{StreamRx, StreamTx};
+    use crate::stream::Broken;
     use crate::transport::Transport;
     use crate::worker::tests::pair;
 
@@ -188,6 +205,78 @@ mod tests {
         let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
         assert!(Rc::ptr_eq(&a, &b) && Rc::ptr_eq(&b, &c));
         assert_eq!(opener.0.borrow().len(), 1);
+    }
+
+    async fn ask(session: &Rc<Session>, limit: Duration) -> Result<(StreamRx, StreamTx), Broken> {
+        let head = RequestHead {
+            method: Method::Post,
+            version: Version::Http2,
+            https: false,
+            authority: b"cart".to_vec(),
+            path: b"/".to_vec(),
+            protocol: Vec::new(),
+            fields: Fields::default(),
+            body: BodyLength::Marked,
+            keep_alive: true,
+            expects_continue: false,
+        };
+        session.open(&head, false, limit).await
+    }
+
+    #[tokio::test]
+    async fn as_many_as_are_wanted_share_the_streams() {
+        const WANTED: usize = 3;
+        let (sessions, opener) = (Sessions::default(), Opener::default());
+        let test = async {
+            let mut held = Vec::new();
+            for _ in 0..4 * WANTED {
+                let open = async || opener.open().await;
+                let session = sessions.get(WANTED, open).await.unwrap();
+                held.push(ask(&session, Duration::from_secs(9)).await.unwrap());
+            }
+            let streams = sessions.open.borrow();
+            let streams: Vec<_> = streams.iter().map(|(s, _)| s.streams()).collect();
+            assert_eq!(streams, [4; WANTED]);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    /// A server that takes few streams gets more connections, up to a bound.
+    #[tokio::test]
+    async fn where_all_are_full_one_more_is_opened() {
+        const STREAMS: u32 = 2;
+        let sessions = Sessions::default();
+        let servers = RefCell::default();
+        let open = async || {
+            let (near, far) = pair().await;
+            let settings = Settings {
+                max_concurrent_streams: STREAMS,
+                ..Settings::default()
+            };
+            let server = Session::start(Transport::Plain(far), Role::Server, settings);
+            let servers: &RefCell<Vec<_>> = &servers;
+            servers.borrow_mut().push(server);
+            let client = Transport::Plain(near);
+            Ok(Session::start(client, Role::Client, Settings::default()))
+        };
+        let test = async {
+            let mut held = Vec::new();
+            let streams = FULL_MAX * usize::try_from(STREAMS).unwrap();
+            for _ in 0..streams {
+                let session = sessions.get(1, &open).await.unwrap();
+                held.push(ask(&session, Duration::from_secs(9)).await.unwrap());
+                // Before its peer has spoken it is not known to be full.
+                while !session.is_ready() {
+                    yield_now().await;
+                }
+            }
+            assert_eq!(sessions.len(), FULL_MAX);
+            let session = sessions.get(1, &open).await.unwrap();
+            let asked = ask(&session, Duration::from_millis(20)).await;
+            assert_eq!(asked.err(), Some(Broken::Timeout));
+            assert_eq!(sessions.len(), FULL_MAX);
+        };
+        LocalSet::new().run_until(test).await;
     }
 
     #[tokio::test]

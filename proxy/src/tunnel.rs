@@ -17,20 +17,17 @@ use isthmus_proxy_core::snapshot::Snapshot;
 use crate::h2::Session;
 use crate::sessions::Sessions;
 
-/// Streams in one tunnel at once: it carries all that a worker has with a peer.
-const STREAMS_MAX: u32 = 4096;
-
 /// What a tunnel may hold unread: a thousand streams that nobody reads, and what those that are read
 /// may grow by. Beyond, streams wait for each other.
 const TUNNEL_WINDOW_BYTES: u32 = 72 * 1024 * 1024;
 
-/// The HTTP/2 settings of a tunnel, both ends.
+/// The HTTP/2 settings of a tunnel, both ends. `streams`: how many the peer may open.
 #[must_use]
-pub fn settings() -> Settings {
+pub fn settings(streams: u32) -> Settings {
     let usual = Settings::default();
     Settings {
-        max_concurrent_streams: STREAMS_MAX,
-        resets_max: STREAMS_MAX,
+        max_concurrent_streams: streams,
+        resets_max: streams.max(usual.resets_max),
         connection_window: TUNNEL_WINDOW_BYTES,
         // Room for what proxies add to a head that was just small enough.
         header_list_bytes: usual.header_list_bytes + 4096,

@@ -2,16 +2,24 @@
 
 use std::time::Duration;
 
+use isthmus_tests::client::{Reply, full};
 use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::programs::{run, said};
 use isthmus_tests::wait::check;
 use isthmus_tests::{App, Mesh, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const MIB: usize = 1024 * 1024;
 /// Everything that runs here: both proxies, the gateway, the application and the client.
 const GROWTH_MAX: usize = 32 * MIB;
+/// Sockets of its own that a stream passes, there and back.
+const SOCKETS: usize = 4;
+/// What the windows on the way of one stream hold, there and back.
+const WINDOWS_MAX: usize = 2 * MIB;
+/// Whoever still takes something takes it within this.
+const TAKEN_WITHIN: Duration = Duration::from_millis(500);
 
 fn bytes() -> MeshPlan {
     Mesh::builder()
@@ -87,6 +95,37 @@ async fn bulk_alone() {
     assert!(growth < GROWTH_MAX, "{} MiB", growth / MIB);
 }
 
+/// How many tunnels lead through the one gateway of west: each is one connection there.
+async fn tunnels(mesh: &Mesh) -> usize {
+    let gateway = mesh.proxy("west/gateway-1");
+    let open = gateway.metric("open_connections", &[]).await;
+    format!("{open:.0}").parse().unwrap()
+}
+
+/// What the kernel takes for one socket, both ends.
+fn socket_max() -> usize {
+    let most = |file| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{file}")).unwrap();
+        text.split_whitespace()
+            .last()
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+    };
+    most("tcp_rmem") + most("tcp_wmem")
+}
+
+/// Writes until nothing more is taken; how much that was.
+async fn fill(io: &mut TcpStream) -> usize {
+    let held_max = SOCKETS * socket_max() + WINDOWS_MAX;
+    let (piece, mut taken) = (vec![1u8; MIB], 0);
+    while let Ok(written) = timeout(TAKEN_WITHIN, io.write(&piece)).await {
+        taken += written.unwrap();
+        assert!(taken < held_max, "it was never held back: {taken}");
+    }
+    taken
+}
+
 /// One stream of a tunnel that nobody reads fills its own window, and nobody else's.
 #[tokio::test]
 async fn a_slow_reader_does_not_hold_up_its_neighbours_in_the_tunnel() {
@@ -95,11 +134,8 @@ async fn a_slow_reader_does_not_hold_up_its_neighbours_in_the_tunnel() {
     let mut stuck = Vec::new();
     for port in [81, 81, 84] {
         let mut io = web.port("echo", port).tcp().await.unwrap();
-        let piece = vec![1u8; MIB];
-        // Until nothing more is taken.
-        let filling = async { while io.write_all(&piece).await.is_ok() {} };
-        let taken = timeout(Duration::from_secs(1), filling).await;
-        assert!(taken.is_err(), "it was never held back");
+        let taken = fill(&mut io).await;
+        assert!(taken > 0, "nothing was taken");
         stuck.push(io);
     }
     let http = web.port("echo", 83);
@@ -116,6 +152,83 @@ async fn a_slow_reader_does_not_hold_up_its_neighbours_in_the_tunnel() {
         .expect("not held up")
         .unwrap();
     assert_eq!(u64::from_be_bytes(count), 4 * 1024 * 1024);
+    assert_eq!(tunnels(&mesh).await, 1, "all of them share one");
+}
+
+/// In a process of its own: what is measured is all that the process holds.
+#[tokio::test]
+async fn a_hundred_unread_answers_hold_up_nobody_and_cost_little() {
+    let file = std::env::current_exe().unwrap();
+    let out = run(&file, &["--exact", "limits::unread_alone", "--ignored"]).await;
+    let text = said(&out);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[tokio::test]
+#[ignore = "runs in a process of its own, by a_hundred_unread_answers_hold_up_nobody_and_cost_little"]
+async fn unread_alone() {
+    // More than a client's connection carries.
+    const CONNECTIONS: usize = 2;
+    const UNREAD: usize = 50;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("echo", 1, |s| s.port("http2", 80, "http2", App::Http2))
+        })
+        .start()
+        .await;
+    let client = mesh.client("east/web").port("echo", 80);
+    let mut neighbour = client.http2().await.unwrap();
+    let mut ask = async || {
+        let request = client.request("POST", "/").body(full(vec![b'n'; 200_000]));
+        let answer = neighbour.send_request(request.unwrap()).await.unwrap();
+        Reply::read(answer).await.unwrap().body.len()
+    };
+    assert_eq!(ask().await, 200_000);
+    let begin = resident();
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let io = client.tcp().await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        let (mut sender, connection) = builder
+            .initial_window_size(1024)
+            .handshake::<_, bytes::Bytes>(io)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        for _ in 0..UNREAD {
+            sender = sender.ready().await.unwrap();
+            let uri = format!("http://{}/bytes/{}", client.host(), 4 * MIB);
+            let request = http::Request::get(uri).body(()).unwrap();
+            let (answer, _) = sender.send_request(request, true).unwrap();
+            let answer = timeout(Duration::from_secs(20), answer).await;
+            let mut body = answer.expect("a head").unwrap().into_body();
+            // What is not released is never granted again.
+            assert!(body.data().await.unwrap().unwrap().len() <= 1024);
+            held.push((sender.clone(), body));
+        }
+    }
+    // Each has filled what it may, on its way from the application.
+    let moved = async || {
+        let proxy = mesh.proxy("west/echo-1");
+        proxy.metric("received_bytes_total", &[]).await
+    };
+    let mut before = -1.0;
+    until("nothing more is taken", async || {
+        let now = moved().await;
+        let still = now <= before;
+        before = now;
+        check(still, now)
+    })
+    .await;
+    for _ in 0..20 {
+        let answered = timeout(Duration::from_secs(10), ask()).await;
+        assert_eq!(answered.expect("not held up"), 200_000);
+    }
+    let growth = resident().saturating_sub(begin);
+    assert!(growth < GROWTH_MAX, "{} MiB", growth / MIB);
+    assert_eq!(tunnels(&mesh).await, 1, "all of them share one");
+    drop(held);
 }
 
 #[tokio::test]
@@ -123,29 +236,24 @@ async fn a_head_that_is_too_large_is_refused_by_its_status() {
     let mesh = bytes().start().await;
     let http = mesh.client("east/web").port("echo", 83);
     let big = http.request("GET", "/").header("x-big", "a".repeat(70_000));
-    let reply = http
-        .send(big.body(isthmus_tests::client::full("")).unwrap())
-        .await
-        .unwrap();
+    let reply = http.send(big.body(full("")).unwrap()).await.unwrap();
     assert_eq!(reply.status, 431, "{}", reply.text());
     let mut many = http.request("GET", "/");
     for n in 0..150 {
         many = many.header(format!("x-{n}"), "1");
     }
-    let reply = http
-        .send(many.body(isthmus_tests::client::full("")).unwrap())
-        .await
-        .unwrap();
+    let reply = http.send(many.body(full("")).unwrap()).await.unwrap();
     assert_eq!(reply.status, 431, "{}", reply.text());
     assert_eq!(mesh.app_on("west/echo-1", 83).record.requests(), 0);
     assert_eq!(http.get("/").await.status, 200);
 }
 
-/// More callers at once than one tunnel carries streams.
+/// More callers at once than one tunnel carries streams: further tunnels take them.
 #[tokio::test]
 async fn more_requests_at_once_than_a_tunnel_has_streams_are_all_answered() {
     const CALLERS: usize = 200;
-    let mesh = bytes().start().await;
+    const STREAMS: usize = 40;
+    let mesh = bytes().proxies("streams_per_tunnel", STREAMS).start().await;
     mesh.app_on("west/echo-1", 83).behaviour.delay(100);
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..CALLERS {
@@ -159,6 +267,24 @@ async fn more_requests_at_once_than_a_tunnel_has_streams_are_all_answered() {
         good += 1;
     }
     assert_eq!(good, CALLERS);
+    let opened = tunnels(&mesh).await;
+    assert!((2..=16).contains(&opened), "{opened} tunnels");
+}
+
+#[tokio::test]
+async fn as_many_tunnels_as_are_allowed_share_the_streams() {
+    const TUNNELS: usize = 3;
+    let mesh = bytes().proxies("tunnels_per_peer", TUNNELS).start().await;
+    let web = mesh.client("east/web");
+    let mut held = Vec::new();
+    for n in 1..=4 * TUNNELS {
+        let mut io = web.port("echo", 81).tcp().await.unwrap();
+        io.write_all(b"x").await.unwrap();
+        io.read_exact(&mut [0; 1]).await.unwrap();
+        held.push(io);
+        // One more only while those that are there are busy.
+        assert_eq!(tunnels(&mesh).await, n.min(TUNNELS), "{n} streams");
+    }
 }
 
 /// What a client leaves behind is gone soon.

@@ -269,7 +269,7 @@ async fn unread_streams_hold_up_none_of_their_neighbours() {
     let test = async {
         for (settings, unread) in [
             (Settings::default(), 99),
-            (crate::tunnel::settings(), 1_000),
+            (crate::tunnel::settings(4096), 1_000),
         ] {
             let base = usize::try_from(settings.initial_window).unwrap();
             let growth = usize::try_from(settings.growth_max).unwrap();

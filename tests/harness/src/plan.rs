@@ -12,6 +12,7 @@ pub struct MeshPlan {
     pub(crate) drain_seconds: u64,
     pub(crate) certificate_seconds: Option<u64>,
     pub(crate) captured: bool,
+    pub(crate) settings: serde_json::Map<String, serde_json::Value>,
     pub(crate) servers: Option<Programs>,
 }
 
@@ -97,6 +98,13 @@ impl MeshPlan {
     #[must_use]
     pub fn captured(mut self) -> Self {
         self.captured = true;
+        self
+    }
+
+    /// A key of every proxy's configuration.
+    #[must_use]
+    pub fn proxies(mut self, key: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.settings.insert(key.to_owned(), value.into());
         self
     }
 

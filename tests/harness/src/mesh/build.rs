@@ -281,7 +281,7 @@ impl Building<'_> {
             let token = self.mesh.control.token(cluster, namespace, name, account);
             std::fs::write(place.join("token"), token).expect("a token on disk");
         }
-        let config = json!({
+        let mut config = json!({
             "role": role,
             "cluster": cluster,
             "network": self.cluster.network,
@@ -303,6 +303,9 @@ impl Building<'_> {
             "drain_seconds": self.plan.drain_seconds,
             "access_log": place.join("access.log"),
         });
+        if let Some(keys) = config.as_object_mut() {
+            keys.extend(self.plan.settings.clone());
+        }
         let full = format!("{cluster}/{name}");
         self.mesh
             .proxies

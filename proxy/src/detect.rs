@@ -79,3 +79,34 @@ fn read_some(io: &TcpStream, first: &mut Vec<u8>) -> Result<bool, ()> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::worker::tests::pair;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
+        let (mut client, io) = pair().await;
+        assert_eq!(detect(&io, Duration::from_millis(1)).await, None);
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let (first, kind) = detect(&io, LONG).await.unwrap();
+        assert_eq!(kind, Detected::Http1);
+        assert_eq!(first, b"GET / HTTP/1.1\r\n");
+        drop(client);
+        assert_eq!(detect(&io, LONG).await, None, "it left");
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_end_is_all_there_will_be() {
+        let (mut client, io) = pair().await;
+        client.write_all(b"GE").await.unwrap();
+        client.shutdown().await.unwrap();
+        let found = detect(&io, LONG).await;
+        assert_eq!(found, Some((b"GE".to_vec(), Detected::Opaque)));
+    }
+}

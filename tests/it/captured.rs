@@ -96,7 +96,10 @@ fn mesh() -> MeshPlan {
     Mesh::builder().captured().cluster("east", |c| {
         c.client("web")
             .service("cart", 1)
-            .service_with("mail", 1, |s| s.port("any", 84, "", App::Greeter(GREETING)))
+            .service_with("mail", 1, |s| {
+                s.port("any", 84, "", App::Greeter(GREETING))
+                    .port("web", 85, "", App::Http)
+            })
     })
 }
 
@@ -230,4 +233,13 @@ async fn greeted() {
         .unwrap()
         .unwrap();
     assert_eq!(&back, b"quit");
+    // And where it is the client that speaks first, that is heard, too.
+    let web = mesh.app_on("east/mail-1", 85).address();
+    capture(STRANGER, &web.ip().to_string(), web.port(), listener).await;
+    let text = get(STRANGER, &web.to_string()).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let as_request = |line: &serde_json::Value| line["path"] == "/heads" && line["status"] == 200;
+    mesh.proxy("east/mail-1")
+        .logged("it as a request", as_request)
+        .await;
 }

@@ -3,6 +3,7 @@
 use super::describe::Content;
 use super::*;
 use crate::balance::Ticks;
+use crate::guard::USED_GRAIN;
 use bytes::Bytes;
 use isthmus_proto::ids::ServiceName;
 use isthmus_proto::locality::Locality;
@@ -206,6 +207,22 @@ fn children_wait_for_their_parent() {
     assert!(builder.build().services.is_empty());
     builder.apply(service());
     assert_eq!(pods(&builder.build()), Some(vec!["east/shop/cart-1"]));
+}
+
+#[test]
+fn the_last_use_of_a_service_is_told_by_every_key_and_outlives_generations() {
+    let (mut builder, snapshot) = built([service()]);
+    let (called, now) = (Ticks(0).after(USED_GRAIN), Ticks(0).after(USED_GRAIN * 3));
+    cart(&snapshot).guard.touch(called);
+    builder.apply(remove(Kind::Service, "host:other"));
+    let table = builder.build().services.clone();
+    let used = |key: &str| table.used(&key.parse().unwrap(), now);
+    for key in ["host:cart", "vip:east-net/10.96.0.5", CART] {
+        assert_eq!(used(key), Some(called), "{key}");
+    }
+    for key in ["host:other", "vip:east-net/10.96.0.9", "shop/none.shop"] {
+        assert_eq!(used(key), None, "{key}");
+    }
 }
 
 #[test]

@@ -472,3 +472,17 @@ fn a_long_stream_remembers_only_its_latest_nonces() {
         "the latest ones are still told apart"
     );
 }
+
+#[test]
+fn at_the_bound_one_key_makes_room_for_another() {
+    let mut subscription = subscription();
+    for number in 0..WANTED_MAX {
+        assert!(subscription.want_service(&format!("host:h{number}")));
+    }
+    assert!(subscription.has_no_room_for("host:new"));
+    assert!(!subscription.has_no_room_for("host:h1"), "it is wanted");
+    assert!(!subscription.want_service("host:new"));
+    subscription.unwant_service("host:h1");
+    assert!(!subscription.has_no_room_for("host:new"));
+    assert!(subscription.want_service("host:new"));
+}

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Config;
-use crate::control;
+use crate::control::Replicas;
 use crate::files;
 use crate::telemetry::Telemetry;
 use crate::tls::{Held, TlsStore, identity};
@@ -43,7 +43,7 @@ pub async fn keep(
         hold(&store, &telemetry, held);
         issued.send_modify(|n| *n += 1);
     }
-    let mut pause = RETRY_MIN;
+    let (mut pause, mut replicas) = (RETRY_MIN, Replicas::new(&config));
     loop {
         if let Some(held) = store.held() {
             let due = renewal(&held);
@@ -53,7 +53,7 @@ pub async fn keep(
                 continue;
             }
         }
-        match issue(&config, &store).await {
+        match issue(&config, &store, &mut replicas).await {
             Ok(held) => {
                 tracing::info!(identity = %config.identity, not_after = ?held.not_after, "certificate issued");
                 hold(&store, &telemetry, held);
@@ -62,6 +62,7 @@ pub async fn keep(
             }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "no certificate yet");
+                replicas.leave();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
@@ -98,7 +99,7 @@ fn renewal(held: &Held) -> SystemTime {
     held.since + life.mul_f64(RENEW_AT * moved)
 }
 
-async fn issue(config: &Config, store: &Arc<TlsStore>) -> Result<Held> {
+async fn issue(config: &Config, store: &Arc<TlsStore>, replicas: &mut Replicas) -> Result<Held> {
     let token = std::fs::read_to_string(&config.token_file)
         .with_context(|| format!("read the token {}", config.token_file.display()))?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -108,7 +109,7 @@ async fn issue(config: &Config, store: &Arc<TlsStore>) -> Result<Held> {
         token: token.trim().to_owned(),
         cluster: config.cluster.to_string(),
     };
-    let channel = control::connect(config, store).await?;
+    let channel = replicas.connect(config, store).await?;
     let answer = IdentityServiceClient::new(channel)
         .issue(request)
         .await

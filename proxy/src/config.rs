@@ -11,6 +11,8 @@ use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::control::ADDRESSES_MAX;
+
 /// What `unproven_per_source` may be at most: as many as a worker accepts at all.
 const UNPROVEN_MAX: usize = 10_000;
 
@@ -158,12 +160,27 @@ fn unproven() -> usize {
     256
 }
 
+/// A text, or a list of texts.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text or a list of texts")]
+    enum Texts {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Texts::deserialize(from)? {
+        Texts::One(text) => vec![text],
+        Texts::More(texts) => texts,
+    })
+}
+
 /// Where discovery and certificates come from.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControlPlane {
-    /// `host:port`.
-    pub address: String,
+    /// Each `host:port`, of one replica or of several; a host may have several addresses.
+    #[serde(rename = "address", deserialize_with = "one_or_more")]
+    pub addresses: Vec<String>,
     /// PEM: the roots of the control plane's own trust domain.
     pub roots_file: PathBuf,
 }
@@ -358,6 +375,7 @@ impl RawConfig {
                 format!("not from 1 to {UNPROVEN_MAX}"),
             ));
         }
+        addresses(&self.control_plane.addresses)?;
         if let Some(admin) = self.listen.admin.filter(|a| !a.ip().is_loopback()) {
             return Err(value(
                 "listen.admin",
@@ -372,6 +390,22 @@ impl RawConfig {
         }
         Ok(())
     }
+}
+
+fn addresses(all: &[String]) -> Result<(), ConfigError> {
+    let key = "control_plane.address";
+    if all.is_empty() || all.len() > ADDRESSES_MAX {
+        return Err(value(key, format!("not 1 to {ADDRESSES_MAX} addresses")));
+    }
+    for text in all {
+        let port = text
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse::<u16>()));
+        if !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
+            return Err(value(key, format!("{text:?} is not host:port")));
+        }
+    }
+    Ok(())
 }
 
 fn value(key: &'static str, why: String) -> ConfigError {

@@ -1,16 +1,18 @@
 //! How does the control thread reach the control plane?
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use hyper_util::rt::TokioIo;
 use isthmus_proto::resource::TrustBundle;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 use isthmus_proxy_core::identify::{TrustBundles, TrustRoots};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -18,29 +20,109 @@ use tower::service_fn;
 use crate::config::Config;
 use crate::tls::{TlsStore, client_config_of};
 
-/// TCP and TLS together.
+/// Addresses of the control plane that are tried in one go.
+pub const ADDRESSES_MAX: usize = 16;
+/// How long a name server may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// TCP and TLS together, for each address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent control plane is asked for a sign of life, and left after twice that.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// Opens a channel to the control plane, whose identity is checked against its own roots. Our
-/// certificate is shown if we have one.
-///
-/// # Errors
-/// The roots can't be read, or nobody answers.
-pub async fn connect(config: &Config, store: &Arc<TlsStore>) -> Result<Channel> {
+/// The replicas of the control plane, as one user of them goes from one to the next.
+#[derive(Debug)]
+pub struct Replicas {
+    /// With which of them it begins: each proxy with another one.
+    spread: u64,
+    /// The one that was used last.
+    last: Option<SocketAddr>,
+    /// The one that was no good: it comes last.
+    left: Option<SocketAddr>,
+}
+
+impl Replicas {
+    /// For this proxy.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let mut hasher = DefaultHasher::new();
+        config.workload.as_str().hash(&mut hasher);
+        Self {
+            spread: hasher.finish(),
+            last: None,
+            left: None,
+        }
+    }
+
+    /// The one that was connected last is no good: another one comes first the next time.
+    pub fn leave(&mut self) {
+        self.left = self.last.take().or(self.left);
+    }
+
+    /// The one that was connected last, for people.
+    #[must_use]
+    pub fn last(&self) -> Option<SocketAddr> {
+        self.last
+    }
+
+    /// Opens a channel to the first replica that answers, whose identity is checked against the
+    /// control plane's own roots. Our certificate is shown if we have one.
+    ///
+    /// # Errors
+    /// The roots can't be read, no address is known, or none answers.
+    pub async fn connect(&mut self, config: &Config, store: &Arc<TlsStore>) -> Result<Channel> {
+        let (found, mut failed) = resolve(&config.control_plane.addresses).await;
+        for address in order(found, self.spread, self.left) {
+            self.last = Some(address);
+            match connect(config, store, address).await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => {
+                    self.leave();
+                    failed.push(format!("{address}: {error:#}"));
+                }
+            }
+        }
+        bail!("connect to the control plane: {}", failed.join("; "))
+    }
+}
+
+/// Every address that a replica may have, and what is no name.
+async fn resolve(hosts: &[String]) -> (Vec<SocketAddr>, Vec<String>) {
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    for host in hosts {
+        match tokio::time::timeout(RESOLVE_TIMEOUT, lookup_host(host)).await {
+            Ok(Ok(addresses)) => found.extend(addresses.take(ADDRESSES_MAX)),
+            Ok(Err(error)) => failed.push(format!("{host}: {error}")),
+            Err(_) => failed.push(format!("{host}: the name is not found in time")),
+        }
+    }
+    (found, failed)
+}
+
+/// In which order they are tried. The same for the same addresses, in whatever order a name server
+/// gives them; the one that was left comes last.
+fn order(mut addresses: Vec<SocketAddr>, spread: u64, left: Option<SocketAddr>) -> Vec<SocketAddr> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    let many = u64::try_from(addresses.len()).unwrap_or(1).max(1);
+    addresses.rotate_left(usize::try_from(spread % many).unwrap_or(0));
+    // Stable: the others keep their order.
+    addresses.sort_by_key(|address| Some(*address) == left);
+    addresses.truncate(ADDRESSES_MAX);
+    addresses
+}
+
+async fn connect(config: &Config, store: &Arc<TlsStore>, address: SocketAddr) -> Result<Channel> {
     let domain: TrustDomain = format!("control.{}", config.mesh_domain).parse()?;
     let expected = SpiffeId::new(&domain, "isthmus-system", "control-plane")?;
     let believed = Arc::new(TlsStore::default());
     believed.believe(Arc::new(roots(config, &domain)?));
     let tls = client_config_of(&believed, store, &expected)?;
     let name = ServerName::try_from(format!("control-plane.{}", config.mesh_domain))?;
-    let address = config.control_plane.address.clone();
     let connector = service_fn(move |_: Uri| {
-        let (tls, name, address) = (Arc::clone(&tls), name.clone(), address.clone());
+        let (tls, name) = (Arc::clone(&tls), name.clone());
         async move {
             let connecting = async {
-                let io = TcpStream::connect(&address).await?;
+                let io = TcpStream::connect(address).await?;
                 io.set_nodelay(true)?;
                 TlsConnector::from(tls).connect(name, io).await
             };
@@ -51,18 +133,13 @@ pub async fn connect(config: &Config, store: &Arc<TlsStore>) -> Result<Channel> 
         }
     });
     // The URI is only a form: the connector knows where to go.
-    Endpoint::from_static("http://control-plane")
+    let channel = Endpoint::from_static("http://control-plane")
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE * 2)
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
-        .await
-        .with_context(|| {
-            format!(
-                "connect to the control plane at {}",
-                config.control_plane.address
-            )
-        })
+        .await?;
+    Ok(channel)
 }
 
 /// Read anew each time: the file may be replaced while we run.
@@ -80,4 +157,34 @@ fn roots(config: &Config, domain: &TrustDomain) -> Result<TrustBundles> {
         origin: None,
     };
     Ok(TrustBundles::new([Arc::new(TrustRoots::compile(&bundle)?)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 15_012))
+    }
+
+    #[test]
+    fn the_replica_that_was_left_comes_last_and_the_others_keep_their_order() {
+        let all = || vec![at(3), at(1), at(2), at(1)];
+        assert_eq!(order(all(), 0, None), [at(1), at(2), at(3)]);
+        assert_eq!(order(all(), 4, None), [at(2), at(3), at(1)]);
+        assert_eq!(order(all(), 4, Some(at(2))), [at(3), at(1), at(2)]);
+        assert_eq!(order(all(), 4, Some(at(9))), [at(2), at(3), at(1)]);
+        assert_eq!(
+            order(vec![at(1)], 7, Some(at(1))),
+            [at(1)],
+            "one is better than none"
+        );
+        assert_eq!(order(Vec::new(), 7, None), []);
+    }
+
+    #[test]
+    fn proxies_begin_with_different_replicas() {
+        let first = |spread| order(vec![at(1), at(2)], spread, None).remove(0);
+        assert_eq!((first(0), first(1)), (at(1), at(2)));
+    }
 }

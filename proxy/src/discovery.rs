@@ -1,6 +1,7 @@
 //! How does the proxy stay informed? Drives the core's `Subscription` over the wire, publishes each
 //! new snapshot, and keeps the last one on disk.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,15 +10,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
+use isthmus_proto::ids::ClusterId;
 use isthmus_proxy_core::balance::{Me, Ticks};
-use isthmus_proxy_core::snapshot::{Kind, Snapshot, SnapshotBuilder, Update, persist};
+use isthmus_proxy_core::snapshot::{
+    ClusterFreshness, Kind, Snapshot, SnapshotBuilder, Update, persist,
+};
 use isthmus_proxy_core::subscription::{Asked, Subscription};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::config::Role;
-use crate::control;
+use crate::control::Replicas;
 use crate::files;
 use crate::worker::Shared;
 
@@ -58,6 +62,7 @@ impl State {
 /// The client side of discovery, over all streams.
 pub struct Discovery {
     shared: Arc<Shared>,
+    replicas: Replicas,
     subscription: Subscription,
     builder: SnapshotBuilder,
     publish: watch::Sender<Arc<Snapshot>>,
@@ -83,7 +88,7 @@ impl Discovery {
         let file = shared.config.state_dir.join("snapshot.bin");
         let mut builder = SnapshotBuilder::new(me);
         let saved = restore(&file, shared.config.workload.as_str());
-        let mut subscription = Subscription::new(node(shared), saved.as_ref());
+        let mut subscription = Subscription::new(node(shared, &BTreeMap::new()), saved.as_ref());
         for kind in standing(shared.config.role) {
             subscription.want(*kind, "*");
         }
@@ -103,6 +108,7 @@ impl Discovery {
         }
         Self {
             shared: Arc::clone(shared),
+            replicas: Replicas::new(&shared.config),
             subscription,
             builder,
             publish,
@@ -264,7 +270,9 @@ fn standing(role: Role) -> &'static [Kind] {
     }
 }
 
-fn node(shared: &Shared) -> Node {
+/// Who we are, and how new what we have of each cluster is: a control plane that has lost sight of one
+/// must not take us back.
+fn node(shared: &Shared, clusters: &BTreeMap<ClusterId, ClusterFreshness>) -> Node {
     let config = &shared.config;
     let role = match config.role {
         Role::Sidecar => "sidecar",
@@ -273,8 +281,20 @@ fn node(shared: &Shared) -> Node {
     let text = |value: &str| prost_types::Value {
         kind: Some(prost_types::value::Kind::StringValue(value.to_owned())),
     };
+    let seen = |(cluster, freshness): (&ClusterId, &ClusterFreshness)| {
+        let since = freshness.confirmed_at?.duration_since(UNIX_EPOCH).ok()?;
+        let kind = prost_types::value::Kind::NumberValue(since.as_secs_f64() * 1_000.0);
+        Some((cluster.to_string(), prost_types::Value { kind: Some(kind) }))
+    };
+    let seen = prost_types::Struct {
+        fields: clusters.iter().filter_map(seen).collect(),
+    };
+    let seen = prost_types::Value {
+        kind: Some(prost_types::value::Kind::StructValue(seen)),
+    };
     let metadata = prost_types::Struct {
         fields: [
+            ("seen".to_owned(), seen),
             ("role".to_owned(), text(role)),
             ("network".to_owned(), text(config.network.as_str())),
             ("version".to_owned(), text(env!("CARGO_PKG_VERSION"))),
@@ -336,6 +356,7 @@ pub async fn run(
         };
         tracing::warn!(error, "discovery is down; what is known stays");
         discovery.up(false, error);
+        discovery.replicas.leave();
         discovery
             .subscription
             .disconnected(Instant::now(), jitter());
@@ -365,10 +386,13 @@ async fn pause(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) {
 /// One stream, until it breaks.
 async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) -> Result<()> {
     let shared = Arc::clone(&discovery.shared);
-    let channel = control::connect(&shared.config, &shared.tls).await?;
+    let connecting = discovery.replicas.connect(&shared.config, &shared.tls);
+    let channel = connecting.await?;
     let (out, requests) = mpsc::channel(OUT_REQUESTS_MAX);
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+    let node = node(&shared, &discovery.publish.borrow().clusters);
+    discovery.subscription.introduce(node);
     discovery.subscription.connected();
     // The first request goes out with the call: the server may wait for it before it answers.
     transmit(&mut discovery.subscription, &out);
@@ -378,7 +402,8 @@ async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) 
         .context("open the discovery stream")?
         .into_inner();
     discovery.up(true, String::new());
-    tracing::info!(control_plane = %shared.config.control_plane.address, "discovery is up");
+    let control_plane = discovery.replicas.last();
+    tracing::info!(?control_plane, "discovery is up");
     let mut settle = None;
     let mut ticks = tokio::time::interval(SAVE_AFTER);
     loop {

@@ -186,6 +186,11 @@ impl Subscription {
             .flat_map(Ledger::wanted)
     }
 
+    /// Who we are, and what we have, as the next stream is told.
+    pub fn introduce(&mut self, node: Node) {
+        self.node = node;
+    }
+
     /// The stream is up.
     pub fn connected(&mut self) {
         self.connected = true;

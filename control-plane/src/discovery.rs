@@ -184,7 +184,7 @@ impl Stream {
             .shared
             .hub
             .read(|world| Client::of_node(world, identity, node))?;
-        let mut session = Session::new(client);
+        let mut session = Session::of_node(client, node);
         session.handle(&first)?;
         let (identity, remote) = (self.peer.id.as_str(), self.connection.remote);
         let place = self

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_control_plane_core::model::{CredentialRef, MeshCluster, SYSTEM_NAMESPACE};
 use isthmus_control_plane_core::quota::Quota;
-use isthmus_control_plane_core::world::{Standing, Standings, State};
+use isthmus_control_plane_core::world::{NOT_ADMITTED, Standing, Standings, State};
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
 use tokio::sync::watch;
@@ -205,7 +205,7 @@ impl Membership {
             return Err(wrong.clone());
         }
         if let Err(error) = self.fleet.admit(&cluster).await {
-            let wrong = ("Refused", format!("{error:#}"));
+            let wrong = (NOT_ADMITTED, format!("{error:#}"));
             let since = (Instant::now(), wrong.clone());
             self.refused.insert(cluster, since);
             return Err(wrong);

@@ -321,7 +321,12 @@ impl Proxy {
 
     /// Opens a stream.
     pub(crate) fn connect(&mut self, client: Client) -> Session {
-        let mut session = Session::new(client);
+        self.connect_as(client, &Node::default())
+    }
+
+    /// Opens a stream, and says this of itself.
+    pub(crate) fn connect_as(&mut self, client: Client, node: &Node) -> Session {
+        let mut session = Session::of_node(client, node);
         for request in self.hello() {
             session.handle(&request).unwrap();
         }

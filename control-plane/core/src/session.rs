@@ -13,6 +13,7 @@
 mod admission;
 mod channel;
 mod due;
+mod epoch;
 mod question;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ pub use crate::translate::{Client, ResourceType, Role};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::ServiceRef;
@@ -29,6 +30,8 @@ use crate::translate::{Encoded, endpoint, service};
 use crate::world::World;
 use admission::{check, cut};
 use channel::{Channel, Draft, Part};
+use epoch::Epochs;
+pub use epoch::SEEN;
 use question::{Asker, Asking, Subject, asking};
 
 /// Names of one type that a client may subscribe to.
@@ -68,6 +71,8 @@ pub struct Session {
     settled: bool,
     providers: BTreeMap<ServiceRef, Vec<ClusterId>>,
     nonces: u64,
+    /// What the client has from another replica, and is newer.
+    epochs: Epochs,
 }
 
 /// One type's side of a stream, for people.
@@ -104,6 +109,17 @@ impl Session {
             settled: false,
             providers,
             nonces: 0,
+            epochs: Epochs::default(),
+        }
+    }
+
+    /// As [`new`](Self::new), of a client that has been connected elsewhere before: nothing of a cluster
+    /// that it knows better than we do is told to it until we have caught up.
+    #[must_use]
+    pub fn of_node(client: Client, node: &Node) -> Self {
+        Self {
+            epochs: Epochs::of_node(node),
+            ..Self::new(client)
         }
     }
 
@@ -153,6 +169,9 @@ impl Session {
     /// The next response, if there is anything to say. To be called until there is none, after each
     /// request and after each change.
     pub fn poll(&mut self, world: &World) -> Option<DeltaDiscoveryResponse> {
+        if self.epochs.catch_up(world) {
+            self.channels.values_mut().for_each(Channel::all_due);
+        }
         self.resolve(world);
         self.find_clusters(world);
         match self.removed_endpoints(world) {
@@ -177,8 +196,12 @@ impl Session {
                     service::Resolved::Service(found) => {
                         channel.bind(&key, Some(Subject::Service(found)));
                     }
-                    service::Resolved::Nothing => channel.bind(&key, None),
-                    service::Resolved::Unknown => channel.unresolved(&key),
+                    service::Resolved::Nothing if !self.epochs.is_ahead() => {
+                        channel.bind(&key, None);
+                    }
+                    service::Resolved::Nothing | service::Resolved::Unknown => {
+                        channel.unresolved(&key)
+                    }
                 }
             }
         }
@@ -232,6 +255,7 @@ impl Session {
             client: &self.client,
             clusters: &self.clusters,
             settled: self.settled,
+            epochs: &self.epochs,
         };
         let Some(channel) = self.channels.get_mut(&ResourceType::Endpoint) else {
             return Ahead::Nothing;
@@ -260,6 +284,7 @@ impl Session {
             client: &self.client,
             clusters: &self.clusters,
             settled: self.settled,
+            epochs: &self.epochs,
         };
         let channel = self
             .channels

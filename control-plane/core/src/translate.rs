@@ -192,6 +192,14 @@ impl Answer {
         }
     }
 
+    /// These, and there may be more.
+    fn partial(resources: impl IntoIterator<Item = Encoded>) -> Self {
+        Self {
+            complete: false,
+            ..Self::complete(resources)
+        }
+    }
+
     /// There is none, for certain.
     pub(crate) fn nothing() -> Self {
         Self {

@@ -22,7 +22,7 @@ mod tests;
 pub use conditions::Condition;
 pub use dirty::Dirty;
 pub use keep::Place;
-pub use members::{Standing, Standings};
+pub use members::{NOT_ADMITTED, Standing, Standings};
 pub use offers::{Offer, OfferName, OfferedEndpoint};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +63,8 @@ pub struct World {
     mesh_authors: Option<BTreeSet<ClusterId>>,
     /// How pods find the control plane; `None`: they are not told.
     pub(crate) advertised: Option<Advertised>,
+    /// Is there a home cluster, and is it not known yet what became of all that it names?
+    gathering: bool,
     pub(crate) cache: Cache,
 }
 
@@ -117,6 +119,7 @@ impl World {
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
             advertised: None,
+            gathering: false,
             cache: Cache::default(),
         })
     }
@@ -141,6 +144,7 @@ impl World {
         let domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
         self.clusters
             .insert(cluster.clone(), Cluster::new(cluster.clone(), domain));
+        self.gather();
         self.settle();
         Ok(self.note(Dirty::everything()))
     }
@@ -168,6 +172,7 @@ impl World {
     /// be denied is never unknown. By default a cluster that cannot be listed keeps nobody waiting.
     pub fn set_mesh_authors(&mut self, clusters: Option<BTreeSet<ClusterId>>) -> Dirty {
         self.mesh_authors = clusters;
+        self.gather();
         self.settle();
         self.note(Dirty::everything())
     }
@@ -479,18 +484,24 @@ impl World {
         self.clusters.get(cluster).filter(|c| c.listed())
     }
 
-    /// Does it belong to the mesh without having been listed yet?
+    /// Does it belong to the mesh, or may it, without having been listed yet?
     pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
-        self.clusters.get(cluster).is_some_and(|c| !c.listed())
+        let known = self.clusters.get(cluster);
+        known.map_or(self.gathering, |c| !c.listed())
+    }
+
+    /// May clusters belong to the mesh that have not been admitted yet?
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.gathering
     }
 
     /// Is it known of every cluster which services it exports?
     pub(crate) fn offers_known(&self) -> bool {
-        self.clusters.values().all(Cluster::offers_known)
+        !self.gathering && self.clusters.values().all(Cluster::offers_known)
     }
 
     /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.
     pub(crate) fn all_listed(&self) -> bool {
-        self.clusters.values().all(Cluster::listed)
+        !self.gathering && self.clusters.values().all(Cluster::listed)
     }
 }

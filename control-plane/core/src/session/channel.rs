@@ -327,10 +327,32 @@ impl Channel {
             draft.removed.insert(name.to_string());
             draft.gone.push((subject.clone(), name.clone()));
         }
+        if asker.epochs.is_ahead() && wanted {
+            return part == Part::Removals
+                || self.careful(asker, (subject, holding), desired, (draft, bytes_max));
+        }
         if desired.is_empty() {
             return !answer.complete || self.tell_empty(holding, draft, bytes_max);
         }
         part == Part::Removals || self.upserts((subject, holding), &desired, draft, bytes_max)
+    }
+
+    /// To a client that is ahead of us: neither what would take it back in time, nor that there is
+    /// nothing. It is told the rest when we have caught up.
+    fn careful(
+        &self,
+        asker: &Asker<'_>,
+        of: (&Subject, &Holding),
+        mut desired: BTreeMap<&str, &Encoded>,
+        (draft, bytes_max): (&mut Draft, usize),
+    ) -> bool {
+        let held_back = |name: &str| asker.epochs.holds_back(asker.client, self.kind, name);
+        // Of what it asks for the first time it has nothing newer.
+        let first = |key: &String| self.keys.get(key).is_some_and(|known| known.anew);
+        if !of.1.keys.iter().all(first) {
+            desired.retain(|name, _| !held_back(name));
+        }
+        desired.is_empty() || self.upserts(of, &desired, draft, bytes_max)
     }
 
     /// Known empty: each key is told once.

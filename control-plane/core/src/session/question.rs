@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::ServiceRef;
+use crate::session::epoch::Epochs;
 use crate::translate::{
     Answer, Client, ResourceType, authorization, endpoint, gateway, route, service, trust, workload,
 };
@@ -51,6 +52,8 @@ pub(crate) struct Asker<'a> {
     pub(crate) clusters: &'a BTreeSet<ClusterId>,
     /// Is it known yet whose endpoints it holds?
     pub(crate) settled: bool,
+    /// What it has from another replica, and is newer.
+    pub(crate) epochs: &'a Epochs,
 }
 
 /// All that is known about a subject.
@@ -128,6 +131,9 @@ pub(crate) fn may_remove(
     (kind, name): (ResourceType, &str),
     complete: bool,
 ) -> bool {
+    if asker.epochs.holds_back(asker.client, kind, name) {
+        return false;
+    }
     match (kind, cluster_of(kind, name)) {
         (ResourceType::Endpoint | ResourceType::AccessPolicy, Some(cluster)) => {
             !world.is_unknown(cluster)

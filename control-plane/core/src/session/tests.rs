@@ -9,6 +9,7 @@ use crate::sample::*;
 use crate::world::Dirty;
 use ResourceType as T;
 
+mod epoch;
 mod random;
 
 const LOCAL: &str = "shop/cart.shop.svc.cluster.local";

@@ -10,9 +10,12 @@ pub(crate) fn bundles(world: &World) -> Answer {
     if world.trust.is_empty() || !world.mesh_authors_listed() {
         return Answer::unknown();
     }
-    Answer::complete(
-        world
-            .trust_bundles()
-            .map(|bundle| encode_plain(&bundle.trust_domain, bundle)),
-    )
+    let bundles = world
+        .trust_bundles()
+        .map(|bundle| encode_plain(&bundle.trust_domain, bundle));
+    if world.is_gathering() {
+        // Whoever is not named may be a member all the same.
+        return Answer::partial(bundles);
+    }
+    Answer::complete(bundles)
 }

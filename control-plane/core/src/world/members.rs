@@ -20,6 +20,9 @@ pub struct Standing {
     pub message: String,
 }
 
+/// Why a cluster that is named is not there: its keys can't be had, or not yet.
+pub const NOT_ADMITTED: &str = "NotAdmitted";
+
 /// The conditions of each MeshCluster of the home cluster, by name.
 pub type Standings = BTreeMap<String, Vec<Standing>>;
 
@@ -48,10 +51,31 @@ impl World {
             return Dirty::default();
         }
         self.standings = told;
+        let before = self.gathering;
+        self.gather();
+        if before != self.gathering {
+            // What is absent is now known to be, or no more.
+            return self.note(Dirty::everything());
+        }
         // Nothing that a client is told; whoever writes statuses looks at the cluster again.
         let mut dirty = Dirty::default();
         dirty.freshness.insert(home.clone());
         self.note(dirty)
+    }
+
+    /// Where there is a home cluster, it names the others; until it was heard, and what it names is
+    /// there, a cluster that is not there may belong to the mesh all the same. A control plane that
+    /// has just started must take nothing of it from anybody.
+    pub(super) fn gather(&mut self) {
+        let awaited = |(name, all): (&String, &Vec<Standing>)| {
+            let missing = !self.clusters.contains_key(name.as_str());
+            missing && all.iter().any(|standing| standing.reason == NOT_ADMITTED)
+        };
+        self.gathering = self.mesh_authors.is_some()
+            && self
+                .standings
+                .as_ref()
+                .is_none_or(|(_, all)| all.iter().any(awaited));
     }
 
     /// Standings as conditions, for people: what is not known yet is left out.

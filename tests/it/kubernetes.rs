@@ -19,6 +19,7 @@ mod credentials;
 mod outage;
 mod membership;
 mod roots;
+mod replicas;
 
 /// A watch that says nothing is noticed within a minute; then comes the backoff, at most 30 s.
 const NOTICED: Duration = Duration::from_secs(120);

@@ -69,6 +69,11 @@ impl ControlPlane {
         self.config["advertise"] = advertise;
     }
 
+    /// Its keys lie in the home cluster, where other replicas find them.
+    pub fn share_keys(&mut self) {
+        self.config["keys"] = json!("secrets");
+    }
+
     /// Starts it, and waits until it is ready.
     ///
     /// # Panics

@@ -25,6 +25,8 @@ pub struct Mesh {
     links: BTreeMap<String, Link>,
     listeners: BTreeMap<String, Vec<Listener>>,
     control: ControlPlane,
+    /// The second replica, where there are two.
+    other: Option<ControlPlane>,
     servers: BTreeMap<String, Server>,
     folder: TempDir,
     _subnets: BTreeMap<String, Subnet>,
@@ -135,6 +137,28 @@ impl Mesh {
     /// The control plane, to be killed and started.
     pub fn control_mut(&mut self) -> &mut ControlPlane {
         &mut self.control
+    }
+
+    /// Both replicas of the control plane.
+    ///
+    /// # Panics
+    /// There is only one.
+    #[must_use]
+    pub fn replicas(&self) -> [&ControlPlane; 2] {
+        let other = self.other.as_ref().expect("two control planes");
+        [&self.control, other]
+    }
+
+    /// One of them, to be killed and started.
+    ///
+    /// # Panics
+    /// There is only one.
+    pub fn replica_mut(&mut self, number: usize) -> &mut ControlPlane {
+        let other = self.other.as_mut().expect("two control planes");
+        match number {
+            0 => &mut self.control,
+            _ => other,
+        }
     }
 
     /// A cluster's API server, where the mesh is on such.

@@ -14,6 +14,7 @@ pub struct MeshPlan {
     pub(crate) captured: bool,
     pub(crate) settings: serde_json::Map<String, serde_json::Value>,
     pub(crate) servers: Option<Programs>,
+    pub(crate) replicas: bool,
 }
 
 /// A cluster to be.
@@ -85,6 +86,13 @@ impl MeshPlan {
     pub fn on_servers(mut self, programs: Programs) -> Self {
         self.servers = Some(programs);
         self
+    }
+
+    /// Two control planes, equal, with their keys in the first cluster, which has an API server.
+    #[must_use]
+    pub fn two_replicas(mut self, programs: Programs) -> Self {
+        self.replicas = true;
+        self.on_servers(programs)
     }
 
     /// How long a proxy that stops waits for what is open. Default: 1 s.

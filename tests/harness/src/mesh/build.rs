@@ -25,6 +25,8 @@ const INBOUND_PORT: u16 = 15_006;
 const GATEWAY_FIRST: u8 = 2;
 const LINK_OFFSET: u8 = 200;
 const POD_FIRST: u8 = 10;
+/// The second control plane; the first has 1.
+const REPLICA: u8 = 251;
 
 impl MeshPlan {
     /// Starts it all, and waits until every proxy is ready.
@@ -46,12 +48,23 @@ impl MeshPlan {
         }
         let first = subnets.values().next().expect("at least one cluster");
         let state_dir = folder.path().join("control-plane");
-        let control = ControlPlane::new(
+        let mut control = ControlPlane::new(
             first.host(1),
             &state_dir,
             &folders,
             self.certificate_seconds,
         );
+        let other = self.replicas.then(|| {
+            let home = subnets.keys().next().expect("at least one cluster");
+            let state_dir = folder.path().join("other-control-plane");
+            let seconds = self.certificate_seconds;
+            let mut other = ControlPlane::new(first.host(REPLICA), &state_dir, &folders, seconds);
+            for replica in [&mut control, &mut other] {
+                replica.set_home(json!({ "cluster": home, "allow": ["loopback"] }));
+                replica.share_keys();
+            }
+            other
+        });
         let mut mesh = Mesh {
             proxies: BTreeMap::new(),
             apps: BTreeMap::new(),
@@ -59,6 +72,7 @@ impl MeshPlan {
             links: BTreeMap::new(),
             listeners: BTreeMap::new(),
             control,
+            other,
             servers: BTreeMap::new(),
             folder,
             _subnets: BTreeMap::new(),
@@ -109,6 +123,9 @@ impl Mesh {
 
     async fn run(&mut self) {
         self.control.start().await;
+        if let Some(other) = &mut self.other {
+            other.start().await;
+        }
         for proxy in self.proxies.values_mut() {
             proxy.start().await;
         }
@@ -281,6 +298,8 @@ impl Building<'_> {
             let token = self.mesh.control.token(cluster, namespace, name, account);
             std::fs::write(place.join("token"), token).expect("a token on disk");
         }
+        let replicas = std::iter::once(&self.mesh.control).chain(&self.mesh.other);
+        let replicas: Vec<_> = replicas.map(ControlPlane::discovery).collect();
         let mut config = json!({
             "role": role,
             "cluster": cluster,
@@ -290,7 +309,7 @@ impl Building<'_> {
             "service_account": account,
             "addresses": [address],
             "control_plane": {
-                "address": self.mesh.control.discovery().to_string(),
+                "address": replicas,
                 "roots_file": self.mesh.control.roots_file(),
             },
             "token_file": place.join("token"),

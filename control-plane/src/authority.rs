@@ -8,6 +8,7 @@
 //! Each trust domain has its own; roots of different ones are never merged (SPIFFE).
 
 mod ca;
+pub mod handed;
 pub mod csr;
 pub mod registry;
 pub mod serving;
@@ -83,6 +84,8 @@ pub struct Authority {
     issuer: Ca,
     /// Which of the issuing certificates it is, from 1.
     number: u32,
+    /// If it was handed in.
+    handed: Option<handed::Handed>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -175,6 +178,7 @@ impl Authority {
             trust_domain: trust_domain.clone(),
             issuer: ca(store, &item, &text)?,
             number,
+            handed: None,
         })
     }
 
@@ -187,7 +191,10 @@ impl Authority {
     /// What believers of this trust domain hold.
     #[must_use]
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        self.issuer.chain.last().cloned().into_iter().collect()
+        match &self.handed {
+            Some(handed) => handed.roots(),
+            None => self.issuer.chain.last().cloned().into_iter().collect(),
+        }
     }
 
     /// The roots as PEM, for files.
@@ -256,14 +263,15 @@ impl Authority {
             id: id.clone(),
             cause,
         })?;
-        // All but the root, which whoever checks must hold already.
-        let above = self
-            .issuer
-            .chain
-            .split_last()
-            .map_or(&[][..], |(_, above)| above);
-        let chain = std::iter::once(leaf).chain(above.iter().cloned()).collect();
+        let above = self.above().iter().cloned();
+        let chain = std::iter::once(leaf).chain(above).collect();
         Ok(Issued { chain, not_after })
+    }
+
+    /// What stands between a leaf and the root: all but the root, which whoever checks must hold.
+    fn above(&self) -> &[CertificateDer<'static>] {
+        let chain = self.issuer.chain.split_last();
+        chain.map_or(&[][..], |(_, above)| above)
     }
 }
 
@@ -306,6 +314,7 @@ async fn newest(
         trust_domain: trust_domain.clone(),
         issuer: ca(store, &item(number), &text)?,
         number,
+        handed: None,
     }))
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isthmus_control_plane_core::issue::LIFETIME;
+use isthmus_control_plane_core::model::SYSTEM_NAMESPACE;
 use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::world::CLUSTERS_MAX;
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
@@ -171,6 +172,15 @@ pub struct Home {
     pub namespace: Option<Namespace>,
     /// What those kubeconfigs may say.
     pub allow: Allow,
+}
+
+impl Home {
+    /// The namespace of its Secrets; `own` is the one of our pod.
+    #[must_use]
+    pub fn place<'a>(&'a self, own: Option<&'a str>) -> &'a str {
+        let configured = self.namespace.as_ref().map(Namespace::as_str);
+        configured.or(own).unwrap_or(SYSTEM_NAMESPACE)
+    }
 }
 
 /// One cluster, and where it is learned from.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use isthmus_control_plane_core::model::Change;
-use isthmus_control_plane_core::world::Dirty;
+use isthmus_control_plane_core::world::{Dirty, World};
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource::TrustBundle;
 use isthmus_proto::spiffe::TrustDomain;
@@ -131,6 +131,26 @@ impl Fleet {
             tracing::warn!(%cluster, "the cluster can't join yet: {why}");
         }
         admitted
+    }
+
+    /// Signs for a cluster with what was handed in, and tells its believers if it is a member.
+    ///
+    /// # Errors
+    /// They can't be told.
+    pub async fn hand_in(&self, cluster: &ClusterId, handed: Authority) -> anyhow::Result<()> {
+        self.authorities.adopt(handed);
+        let member = |world: &World| world.state(cluster.as_str()).is_some();
+        if self.hub.read(member) {
+            self.admit(cluster).await?;
+        }
+        Ok(())
+    }
+
+    /// Is there somebody who signs for a cluster that was handed in?
+    #[must_use]
+    pub fn is_handed(&self, trust_domain: &TrustDomain) -> bool {
+        let authority = self.authorities.of(trust_domain);
+        authority.is_some_and(|authority| authority.is_handed())
     }
 
     /// Clusters that are to be admitted and are not yet, and why.
@@ -270,7 +290,7 @@ fn bundle(cluster: &ClusterId, authority: &Authority) -> TrustBundle {
             .iter()
             .map(|root| root.to_vec().into())
             .collect(),
-        sequence: 1,
+        sequence: authority.version(),
         cluster: cluster.to_string(),
         origin: None,
     }

@@ -10,6 +10,7 @@
 //!                  └───────────────┴── Standing: Accepted, CredentialValid, Connected, Synced
 //! ```
 
+mod issuer;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{CredentialRef, MeshCluster, SYSTEM_NAMESPACE};
+use isthmus_control_plane_core::model::{CredentialRef, MeshCluster};
 use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::world::{NOT_ADMITTED, Standing, Standings, State};
 use isthmus_proto::ids::ClusterId;
@@ -56,6 +57,7 @@ pub struct Membership {
     members: BTreeMap<ClusterId, Member>,
     /// Those that could not be admitted, when, and why: they are not tried again at once.
     refused: BTreeMap<ClusterId, (Instant, Wrong)>,
+    issuers: issuer::Issuers,
 }
 
 /// A cluster that has joined. Its task ends when nobody holds this.
@@ -121,6 +123,7 @@ impl Membership {
             configured,
             members: BTreeMap::new(),
             refused: BTreeMap::new(),
+            issuers: issuer::Issuers::default(),
         }
     }
 
@@ -128,7 +131,7 @@ impl Membership {
     pub async fn run(mut self) {
         let inbox = self.hub.subscribe();
         loop {
-            self.look().await;
+            Box::pin(self.look()).await;
             // Cancel-safe: what was heard and is not returned stays. Either way all is looked at.
             let _ = timeout(LOOK_EVERY, inbox.next()).await;
             // The world may change a thousand times a second.
@@ -147,12 +150,21 @@ impl Membership {
         self.part(&declared);
         let mut results = Vec::with_capacity(declared.len());
         for (name, object) in &declared {
-            let accepted = match judge((name, object), &mesh_domain, &self.configured) {
+            let judged = judge((name, object), &mesh_domain, &self.configured);
+            let issuer = match (&judged, &object.issuer) {
+                (Ok(_), Some(secret)) => self.handed((name, secret), &mesh_domain).await,
+                (Err(_), _) | (_, None) => None,
+            };
+            let accepted = match judged {
                 Ok(None) => Ok("Configured"),
-                Ok(Some((cluster, credential))) => self.take(cluster, credential).await,
+                Ok(Some((cluster, credential))) => match &issuer {
+                    // Nothing is made where something will be handed in.
+                    Some((Err(why), false)) => Err((NOT_ADMITTED, why.message.clone())),
+                    Some(_) | None => self.take(cluster, credential).await,
+                },
                 Err(wrong) => Err(wrong),
             };
-            results.push((name.clone(), accepted));
+            results.push((name.clone(), accepted, issuer.map(|(verdict, _)| verdict)));
         }
         let known: BTreeMap<String, (State, String)> = self.hub.read(|world| {
             let all = world.clusters();
@@ -161,13 +173,37 @@ impl Membership {
         });
         let standings: Standings = results
             .into_iter()
-            .map(|(name, accepted)| {
-                let standing = self.standing(&name, accepted, known.get(&name));
+            .map(|(name, accepted, issuer)| {
+                let mut standing = self.standing(&name, accepted, known.get(&name));
+                standing.extend(issuer.map(|verdict| match verdict {
+                    Ok(()) => say("IssuerValid", Some(true), "Valid", ""),
+                    Err(why) => say("IssuerValid", Some(false), why.reason, why.message),
+                }));
                 (name, standing)
             })
             .collect();
         self.hub
             .change(|world| world.set_standings(&home, standings));
+    }
+
+    /// Looks at the keys that are handed in for a cluster: whether they are good, and whether what signs
+    /// for it now was handed in.
+    async fn handed(
+        &mut self,
+        (name, secret): (&str, &str),
+        mesh_domain: &str,
+    ) -> Option<(Result<(), Unusable>, bool)> {
+        let cluster: ClusterId = name.parse().ok()?;
+        let domain = TrustDomain::of_cluster(&cluster, mesh_domain).ok()?;
+        let home = self.fleet.apis().borrow().get(&self.home.cluster).cloned();
+        let own = home.as_ref().and_then(|api| api.access().namespace.clone());
+        let namespace = self.home.place(own.as_deref());
+        let of = (&cluster, &domain, secret);
+        let looked = self
+            .issuers
+            .look(&self.fleet, (home.as_ref(), namespace), of);
+        let verdict = looked.await;
+        Some((verdict, self.fleet.is_handed(&domain)))
     }
 
     /// Lets those go that are not named any more.
@@ -181,6 +217,7 @@ impl Membership {
             tracing::info!(%cluster, "the cluster leaves the mesh");
             self.members.remove(&cluster);
             self.refused.remove(&cluster);
+            self.issuers.forget(&cluster);
             self.fleet.dismiss(&cluster);
             self.metrics.forget(&cluster);
         }
@@ -345,9 +382,7 @@ impl Keeper {
     }
 
     fn namespace<'a>(&'a self, home: &'a Api) -> &'a str {
-        let own = home.access().namespace.as_deref();
-        let configured = self.home.namespace.as_ref().map(|name| name.as_str());
-        configured.or(own).unwrap_or(SYSTEM_NAMESPACE)
+        self.home.place(home.access().namespace.as_deref())
     }
 
     /// Renews a token of a service account long before it ends. Each replica looks; the Secret is

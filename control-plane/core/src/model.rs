@@ -371,6 +371,9 @@ pub struct MeshCluster {
     pub gateways: Vec<GatewayChoice>,
     /// How its API server is reached, where the cluster joined by an object.
     pub credential: Option<CredentialRef>,
+    /// The Secret, in the control plane's own namespace, of which an operator hands in who signs.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// Its status.
     pub observed: Observed,
 }

@@ -139,6 +139,7 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
         trust_domain: None,
         gateways: Vec::new(),
         credential: None,
+        issuer: None,
         observed: Observed::default(),
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))

@@ -103,7 +103,7 @@ impl Ca {
         Self::new(chain, key)
     }
 
-    fn new(chain: Vec<CertificateDer<'static>>, key: KeyPair) -> Result<Self, CaError> {
+    pub(super) fn new(chain: Vec<CertificateDer<'static>>, key: KeyPair) -> Result<Self, CaError> {
         let own = chain
             .first()
             .ok_or(CaError::Read("there is no certificate in it"))?;

@@ -68,6 +68,15 @@ impl Authorities {
         Ok(authority)
     }
 
+    /// Signs with what was handed in from now on, and makes nothing for that trust domain any more.
+    pub fn adopt(&self, mut handed: Authority) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = current.get(handed.trust_domain()) {
+            handed.follow(old);
+        }
+        current.insert(handed.trust_domain().clone(), Arc::new(handed));
+    }
+
     /// Signs for this trust domain no more. Its keys stay where they are.
     pub fn remove(&self, trust_domain: &TrustDomain) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,12 +95,18 @@ impl Authorities {
     pub async fn tend(&self, now: SystemTime) {
         for old in self.all() {
             let trust_domain = old.trust_domain();
+            if old.is_handed() {
+                // Whoever handed it in renews it.
+                warn_of_end(&old, now);
+                continue;
+            }
             match old.reopen(&self.store, now).await {
                 Ok(new) => {
                     warn_of_end(&new, now);
                     let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-                    // Not if its cluster has left meanwhile.
-                    if let Some(authority) = current.get_mut(trust_domain) {
+                    // Not if its cluster has left meanwhile, or another one was handed in.
+                    let authority = current.get_mut(trust_domain);
+                    if let Some(authority) = authority.filter(|a| !a.is_handed()) {
                         *authority = Arc::new(new);
                     }
                 }

@@ -54,6 +54,10 @@ pub(super) struct ClusterSpec {
     /// that its configuration names.
     #[serde(default)]
     credential: Option<RawCredential>,
+    /// Who signs for its workloads, if that is handed in (by cert-manager, by hand). Not written: the
+    /// control plane makes its own keys.
+    #[serde(default)]
+    issuer: Option<RawIssuer>,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -100,6 +104,23 @@ struct SecretRef {
     key: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawIssuer {
+    /// A Secret of the type `kubernetes.io/tls` in the control plane's namespace.
+    secret_ref: IssuerSecretRef,
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct IssuerSecretRef {
+    /// The Secret's name. It has `tls.crt` (the signing certificate, then what stands above it),
+    /// `tls.key` and `ca.crt` (the roots).
+    name: String,
+}
+
 pub(super) fn mesh_cluster(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: Cluster = document.decode()?;
     let cluster =
@@ -139,6 +160,7 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
         gateways,
         passthrough_denied: raw.passthrough == Some(Passthrough::Deny),
         credential: raw.credential.map(credential).transpose()?,
+        issuer: raw.issuer.map(issuer).transpose()?,
         observed: Observed::default(),
     })
 }
@@ -178,6 +200,15 @@ fn credential(raw: RawCredential) -> Result<CredentialRef, Bad> {
     Ok(CredentialRef { secret: name, key })
 }
 
+fn issuer(raw: RawIssuer) -> Result<String, Bad> {
+    let IssuerSecretRef { name } = raw.secret_ref;
+    if is_dns_name(&name) {
+        return Ok(name);
+    }
+    let why = format!("issuer.secretRef: {name:?} is no name of a Secret");
+    Err(Bad(why))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{one, read};
@@ -200,6 +231,7 @@ mod tests {
     fn gateways_are_named_or_have_an_address() {
         let found = cluster(
             "{network: n, trustDomain: west.mesh.internal, credential: {secretRef: {name: west}}, \
+             issuer: {secretRef: {name: west-ca}}, \
              gateways: [{name: a}, {address: 203.0.113.7}, {address: GW.example.com., port: 443}]}",
         );
         assert_eq!(
@@ -218,6 +250,7 @@ mod tests {
         );
         assert_eq!(found.trust_domain.unwrap().as_str(), "west.mesh.internal");
         assert_eq!(found.credential.unwrap().key, "kubeconfig");
+        assert_eq!(found.issuer.as_deref(), Some("west-ca"));
     }
 
     #[test]
@@ -254,6 +287,11 @@ mod tests {
             (
                 "{network: n, credential: {secretRef: {name: w, key: a/b}}}",
                 "no key of a Secret",
+            ),
+            ("{network: n, issuer: {}}", "secretRef"),
+            (
+                "{network: n, issuer: {secretRef: {name: a/b}}}",
+                "issuer.secretRef: \"a/b\" is no name of a Secret",
             ),
             ("{network: n, colour: red}", "colour"),
         ] {

@@ -17,7 +17,13 @@ pub(super) const EXPORT: &[&str] = &["Valid", "Ready", "Conflict"];
 /// ... about a Gateway.
 pub(super) const GATEWAY: &[&str] = &["Accepted", "Programmed"];
 /// ... about a MeshCluster.
-pub(super) const CLUSTER: &[&str] = &["Accepted", "Connected", "Synced", "CredentialValid"];
+pub(super) const CLUSTER: &[&str] = &[
+    "Accepted",
+    "Connected",
+    "Synced",
+    "CredentialValid",
+    "IssuerValid",
+];
 /// ... about a TrustPolicy.
 pub(super) const TRUST: &[&str] = &["Accepted", "ResolvedRefs"];
 /// ... about another policy.

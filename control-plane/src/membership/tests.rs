@@ -12,6 +12,7 @@ fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
         trust_domain: trust_domain.map(|domain| domain.parse().unwrap()),
         gateways: Vec::new(),
         credential: secret.map(reference),
+        issuer: None,
     }
 }
 

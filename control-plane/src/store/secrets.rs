@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use isthmus_control_plane_core::model::SYSTEM_NAMESPACE;
 use isthmus_proto::ids::ClusterId;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -59,11 +58,9 @@ impl Secrets {
     /// In the home cluster, as one of `apis` leads to it; who holds `leadership` makes keys.
     #[must_use]
     pub fn new(home: &Home, own: Option<&str>, apis: Servers, leadership: Leadership) -> Self {
-        let configured = home.namespace.as_ref().map(|name| name.as_str());
-        let namespace = configured.or(own).unwrap_or(SYSTEM_NAMESPACE);
         Self {
             home: home.cluster.clone(),
-            namespace: namespace.to_owned(),
+            namespace: home.place(own).to_owned(),
             apis,
             leadership,
         }

@@ -93,6 +93,7 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
             ]),
         ),
         ("SecretRef.name", dns_name()),
+        ("IssuerSecretRef.name", dns_name()),
         (
             "SecretRef.key",
             json!({ "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$" }),

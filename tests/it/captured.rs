@@ -192,8 +192,13 @@ async fn inbound() {
     );
     // Whose network may not use the mesh port may not by way of the capture either.
     capture(STRANGER, &cart.to_string(), 15_008, listener).await;
-    let io = tls::dial(STRANGER.parse().unwrap(), SocketAddr::new(cart, 15_008)).await;
-    let shaken = tls::connect(io.unwrap(), "east.mesh.internal", None).await;
+    let mesh_port = SocketAddr::new(cart, 15_008);
+    // It may be reset before it is seen to be open.
+    let shaken = async {
+        let io = tls::dial(STRANGER.parse().unwrap(), mesh_port).await?;
+        tls::connect(io, "east.mesh.internal", None).await
+    };
+    let shaken = shaken.await;
     assert!(shaken.is_err(), "it shook hands");
     let refused = |line: &serde_json::Value| {
         let detail = line["detail"].as_str().unwrap_or_default();

@@ -25,7 +25,7 @@ pub(crate) struct Key {
     pub(crate) subject: Option<Subject>,
     told: Told,
     /// Not from the first request of the stream: it is answered even if all of it is held.
-    anew: bool,
+    pub(crate) anew: bool,
 }
 
 /// What the client has of a subject.
@@ -337,24 +337,6 @@ impl Channel {
         part == Part::Removals || self.upserts((subject, holding), &desired, draft, bytes_max)
     }
 
-    /// To a client that is ahead of us: neither what would take it back in time, nor that there is
-    /// nothing. It is told the rest when we have caught up.
-    fn careful(
-        &self,
-        asker: &Asker<'_>,
-        of: (&Subject, &Holding),
-        mut desired: BTreeMap<&str, &Encoded>,
-        (draft, bytes_max): (&mut Draft, usize),
-    ) -> bool {
-        let held_back = |name: &str| asker.epochs.holds_back(asker.client, self.kind, name);
-        // Of what it asks for the first time it has nothing newer.
-        let first = |key: &String| self.keys.get(key).is_some_and(|known| known.anew);
-        if !of.1.keys.iter().all(first) {
-            desired.retain(|name, _| !held_back(name));
-        }
-        desired.is_empty() || self.upserts(of, &desired, draft, bytes_max)
-    }
-
     /// Known empty: each key is told once.
     fn tell_empty(&self, holding: &Holding, draft: &mut Draft, bytes_max: usize) -> bool {
         for key in &holding.keys {
@@ -370,7 +352,7 @@ impl Channel {
         true
     }
 
-    fn upserts(
+    pub(crate) fn upserts(
         &self,
         (subject, holding): (&Subject, &Holding),
         desired: &BTreeMap<&str, &Encoded>,

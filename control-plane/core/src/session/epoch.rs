@@ -12,8 +12,9 @@ use isthmus_proto::discovery::Node;
 use isthmus_proto::ids::ClusterId;
 use prost_types::value::Kind as ValueKind;
 
-use crate::session::question::cluster_of;
-use crate::translate::{Client, ResourceType};
+use crate::session::channel::{Channel, Draft, Holding};
+use crate::session::question::{Asker, Subject, cluster_of};
+use crate::translate::{Client, Encoded, ResourceType};
 use crate::world::{CLUSTERS_MAX, CONFIRMED_STEP, World};
 
 /// Where a client says it, in its node's metadata: cluster → milliseconds since 1970.
@@ -92,5 +93,25 @@ impl Epochs {
             }
             ResourceType::HandleKeys => false,
         }
+    }
+}
+
+impl Channel {
+    /// To a client that is ahead of us: neither what would take it back in time, nor that there is
+    /// nothing. It is told the rest when we have caught up.
+    pub(crate) fn careful(
+        &self,
+        asker: &Asker<'_>,
+        of: (&Subject, &Holding),
+        mut desired: BTreeMap<&str, &Encoded>,
+        (draft, bytes_max): (&mut Draft, usize),
+    ) -> bool {
+        let held_back = |name: &str| asker.epochs.holds_back(asker.client, self.kind, name);
+        // Of what it asks for the first time it has nothing newer.
+        let first = |key: &String| self.keys.get(key).is_some_and(|known| known.anew);
+        if !of.1.keys.iter().all(first) {
+            desired.retain(|name, _| !held_back(name));
+        }
+        desired.is_empty() || self.upserts(of, &desired, draft, bytes_max)
     }
 }

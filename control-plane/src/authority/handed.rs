@@ -297,6 +297,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn what_nobody_would_believe_is_refused_and_said() {
         let (root, other) = (root("root"), root("other"));
         let good = under(&root, |_| {});

@@ -43,7 +43,7 @@ use crate::state::StateDir;
 use crate::store::KeyStore;
 use crate::token::KeyReviewer;
 use crate::trust::Verifier;
-use crate::writer::{Problems, start};
+use crate::writer::{Limits, Problems, start};
 use opening::Opening;
 
 /// Connections on which nobody speaks are noticed after the two together (SECURITY F24).
@@ -190,6 +190,8 @@ struct Parts {
     metrics: Arc<Metrics>,
     /// What could not be written into the clusters.
     problems: Arc<Problems>,
+    /// How much is written into each.
+    limits: Limits,
     /// Of workloads' certificates.
     lifetime: Duration,
 }
@@ -241,6 +243,11 @@ impl Parts {
             clients: Arc::default(),
             metrics: Arc::default(),
             problems: Arc::default(),
+            limits: Limits {
+                per_second: config.writes.per_second,
+                burst: config.writes.burst,
+                ..Limits::default()
+            },
             lifetime: config.certificate_lifetime,
         }))
     }
@@ -303,6 +310,7 @@ impl Parts {
             apis: self.fleet.apis(),
             metrics: Arc::clone(&self.metrics),
             problems: Arc::clone(&self.problems),
+            limits: self.limits,
         };
         tasks.spawn(async move {
             start::run(parts, leadership, stopped).await;

@@ -2,6 +2,10 @@
 //!
 //! `RawConfig` is the JSON as it is written, `Config` is what it means. Errors name the key.
 
+mod writes;
+
+pub use writes::Writes;
+
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -67,6 +71,7 @@ struct RawConfig {
     home: Option<RawHome>,
     keys: Option<KeysAt>,
     advertise: Option<RawAdvertise>,
+    writes: Option<writes::Raw>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,6 +141,8 @@ pub struct Config {
     pub clusters: Vec<ClusterConfig>,
     /// The cluster that speaks for the mesh; `None`: all do, and none names others.
     pub home: Option<Home>,
+    /// How much is written into each cluster.
+    pub writes: Writes,
     /// Where the mesh's keys lie. Default: in Secrets if the control plane is a pod of its home
     /// cluster, else in files.
     pub keys: KeysAt,
@@ -271,6 +278,7 @@ impl Config {
             admin: address("listen.admin", &raw.listen.admin)?,
             advertise: advertise(raw.advertise, home.as_ref())?,
             home,
+            writes: writes::understand(raw.writes)?,
             clusters,
             certificate_lifetime: Duration::from_secs(seconds),
             state_dir: raw.state_dir,
@@ -539,6 +547,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_at_once_follows_from_what_is_written_each_second() {
+        let writes = |json| {
+            let writes = with(|j| j["writes"] = json).unwrap().writes;
+            (writes.per_second, writes.burst)
+        };
+        assert_eq!(writes(serde_json::Value::Null), (100, 200));
+        assert_eq!(writes(serde_json::json!({ "per_second": 20 })), (20, 40));
+        assert_eq!(writes(serde_json::json!({ "burst": 7 })), (100, 7));
+    }
+
+    #[test]
     fn an_api_server_is_an_origin_like_a_folder() {
         let config = with(|j| {
             j["clusters"][0] = serde_json::json!({ "name": "east", "kubernetes": {
@@ -581,11 +600,17 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(&str, Change); 21] = [
+        let cases: [(&str, Change); 23] = [
             ("keys: secrets are in a home cluster", |j| {
                 j["keys"] = "secrets".into();
             }),
             ("unknown variant `vault`", |j| j["keys"] = "vault".into()),
+            ("writes.per_second: not 1 to 10000", |j| {
+                j["writes"] = serde_json::json!({ "per_second": 0 });
+            }),
+            ("writes.burst: not 1 to 10000", |j| {
+                j["writes"] = serde_json::json!({ "burst": 10_001 });
+            }),
             ("home.cluster: \"north\" is none", |j| {
                 j["home"] = serde_json::json!({ "cluster": "north" });
             }),

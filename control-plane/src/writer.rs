@@ -40,6 +40,10 @@ const CHUNK: usize = 256;
 const ECHO: Duration = Duration::from_secs(10);
 /// Even if nothing is heard, everything is looked at so often.
 const RESYNC: Duration = Duration::from_secs(600);
+/// Writes to one cluster each second. An import takes four, so 1,000 new ones are there in 40 s.
+pub const PER_SECOND: u32 = 100;
+/// Writes to one cluster in a moment, after a time of quiet.
+pub const BURST: u32 = 200;
 /// Problems that are remembered for people.
 const PROBLEMS_MAX: usize = 1_000;
 
@@ -60,8 +64,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            per_second: 20,
-            burst: 40,
+            per_second: PER_SECOND,
+            burst: BURST,
             debounce: Duration::from_millis(100),
             removals_after: Duration::from_secs(30),
         }

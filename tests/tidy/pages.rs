@@ -180,6 +180,7 @@ fn configuration_keys_are_documented() {
     for file in [
         "proxy/src/config.rs",
         "control-plane/src/config.rs",
+        "control-plane/src/config/writes.rs",
         "control-plane/src/manifest/access.rs",
         "control-plane/src/manifest/traffic.rs",
         "control-plane/src/manifest/cluster.rs",

@@ -45,6 +45,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What people are told.
     pub problems: Arc<Problems>,
+    /// How much may be written.
+    pub limits: Limits,
 }
 
 /// Takes part in the election from now on, until `stop`; `None`: there is nothing to lead.
@@ -80,7 +82,7 @@ pub async fn run(parts: Parts, leadership: Leadership, stop: watch::Receiver<boo
         leads: leads.subscribe(),
         metrics: parts.metrics,
         problems: parts.problems,
-        limits: Limits::default(),
+        limits: parts.limits,
     };
     until(stop, async {
         tokio::join!(leadership.tell(leads), writer.run());

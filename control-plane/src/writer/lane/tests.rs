@@ -88,6 +88,34 @@ fn the_newest_word_about_an_object_is_sent() {
     assert_eq!(lane.next(now, LIMITS), None);
 }
 
+/// Takes minutes if a push looks at all that waits.
+#[test]
+fn fifty_thousand_writes_wait_in_their_order_and_each_is_sent_once() {
+    let limits = Limits {
+        per_second: 1_000_000,
+        burst: 1_000_000,
+        ..LIMITS
+    };
+    let mut lane = Lane::default();
+    let now = Instant::now();
+    let names: Vec<String> = (0..50_000).map(|number| format!("n{number}")).collect();
+    for clusters in [vec!["east"], vec!["west"]] {
+        for name in &names {
+            lane.push(write(name, &clusters));
+        }
+    }
+    for name in &names {
+        let next = lane.next(now, limits).unwrap();
+        assert_eq!(next, write(name, &["west"]));
+        lane.back(&next, &Ok(()), (now, 0.0));
+    }
+    assert_eq!(lane.next(now, limits), None);
+    assert_eq!(lane.due(now, limits), None);
+    lane.push(write("a", &[]));
+    assert_eq!(lane.drain().count(), 1);
+    assert_eq!(lane.next(now, limits), None);
+}
+
 #[test]
 fn a_cluster_that_does_not_answer_is_left_alone_ever_longer_up_to_a_limit() {
     let mut lane = Lane::default();

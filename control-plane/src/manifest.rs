@@ -391,7 +391,7 @@ fn understand(
             plain(mesh::service_export(document, metadata))
         }
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceImport") => {
-            plain(mesh::service_import(document, metadata))
+            plain(mesh::service_import(document, metadata, version))
         }
         ("gateway.networking.k8s.io", _, "Gateway") => plain(mesh::gateway(document, metadata)),
         ("gateway.networking.k8s.io", _, "ReferenceGrant") => {

@@ -40,7 +40,7 @@ const CHUNK: usize = 256;
 const ECHO: Duration = Duration::from_secs(10);
 /// Even if nothing is heard, everything is looked at so often.
 const RESYNC: Duration = Duration::from_secs(600);
-/// Writes to one cluster each second. An import takes four, so 1,000 new ones are there in 40 s.
+/// Writes to one cluster each second. An import takes five, so 1,000 new ones are there in 50 s.
 pub const PER_SECOND: u32 = 100;
 /// Writes to one cluster in a moment, after a time of quiet.
 pub const BURST: u32 = 200;

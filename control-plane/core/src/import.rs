@@ -12,7 +12,8 @@ pub(crate) use verdict::{shortened, verdict};
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::{
-    Labels, OtherPort, Service, ServiceExport, ServicePort, ServiceType, Transport,
+    IpFamily, Labels, OtherPort, Service, ServiceExport, ServicePort, ServiceType, Spread,
+    Transport,
 };
 use crate::world::World;
 use crate::world::table::{Age, Stamp};
@@ -42,6 +43,9 @@ pub(crate) struct Merged {
     pub(crate) all_ports: Vec<OtherPort>,
     /// `ClientIP` affinity, in seconds.
     pub(crate) affinity: Option<u32>,
+    pub(crate) spread: Spread,
+    /// Of the pods' addresses, which are all that a headless service has.
+    pub(crate) families: Vec<IpFamily>,
     /// Exported labels and annotations.
     pub(crate) labels: Labels,
     pub(crate) annotations: Labels,
@@ -68,6 +72,9 @@ pub(crate) enum Contradiction {
     AffinityConfig,
     Annotations,
     Labels,
+    InternalTrafficPolicy,
+    TrafficDistribution,
+    IpFamily,
 }
 
 impl Contradiction {
@@ -80,6 +87,9 @@ impl Contradiction {
             Self::AffinityConfig => "SessionAffinityConfigConflict",
             Self::Annotations => "AnnotationsConflict",
             Self::Labels => "LabelsConflict",
+            Self::InternalTrafficPolicy => "InternalTrafficPolicyConflict",
+            Self::TrafficDistribution => "TrafficDistributionConflict",
+            Self::IpFamily => "IPFamilyConflict",
         }
     }
 }
@@ -115,6 +125,8 @@ pub(crate) fn merge(mut exports: Vec<Export<'_>>) -> Option<Merged> {
         ports: Vec::new(),
         all_ports: Vec::new(),
         affinity: oldest.service.affinity(),
+        spread: oldest.service.spread.clone(),
+        families: sorted(&oldest.service.families),
         labels: oldest.export.labels.clone(),
         annotations: oldest.export.annotations.clone(),
         exporters: exports
@@ -128,6 +140,7 @@ pub(crate) fn merge(mut exports: Vec<Export<'_>>) -> Option<Merged> {
     }
     for export in &exports {
         merged.compare(export, oldest);
+        merged.compare_spread(export, oldest);
     }
     Some(merged)
 }
@@ -174,11 +187,7 @@ impl Merged {
             self.conflict(export, Contradiction::Port, message);
         }
         let mut differs = |reason, what: &str, own: &str, used: &str| {
-            let message = format!(
-                "{}: {what} is {own}; {used} of {origin} is used",
-                export.cluster
-            );
-            self.conflict(export, reason, message);
+            self.differs(export, reason, what, (own, used, origin));
         };
         if service.kind != oldest.service.kind {
             let (own, used) = (type_name(service.kind), type_name(oldest.service.kind));
@@ -207,6 +216,52 @@ impl Merged {
         if export.export.labels != oldest.export.labels {
             differs(Contradiction::Labels, "exportedLabels", "different", "that");
         }
+    }
+
+    /// Notes what of an export's wishes about places differs from the oldest one's.
+    fn compare_spread(&mut self, export: &Export<'_>, oldest: &Export<'_>) {
+        let (own, used, origin) = (export.service, oldest.service, oldest.cluster);
+        let mut differs = |reason, what: &str, own: &str, used: &str| {
+            if own != used {
+                self.differs(export, reason, what, (own, used, origin));
+            }
+        };
+        differs(
+            Contradiction::InternalTrafficPolicy,
+            "internalTrafficPolicy",
+            own.spread.internal_traffic_policy(),
+            used.spread.internal_traffic_policy(),
+        );
+        let distribution = |service: &'_ Service| {
+            let written = service.spread.distribution.clone();
+            written.unwrap_or_else(|| "not set".to_owned())
+        };
+        differs(
+            Contradiction::TrafficDistribution,
+            "trafficDistribution",
+            &distribution(own),
+            &distribution(used),
+        );
+        // A virtual address leads to pods of both families; what DNS gives of a headless service are
+        // the pods' own addresses, and who speaks one family finds only a part of them.
+        let headless = used.kind == ServiceType::Headless;
+        let known = !own.families.is_empty() && !used.families.is_empty();
+        if headless && known {
+            let (own, used) = (listed_families(own), listed_families(used));
+            differs(Contradiction::IpFamily, "ipFamilies", &own, &used);
+        }
+    }
+
+    fn differs(
+        &mut self,
+        export: &Export<'_>,
+        reason: Contradiction,
+        what: &str,
+        (own, used, origin): (&str, &str, &ClusterId),
+    ) {
+        let cluster = export.cluster;
+        let message = format!("{cluster}: {what} is {own}; {used} of {origin} is used");
+        self.conflict(export, reason, message);
     }
 
     fn conflict(&mut self, export: &Export<'_>, reason: Contradiction, message: String) {
@@ -262,6 +317,21 @@ fn describe(port: &OtherPort) -> String {
         text.push_str(&format!(" ({protocol})"));
     }
     text
+}
+
+fn sorted(families: &[IpFamily]) -> Vec<IpFamily> {
+    let mut families = families.to_vec();
+    families.sort_unstable();
+    families
+}
+
+/// `IPv4, IPv6`
+fn listed_families(service: &Service) -> String {
+    let families = sorted(&service.families).into_iter();
+    families
+        .map(IpFamily::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn type_name(kind: ServiceType) -> &'static str {

@@ -15,8 +15,8 @@ pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use roots::{Advertised, ConfigMap, ROOTS_NAME};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
 pub use service::{
-    AFFINITY_SECONDS, EndpointSlice, OtherPort, Service, ServiceExport, ServiceImport, ServicePort,
-    ServiceType, SliceEndpoint, SlicePort, TargetPort, Transport,
+    AFFINITY_SECONDS, EndpointSlice, IpFamily, OtherPort, Service, ServiceExport, ServiceImport,
+    ServicePort, ServiceType, SliceEndpoint, SlicePort, Spread, TargetPort, Transport,
 };
 pub use status::{MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Said, Truth};
 

@@ -34,7 +34,9 @@ use std::time::SystemTime;
 
 use isthmus_proto::ids::ClusterId;
 
-use crate::model::{Kind, Labels, ObjectRef, OtherPort, ParentStatus, Reach, Said};
+use crate::model::{
+    IpFamily, Kind, Labels, ObjectRef, OtherPort, ParentStatus, Reach, Said, Spread,
+};
 use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
 use crate::world::{Dirty, State, World};
@@ -58,8 +60,8 @@ pub struct Write {
 pub enum Body {
     /// A ServiceImport, without its status.
     Import(ImportBody),
-    /// The clusters in a ServiceImport's status.
-    ImportStatus(Vec<String>),
+    /// A ServiceImport's status.
+    ImportStatus(ImportStatus),
     /// A Service without pods, for an import.
     Service(ServiceBody),
     /// How the pods of a namespace find the control plane.
@@ -88,6 +90,9 @@ impl Body {
                     a.parent == b.parent && said(&a.conditions, &b.conditions)
                 };
                 a.len() == b.len() && a.iter().zip(b).all(pair)
+            }
+            (Self::ImportStatus(a), Self::ImportStatus(b)) => {
+                a.clusters == b.clusters && said(&a.conditions, &b.conditions)
             }
             (
                 Self::Import(_)
@@ -134,6 +139,19 @@ pub struct ImportBody {
     pub ports: Vec<OtherPort>,
     /// `ClientIP` affinity, in seconds.
     pub affinity: Option<u32>,
+    /// Which endpoints its clients prefer.
+    pub spread: Spread,
+    /// Of its addresses; of its pods' where it is headless.
+    pub families: Vec<IpFamily>,
+}
+
+/// What is said of a ServiceImport.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImportStatus {
+    /// The clusters that export it, by name.
+    pub clusters: Vec<String>,
+    /// Its conditions.
+    pub conditions: Vec<Said>,
 }
 
 /// A derived Service: it selects nothing, and its cluster gives it the address of the import.

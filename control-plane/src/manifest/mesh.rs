@@ -8,7 +8,7 @@ use isthmus_proto::ids::is_dns_name;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::workload::{RawAffinity, addresses, transport};
+use super::workload::{RawAffinity, addresses, families, spread, transport};
 use super::{Document, Failure, Metadata, status};
 
 /// The usual port of an east-west gateway.
@@ -65,6 +65,12 @@ struct ImportSpec {
     session_affinity: Option<String>,
     #[serde(default)]
     session_affinity_config: Option<RawAffinity>,
+    #[serde(default)]
+    internal_traffic_policy: Option<String>,
+    #[serde(default)]
+    traffic_distribution: Option<String>,
+    #[serde(default)]
+    ip_families: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -82,6 +88,7 @@ struct ImportPort {
 pub(super) fn service_import(
     document: &Document<'_>,
     metadata: &Metadata,
+    version: &str,
 ) -> Result<Spec, Failure> {
     let raw: ImportObject = document.decode()?;
     let spec = raw.spec;
@@ -109,6 +116,10 @@ pub(super) fn service_import(
         ports: spec.ports.into_iter().flatten().filter_map(port).collect(),
         affinity: sticky.then(|| seconds.unwrap_or(AFFINITY_SECONDS)),
         clusters: clusters.collect(),
+        spread: spread(spec.internal_traffic_policy, spec.traffic_distribution),
+        families: families(spec.ip_families),
+        is_alpha: version == "v1alpha1",
+        observed: status::observed(metadata, raw.status.as_ref(), status::IMPORT),
         managed: status::managed(metadata),
     }))
 }

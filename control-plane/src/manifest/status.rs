@@ -14,6 +14,8 @@ use super::{Document, Metadata};
 
 /// The conditions that the mesh writes about a ServiceExport.
 pub(super) const EXPORT: &[&str] = &["Valid", "Ready", "Conflict"];
+/// ... about a ServiceImport.
+pub(super) const IMPORT: &[&str] = &["Ready"];
 /// ... about a Gateway.
 pub(super) const GATEWAY: &[&str] = &["Accepted", "Programmed"];
 /// ... about a MeshCluster.

@@ -2,7 +2,7 @@
 
 use super::*;
 use isthmus_control_plane_core::model::{
-    GatewayAddress, Kind, Reach, ServiceType, TargetPort, TrafficPolicy,
+    GatewayAddress, IpFamily, Kind, Reach, ServiceType, TargetPort, TrafficPolicy,
 };
 use isthmus_proto::resource::Protocol;
 
@@ -345,4 +345,38 @@ fn no_bytes_of_a_manifest_panic() {
         bytes[at] = b':';
         let _ = read(&String::from_utf8(bytes).unwrap());
     }
+}
+
+#[test]
+fn a_service_and_its_import_say_whom_their_clients_prefer() {
+    let service = one("
+apiVersion: v1
+kind: Service
+metadata: {name: cart}
+spec: {clusterIP: 10.0.0.1, internalTrafficPolicy: Local, trafficDistribution: PreferClose, ipFamilies: [IPv6, IPv4], ports: [{port: 80}]}
+");
+    let Spec::Service(service) = service.spec else {
+        panic!("a service")
+    };
+    assert!(service.spread.node_only && service.spread.prefers_zone());
+    assert_eq!(service.families, [IpFamily::V6, IpFamily::V4]);
+    let import = |version: &str| {
+        let text = format!("
+apiVersion: multicluster.x-k8s.io/{version}
+kind: ServiceImport
+metadata: {{name: cart, generation: 3}}
+spec: {{type: Headless, ports: [], internalTrafficPolicy: Cluster, trafficDistribution: '', ipFamilies: [IPv4]}}
+status: {{conditions: [{{type: Ready, status: 'False', reason: Pending}}, {{type: Other, status: 'True'}}]}}
+");
+        match one(&text).spec {
+            Spec::ServiceImport(import) => import,
+            _ => panic!("an import"),
+        }
+    };
+    let found = import("v1beta1");
+    assert!(found.spread.is_plain() && !found.is_alpha);
+    assert_eq!(found.families, [IpFamily::V4]);
+    assert_eq!(found.observed.generation, 3);
+    assert_eq!(found.observed.conditions.len(), 1);
+    assert!(import("v1alpha1").is_alpha);
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use isthmus_control_plane_core::model::{
-    ContainerPort, EndpointSlice, OtherPort, Pod, Service, ServicePort, ServiceType, SliceEndpoint,
-    SlicePort, Spec, TargetPort, Transport,
+    ContainerPort, EndpointSlice, IpFamily, OtherPort, Pod, Service, ServicePort, ServiceType,
+    SliceEndpoint, SlicePort, Spec, Spread, TargetPort, Transport,
 };
 use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
 use isthmus_proto::locality::Locality;
@@ -164,6 +164,9 @@ struct ServiceSpec {
     session_affinity: Option<String>,
     session_affinity_config: Option<RawAffinity>,
     publish_not_ready_addresses: Option<bool>,
+    internal_traffic_policy: Option<String>,
+    traffic_distribution: Option<String>,
+    ip_families: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -229,7 +232,27 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
         affinity_seconds: spec.session_affinity_config.and_then(RawAffinity::seconds),
         managed,
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+        spread: spread(spec.internal_traffic_policy, spec.traffic_distribution),
+        families: families(spec.ip_families),
     }))
+}
+
+/// `internalTrafficPolicy` and `trafficDistribution`
+pub(super) fn spread(internal: Option<String>, distribution: Option<String>) -> Spread {
+    Spread {
+        node_only: internal.as_deref() == Some("Local"),
+        distribution: distribution.filter(|word| !word.is_empty()),
+    }
+}
+
+/// `ipFamilies`
+pub(super) fn families(listed: Option<Vec<String>>) -> Vec<IpFamily> {
+    let family = |text: &String| match text.as_str() {
+        "IPv4" => Some(IpFamily::V4),
+        "IPv6" => Some(IpFamily::V6),
+        _ => None,
+    };
+    listed.iter().flatten().filter_map(family).collect()
 }
 
 fn service_port(document: &Document<'_>, raw: RawServicePort) -> Result<ServicePort, Failure> {

@@ -41,7 +41,7 @@ status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], conditions: [{{ty
 apiVersion: v1
 kind: Service
 metadata: {{name: cart, namespace: shop, creationTimestamp: "2026-11-22T17:03:09Z"}}
-spec: {{clusterIP: {ip}, selector: {{app: cart}}, sessionAffinity: ClientIP, ports: [{{name: http, port: {port}, targetPort: http}}]}}
+spec: {{clusterIP: {ip}, selector: {{app: cart}}, sessionAffinity: ClientIP, internalTrafficPolicy: Local, trafficDistribution: PreferClose, ipFamilies: [IPv4], ports: [{{name: http, port: {port}, targetPort: http}}]}}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -55,7 +55,8 @@ endpoints: [{{addresses: ["{ip}"], conditions: {{ready: {flag}}}, zone: a, targe
 apiVersion: multicluster.x-k8s.io/v1beta1
 kind: ServiceImport
 metadata: {{name: cart, namespace: shop}}
-spec: {{type: ClusterSetIP, ips: ["{ip}"], ports: [{{port: {port}}}]}}
+spec: {{type: ClusterSetIP, ips: ["{ip}"], ports: [{{port: {port}}}], ipFamilies: [IPv4], trafficDistribution: PreferClose}}
+status: {{clusters: [{{cluster: east}}], conditions: [{{type: Ready, status: "True", reason: Ready, message: "{text}"}}]}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

@@ -74,7 +74,7 @@ pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
     match &write.body {
         Body::Import(body) => {
             metadata(&mut document, &body.uid, &body.labels, &body.annotations);
-            document["spec"] = import(body);
+            document["spec"] = import(body, is_alpha(version));
         }
         Body::Service(body) => {
             metadata(&mut document, &body.uid, &body.labels, &Labels::new());
@@ -90,9 +90,13 @@ pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
             metadata(&mut document, &body.uid, &body.labels, &Labels::new());
             document["data"] = json!(body.data);
         }
-        Body::ImportStatus(clusters) => {
-            let named = clusters.iter().map(|cluster| json!({ "cluster": cluster }));
+        Body::ImportStatus(status) => {
+            let named = status.clusters.iter();
+            let named = named.map(|cluster| json!({ "cluster": cluster }));
             document["status"] = json!({ "clusters": named.collect::<Vec<_>>() });
+            if !is_alpha(version) {
+                document["status"]["conditions"] = json!(conditions_of(&status.conditions));
+            }
         }
         Body::Conditions(conditions) => {
             document["status"] = json!({ "conditions": conditions_of(conditions) });
@@ -144,7 +148,12 @@ fn metadata(document: &mut Value, uid: &str, labels: &Labels, annotations: &Labe
     );
 }
 
-fn import(body: &ImportBody) -> Value {
+/// A definition that serves nothing newer may lack fields, and refuse an object that has them.
+fn is_alpha(version: &str) -> bool {
+    version.ends_with("/v1alpha1")
+}
+
+fn import(body: &ImportBody, is_alpha: bool) -> Value {
     let mut spec = json!({
         "type": if body.headless { "Headless" } else { "ClusterSetIP" },
         "ports": body.ports.iter().map(port).collect::<Vec<_>>(),
@@ -153,6 +162,17 @@ fn import(body: &ImportBody) -> Value {
         spec["ips"] = body.ips.iter().map(IpAddr::to_string).collect();
     }
     affinity(&mut spec, body.affinity);
+    if is_alpha {
+        return spec;
+    }
+    spec["internalTrafficPolicy"] = json!(body.spread.internal_traffic_policy());
+    if let Some(distribution) = &body.spread.distribution {
+        spec["trafficDistribution"] = json!(distribution);
+    }
+    if !body.families.is_empty() {
+        let families = body.families.iter().map(|family| family.as_str());
+        spec["ipFamilies"] = families.collect();
+    }
     spec
 }
 

@@ -153,6 +153,7 @@ impl Mesh {
         address.is_string()
             && import["spec"]["ips"][0] == *address
             && import["status"]["clusters"].is_array()
+            && import["status"]["conditions"][0]["status"] != "False"
     }
 
     fn counted(&self, name: &str) -> u64 {
@@ -174,7 +175,7 @@ fn service(name: &str) -> Value {
         "metadata": { "name": name, "namespace": "shop" },
         "spec": {
             "clusterIP": "10.1.0.1", "selector": { "app": name },
-            "sessionAffinity": "ClientIP",
+            "sessionAffinity": "ClientIP", "trafficDistribution": "PreferClose",
             "ports": [
                 { "name": "http", "port": 80, "appProtocol": "kubernetes.io/h2c" },
                 { "name": "dns", "port": 53, "protocol": "UDP" },
@@ -246,6 +247,14 @@ async fn an_export_is_imported_everywhere_and_a_second_leader_writes_nothing() {
     assert_eq!(import["spec"]["ports"][1]["protocol"], "UDP");
     assert_eq!(import["metadata"]["labels"]["team"], "cart");
     assert_eq!(import["status"]["clusters"], json!([{ "cluster": "east" }]));
+    let ready = &import["status"]["conditions"][0];
+    assert_eq!(
+        (&ready["type"], &ready["reason"]),
+        (&json!("Ready"), &json!("Ready"))
+    );
+    assert_eq!(import["spec"]["internalTrafficPolicy"], "Cluster");
+    assert_eq!(import["spec"]["trafficDistribution"], "PreferClose");
+    assert_eq!(import["spec"]["ipFamilies"], json!(["IPv4"]));
     let owner = &mesh.derived("west", "cart")["metadata"]["ownerReferences"][0];
     assert_eq!(owner["uid"], import["metadata"]["uid"]);
     let path = "/apis/multicluster.x-k8s.io/v1beta1/namespaces/shop/serviceexports/cart";

@@ -138,6 +138,73 @@ fn types_and_affinity_that_differ_are_conflicts_of_the_younger() {
 }
 
 #[test]
+fn what_clients_prefer_is_the_oldest_exports_and_the_others_are_told() {
+    let (east, west) = (id("east"), id("west"));
+    let close = |distribution: &str| Some(distribution.to_owned());
+    let old = Service {
+        kind: ServiceType::Headless,
+        spread: Spread {
+            node_only: false,
+            distribution: close("PreferClose"),
+        },
+        families: vec![IpFamily::V4],
+        ..with(vec![port("", 80, Protocol::Tcp)])
+    };
+    let young = Service {
+        spread: Spread {
+            node_only: true,
+            distribution: None,
+        },
+        families: vec![IpFamily::V6, IpFamily::V4],
+        ..old.clone()
+    };
+    let offers = vec![offer(&west, Some(2), &young), offer(&east, Some(1), &old)];
+    let merged = merge(offers).unwrap();
+    assert_eq!(merged.spread, old.spread);
+    assert_eq!(merged.families, [IpFamily::V4]);
+    let said: Vec<_> = merged
+        .conflicts
+        .iter()
+        .map(|c| (c.reason.as_str(), c.message.as_str()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (
+                "InternalTrafficPolicyConflict",
+                "west: internalTrafficPolicy is Local; Cluster of east is used"
+            ),
+            (
+                "TrafficDistributionConflict",
+                "west: trafficDistribution is not set; PreferClose of east is used"
+            ),
+            (
+                "IPFamilyConflict",
+                "west: ipFamilies is IPv4, IPv6; IPv4 of east is used"
+            ),
+        ]
+    );
+    // A virtual address leads to pods of every family.
+    let (old, young) = [old, young]
+        .map(|s| Service {
+            kind: ServiceType::ClusterIp,
+            ..s
+        })
+        .into();
+    let merged = merge(vec![
+        offer(&west, Some(2), &young),
+        offer(&east, Some(1), &old),
+    ])
+    .unwrap();
+    assert!(
+        merged
+            .conflicts
+            .iter()
+            .all(|c| c.reason != Contradiction::IpFamily)
+    );
+}
+
+#[test]
 fn equal_ages_are_decided_by_name() {
     let (east, west) = (id("east"), id("west"));
     let service = with(vec![port("", 80, Protocol::Tcp)]);
@@ -237,6 +304,21 @@ mod properties {
     use super::*;
     use crate::model::{OtherPort, Transport};
 
+    fn any_spread() -> impl Strategy<Value = (Spread, Vec<IpFamily>)> {
+        let families = proptest::sample::select(vec![
+            vec![],
+            vec![IpFamily::V4],
+            vec![IpFamily::V4, IpFamily::V6],
+            vec![IpFamily::V6, IpFamily::V4],
+        ]);
+        let spread = (any::<bool>(), proptest::option::of("PreferClose"));
+        let spread = spread.prop_map(|(node_only, distribution)| Spread {
+            node_only,
+            distribution,
+        });
+        (spread, families)
+    }
+
     fn any_service() -> impl Strategy<Value = Service> {
         let tcp = ("[ab]?", 80..83_u16, proptest::option::of("[xy]"));
         let udp = ("[ab]?", 80..82_u16);
@@ -245,14 +327,16 @@ mod properties {
             proptest::collection::vec(tcp, 0..4),
             proptest::collection::vec(udp, 0..2),
             kind,
-            any::<bool>(),
-            proptest::option::of(1..3_u32),
+            (any::<bool>(), proptest::option::of(1..3_u32)),
+            any_spread(),
         )
-            .prop_map(|(tcp, udp, kind, client_ip_affinity, affinity_seconds)| {
+            .prop_map(|(tcp, udp, kind, affinity, (spread, families))| {
                 let mut service = Service {
                     kind,
-                    client_ip_affinity,
-                    affinity_seconds,
+                    client_ip_affinity: affinity.0,
+                    affinity_seconds: affinity.1,
+                    spread,
+                    families,
                     ..Service::default()
                 };
                 // As Kubernetes has it: unique by number, and by name.
@@ -313,6 +397,8 @@ mod properties {
             prop_assert_eq!(&merged.origin, oldest.cluster);
             prop_assert_eq!(merged.kind, oldest.service.kind);
             prop_assert_eq!(merged.affinity, oldest.service.affinity());
+            prop_assert_eq!(&merged.spread, &oldest.service.spread);
+            prop_assert_eq!(&merged.families, &sorted(&oldest.service.families));
             prop_assert_eq!(&merged.labels, &oldest.export.labels);
             prop_assert_eq!(&merged.annotations, &oldest.export.annotations);
             let all = &merged.all_ports;
@@ -339,10 +425,15 @@ mod properties {
 
             // There is a conflict exactly if two exports differ.
             let alike = |a: &Export<'_>, b: &Export<'_>| {
-                let sorted = |s: &Service| { let mut p = listed(s); p.sort(); p };
+                let ports = |s: &Service| { let mut p = listed(s); p.sort(); p };
+                let families = |s: &Service| sorted(&s.families);
+                let (of_a, of_b) = (families(a.service), families(b.service));
+                let met = merged.kind == ServiceType::ClusterIp || of_a.is_empty() || of_b.is_empty();
                 a.service.kind == b.service.kind
                     && a.service.affinity() == b.service.affinity()
-                    && sorted(a.service) == sorted(b.service)
+                    && a.service.spread == b.service.spread
+                    && (met || of_a == of_b)
+                    && ports(a.service) == ports(b.service)
                     && a.export == b.export
             };
             let equal = offers.iter().all(|o| alike(o, oldest));

@@ -16,12 +16,13 @@ pub(super) fn can_be_exported(service: &Service) -> bool {
 }
 
 /// The three conditions of a cluster's ServiceExport (`v1beta1`). `merged`: what all exports of the
-/// name make together.
+/// name make together. `taken`: where it is not imported, because the name is somebody else's.
 pub(crate) fn verdict(
     world: &World,
     cluster: &Cluster,
     (namespace, name): (&str, &str),
     merged: Option<&Merged>,
+    taken: &[String],
 ) -> Vec<Said> {
     let service = cluster.services.get(namespace, name);
     let refused = match service.map(|entry| &entry.value) {
@@ -82,7 +83,7 @@ pub(crate) fn verdict(
     };
     vec![
         said("Valid", Truth::True, "Valid", ""),
-        said("Ready", Truth::True, "Ready", ""),
+        said("Ready", Truth::True, "Ready", &taken.join("; ")),
         conflict,
     ]
 }

@@ -41,8 +41,74 @@ pub struct Service {
     pub affinity_seconds: Option<u32>,
     /// Endpoints that are not ready count as ready.
     pub publish_not_ready: bool,
+    /// Which endpoints its clients prefer.
+    #[serde(default, skip_serializing_if = "Spread::is_plain")]
+    pub spread: Spread,
+    /// `spec.ipFamilies`. Empty: not written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<IpFamily>,
     /// The mesh made it, for an import.
     pub managed: Option<Managed>,
+}
+
+/// Which endpoints the clients of a service prefer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Spread {
+    /// `internalTrafficPolicy: Local`: those of the client's node only.
+    pub node_only: bool,
+    /// `trafficDistribution` as it is written.
+    pub distribution: Option<String>,
+}
+
+impl Spread {
+    /// Do they prefer none?
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `internalTrafficPolicy`, as it stands in Kubernetes.
+    #[must_use]
+    pub fn internal_traffic_policy(&self) -> &'static str {
+        if self.node_only { "Local" } else { "Cluster" }
+    }
+
+    /// Does it ask for endpoints of the client's zone? One of the client's node is in its zone, too.
+    #[must_use]
+    pub fn prefers_zone(&self) -> bool {
+        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+        let distribution = self.distribution.as_deref();
+        distribution.is_some_and(|word| known.contains(&word))
+    }
+}
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum IpFamily {
+    /// `IPv4`.
+    V4,
+    /// `IPv6`.
+    V6,
+}
+
+impl IpFamily {
+    /// As it stands in Kubernetes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// Of this address.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
 }
 
 impl Service {
@@ -178,8 +244,21 @@ pub struct ServiceImport {
     pub ports: Vec<OtherPort>,
     /// `spec.sessionAffinity: ClientIP`, and for how many seconds.
     pub affinity: Option<u32>,
+    /// `spec.internalTrafficPolicy` and `spec.trafficDistribution`.
+    #[serde(default, skip_serializing_if = "Spread::is_plain")]
+    pub spread: Spread,
+    /// `spec.ipFamilies`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<IpFamily>,
+    /// It was read in `v1alpha1`, which may lack what `v1beta1` has: that is neither written nor
+    /// missed there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_alpha: bool,
     /// The clusters that `status.clusters` names.
     pub clusters: Vec<String>,
+    /// Its conditions.
+    #[serde(default, skip_serializing_if = "Observed::is_empty")]
+    pub observed: Observed,
     /// The mesh made it. `None`: a user's own, or another implementation's.
     pub managed: Option<Managed>,
 }

@@ -16,6 +16,10 @@ use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
 use crate::world::table::{Entry, Stamp};
 
+/// What a call is charged for leaving its zone where `trafficDistribution` asks for the zone: as much
+/// as for leaving the cluster, ten times the usual.
+const CLOSE_PENALTY_MS: u32 = 20;
+
 /// What a subscription key leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Resolved {
@@ -187,20 +191,26 @@ impl<'a> View<'a> {
     }
 
     /// What the policy says, and what the service itself asks for. A headless service has no affinity:
-    /// its clients choose for themselves.
+    /// its clients choose for themselves. `internalTrafficPolicy: Local` is not followed: a proxy does
+    /// not know its node, and a service that ends at the node is no service of a mesh.
     fn treatment(&self) -> Option<resource::TrafficPolicy> {
         let policy = self.traffic.map(|traffic| traffic.body.clone());
         let merged = self.merged.as_ref();
-        let (kind, seconds) = match self.own {
-            Some(own) => (own.value.kind, own.value.affinity()),
-            None => (merged?.kind, merged?.affinity),
+        let (kind, seconds, spread) = match self.own {
+            Some(own) => (own.value.kind, own.value.affinity(), &own.value.spread),
+            None => (merged?.kind, merged?.affinity, &merged?.spread),
         };
-        let Some(seconds) = seconds.filter(|_| kind == ServiceType::ClusterIp) else {
+        let seconds = seconds.filter(|_| kind == ServiceType::ClusterIp);
+        if seconds.is_none() && !spread.prefers_zone() {
             return policy;
-        };
+        }
         let mut policy = policy.unwrap_or_default();
         let balancing = policy.balancing.get_or_insert_default();
-        balancing.client_affinity_seconds = Some(seconds);
+        balancing.client_affinity_seconds = seconds;
+        if spread.prefers_zone() {
+            // The policy is the mesh's own word, and more exact.
+            balancing.zone_penalty_ms.get_or_insert(CLOSE_PENALTY_MS);
+        }
         Some(policy)
     }
 

@@ -562,6 +562,46 @@ fn trust_is_told_apart_for_each_domain_and_only_once_it_is_known() {
 }
 
 #[test]
+fn a_service_that_prefers_the_zone_is_charged_for_leaving_it_unless_a_policy_says_more() {
+    let penalty = |distribution: Option<&str>, policy: Option<u32>| {
+        let mut objects = shop();
+        for object in &mut objects {
+            if let Spec::Service(service) = &mut object.spec {
+                service.spread.distribution = distribution.map(str::to_owned);
+            }
+        }
+        if policy.is_some() {
+            let body = resource::TrafficPolicy {
+                balancing: Some(resource::Balancing {
+                    zone_penalty_ms: policy,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let policy = TrafficPolicy {
+                service: "cart".into(),
+                reach: Reach::Cluster,
+                body,
+                cover_imported: false,
+                invalid: None,
+                observed: Observed::default(),
+            };
+            objects.push(object("east", "shop", "cart", Spec::TrafficPolicy(policy)));
+        }
+        let proxy = seen(&objects, "east/shop/web-1", "web", &[LOCAL]);
+        let service: resource::Service = proxy.get(T::Service, LOCAL);
+        let balancing = service.traffic.and_then(|traffic| traffic.balancing);
+        balancing.and_then(|balancing| balancing.zone_penalty_ms)
+    };
+    assert_eq!(penalty(None, None), None);
+    for word in ["PreferClose", "PreferSameZone", "PreferSameNode"] {
+        assert_eq!(penalty(Some(word), None), Some(20));
+    }
+    assert_eq!(penalty(Some("Elsewhere"), None), None);
+    assert_eq!(penalty(Some("PreferClose"), Some(3)), Some(3));
+}
+
+#[test]
 fn a_service_that_asks_for_affinity_has_it_here_and_everywhere() {
     const EVERYWHERE: &str = "shop/cart.shop.svc.clusterset.local";
     let names = [LOCAL, EVERYWHERE];

@@ -140,7 +140,7 @@ impl World {
             .filter(|cluster| cluster.exported(namespace, name))
         {
             let at = reference(cluster, Kind::ServiceExport, namespace, name);
-            for said in import::verdict(self, cluster, (namespace, name), merged.as_ref()) {
+            for said in import::verdict(self, cluster, (namespace, name), merged.as_ref(), &[]) {
                 found.push(Condition {
                     object: at.clone(),
                     kind: said.kind,

@@ -5,13 +5,16 @@ use sha2::{Digest as _, Sha256};
 
 use crate::import::{self, Merged, listed, verdict};
 use crate::model::{
-    Kind, Labels, MANAGED_BY, MANAGED_LABEL, Managed, OtherPort, Service, ServiceImport,
-    ServiceType,
+    IpFamily, Kind, Labels, MANAGED_BY, MANAGED_LABEL, Managed, OtherPort, Said, Service,
+    ServiceImport, ServiceType, Truth,
 };
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::table::Entry;
-use crate::write::{Body, ImportBody, Plan, ServiceBody, Settings, Subject, label, reference};
+use crate::write::{
+    Body, ImportBody, ImportStatus, Plan, ServiceBody, Settings, Subject, dated, is_said, label,
+    reference,
+};
 
 /// The label of a derived Service that says which import it is for (KEP-1645).
 pub const SERVICE_NAME_LABEL: &str = "multicluster.kubernetes.io/service-name";
@@ -22,6 +25,11 @@ const DERIVED_ANNOTATION: &str = "multicluster.kubernetes.io/derived-service";
 const EXPORTED_ANNOTATION: &str = "isthmus.dev/exported";
 /// The annotation of an import that names the clusters that it was made for, until its status does.
 const EXPORTERS_ANNOTATION: &str = "isthmus.dev/exporters";
+/// Why an import is not written.
+const FOREIGN_IMPORT: &str =
+    "a ServiceImport of this name was not made by the mesh, and stays as it is";
+/// Why an import gets no address.
+const FOREIGN_SERVICE: &str = "a Service of this name was not made by the mesh, and stays as it is";
 /// Addresses of an import (the API allows as many).
 const IPS_MAX: usize = 2;
 
@@ -71,6 +79,7 @@ pub(super) fn look(
     }
     let merged = import::merged(world, namespace, name);
     let derived = derived_name(namespace, name);
+    let taken = taken(world, settings, (namespace, name), &derived);
     for cluster in world.clusters.values() {
         if !settings.may_write(cluster) {
             continue;
@@ -78,7 +87,7 @@ pub(super) fn look(
         if let Some(export) = cluster.exports.get(namespace, name)
             && cluster.sees(Kind::ServiceExport)
         {
-            let said = verdict(world, cluster, (namespace, name), merged.as_ref());
+            let said = verdict(world, cluster, (namespace, name), merged.as_ref(), &taken);
             let at = reference(cluster, Kind::ServiceExport, namespace, name);
             let observed = &export.value.observed.conditions;
             plan.conditions(at, (said, observed), settings, subject);
@@ -106,6 +115,35 @@ pub(super) fn look(
             None => {}
         }
     }
+}
+
+/// Where the service is not imported, or has no address, because a name is somebody else's: what its
+/// exporters are told.
+fn taken(
+    world: &World,
+    settings: Settings<'_>,
+    (namespace, name): (&str, &str),
+    derived: &str,
+) -> Vec<String> {
+    let written = world.clusters.values();
+    let written = written.filter(|cluster| settings.writable.contains(&cluster.id));
+    let complaints = written.flat_map(|cluster| {
+        let import = cluster.imports.get(namespace, name);
+        let foreign = import.is_some_and(|import| import.value.managed.is_none());
+        let service = cluster.services.get(namespace, derived);
+        let stolen = service.is_some_and(|s| derived_for(&s.value) != Some(name));
+        [
+            foreign.then(|| {
+                let id = &cluster.id;
+                format!("not imported in {id}: {FOREIGN_IMPORT}")
+            }),
+            (stolen && !foreign).then(|| {
+                let id = &cluster.id;
+                format!("no address in {id}: {derived}: {FOREIGN_SERVICE}")
+            }),
+        ]
+    });
+    complaints.flatten().collect()
 }
 
 impl Place<'_> {
@@ -136,9 +174,10 @@ impl Place<'_> {
         if let Some(import) = self.import
             && import.value.managed.is_none()
         {
-            let why = "a ServiceImport of this name was not made by the mesh, and stays as it is";
-            plan.refused
-                .push((at(Kind::ServiceImport, self.name), why.to_owned()));
+            plan.refused.push((
+                at(Kind::ServiceImport, self.name),
+                FOREIGN_IMPORT.to_owned(),
+            ));
             // What was made before the other one came has lost its purpose.
             if settings.removals {
                 self.remove_service(plan);
@@ -150,15 +189,7 @@ impl Place<'_> {
         let managed = self.import.and_then(|i| i.value.managed.as_ref());
         let uid = managed.map_or("", |m| m.uid.as_str());
         if let Some(import) = self.import {
-            let mut clusters: Vec<String> =
-                merged.exporters.iter().map(ToString::to_string).collect();
-            clusters.sort_unstable();
-            if sorted(&import.value.clusters) == clusters {
-                plan.unchanged("import_status");
-            } else {
-                let body = Body::ImportStatus(clusters);
-                plan.write(at(Kind::ServiceImport, self.name), body, self.subject);
-            }
+            self.status_of(&import.value, merged, settings, plan);
         }
         let body = ServiceBody {
             uid: uid_of(self.service.and_then(|s| s.value.managed.as_ref())),
@@ -175,6 +206,58 @@ impl Place<'_> {
         // Its owner must be there first, and a service with an address needs a port.
         if !uid.is_empty() && (headless || !body.ports.is_empty()) {
             self.service_of(body, plan);
+        }
+    }
+
+    fn status_of(
+        &self,
+        import: &ServiceImport,
+        merged: &Merged,
+        settings: Settings<'_>,
+        plan: &mut Plan,
+    ) {
+        let mut clusters: Vec<String> = merged.exporters.iter().map(ToString::to_string).collect();
+        clusters.sort_unstable();
+        let ready = self.ready(import, merged);
+        let observed = &import.observed.conditions;
+        let said = import.is_alpha || is_said(std::slice::from_ref(&ready), observed);
+        if sorted(&import.clusters) == clusters && said {
+            plan.unchanged("import_status");
+            return;
+        }
+        let at = reference(self.cluster, Kind::ServiceImport, self.namespace, self.name);
+        let conditions = dated(vec![ready], observed, settings.now);
+        let body = Body::ImportStatus(ImportStatus {
+            clusters,
+            conditions,
+        });
+        plan.write(at, body, self.subject);
+    }
+
+    /// Can it be consumed, as its spec is now?
+    fn ready(&self, import: &ServiceImport, merged: &Merged) -> Said {
+        let taken = self.service.is_some_and(|s| !self.is_ours(&s.value));
+        let pending = if merged.kind == ServiceType::Headless || !import.ips.is_empty() {
+            None
+        } else if taken {
+            Some(format!("{}: {FOREIGN_SERVICE}", self.derived))
+        } else if merged.all_ports.is_empty() {
+            Some("a service without ports has no address".to_owned())
+        } else {
+            Some("the cluster has given no address yet".to_owned())
+        };
+        Said {
+            kind: "Ready".to_owned(),
+            status: Truth::from(pending.is_none()),
+            reason: if pending.is_none() {
+                "Ready"
+            } else {
+                "Pending"
+            }
+            .to_owned(),
+            message: pending.unwrap_or_default(),
+            generation: import.observed.generation,
+            since: None,
         }
     }
 
@@ -198,18 +281,25 @@ impl Place<'_> {
         let giver = self.service.map(|entry| &entry.value);
         let giver = giver.filter(|s| self.is_ours(s) && s.kind == ServiceType::ClusterIp);
         let ips = giver.map(|s| s.cluster_ips.as_slice()).unwrap_or_default();
+        let ips: Vec<_> = ips
+            .iter()
+            .take(if headless { 0 } else { IPS_MAX })
+            .copied()
+            .collect();
         let body = ImportBody {
             uid: uid_of(self.import.and_then(|i| i.value.managed.as_ref())),
             labels,
             annotations,
             headless,
-            ips: ips
-                .iter()
-                .take(if headless { 0 } else { IPS_MAX })
-                .copied()
-                .collect(),
+            families: if headless {
+                merged.families.clone()
+            } else {
+                ips.iter().copied().map(IpFamily::of).collect()
+            },
+            ips,
             ports: merged.all_ports.clone(),
             affinity: merged.affinity.filter(|_| !headless),
+            spread: merged.spread.clone(),
         };
         if self.import.is_some_and(|i| is_import(&i.value, &body)) {
             plan.unchanged("import");
@@ -223,8 +313,7 @@ impl Place<'_> {
         let at = reference(self.cluster, Kind::Service, self.namespace, self.derived);
         match self.service.map(|entry| &entry.value) {
             Some(service) if !self.is_ours(service) => {
-                let why = "a Service of this name was not made by the mesh, and stays as it is";
-                plan.refused.push((at, why.to_owned()));
+                plan.refused.push((at, FOREIGN_SERVICE.to_owned()));
             }
             // Kubernetes does not change a service from one to the other.
             Some(service) if (service.kind == ServiceType::Headless) != body.headless => {
@@ -270,10 +359,12 @@ fn is_import(import: &ServiceImport, body: &ImportBody) -> bool {
         return false;
     };
     let digest = |list: &Labels| list.get(EXPORTED_ANNOTATION).cloned();
+    let newer = import.spread == body.spread && import.families == body.families;
     import.headless == body.headless
         && import.ips == body.ips
         && import.ports == body.ports
         && import.affinity == body.affinity
+        && (newer || import.is_alpha)
         && holds(&managed.labels, &body.labels)
         && holds(&managed.annotations, &body.annotations)
         && digest(&managed.annotations) == digest(&body.annotations)

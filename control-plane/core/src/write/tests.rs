@@ -262,6 +262,98 @@ fn what_others_made_is_neither_changed_nor_removed() {
 }
 
 #[test]
+fn an_import_is_pending_until_it_has_an_address_and_says_why() {
+    let mut run = shop();
+    let ready = |run: &Run, cluster: &str| {
+        let import = run.import(cluster, "cart")?;
+        let found = import.observed.conditions.into_iter().next()?;
+        assert_eq!(found.kind, "Ready");
+        Some((found.status, found.reason, found.message))
+    };
+    let squatter = service("east", &derived_name("shop", "cart"), 77);
+    run.put(squatter.clone());
+    run.settle();
+    let said =
+        |status, reason: &str, message: &str| Some((status, reason.to_owned(), message.to_owned()));
+    assert_eq!(ready(&run, "west"), said(Truth::True, "Ready", ""));
+    let name = derived_name("shop", "cart");
+    let why =
+        format!("{name}: a Service of this name was not made by the mesh, and stays as it is");
+    assert_eq!(ready(&run, "east"), said(Truth::False, "Pending", &why));
+    run.remove(&squatter.reference());
+    run.planner.everything(&run.world);
+    run.settle();
+    assert_eq!(ready(&run, "east"), said(Truth::True, "Ready", ""));
+}
+
+#[test]
+fn an_exporter_is_told_where_its_name_is_somebody_elses() {
+    let mut run = shop();
+    let own = Spec::ServiceImport(ServiceImport::default());
+    run.put(object("west", "shop", "cart", own.clone()));
+    run.put(service("east", &derived_name("shop", "cart"), 77));
+    run.settle();
+    let message = |run: &Run| {
+        let Some(Spec::ServiceExport(export)) =
+            run.servers.get("east", Kind::ServiceExport, "cart")
+        else {
+            panic!("an export")
+        };
+        let said = export.observed.conditions.into_iter();
+        let ready = said.into_iter().find(|c| c.kind == "Ready").unwrap();
+        assert_eq!(
+            (ready.status, ready.reason.as_str()),
+            (Truth::True, "Ready")
+        );
+        ready.message
+    };
+    let told = message(&run);
+    assert!(
+        told.contains("not imported in west: a ServiceImport of this name"),
+        "{told}"
+    );
+    assert!(told.contains("no address in east: derived-"), "{told}");
+    run.remove(&object("west", "shop", "cart", own).reference());
+    run.settle();
+    assert!(!message(&run).contains("west"), "it is over");
+}
+
+#[test]
+fn what_clients_prefer_is_carried_into_imports_and_followed_when_it_changes() {
+    let mut run = shop();
+    let with = |distribution: Option<&str>| {
+        let mut close = service("east", "cart", 5);
+        if let Spec::Service(service) = &mut close.spec {
+            service.spread.distribution = distribution.map(str::to_owned);
+            service.spread.node_only = true;
+        }
+        close
+    };
+    for distribution in [Some("PreferClose"), Some("PreferSameZone"), None] {
+        run.put(with(distribution));
+        assert!(run.settle() > 0);
+        let import = run.import("west", "cart").unwrap();
+        assert_eq!(import.spread.distribution.as_deref(), distribution);
+        assert!(import.spread.node_only);
+        // Of the address that it has here, whatever the exporter's pods have.
+        assert_eq!(import.families, [IpFamily::V4]);
+    }
+}
+
+#[test]
+fn an_import_that_was_read_in_an_older_version_is_not_written_again_and_again() {
+    let mut run = shop();
+    run.settle();
+    let mut older = run.import("west", "cart").unwrap();
+    older.is_alpha = true;
+    older.families.clear();
+    older.observed = Observed::default();
+    run.put(object("west", "shop", "cart", Spec::ServiceImport(older)));
+    run.planner.everything(&run.world);
+    assert_eq!(run.plan().writes, []);
+}
+
+#[test]
 fn what_a_stale_cluster_exports_stays_and_it_is_not_written_to() {
     let mut run = shop();
     run.settle();

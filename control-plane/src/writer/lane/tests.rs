@@ -1,7 +1,7 @@
 //! Does a lane hold what it should, and no longer?
 
 use super::*;
-use isthmus_control_plane_core::write::{Body, Subject};
+use isthmus_control_plane_core::write::{Body, ImportStatus, Subject};
 
 const LIMITS: Limits = Limits {
     per_second: 10,
@@ -19,7 +19,10 @@ fn write(name: &str, clusters: &[&str]) -> Write {
     };
     Write {
         object,
-        body: Body::ImportStatus(clusters.iter().map(|c| (*c).to_owned()).collect()),
+        body: Body::ImportStatus(ImportStatus {
+            clusters: clusters.iter().map(|c| (*c).to_owned()).collect(),
+            conditions: Vec::new(),
+        }),
         subject: Subject::Name("shop".into(), name.into()),
     }
 }

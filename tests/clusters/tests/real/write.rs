@@ -35,6 +35,7 @@ kind: Service
 metadata: { name: cart, namespace: shop }
 spec:
   selector: { app: cart }
+  trafficDistribution: PreferClose
   sessionAffinity: ClientIP
   sessionAffinityConfig: { clientIP: { timeoutSeconds: 60 } }
   ports:
@@ -162,6 +163,9 @@ async fn is_imported(cluster: &Cluster) -> bool {
     address.is_string()
         && import["spec"]["ips"] == json!([address])
         && import["status"]["clusters"] == json!([{ "cluster": "east" }])
+        && import["status"]["conditions"][0]["status"] == "True"
+        && import["status"]["conditions"][0]["observedGeneration"]
+            == import["metadata"]["generation"]
 }
 
 async fn until(what: &str, is: impl AsyncFn() -> bool) {
@@ -212,6 +216,9 @@ async fn what_is_exported_is_imported_by_real_clusters_once_and_goes_with_the_la
         imported["spec"]["ports"][0]["appProtocol"],
         "kubernetes.io/h2c"
     );
+    assert_eq!(imported["spec"]["internalTrafficPolicy"], "Cluster");
+    assert_eq!(imported["spec"]["trafficDistribution"], "PreferClose");
+    assert_eq!(imported["spec"]["ipFamilies"], json!(["IPv4"]));
     assert_eq!(
         service["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"],
         60

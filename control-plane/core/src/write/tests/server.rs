@@ -104,8 +104,11 @@ impl Servers {
                 }
                 Ok(())
             }
-            Body::ImportStatus(clusters) => self.status(at, |spec| match spec {
-                Spec::ServiceImport(import) => import.clusters.clone_from(clusters),
+            Body::ImportStatus(status) => self.status(at, |spec| match spec {
+                Spec::ServiceImport(import) => {
+                    import.clusters.clone_from(&status.clusters);
+                    import.observed.conditions.clone_from(&status.conditions);
+                }
                 _ => panic!("no import"),
             }),
             Body::Conditions(conditions) => self.status(at, |spec| {
@@ -172,7 +175,14 @@ impl Servers {
             headless: body.headless,
             ports: body.ports.clone(),
             affinity: body.affinity,
-            clusters: before.map(|i| i.clusters).unwrap_or_default(),
+            spread: body.spread.clone(),
+            families: body.families.clone(),
+            is_alpha: false,
+            clusters: before
+                .as_ref()
+                .map(|i| i.clusters.clone())
+                .unwrap_or_default(),
+            observed: before.map(|i| i.observed).unwrap_or_default(),
             managed: Some(Managed {
                 uid,
                 labels: body.labels.clone(),

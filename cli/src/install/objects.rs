@@ -139,8 +139,8 @@ pub(crate) fn access(home: bool) -> Vec<Value> {
     all
 }
 
-/// What RBAC cannot say: it knows no labels. Of Services the control plane may write those only that it
-/// derives, and those lead to no pods of anybody.
+/// What RBAC cannot say: it knows no labels. Of Services and EndpointSlices the control plane may write
+/// those only that it derives, and those Services lead to no pods of anybody.
 fn fence() -> [Value; 2] {
     let ours = |object: &str| {
         format!(
@@ -151,22 +151,25 @@ fn fence() -> [Value; 2] {
     let user = format!("request.userInfo.username == 'system:serviceaccount:{SYSTEM}:{ACCOUNT}'");
     let was = format!("request.operation == 'CREATE' || ({})", ours("oldObject"));
     let is = format!(
-        "request.operation == 'DELETE' || ({} && !has(object.spec.selector))",
+        "request.operation == 'DELETE' || ({} && (!has(object.spec) || !has(object.spec.selector)))",
         ours("object")
     );
+    let rule = |group: &str, resource: &str| {
+        let operations = ["CREATE", "UPDATE", "DELETE"];
+        json!({ "apiGroups": [group], "apiVersions": ["v1"], "resources": [resource], "operations": operations })
+    };
     let group = "admissionregistration.k8s.io/v1";
     [
         json!({ "apiVersion": group, "kind": "ValidatingAdmissionPolicy", "metadata": metadata(ACCOUNT, None),
             "spec": {
                 "failurePolicy": "Fail",
-                "matchConstraints": { "resourceRules": [{
-                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["services"],
-                    "operations": ["CREATE", "UPDATE", "DELETE"],
-                }] },
+                "matchConstraints": { "resourceRules": [
+                    rule("", "services"), rule("discovery.k8s.io", "endpointslices"),
+                ] },
                 "matchConditions": [{ "name": "by-the-control-plane", "expression": user }],
                 "validations": [
-                    { "expression": was, "message": "the mesh did not make this Service" },
-                    { "expression": is, "message": "the mesh makes Services without a selector, with its label" },
+                    { "expression": was, "message": "the mesh did not make this object" },
+                    { "expression": is, "message": "the mesh makes objects with its label, and Services without a selector" },
                 ],
             } }),
         json!({ "apiVersion": group, "kind": "ValidatingAdmissionPolicyBinding", "metadata": metadata(ACCOUNT, None),

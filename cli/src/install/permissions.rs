@@ -94,6 +94,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
         PATCH,
     ),
     everywhere("", &["services"], OWN),
+    everywhere("discovery.k8s.io", &["endpointslices"], OWN),
     everywhere(
         "gateway.networking.k8s.io",
         &[

@@ -15,6 +15,7 @@
 //! 3. While it is not known of every cluster what it exports, nothing is taken away.
 
 mod service;
+mod slice;
 mod route;
 mod policy;
 mod roots;
@@ -27,6 +28,8 @@ pub use roots::RootsBody;
 pub(crate) use route::{conflicted, partly};
 pub(crate) use service::derived_for;
 pub use service::{SERVICE_NAME_LABEL, derived_name};
+pub(crate) use slice::made_for;
+pub use slice::{SOURCE_CLUSTER_LABEL, SliceBody};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -66,6 +69,8 @@ pub enum Body {
     Service(ServiceBody),
     /// How the pods of a namespace find the control plane.
     Roots(RootsBody),
+    /// Endpoints of a headless import.
+    Slice(SliceBody),
     /// The object is to go, if it still is the one with this `uid`.
     Delete {
         /// `metadata.uid`.
@@ -99,6 +104,7 @@ impl Body {
                 | Self::ImportStatus(_)
                 | Self::Service(_)
                 | Self::Roots(_)
+                | Self::Slice(_)
                 | Self::Delete { .. }
                 | Self::Conditions(_)
                 | Self::Parents(_),
@@ -115,6 +121,7 @@ impl Body {
             Self::ImportStatus(_) => "import_status",
             Self::Service(_) => "derived_service",
             Self::Roots(_) => "roots",
+            Self::Slice(_) => "endpoint_slice",
             Self::Delete { .. } => "delete",
             Self::Conditions(_) => "conditions",
             Self::Parents(_) => "route_status",
@@ -318,6 +325,17 @@ impl Planner {
                 if policies.any(|(_, entry)| entry.value.service == key.name) {
                     self.pending.insert(Subject::Declared(cluster.id.clone()));
                 }
+            }
+        }
+        for (key, _) in dirty.services.iter().filter(|(_, a)| a.everywhere) {
+            let headless = |cluster: &Cluster| {
+                let import = cluster.imports.get(&key.namespace, &key.name);
+                import.is_some_and(|import| import.value.headless)
+            };
+            // Its endpoints stand in its slices; of another import nobody sees them.
+            if world.clusters.values().any(headless) {
+                let name = Subject::Name(key.namespace.clone(), key.name.clone());
+                self.pending.insert(name);
             }
         }
         for object in &dirty.objects {

@@ -116,8 +116,11 @@ pub(super) fn service_import(
         ports: spec.ports.into_iter().flatten().filter_map(port).collect(),
         affinity: sticky.then(|| seconds.unwrap_or(AFFINITY_SECONDS)),
         clusters: clusters.collect(),
-        spread: spread(spec.internal_traffic_policy, spec.traffic_distribution),
-        families: families(spec.ip_families),
+        spread: spread(
+            spec.internal_traffic_policy.as_deref(),
+            spec.traffic_distribution,
+        ),
+        families: families(&spec.ip_families.unwrap_or_default()),
         is_alpha: version == "v1alpha1",
         observed: status::observed(metadata, raw.status.as_ref(), status::IMPORT),
         managed: status::managed(metadata),

@@ -8,6 +8,7 @@ use isthmus_control_plane_core::model::{
     SliceEndpoint, SlicePort, Spec, Spread, TargetPort, Transport,
 };
 use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
+use isthmus_proto::ids::is_label;
 use isthmus_proto::locality::Locality;
 use isthmus_proto::resource::Protocol;
 use serde::Deserialize;
@@ -232,27 +233,30 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
         affinity_seconds: spec.session_affinity_config.and_then(RawAffinity::seconds),
         managed,
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
-        spread: spread(spec.internal_traffic_policy, spec.traffic_distribution),
-        families: families(spec.ip_families),
+        spread: spread(
+            spec.internal_traffic_policy.as_deref(),
+            spec.traffic_distribution,
+        ),
+        families: families(&spec.ip_families.unwrap_or_default()),
     }))
 }
 
 /// `internalTrafficPolicy` and `trafficDistribution`
-pub(super) fn spread(internal: Option<String>, distribution: Option<String>) -> Spread {
+pub(super) fn spread(internal: Option<&str>, distribution: Option<String>) -> Spread {
     Spread {
-        node_only: internal.as_deref() == Some("Local"),
+        node_only: internal == Some("Local"),
         distribution: distribution.filter(|word| !word.is_empty()),
     }
 }
 
 /// `ipFamilies`
-pub(super) fn families(listed: Option<Vec<String>>) -> Vec<IpFamily> {
+pub(super) fn families(listed: &[String]) -> Vec<IpFamily> {
     let family = |text: &String| match text.as_str() {
         "IPv4" => Some(IpFamily::V4),
         "IPv6" => Some(IpFamily::V6),
         _ => None,
     };
-    listed.iter().flatten().filter_map(family).collect()
+    listed.iter().filter_map(family).collect()
 }
 
 fn service_port(document: &Document<'_>, raw: RawServicePort) -> Result<ServicePort, Failure> {
@@ -351,6 +355,8 @@ struct RawEndpoint {
     zone: Option<String>,
     #[serde(default)]
     target_ref: Option<TargetRef>,
+    #[serde(default)]
+    hostname: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -405,6 +411,7 @@ pub(super) fn endpoint_slice(
             terminating: raw.conditions.terminating.unwrap_or(false),
             zone: raw.zone.unwrap_or_default(),
             pod: pod.and_then(|target| target.name),
+            hostname: raw.hostname.filter(|name| is_label(name)),
         })
     };
     let endpoints = raw.endpoints.unwrap_or_default().into_iter().map(endpoint);
@@ -425,6 +432,8 @@ pub(super) fn endpoint_slice(
             service,
             ports: ports.filter_map(port).collect(),
             endpoints,
+            managed: status::managed(metadata)
+                .filter(|m| m.labels.contains_key(SERVICE_NAME_LABEL)),
         })
     }))
 }

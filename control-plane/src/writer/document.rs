@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use isthmus_control_plane_core::model::{
     Kind, Labels, MANAGED_BY, MANAGED_LABEL, ObjectRef, OtherPort, Parent, ParentStatus, Reach,
-    Said,
+    Said, SliceEndpoint, SlicePort,
 };
 use isthmus_control_plane_core::write::{
-    Body, CONTROLLER_NAME, ImportBody, RootsBody, ServiceBody, Write,
+    Body, CONTROLLER_NAME, ImportBody, RootsBody, ServiceBody, SliceBody, Write,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
     Some(match kind {
         Kind::Service => ("", "services", &["v1"]),
         Kind::ConfigMap => ("", "configmaps", &["v1"]),
+        Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices", &["v1"]),
         Kind::ServiceExport => (MULTICLUSTER, "serviceexports", &["v1beta1", "v1alpha1"]),
         Kind::ServiceImport => (MULTICLUSTER, "serviceimports", &["v1beta1", "v1alpha1"]),
         Kind::HttpRoute => (GATEWAY, "httproutes", &["v1", "v1beta1"]),
@@ -40,7 +41,6 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         | Kind::ServiceAccount
         | Kind::Pod
         | Kind::Deployment
-        | Kind::EndpointSlice
         | Kind::ReferenceGrant => return None,
     })
 }
@@ -78,17 +78,17 @@ pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
         }
         Body::Service(body) => {
             metadata(&mut document, &body.uid, &body.labels, &Labels::new());
-            let (name, uid) = &body.owner;
-            // Without `blockOwnerDeletion`: that takes a permission on the owner's finalizers.
-            document["metadata"]["ownerReferences"] = json!([{
-                "apiVersion": format!("{MULTICLUSTER}/v1beta1"), "kind": "ServiceImport",
-                "name": name, "uid": uid, "controller": true,
-            }]);
+            owned(&mut document, &body.owner);
             document["spec"] = service(body);
         }
         Body::Roots(body) => {
             metadata(&mut document, &body.uid, &body.labels, &Labels::new());
             document["data"] = json!(body.data);
+        }
+        Body::Slice(body) => {
+            metadata(&mut document, &body.uid, &body.labels, &Labels::new());
+            owned(&mut document, &body.owner);
+            slice(&mut document, body);
         }
         Body::ImportStatus(status) => {
             let named = status.clusters.iter();
@@ -113,7 +113,8 @@ pub(super) fn forced(write: &Write) -> bool {
         // What is there by the time it arrives, though nothing was seen, is somebody else's.
         Body::Import(ImportBody { uid, .. })
         | Body::Service(ServiceBody { uid, .. })
-        | Body::Roots(RootsBody { uid, .. }) => !uid.is_empty(),
+        | Body::Roots(RootsBody { uid, .. })
+        | Body::Slice(SliceBody { uid, .. }) => !uid.is_empty(),
         Body::ImportStatus(_) => true,
         // Another implementation of the API may answer for exports, too.
         Body::Conditions(_) => write.object.kind != Kind::ServiceExport,
@@ -151,6 +152,39 @@ fn metadata(document: &mut Value, uid: &str, labels: &Labels, annotations: &Labe
 /// A definition that serves nothing newer may lack fields, and refuse an object that has them.
 fn is_alpha(version: &str) -> bool {
     version.ends_with("/v1alpha1")
+}
+
+/// By the ServiceImport of this name and uid.
+fn owned(document: &mut Value, (name, uid): &(String, String)) {
+    // Without `blockOwnerDeletion`: that takes a permission on the owner's finalizers.
+    document["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": format!("{MULTICLUSTER}/v1beta1"), "kind": "ServiceImport",
+        "name": name, "uid": uid, "controller": true,
+    }]);
+}
+
+fn slice(document: &mut Value, body: &SliceBody) {
+    let port =
+        |port: &SlicePort| json!({ "name": port.name, "port": port.port, "protocol": "TCP" });
+    let endpoint = |endpoint: &SliceEndpoint| {
+        let mut value = json!({
+            "addresses": endpoint.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            "conditions": {
+                "ready": endpoint.ready, "serving": endpoint.serving,
+                "terminating": endpoint.terminating,
+            },
+        });
+        if !endpoint.zone.is_empty() {
+            value["zone"] = json!(endpoint.zone);
+        }
+        if let Some(hostname) = &endpoint.hostname {
+            value["hostname"] = json!(hostname);
+        }
+        value
+    };
+    document["addressType"] = json!(body.family.as_str());
+    document["ports"] = body.ports.iter().map(port).collect();
+    document["endpoints"] = body.endpoints.iter().map(endpoint).collect();
 }
 
 fn import(body: &ImportBody, is_alpha: bool) -> Value {

@@ -82,7 +82,9 @@ async fn send_to<S: Server>(
                 .map_err(|error| ApiError::Malformed(error.to_string()))?;
             (status.as_str(), Some(with_parents(&route, parents)))
         }
-        Body::Import(_) | Body::Service(_) | Body::Roots(_) => (path, applied(write, version)),
+        Body::Import(_) | Body::Service(_) | Body::Slice(_) | Body::Roots(_) => {
+            (path, applied(write, version))
+        }
         Body::ImportStatus(_) | Body::Conditions(_) => (status.as_str(), applied(write, version)),
     };
     let document = document.unwrap_or_default();

@@ -193,6 +193,9 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// The endpoints.
     pub endpoints: Vec<SliceEndpoint>,
+    /// The mesh made it, for a headless import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<Managed>,
 }
 
 /// One port of a slice.
@@ -220,6 +223,9 @@ pub struct SliceEndpoint {
     /// The pod behind it, in the slice's namespace. `None`: an address without a pod, which has no
     /// identity and is reached plainly, from its own cluster only.
     pub pod: Option<String>,
+    /// The name that DNS gives it below its service's, where it has one (pods of a StatefulSet).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
 }
 
 /// The service of this name is offered to all clusters.

@@ -140,14 +140,16 @@ fn encode_one(
 #[derive(Debug)]
 pub(crate) struct Backend<'a> {
     /// The last part of its name.
-    name: String,
+    pub(crate) name: String,
     namespace: &'a str,
     pub(crate) pod: Option<(&'a str, &'a Entry<Pod>)>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) health: resource::Health,
+    /// Its name below the service's in DNS.
+    pub(crate) hostname: Option<String>,
     /// Port of the cluster's own service → port of the pod.
-    ports: BTreeMap<u16, u16>,
-    locality: Locality,
+    pub(crate) ports: BTreeMap<u16, u16>,
+    pub(crate) locality: Locality,
 }
 
 impl Backend<'_> {
@@ -256,6 +258,7 @@ fn of_pod<'a>(
         pod: Some((name, entry)),
         addresses,
         health: health(service, pod.ready, pod.ready, pod.terminating),
+        hostname: None,
         ports: service.ports.iter().filter_map(target).collect(),
         locality: pod.locality.clone(),
     })
@@ -291,6 +294,7 @@ fn of_slice<'a>(
         pod,
         addresses,
         health: health(service, endpoint.ready, endpoint.serving, terminating),
+        hostname: endpoint.hostname.clone(),
         ports: ports.clone(),
         locality,
     })

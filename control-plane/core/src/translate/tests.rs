@@ -35,6 +35,7 @@ fn endpoint(name: &str, ready: bool, terminating: bool, pod: Option<&str>) -> Sl
         terminating,
         zone: "z1".into(),
         pod: pod.map(str::to_owned),
+        hostname: None,
     }
 }
 
@@ -47,6 +48,7 @@ fn slice(cluster: &str, endpoints: Vec<SliceEndpoint>) -> Object {
         service: "cart".into(),
         ports,
         endpoints,
+        managed: None,
     };
     object(cluster, "shop", "cart-abc", Spec::EndpointSlice(slice))
 }

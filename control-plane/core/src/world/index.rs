@@ -177,6 +177,20 @@ impl Cluster {
             .collect()
     }
 
+    /// The slices of a service, each with its name.
+    pub(crate) fn named_slices_of(
+        &self,
+        namespace: &str,
+        service: &str,
+    ) -> impl Iterator<Item = (&str, &Entry<EndpointSlice>)> {
+        let at = (namespace.to_owned(), service.to_owned());
+        let names = self.slices_of_service.get(&at).into_iter().flatten();
+        let found: Vec<_> = names
+            .filter_map(|name| self.slices.entry(namespace, name))
+            .collect();
+        found.into_iter()
+    }
+
     /// The pods that a selector takes, by name. An empty one takes none.
     pub(crate) fn selected<'a>(
         &'a self,

@@ -11,7 +11,7 @@ use isthmus_proto::ids::WorkloadName;
 use crate::model::{Kind, ObjectRef, PolicyTarget, Reach};
 use crate::world::cluster::{Cluster, key};
 use crate::world::dirty::{Dirty, PolicyScope, ServiceKey};
-use crate::write::derived_for;
+use crate::write::{derived_for, made_for};
 
 /// What depends on this object, as the cluster is now.
 pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
@@ -167,6 +167,11 @@ fn slice(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
     let Some(entry) = cluster.slices.get(namespace, name) else {
         return;
     };
+    // The import that it was made for may lack it now.
+    if let Some(import) = made_for(&entry.value) {
+        let key = ServiceKey::new(namespace, import);
+        dirty.service(key, &cluster.id, false).definition = true;
+    }
     let service = entry.value.service.as_str();
     endpoints(cluster, namespace, service, dirty);
     // Only where there is no selector do slices say which pods are behind a service: for their

@@ -3,7 +3,7 @@
 use isthmus_proto::ids::{ClusterId, Namespace};
 use sha2::{Digest as _, Sha256};
 
-use crate::import::{self, Merged, listed, verdict};
+use crate::import::{self, Merged, listed, shortened, verdict};
 use crate::model::{
     IpFamily, Kind, Labels, MANAGED_BY, MANAGED_LABEL, Managed, OtherPort, Said, Service,
     ServiceImport, ServiceType, Truth,
@@ -13,7 +13,7 @@ use crate::world::cluster::Cluster;
 use crate::world::table::Entry;
 use crate::write::{
     Body, ImportBody, ImportStatus, Plan, ServiceBody, Settings, Subject, dated, is_said, label,
-    reference,
+    reference, slice,
 };
 
 /// The label of a derived Service that says which import it is for (KEP-1645).
@@ -57,14 +57,14 @@ pub(crate) fn derived_for(service: &Service) -> Option<&str> {
 }
 
 /// One name in one cluster.
-struct Place<'a> {
-    cluster: &'a Cluster,
-    namespace: &'a str,
-    name: &'a str,
-    derived: &'a str,
+pub(super) struct Place<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    pub(super) derived: &'a str,
     import: Option<&'a Entry<ServiceImport>>,
     service: Option<&'a Entry<Service>>,
-    subject: &'a Subject,
+    pub(super) subject: &'a Subject,
 }
 
 pub(super) fn look(
@@ -93,7 +93,8 @@ pub(super) fn look(
             plan.conditions(at, (said, observed), settings, subject);
         }
         // What can't be seen can't be compared.
-        if !cluster.sees(Kind::ServiceImport) || !cluster.sees(Kind::Service) {
+        let kinds = [Kind::ServiceImport, Kind::Service, Kind::EndpointSlice];
+        if !kinds.iter().all(|kind| cluster.sees(*kind)) {
             continue;
         }
         let place = Place {
@@ -108,7 +109,7 @@ pub(super) fn look(
         match &merged {
             // A namespace that is not there is not made: who owns the name decides.
             Some(merged) if cluster.has_namespace(namespace) && place.may_have(world) => {
-                place.wanted(merged, settings, plan);
+                place.wanted((world, merged), settings, plan);
             }
             Some(_) => {}
             None if settings.removals && world.offers_known() => place.unwanted(plan),
@@ -169,7 +170,7 @@ impl Place<'_> {
         made_for.is_some_and(|list| list.split(',').all(known))
     }
 
-    fn wanted(&self, merged: &Merged, settings: Settings<'_>, plan: &mut Plan) {
+    fn wanted(&self, (world, merged): (&World, &Merged), settings: Settings<'_>, plan: &mut Plan) {
         let at = |kind, name| reference(self.cluster, kind, self.namespace, name);
         if let Some(import) = self.import
             && import.value.managed.is_none()
@@ -181,6 +182,7 @@ impl Place<'_> {
             // What was made before the other one came has lost its purpose.
             if settings.removals {
                 self.remove_service(plan);
+                slice::remove(self, plan);
             }
             return;
         }
@@ -189,7 +191,7 @@ impl Place<'_> {
         let managed = self.import.and_then(|i| i.value.managed.as_ref());
         let uid = managed.map_or("", |m| m.uid.as_str());
         if let Some(import) = self.import {
-            self.status_of(&import.value, merged, settings, plan);
+            self.status_of(&import.value, (world, merged), settings, plan);
         }
         let body = ServiceBody {
             uid: uid_of(self.service.and_then(|s| s.value.managed.as_ref())),
@@ -203,6 +205,11 @@ impl Place<'_> {
             affinity: merged.affinity.filter(|_| !headless),
             owner: (self.name.to_owned(), uid.to_owned()),
         };
+        if headless && !uid.is_empty() {
+            slice::look((world, merged), self, uid, settings, plan);
+        } else if !headless {
+            slice::remove(self, plan);
+        }
         // Its owner must be there first, and a service with an address needs a port.
         if !uid.is_empty() && (headless || !body.ports.is_empty()) {
             self.service_of(body, plan);
@@ -212,13 +219,13 @@ impl Place<'_> {
     fn status_of(
         &self,
         import: &ServiceImport,
-        merged: &Merged,
+        (world, merged): (&World, &Merged),
         settings: Settings<'_>,
         plan: &mut Plan,
     ) {
         let mut clusters: Vec<String> = merged.exporters.iter().map(ToString::to_string).collect();
         clusters.sort_unstable();
-        let ready = self.ready(import, merged);
+        let ready = self.ready(import, (world, merged));
         let observed = &import.observed.conditions;
         let said = import.is_alpha || is_said(std::slice::from_ref(&ready), observed);
         if sorted(&import.clusters) == clusters && said {
@@ -235,7 +242,7 @@ impl Place<'_> {
     }
 
     /// Can it be consumed, as its spec is now?
-    fn ready(&self, import: &ServiceImport, merged: &Merged) -> Said {
+    fn ready(&self, import: &ServiceImport, (world, merged): (&World, &Merged)) -> Said {
         let taken = self.service.is_some_and(|s| !self.is_ours(&s.value));
         let pending = if merged.kind == ServiceType::Headless || !import.ips.is_empty() {
             None
@@ -246,16 +253,17 @@ impl Place<'_> {
         } else {
             Some("the cluster has given no address yet".to_owned())
         };
+        let reason = if pending.is_none() {
+            "Ready"
+        } else {
+            "Pending"
+        };
+        let unlisted = || slice::unlisted(world, self.cluster, merged);
         Said {
             kind: "Ready".to_owned(),
             status: Truth::from(pending.is_none()),
-            reason: if pending.is_none() {
-                "Ready"
-            } else {
-                "Pending"
-            }
-            .to_owned(),
-            message: pending.unwrap_or_default(),
+            reason: reason.to_owned(),
+            message: shortened(&pending.unwrap_or_else(unlisted)),
             generation: import.observed.generation,
             since: None,
         }
@@ -337,6 +345,7 @@ impl Place<'_> {
             plan.write(at, Body::Delete { uid }, self.subject);
         }
         self.remove_service(plan);
+        slice::remove(self, plan);
     }
 
     fn remove_service(&self, plan: &mut Plan) {
@@ -350,7 +359,7 @@ impl Place<'_> {
     }
 }
 
-fn uid_of(managed: Option<&Managed>) -> String {
+pub(super) fn uid_of(managed: Option<&Managed>) -> String {
     managed.map(|m| m.uid.clone()).unwrap_or_default()
 }
 
@@ -382,7 +391,7 @@ fn is_service(service: &Service, body: &ServiceBody) -> bool {
 }
 
 /// Has it all that is wanted?
-fn holds(has: &Labels, wanted: &Labels) -> bool {
+pub(super) fn holds(has: &Labels, wanted: &Labels) -> bool {
     wanted
         .iter()
         .all(|(key, value)| has.get(key) == Some(value))

@@ -3,6 +3,7 @@
 mod server;
 mod convergence;
 mod roots;
+mod slices;
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use isthmus_proto::resource;
 
 use super::*;
 use crate::model::*;
-use crate::sample::{at, export, id, labels, list, object, pod, port, service, world};
+use crate::sample::{at, export, id, labels, list, mesh, object, pod, port, service, world};
 use server::Servers;
 
 /// A world, the API servers of its clusters, and one planner.
@@ -822,7 +823,7 @@ fn the_home_cluster_is_told_what_became_of_the_clusters_that_it_names() {
     use crate::world::{Standing, Standings};
 
     let mut run = shop();
-    run.put(crate::sample::mesh("east", "east-net"));
+    run.put(mesh("east", "east-net"));
     run.settle();
     let standing = |holds| Standing {
         kind: "Connected",
@@ -845,7 +846,7 @@ fn the_home_cluster_is_told_what_became_of_the_clusters_that_it_names() {
     assert_eq!(say(&mut run, Some(true)), Truth::True);
     assert_eq!(say(&mut run, Some(false)), Truth::False);
     // What the mesh says of a cluster changes nothing for anybody else.
-    let mut object = crate::sample::mesh("east", "east-net");
+    let mut object = mesh("east", "east-net");
     if let Spec::MeshCluster(cluster) = &mut object.spec {
         cluster.observed.generation = 7;
     }

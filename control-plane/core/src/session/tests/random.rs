@@ -86,6 +86,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
                 terminating,
                 zone: "z".into(),
                 pod: pod.map(|pod| format!("{app}-{pod}")),
+                hostname: None,
             };
             let ports = vec![SlicePort {
                 name: "http".into(),
@@ -95,6 +96,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
                 service: app.into(),
                 ports,
                 endpoints: vec![endpoint],
+                managed: None,
             };
             (format!("{app}-{number}"), Spec::EndpointSlice(slice))
         },

@@ -9,7 +9,7 @@ use isthmus_proto::ids::ClusterId;
 use crate::import::listed;
 use crate::model::*;
 use crate::sample::at;
-use crate::write::{Body, ImportBody, RootsBody, ServiceBody, Write};
+use crate::write::{Body, ImportBody, RootsBody, ServiceBody, SliceBody, Write};
 
 #[derive(Debug, Default)]
 pub(super) struct Servers {
@@ -81,6 +81,9 @@ impl Servers {
         let orphans = self.objects.values().filter(|object| match &object.spec {
             Spec::Service(Service {
                 managed: Some(m), ..
+            })
+            | Spec::EndpointSlice(EndpointSlice {
+                managed: Some(m), ..
             }) => !m.owner.is_empty() && !alive.contains(&m.owner),
             _ => false,
         });
@@ -96,6 +99,7 @@ impl Servers {
             Body::Import(body) => self.import(at, body),
             Body::Service(body) => self.service(at, body),
             Body::Roots(body) => self.roots(at, body),
+            Body::Slice(body) => self.slice(at, body),
             Body::Delete { uid } => {
                 match self.managed(at) {
                     Some(found) if found.uid == *uid => self.remove(at),
@@ -135,8 +139,33 @@ impl Servers {
             Spec::ServiceImport(import) => import.managed.clone(),
             Spec::Service(service) => service.managed.clone(),
             Spec::ConfigMap(found) => found.managed.clone(),
+            Spec::EndpointSlice(slice) => slice.managed.clone(),
             _ => None,
         }
+    }
+
+    fn slice(&mut self, at: &ObjectRef, body: &SliceBody) -> Result<(), String> {
+        let before = self.managed(at);
+        let uid = self.uid(before.as_ref(), &body.uid)?;
+        let foreign = |e: &SliceEndpoint| {
+            e.addresses.len() != 1 || IpFamily::of(e.addresses[0]) != body.family
+        };
+        if body.endpoints.len() > 1_000 || body.endpoints.iter().any(foreign) {
+            return Err("422: endpoints".to_owned());
+        }
+        let spec = EndpointSlice {
+            service: body.labels["kubernetes.io/service-name"].clone(),
+            ports: body.ports.clone(),
+            endpoints: body.endpoints.clone(),
+            managed: Some(Managed {
+                uid,
+                labels: body.labels.clone(),
+                annotations: Labels::new(),
+                owner: body.owner.1.clone(),
+            }),
+        };
+        self.store(at, Spec::EndpointSlice(spec));
+        Ok(())
     }
 
     fn status(&mut self, at: &ObjectRef, change: impl Fn(&mut Spec)) -> Result<(), String> {

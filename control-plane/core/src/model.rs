@@ -35,6 +35,15 @@ pub const SYSTEM_NAMESPACE: &str = "isthmus-system";
 /// The class of Gateway objects that are east-west gateways of this mesh; others are ignored.
 pub const GATEWAY_CLASS: &str = "isthmus-east-west";
 
+/// The last tier of clusters.
+pub const PRIORITY_MAX: u32 = 9;
+/// The highest price of a GiB, in thousandths of the currency's unit.
+pub const PRICE_MAX: u32 = 10_000;
+/// What a tier is worth, in ms of latency: a lower one is left only where it is full or gone.
+const TIER_MS: u32 = 100;
+/// The price of a GiB that is worth 1 ms of a call's latency, in thousandths of the currency's unit.
+const PRICE_OF_A_MS: u32 = 2;
+
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
@@ -369,6 +378,13 @@ pub struct MeshCluster {
     pub trust_domain: Option<TrustDomain>,
     /// Its gateways; empty: every Gateway that it declares.
     pub gateways: Vec<GatewayChoice>,
+    /// Which tier it is in, for calls from other clusters: 0 is preferred. At most [`PRIORITY_MAX`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: u32,
+    /// What a GiB between it and other clusters costs, in thousandths of the currency's unit. At most
+    /// [`PRICE_MAX`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub price: u32,
     /// How its API server is reached, where the cluster joined by an object.
     pub credential: Option<CredentialRef>,
     /// The Secret, in the control plane's own namespace, of which an operator hands in who signs.
@@ -376,6 +392,24 @@ pub struct MeshCluster {
     pub issuer: Option<String>,
     /// Its status.
     pub observed: Observed,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands it over like this"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl MeshCluster {
+    /// What a call from another cluster is charged for going there, in ms: 100 for each tier, and what
+    /// it pays for 16 KiB, where 0.02 for a GiB is worth 10 ms.
+    #[must_use]
+    pub fn charge_ms(&self) -> u32 {
+        let tiers = self.priority.min(PRIORITY_MAX).saturating_mul(TIER_MS);
+        tiers.saturating_add(self.price.min(PRICE_MAX) / PRICE_OF_A_MS)
+    }
 }
 
 /// A gateway that a cluster is reached by.

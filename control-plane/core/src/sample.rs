@@ -138,6 +138,8 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
         passthrough_denied: false,
         trust_domain: None,
         gateways: Vec::new(),
+        priority: 0,
+        price: 0,
         credential: None,
         issuer: None,
         observed: Observed::default(),

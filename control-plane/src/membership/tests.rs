@@ -11,6 +11,8 @@ fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
         observed: isthmus_control_plane_core::model::Observed::default(),
         trust_domain: trust_domain.map(|domain| domain.parse().unwrap()),
         gateways: Vec::new(),
+        priority: 0,
+        price: 0,
         credential: secret.map(reference),
         issuer: None,
     }

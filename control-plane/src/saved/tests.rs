@@ -92,7 +92,7 @@ kind: Gateway
 metadata: {{name: east-west, namespace: isthmus-system}}
 spec: {{gatewayClassName: isthmus-east-west, listeners: [{{name: mesh, port: 15443, protocol: TLS}}], addresses: [{{value: {ip}}}]}}
 ---
-{{apiVersion: isthmus.dev/v1alpha1, kind: MeshCluster, metadata: {{name: east}}, spec: {{network: n{n}, region: eu, trustDomain: east.mesh.internal, gateways: [{{name: a}}, {{address: {ip}, port: {port}}}, {{address: gw.example.com}}], credential: {{secretRef: {{name: east}}}}}}}}
+{{apiVersion: isthmus.dev/v1alpha1, kind: MeshCluster, metadata: {{name: east}}, spec: {{network: n{n}, priority: 1, price: {tries}, region: eu, trustDomain: east.mesh.internal, gateways: [{{name: a}}, {{address: {ip}, port: {port}}}, {{address: gw.example.com}}], credential: {{secretRef: {{name: east}}}}}}}}
 ---
 {{apiVersion: isthmus.dev/v1alpha1, kind: TrustPolicy, metadata: {{name: cut}}, spec: {{distrustedClusters: [c{n}]}}}}
 ---

@@ -62,6 +62,8 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
         ("Spec.region", json!({ "maxLength": 253 })),
         ("Spec.zone", json!({ "maxLength": 253 })),
         ("Spec.trustDomain", dns_name()),
+        ("Spec.priority", json!({ "maximum": 9 })),
+        ("Spec.price", json!({ "maximum": 10_000 })),
         (
             "Spec.gateways",
             json!({ "maxItems": 16, "x-kubernetes-list-type": "atomic" }),

@@ -568,6 +568,10 @@ pub struct Endpoint {
     /// not reachable from other networks.
     #[prost(string, tag = "12")]
     pub handle: ::prost::alloc::string::String,
+    /// Latency in milliseconds that a call from another cluster is charged for going here, for its
+    /// cluster's priority and price. At most 60,000. Default 0.
+    #[prost(uint32, tag = "13")]
+    pub charge_ms: u32,
 }
 impl ::prost::Name for Endpoint {
     const NAME: &'static str = "Endpoint";

@@ -12,7 +12,9 @@ use isthmus_proto::resource;
 use isthmus_proto::spiffe::SpiffeId;
 
 use crate::import;
-use crate::model::{Pod, Reach, Service, ServicePort, ServiceRef, SliceEndpoint, TargetPort};
+use crate::model::{
+    MeshCluster, Pod, Reach, Service, ServicePort, ServiceRef, SliceEndpoint, TargetPort,
+};
 use crate::translate::cache::EndpointsKey;
 use crate::translate::service::{View, providers};
 use crate::translate::{Answer, Client, Encoded, List, encode, octets};
@@ -126,6 +128,7 @@ fn encode_one(
         }),
         ports,
         handle: handle.unwrap_or_default(),
+        charge_ms: cluster.mesh().map_or(0, MeshCluster::charge_ms),
     };
     let seen = backend.pod.map(|(_, entry)| entry.stamp);
     Some(encode(

@@ -564,6 +564,30 @@ fn trust_is_told_apart_for_each_domain_and_only_once_it_is_known() {
 }
 
 #[test]
+fn endpoints_are_charged_for_the_priority_and_the_price_of_their_cluster() {
+    let charge = |priority: u32, price: u32| {
+        let mut objects = shop();
+        for object in &mut objects {
+            if let Spec::MeshCluster(mesh) = &mut object.spec
+                && object.name == "west"
+            {
+                (mesh.priority, mesh.price) = (priority, price);
+            }
+        }
+        let name = "shop/cart.shop.svc.clusterset.local";
+        let proxy = seen(&objects, "east/shop/web-1", "web", &[name]);
+        let names = proxy.names(T::Endpoint);
+        let west = names.iter().find(|name| name.contains("#west/")).unwrap();
+        let endpoint: resource::Endpoint = proxy.get(T::Endpoint, west);
+        endpoint.charge_ms
+    };
+    assert_eq!(charge(0, 0), 0);
+    assert_eq!(charge(0, 20), 10, "0.02 for a GiB");
+    assert_eq!(charge(2, 0), 200);
+    assert_eq!(charge(1, 90), 145);
+}
+
+#[test]
 fn a_service_that_prefers_the_zone_is_charged_for_leaving_it_unless_a_policy_says_more() {
     let penalty = |distribution: Option<&str>, policy: Option<u32>| {
         let mut objects = shop();

@@ -13,6 +13,7 @@ use isthmus_proto::spiffe::SpiffeId;
 use smallvec::SmallVec;
 
 use super::stats::EndpointStats;
+use crate::guard::PENALTY_MS_MAX;
 use crate::snapshot::Rejected;
 
 /// Most addresses of one endpoint (ours to tune; Kubernetes gives at most one a family).
@@ -79,6 +80,9 @@ pub struct Endpoint {
     pub health: Health,
     /// Region and zone.
     pub locality: Locality,
+    /// What a call from another cluster is charged for going here, in ms of latency: its cluster's
+    /// priority and price.
+    pub charge_ms: u32,
     /// (service port, target port), at least one, service ports unique.
     pub ports: SmallVec<[(u16, u16); 2]>,
     /// Its mesh listener. None: plain only.
@@ -161,6 +165,7 @@ fn check(from: &resource::Endpoint, stats: Arc<EndpointStats>) -> Result<Endpoin
             .as_ref()
             .map(Locality::from)
             .unwrap_or_default(),
+        charge_ms: charge(from.charge_ms)?,
         ports: ports(from)?,
         tunnel_port,
         handle: handle(&from.handle)?,
@@ -216,6 +221,13 @@ fn health(raw: i32) -> Result<Health, String> {
         Ok(resource::Health::Unspecified) => Err("health: unspecified".to_owned()),
         Err(_) => Err(format!("health: {raw} is not known")),
     }
+}
+
+fn charge(ms: u32) -> Result<u32, String> {
+    if ms > PENALTY_MS_MAX {
+        return Err(format!("charge_ms: {ms} is above {PENALTY_MS_MAX}"));
+    }
+    Ok(ms)
 }
 
 fn handle(text: &str) -> Result<Option<Arc<str>>, String> {

@@ -4,11 +4,13 @@
 //! continuously, with its capacity (healthy, warm and not ejected, against all that it had) and with
 //! its cost (measured latency, failures and waiting) once that exceeds a farther place's cost and
 //! the penalty for going there. What it does not keep goes on to the next place, by the same rule.
+//! Clusters that are charged differently, for their priority and price, are places of their own.
 
 use std::time::Duration;
 
 use isthmus_proto::ids::{ClusterId, NetworkId};
 use isthmus_proto::locality::Locality;
+use smallvec::SmallVec;
 
 use super::endpoint::Endpoint;
 
@@ -25,13 +27,21 @@ pub enum Distance {
     World,
 }
 
-impl Distance {
-    /// Near to far.
-    pub const ALL: [Self; PLACES] = [Self::Zone, Self::Cluster, Self::Region, Self::World];
-}
+/// Most places of a service: if clusters are charged in more ways, the dearest are one place (ours to
+/// tune).
+pub(super) const PLACES_MAX: usize = 16;
 
-/// How many distances there are.
-pub(super) const PLACES: usize = 4;
+/// Something of each place, near to far.
+pub(super) type Places<T> = SmallVec<[T; 4]>;
+
+/// Which place, from the nearest to the farthest: one's own cluster before the others, and of these
+/// the one that is charged least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    is_remote: bool,
+    pub(super) charge_ms: u32,
+    pub(super) distance: Distance,
+}
 
 /// Where this proxy is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +67,16 @@ impl Me {
             Distance::Region
         } else {
             Distance::World
+        }
+    }
+
+    /// In which place an endpoint is.
+    pub(super) fn rank(&self, endpoint: &Endpoint) -> Rank {
+        let is_remote = endpoint.cluster != self.cluster;
+        Rank {
+            is_remote,
+            charge_ms: if is_remote { endpoint.charge_ms } else { 0 },
+            distance: self.distance(endpoint),
         }
     }
 }
@@ -86,14 +106,15 @@ impl Default for BalancePolicy {
 }
 
 impl BalancePolicy {
-    /// What going so far is charged, in µs.
-    pub(super) fn penalty_us(&self, distance: Distance) -> f32 {
-        let penalty = match distance {
+    /// What going to a place is charged, in µs.
+    pub(super) fn penalty_us(&self, rank: Rank) -> f32 {
+        let charge = Duration::from_millis(u64::from(rank.charge_ms));
+        let penalty = match rank.distance {
             Distance::Zone => Duration::ZERO,
             Distance::Cluster => self.zone_penalty,
             Distance::Region | Distance::World => self.cluster_penalty.max(self.zone_penalty),
         };
-        penalty.as_secs_f32() * 1e6
+        penalty.saturating_add(charge).as_secs_f32() * 1e6
     }
 }
 
@@ -123,18 +144,18 @@ const CURIOSITY: f32 = 1.0 / 128.0;
 const BELIEF_MIN: f32 = 0.85;
 
 /// Each place's share of the traffic. They add up to 1, or are all 0 if nobody is anywhere.
-pub(super) fn shares(views: &[View; PLACES]) -> [f32; PLACES] {
+pub(super) fn shares(views: &[View]) -> Places<f32> {
     let costs = costs(views);
-    let mut shares = [0.0; PLACES];
+    let mut shares: Places<f32> = views.iter().map(|_| 0.0).collect();
     let (mut left, mut sum) = (1.0f32, 0.0f32);
-    for (at, (view, cost)) in views.iter().zip(costs).enumerate() {
+    for (at, (view, cost)) in views.iter().zip(costs.iter().copied()).enumerate() {
         if view.available <= 0.0 {
             continue;
         }
-        let farther = views.iter().zip(costs).skip(at.saturating_add(1));
+        let farther = views.iter().zip(&costs).skip(at.saturating_add(1));
         let best = farther
             .filter(|(view, _)| view.available > 0.0)
-            .map(|(_, cost)| cost)
+            .map(|(_, cost)| *cost)
             .fold(f32::INFINITY, f32::min);
         let keep = (HEADROOM * view.available).min(1.0) * kept_at_cost(cost, best);
         if let Some(share) = shares.get_mut(at) {
@@ -146,20 +167,23 @@ pub(super) fn shares(views: &[View; PLACES]) -> [f32; PLACES] {
     if sum <= 0.0 {
         return shares;
     }
-    let mut shares = shares.map(|share| share / sum);
+    for share in &mut shares {
+        *share /= sum;
+    }
     look_around(views, &costs, &mut shares);
     shares
 }
 
 /// Penalties included. Where nothing is known, a place is thought to be as fast as the nearest one
 /// that was measured.
-fn costs(views: &[View; PLACES]) -> [f32; PLACES] {
+fn costs(views: &[View]) -> Places<f32> {
     let known = |v: &&View| v.available > 0.0 && v.usual_us > 0.0;
     let typical = views.iter().find(known).map_or(0.0, |v| v.usual_us);
-    views.map(|v| {
+    let cost = |v: &View| {
         let belief = if v.cost_us > 0.0 { v.belief } else { 0.0 };
         typical + (v.cost_us - typical) * belief + v.penalty_us
-    })
+    };
+    views.iter().map(cost).collect()
 }
 
 /// The share that stays at a cost, if elsewhere the best is `best`. The square makes the near place
@@ -174,7 +198,7 @@ fn kept_at_cost(cost: f32, best: f32) -> f32 {
 }
 
 /// Without any calls a place can't be measured; a few go where they might gain.
-fn look_around(views: &[View; PLACES], costs: &[f32; PLACES], shares: &mut [f32; PLACES]) {
+fn look_around(views: &[View], costs: &[f32], shares: &mut [f32]) {
     let mut nearest = None;
     for (at, view) in views.iter().enumerate() {
         if view.available <= 0.0 {
@@ -227,7 +251,8 @@ mod tests {
     }
 
     fn leaving(near: View, far: View) -> f32 {
-        let [kept, _, left, _] = shares(&[near, View::default(), far, View::default()]);
+        let shares = shares(&[near, View::default(), far, View::default()]);
+        let (kept, left) = (shares[0], shares[2]);
         assert!((kept + left - 1.0).abs() < 1e-5);
         left
     }
@@ -278,7 +303,8 @@ mod tests {
 
     #[test]
     fn nobody_anywhere_is_no_share() {
-        assert_eq!(shares(&[View::default(); PLACES]), [0.0; PLACES]);
+        assert_eq!(shares(&[View::default(); 4]).as_slice(), [0.0; 4]);
+        assert!(shares(&[]).is_empty());
     }
 
     fn any_view() -> impl Strategy<Value = View> {
@@ -307,7 +333,7 @@ mod tests {
         }
 
         #[test]
-        fn shares_add_up(views in proptest::array::uniform4(any_view())) {
+        fn shares_add_up(views in proptest::collection::vec(any_view(), 0..PLACES_MAX)) {
             let shares = shares(&views);
             let sum: f32 = shares.iter().sum();
             let somebody = views.iter().any(|v| v.available > 0.0);

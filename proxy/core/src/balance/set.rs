@@ -1,12 +1,13 @@
 //! Which endpoints does a service have, seen from here?
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::endpoint::{Endpoint, EndpointId, Health};
-use super::locality::{Distance, Me};
+use super::locality::{Distance, Me, PLACES_MAX, Rank};
 use super::p2c::{Looking, Table};
 use super::stats::EndpointStats;
 use super::survey::Survey;
@@ -28,10 +29,10 @@ pub struct EndpointSet {
     pub(super) horizon: AtomicU64,
 }
 
-/// The endpoints at one distance.
+/// The endpoints at one distance, and of one charge.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) distance: Distance,
+    pub(super) rank: Rank,
     pub(super) healthy: Table,
     pub(super) draining: Table,
     /// Those that are not healthy: capacity that is missing.
@@ -54,6 +55,7 @@ pub(super) struct Digest {
     pub(super) available: AtomicU32,
     pub(super) cost_us: AtomicU32,
     pub(super) peers_us: AtomicU32,
+    pub(super) penalty_us: AtomicU32,
 }
 
 /// What people are shown of a place.
@@ -65,6 +67,9 @@ pub struct PlaceView {
     pub healthy: usize,
     /// Share of the capacity that can be used, 0 to 1.
     pub available: f32,
+    /// What a call is charged for going there, as of the last pick: zone, cluster, and the cluster's
+    /// priority and price.
+    pub penalty: Duration,
     /// What a call costs there: latency, failures, waiting. Zero: never measured.
     pub cost: Duration,
     /// Its share of the calls, 0 to 1.
@@ -72,19 +77,22 @@ pub struct PlaceView {
 }
 
 impl EndpointSet {
-    /// Sorts endpoints by their distance from `me`.
+    /// Sorts endpoints by their distance from `me`, and by what going there is charged.
     #[must_use]
     pub fn new(endpoints: Vec<Arc<Endpoint>>, me: &Me) -> Self {
-        let places = Distance::ALL
-            .into_iter()
-            .filter_map(|distance| {
-                let here: Vec<_> = endpoints
-                    .iter()
-                    .filter(|e| e.weight > 0 && me.distance(e) == distance)
-                    .collect();
-                (!here.is_empty()).then(|| Place::new(distance, &here))
-            })
-            .collect();
+        let mut ranked: BTreeMap<Rank, Vec<&Arc<Endpoint>>> = BTreeMap::new();
+        for endpoint in endpoints.iter().filter(|e| e.weight > 0) {
+            ranked.entry(me.rank(endpoint)).or_default().push(endpoint);
+        }
+        while ranked.len() > PLACES_MAX {
+            let dearest = ranked.pop_last();
+            let rest = dearest.map(|(_, rest)| rest).unwrap_or_default();
+            if let Some(mut last) = ranked.last_entry() {
+                last.get_mut().extend(rest);
+            }
+        }
+        let places = ranked.iter();
+        let places = places.map(|(rank, here)| Place::new(*rank, here)).collect();
         Self {
             endpoints,
             places,
@@ -133,7 +141,9 @@ impl EndpointSet {
         for place in &self.places {
             let up_to = read(&place.digest.share_up_to);
             views.push(PlaceView {
-                distance: place.distance,
+                distance: place.rank.distance,
+                penalty: Duration::try_from_secs_f32(read(&place.digest.penalty_us) / 1e6)
+                    .unwrap_or_default(),
                 healthy: place.healthy.slots().len(),
                 available: read(&place.digest.available),
                 cost: Duration::try_from_secs_f32(read(&place.digest.cost_us) / 1e6)
@@ -165,7 +175,7 @@ impl EndpointSet {
 }
 
 impl Place {
-    fn new(distance: Distance, here: &[&Arc<Endpoint>]) -> Self {
+    fn new(rank: Rank, here: &[&Arc<Endpoint>]) -> Self {
         let of = |health| {
             here.iter()
                 .filter(move |e| e.health == health)
@@ -179,7 +189,7 @@ impl Place {
                 stats: Arc::clone(&e.stats),
             });
         Self {
-            distance,
+            rank,
             missing: missing.collect(),
             draining: Table::new(of(Health::Draining)),
             healthy,

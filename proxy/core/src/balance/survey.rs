@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::ewma::{Stamp, forget};
-use super::locality::{BalancePolicy, Distance, PLACES, View, shares};
+use super::locality::{BalancePolicy, Places, View, shares};
 use super::outlier::ejected_max;
 use super::p2c::{Slot, is_out};
 use super::set::{EndpointSet, Place, write};
@@ -42,7 +42,7 @@ pub(super) struct Survey {
     /// Which place and which of its endpoints is next.
     place: usize,
     next: usize,
-    sums: [Sums; PLACES],
+    sums: Places<Sums>,
     /// Who is ejected; bounded by the set.
     ejected: Vec<Ejected>,
     usable: usize,
@@ -119,6 +119,7 @@ impl Survey {
     fn advance(&mut self, set: &EndpointSet, by: &Surveyor<'_>, mut budget: usize) -> bool {
         if (self.place, self.next) == (0, 0) {
             self.first = set.endpoints().iter().all(|e| e.stats.is_unseen());
+            self.sums = set.places.iter().map(|_| Sums::default()).collect();
         }
         while let Some(place) = set.places.get(self.place) {
             let healthy = place.healthy.slots();
@@ -180,18 +181,14 @@ impl Survey {
     fn publish(&mut self, set: &EndpointSet, by: &Surveyor<'_>) {
         let horizon = self.readmit(by);
         set.horizon.store(horizon.0, Relaxed);
-        let mut views = [View::default(); PLACES];
-        for (place, sums) in set.places.iter().zip(&self.sums) {
-            if let Some(view) = views.get_mut(index(place.distance)) {
-                *view = sums.view(by.policy.penalty_us(place.distance));
-            }
-        }
-        let shares = shares(&views);
+        let places = set.places.iter().zip(&self.sums);
+        let view = |(place, sums): (&Place, &Sums)| sums.view(by.policy.penalty_us(place.rank));
+        let views: Places<View> = places.clone().map(view).collect();
         let mut up_to = 0.0;
-        for (place, sums) in set.places.iter().zip(&self.sums) {
-            let at = index(place.distance);
-            up_to += shares.get(at).copied().unwrap_or(0.0);
+        for ((place, sums), (view, share)) in places.zip(views.iter().zip(shares(&views))) {
+            up_to += share;
             tell(place, sums, up_to);
+            write(&place.digest.penalty_us, view.penalty_us);
         }
     }
 
@@ -298,13 +295,4 @@ fn tell(place: &Place, sums: &Sums, share_up_to: f32) {
     write(&place.digest.available, view.available);
     write(&place.digest.cost_us, view.cost_us);
     write(&place.digest.peers_us, peers);
-}
-
-fn index(distance: Distance) -> usize {
-    match distance {
-        Distance::Zone => 0,
-        Distance::Cluster => 1,
-        Distance::Region => 2,
-        Distance::World => 3,
-    }
 }

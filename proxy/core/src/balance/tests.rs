@@ -102,6 +102,25 @@ fn eject(endpoint: &Endpoint, now: Ticks) -> Ticks {
 }
 
 #[test]
+fn places_are_bounded_however_clusters_are_charged_and_ones_own_is_free() {
+    let charged = |cluster: &str, ms: u32| endpoint(cluster, 1, |e| e.charge_ms = ms);
+    let mut all = vec![charged("east", 500)];
+    all.extend((0..40).map(|n| charged(&format!("c{n}"), n + 1)));
+    let set = set(all);
+    let mut rng = Rng::new(1);
+    choose(&set, &[], &mut rng, NOW).unwrap();
+    let view = set.view();
+    assert_eq!(view.len(), 16);
+    assert_eq!(
+        view[0].penalty,
+        Duration::from_millis(2),
+        "its zone is not known"
+    );
+    assert_eq!(view[1].penalty, Duration::from_millis(21));
+    assert_eq!(view.iter().map(|place| place.healthy).sum::<usize>(), 41);
+}
+
+#[test]
 fn an_empty_set_and_an_unusable_one_differ() {
     let mut rng = Rng::new(1);
     assert_eq!(

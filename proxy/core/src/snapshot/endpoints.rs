@@ -195,6 +195,7 @@ fn encode(endpoint: &Endpoint) -> Bytes {
         ports: endpoint.ports.iter().map(mapping).collect(),
         tunnel_port: endpoint.tunnel_port.map_or(0, u32::from),
         handle: text(endpoint.handle.as_deref()),
+        charge_ms: endpoint.charge_ms,
     };
     message.encode_to_vec().into()
 }

@@ -25,6 +25,7 @@ fn sound() -> resource::Endpoint {
         }],
         tunnel_port: 15008,
         handle: "abc".into(),
+        charge_ms: 10,
     }
 }
 
@@ -85,6 +86,7 @@ fn every_rule_is_kept_and_named() {
         ("ports.target_port", |e| e.ports[0].target_port = 65_536),
         ("ports.service_port", |e| e.ports.push(e.ports[0])),
         ("tunnel_port", |e| e.tunnel_port = 70_000),
+        ("charge_ms", |e| e.charge_ms = 60_001),
         ("handle", |e| e.handle = "A.b".into()),
         ("handle", |e| e.handle = "a".repeat(HANDLE_CHARS + 1)),
     ];

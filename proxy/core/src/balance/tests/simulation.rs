@@ -17,6 +17,8 @@ struct Pod {
     /// Spread of the service time: 0 is constant, 1 exponential.
     spread: f64,
     state: State,
+    /// What its cluster is charged, in ms.
+    charge: u32,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -36,6 +38,7 @@ const LOCAL: Pod = Pod {
     service_ms: 20.0,
     spread: 1.0,
     state: State::Up,
+    charge: 0,
 };
 const REMOTE: Pod = Pod {
     cluster: "west",
@@ -106,6 +109,7 @@ impl World {
             let endpoints = self.pods.iter().zip(&proxy.stats).enumerate();
             let compile = |(at, (pod, stats)): (usize, (&Pod, &Arc<EndpointStats>))| {
                 endpoint_with(pod.cluster, at, Arc::clone(stats), |e| {
+                    e.charge_ms = pod.charge;
                     if pod.state == State::Unready {
                         e.health = resource::Health::Unhealthy.into();
                     }
@@ -254,6 +258,74 @@ fn seconds_away(world: &World, from: u64) -> Vec<f64> {
     let seconds = (world.now - from) / SECOND;
     let second = |i| world.away_between(from + i * SECOND, from + (i + 1) * SECOND);
     (0..seconds).map(second).collect()
+}
+
+/// So many pods in each of two other clusters, equally far; the second one is charged.
+fn elsewhere(pods: usize, charge: u32) -> World {
+    let dearer = Pod {
+        cluster: "north",
+        charge,
+        ..REMOTE
+    };
+    let mut all = vec![REMOTE; pods];
+    all.extend(vec![dearer; pods]);
+    World::new(&all, 4, 7)
+}
+
+/// The share of the second cluster since a time.
+fn dearer(world: &World, from: u64) -> f64 {
+    let counts = world.counts(from);
+    let (cheap, dear) = counts.split_at(counts.len() / 2);
+    let (cheap, dear): (f64, f64) = (cheap.iter().sum(), dear.iter().sum());
+    dear / (cheap + dear)
+}
+
+#[test]
+fn of_clusters_that_are_equally_far_the_cheaper_one_is_called_until_it_is_full() {
+    let mut world = elsewhere(8, 10);
+    world.run(rate(8.0, 0.5), 20.0);
+    let share = dearer(&world, 0);
+    assert!(share < 0.02, "at half load {share} pay more");
+    // More than the cheaper one can do.
+    let full = world.now;
+    world.run(rate(8.0, 1.3), 30.0);
+    let settled = full + 10 * SECOND;
+    let share = dearer(&world, settled);
+    assert!(
+        (0.15..0.6).contains(&share),
+        "at 130 % load {share} pay more"
+    );
+    assert!(
+        world.latency(settled, 0.99) < 400.0,
+        "{}",
+        world.latency(settled, 0.99)
+    );
+    // Without a price both are one place.
+    let mut equal = elsewhere(8, 0);
+    equal.run(rate(8.0, 0.5), 10.0);
+    let share = dearer(&equal, 0);
+    assert!((0.45..0.55).contains(&share), "{share}");
+}
+
+#[test]
+fn a_lower_tier_is_left_in_proportion_to_what_it_loses() {
+    let mut shares = Vec::new();
+    for lost in [0, 2, 4, 6, 8] {
+        let mut world = elsewhere(8, 100);
+        world.run(rate(8.0, 0.2), 5.0);
+        for pod in world.pods.iter_mut().take(lost) {
+            pod.state = State::Unready;
+        }
+        world.discover();
+        let after = world.now;
+        world.run(rate(8.0, 0.2), 10.0);
+        shares.push(dearer(&world, after));
+    }
+    assert!(shares[0] < 0.02, "{shares:?}");
+    assert!(shares.is_sorted(), "{shares:?}");
+    // No cliff: half of it carries more than half.
+    assert!((0.2..0.5).contains(&shares[2]), "{shares:?}");
+    assert!(shares[4] >= 1.0, "{shares:?}");
 }
 
 #[test]

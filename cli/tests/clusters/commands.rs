@@ -115,7 +115,7 @@ async fn broken(tool: &Tool) -> Vec<String> {
     broken.map(told).collect()
 }
 
-/// Of Services the control plane's account writes only those that the mesh derives.
+/// Of Services and EndpointSlices the control plane's account writes only those that the mesh derives.
 async fn fenced(cluster: &Cluster) {
     let token = cluster
         .token("isthmus-system", "isthmus-control-plane", None, None)
@@ -161,7 +161,32 @@ async fn fenced(cluster: &Cluster) {
     assert!(refused.unwrap_err().to_string().contains("with its label"));
     assert!(api.delete(&path("theirs"), None).await.is_err());
     api.delete(&path("derived-2"), None).await.unwrap();
+    only_its_slices(cluster, &api).await;
     only_its_config_map(&api).await;
+}
+
+/// Of EndpointSlices it is the same.
+async fn only_its_slices(cluster: &Cluster, api: &Api) {
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = |name: &str, owner: &str| {
+        serde_json::json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": name, "namespace": "default",
+                "labels": { "app.kubernetes.io/managed-by": owner },
+            },
+            "addressType": "IPv4", "endpoints": [], "ports": [],
+        })
+    };
+    let theirs = slice("theirs", "nobody");
+    cluster.admin().apply(&theirs).await.unwrap();
+    let (made, at) = (slice("theirs", "isthmus"), format!("{slices}/theirs"));
+    let refused = api.apply(&at, &made, true).await.unwrap_err();
+    assert!(refused.to_string().contains("did not make"), "{refused}");
+    assert!(api.delete(&at, None).await.is_err());
+    let (made, at) = (slice("ours", "isthmus"), format!("{slices}/ours"));
+    api.apply(&at, &made, false).await.unwrap();
+    api.delete(&at, None).await.unwrap();
 }
 
 /// Of ConfigMaps the control plane's account has to do with one name only.

@@ -218,6 +218,18 @@ fn route() -> Value {
     })
 }
 
+/// What `v1beta1` has beside the rest.
+fn carried(import: &Value) {
+    let ready = &import["status"]["conditions"][0];
+    assert_eq!(
+        (&ready["type"], &ready["reason"]),
+        (&json!("Ready"), &json!("Ready"))
+    );
+    assert_eq!(import["spec"]["internalTrafficPolicy"], "Cluster");
+    assert_eq!(import["spec"]["trafficDistribution"], "PreferClose");
+    assert_eq!(import["spec"]["ipFamilies"], json!(["IPv4"]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_export_is_imported_everywhere_and_a_second_leader_writes_nothing() {
     let mesh = Mesh::start();
@@ -247,14 +259,7 @@ async fn an_export_is_imported_everywhere_and_a_second_leader_writes_nothing() {
     assert_eq!(import["spec"]["ports"][1]["protocol"], "UDP");
     assert_eq!(import["metadata"]["labels"]["team"], "cart");
     assert_eq!(import["status"]["clusters"], json!([{ "cluster": "east" }]));
-    let ready = &import["status"]["conditions"][0];
-    assert_eq!(
-        (&ready["type"], &ready["reason"]),
-        (&json!("Ready"), &json!("Ready"))
-    );
-    assert_eq!(import["spec"]["internalTrafficPolicy"], "Cluster");
-    assert_eq!(import["spec"]["trafficDistribution"], "PreferClose");
-    assert_eq!(import["spec"]["ipFamilies"], json!(["IPv4"]));
+    carried(&import);
     let owner = &mesh.derived("west", "cart")["metadata"]["ownerReferences"][0];
     assert_eq!(owner["uid"], import["metadata"]["uid"]);
     let path = "/apis/multicluster.x-k8s.io/v1beta1/namespaces/shop/serviceexports/cart";

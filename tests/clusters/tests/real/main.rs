@@ -9,3 +9,5 @@ mod api;
 mod watch;
 #[cfg(test)]
 mod write;
+#[cfg(test)]
+mod services;

@@ -57,14 +57,14 @@ spec:
 ";
 
 /// One control plane, as far as it sees and writes.
-struct Control {
+pub(crate) struct Control {
     metrics: Arc<Metrics>,
-    problems: Arc<Problems>,
+    pub(crate) problems: Arc<Problems>,
     _tasks: JoinSet<()>,
 }
 
 impl Control {
-    fn start(clusters: &[&Cluster]) -> Self {
+    pub(crate) fn start(clusters: &[&Cluster]) -> Self {
         let mut world = World::new("mesh.example").unwrap();
         let mut apis = BTreeMap::new();
         for cluster in clusters {
@@ -120,7 +120,7 @@ impl Control {
     }
 }
 
-async fn two() -> Option<[Cluster; 2]> {
+pub(crate) async fn two() -> Option<[Cluster; 2]> {
     let programs = match Programs::find() {
         Ok(programs) => programs,
         Err(error) => {
@@ -139,7 +139,7 @@ async fn two() -> Option<[Cluster; 2]> {
     clusters.try_into().ok()
 }
 
-async fn find(cluster: &Cluster, path: &str) -> Value {
+pub(crate) async fn find(cluster: &Cluster, path: &str) -> Value {
     cluster
         .admin()
         .find(path)
@@ -168,7 +168,7 @@ async fn is_imported(cluster: &Cluster) -> bool {
             == import["metadata"]["generation"]
 }
 
-async fn until(what: &str, is: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, is: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !is().await {
         assert!(begun.elapsed() < LIMIT, "never: {what}");

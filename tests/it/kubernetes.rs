@@ -27,6 +27,9 @@ const NOTICED: Duration = Duration::from_secs(120);
 /// The namespace of everything here.
 const SHOP: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n";
 
+/// The namespace of the Lease.
+const SYSTEM: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: isthmus-system }\n";
+
 /// One API server, and a control plane that watches it and serves nobody.
 struct Watched {
     control: ControlPlane,
@@ -132,6 +135,15 @@ fn service(name: &str) -> String {
         "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": name, "namespace": "shop" },
         "spec": { "selector": { "app": "cart" }, "ports": [{ "name": "http", "port": 80 }] },
+    })
+    .to_string()
+}
+
+/// The service of this name is for everybody.
+fn export(name: &str) -> String {
+    json!({
+        "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",
+        "metadata": { "name": name, "namespace": "shop" },
     })
     .to_string()
 }

@@ -2,7 +2,7 @@
 
 use isthmus_tests::servers::programs;
 
-use super::{Watched, count, pod, service};
+use super::{SYSTEM, Watched, count, export, pod, service};
 
 /// Silent from the beginning: the control plane knows nothing, and says so, until it does.
 #[tokio::test]
@@ -54,4 +54,25 @@ async fn a_cluster_that_is_lost_is_stale_and_keeps_what_it_had() {
     watched.server.apply(&pod("cart-4")).await;
     watched.until_state("synced").await;
     watched.until_count("Pod", 3).await;
+}
+
+/// The mesh goes on to write into a cluster that was lost, as it did before.
+#[tokio::test]
+async fn what_is_exported_after_an_outage_is_imported() {
+    let Some(programs) = programs() else { return };
+    let mut watched = Watched::usual(&programs).await;
+    watched.server.apply(SYSTEM).await;
+    watched.control.start().await;
+    for (name, imports) in [("cart", 1), ("books", 2), ("web", 3)] {
+        if imports > 1 {
+            watched.server.cluster.api().kill().await.unwrap();
+            watched.until_state("stale").await;
+            watched.server.cluster.revive().await.unwrap();
+        }
+        watched.until_state("synced").await;
+        for text in [service(name), export(name)] {
+            watched.server.apply(&text).await;
+        }
+        watched.until_count("ServiceImport", imports).await;
+    }
 }

@@ -106,9 +106,10 @@ impl Pulse {
                 vec![Change::Lost { cluster, reason }]
             }
             (Stage::Lost(_), None) => {
-                // Everything that was told stays: the watches have told what is different.
-                self.stage = Stage::Synced;
-                let kept = every_kind();
+                // Everything that was told stays: the watches have told what is different. Kinds
+                // that are not seen yet are told as they come back: nobody judges by them before.
+                let kept = unseen(statuses);
+                (self.stage, self.kept) = (Stage::Synced, kept.clone());
                 vec![Change::InitDone { cluster, kept }]
             }
             (Stage::Synced, None) => self.confirm(statuses, now),
@@ -119,14 +120,12 @@ impl Pulse {
         let cluster = &self.shared.cluster;
         let mut changes = Vec::new();
         self.kept.retain(|kind| {
-            let listed = statuses
-                .get(kind.as_str())
-                .is_some_and(|status| status.listed);
-            if listed {
+            let seen = statuses.get(kind.as_str()).is_some_and(is_seen);
+            if seen {
                 let (cluster, kind) = (cluster.clone(), *kind);
                 changes.push(Change::Listed { cluster, kind });
             }
-            !listed
+            !seen
         });
         let least = essential(statuses)
             .filter(|(_, status)| status.state != State::Absent)
@@ -237,8 +236,23 @@ fn time_of(at: Instant, now: Instant) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(whole).unwrap_or(time)
 }
 
-fn every_kind() -> BTreeSet<Kind> {
-    COLLECTIONS.iter().filter_map(kind_of).collect()
+/// Is what was told of the kind what the server has? That there is no such kind is known, too.
+fn is_seen(status: &Status) -> bool {
+    match status.state {
+        State::Watching => status.listed,
+        State::Absent => true,
+        State::Unknown | State::Listing | State::Lost { .. } | State::Forbidden { .. } => false,
+    }
+}
+
+/// The kinds that are not seen now.
+fn unseen(statuses: &Statuses) -> BTreeSet<Kind> {
+    let unseen = |collection: &&Collection| !statuses.get(collection.name()).is_some_and(is_seen);
+    COLLECTIONS
+        .iter()
+        .filter(unseen)
+        .filter_map(kind_of)
+        .collect()
 }
 
 fn kind_of(collection: &Collection) -> Option<Kind> {

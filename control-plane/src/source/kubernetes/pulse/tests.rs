@@ -46,7 +46,6 @@ fn pulse() -> Pulse {
 /// The names of what is said.
 fn said(pulse: &mut Pulse, statuses: &Statuses, now: Instant) -> Vec<String> {
     let name = |change| match change {
-        Change::InitDone { kept, .. } if kept == every_kind() => "back".to_owned(),
         Change::InitDone { kept, .. } => format!("done without {kept:?}"),
         Change::Lost { reason, .. } => format!("lost: {reason}"),
         Change::Confirmed { .. } => "confirmed".to_owned(),
@@ -139,7 +138,8 @@ fn a_cluster_is_lost_with_any_kind_that_counts_and_back_with_all_of_them() {
         ["lost: EndpointSlice: no"]
     );
     statuses.insert("EndpointSlice", status(State::Watching, true, later));
-    assert_eq!(said(&mut pulse, &statuses, later), ["back"]);
+    let back = "done without {TcpRoute}";
+    assert_eq!(said(&mut pulse, &statuses, later), [back]);
     // Nobody says that it failed, and nothing comes.
     let silent = later + UNHEARD;
     let why = "lost: Namespace: nothing was heard for 60 s";
@@ -161,4 +161,45 @@ fn a_confirmation_is_as_old_as_the_oldest_kind_that_counts() {
     statuses.insert("Pod", status(State::Watching, true, later));
     assert_eq!(said(&mut pulse, &statuses, later), ["confirmed"]);
     assert_eq!(pulse.confirmed, Some(later));
+}
+
+/// Whoever writes into the cluster waits for what it compares with, and for no more.
+#[test]
+fn a_cluster_that_is_back_after_an_outage_is_seen_again_kind_by_kind() {
+    let begun = Instant::now();
+    let mut pulse = pulse();
+    assert_eq!(said(&mut pulse, &well(begun), begun), ["done without {}"]);
+    for _ in 0..2 {
+        let mut statuses = well(begun);
+        for status in statuses.values_mut() {
+            status.state = lost(begun);
+        }
+        statuses.insert("TLSRoute", status(State::Absent, false, begun));
+        let later = begun + LOST;
+        let told = said(&mut pulse, &statuses, later);
+        assert_eq!(told, ["lost: Namespace: refused"]);
+        // Some of the watches are open again.
+        for (name, status) in &mut statuses {
+            if !["ServiceExport", "ServiceImport", "HTTPRoute", "TLSRoute"].contains(name) {
+                status.state = State::Watching;
+            }
+        }
+        statuses.insert("HTTPRoute", status(State::Listing, true, later));
+        assert_eq!(
+            said(&mut pulse, &statuses, later),
+            ["done without {ServiceExport, ServiceImport, HttpRoute}"]
+        );
+        for name in ["ServiceExport", "HTTPRoute"] {
+            statuses.insert(name, status(State::Watching, true, later));
+        }
+        let told = said(&mut pulse, &statuses, later);
+        assert_eq!(
+            told.get(..2).unwrap(),
+            ["listed ServiceExport", "listed HTTPRoute"]
+        );
+        statuses.insert("ServiceImport", status(State::Watching, true, later));
+        let told = said(&mut pulse, &statuses, later);
+        assert_eq!(told, ["listed ServiceImport"]);
+        assert_eq!(said(&mut pulse, &statuses, later), [""; 0]);
+    }
 }

@@ -59,6 +59,19 @@ fn plugins(text: &str) -> Vec<String> {
     users.into_iter().flatten().filter_map(command).collect()
 }
 
+/// The command of a context's plugin; `None`: it has none.
+pub(crate) fn plugin_of(text: &str, context: &str) -> Option<String> {
+    let config: Value = serde_saphyr::from_str(text).unwrap_or_default();
+    let named = |list: &str, name: &str| {
+        let mut all = config.get(list)?.as_array()?.iter();
+        all.find(|one| one.get("name").and_then(Value::as_str) == Some(name))
+            .cloned()
+    };
+    let context = named("contexts", context)?;
+    let user = named("users", context.pointer("/context/user")?.as_str()?)?;
+    Some(user.pointer("/user/exec/command")?.as_str()?.to_owned())
+}
+
 /// An object; `None`: there is none, or no such kind.
 ///
 /// # Errors
@@ -106,6 +119,12 @@ mod tests {
         let text = "users:\n- name: a\n  user: {exec: {command: aws, args: [x]}}\n- name: b\n  user: {token: t}\n";
         assert_eq!(plugins(text), ["aws"]);
         assert!(plugins("not: [a kubeconfig").is_empty());
+        let contexts =
+            "contexts:\n- {name: one, context: {user: a}}\n- {name: two, context: {user: b}}\n";
+        let of = |context| plugin_of(&format!("{text}{contexts}"), context);
+        assert_eq!(of("one").as_deref(), Some("aws"));
+        assert_eq!(of("two"), None);
+        assert_eq!(of("three"), None);
     }
 
     #[test]

@@ -45,10 +45,10 @@ pub(crate) fn control_plane(options: &RoleOptions, format: Format) -> anyhow::Re
 ///
 /// # Errors
 /// It doesn't, or says something that is not in `allow`; the text names the field.
-pub(crate) fn check_kubeconfig(file: &Path, context: &str, allow: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn check_kubeconfig(file: &Path, context: &str, allow: &[String]) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    let allow = Allow::of_words(allow.iter().copied())?;
+    let allow = Allow::of_words(allow.iter().map(String::as_str))?;
     kubeconfig(&text, Some(context), &allow)
         .with_context(|| format!("the context {context} of {}", file.display()))?;
     Ok(())

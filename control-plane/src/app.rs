@@ -285,7 +285,8 @@ impl Parts {
         if let Some(home) = &config.home {
             let configured = config.clusters.iter().map(|cluster| cluster.name.clone());
             let of = (home, configured.collect());
-            let membership = Membership::new(&self.fleet, &self.hub, &self.metrics, of);
+            let membership =
+                Membership::new(&self.fleet, &self.hub, &self.metrics, of, config.write);
             tasks.spawn(async move {
                 membership.run().await;
                 "membership"

@@ -70,6 +70,7 @@ struct RawConfig {
     clusters: Vec<RawCluster>,
     home: Option<RawHome>,
     keys: Option<KeysAt>,
+    write: Option<bool>,
     advertise: Option<RawAdvertise>,
     writes: Option<writes::Raw>,
 }
@@ -148,6 +149,9 @@ pub struct Config {
     pub keys: KeysAt,
     /// Where proxies find the control plane; `None`: pods are not told by a ConfigMap.
     pub advertise: Option<Advertise>,
+    /// May it write into the clusters? Default: true. Else it only watches them: no lease, no
+    /// imports, no statuses, no renewed credentials.
+    pub write: bool,
 }
 
 /// Where the mesh's keys lie.
@@ -272,14 +276,19 @@ impl Config {
         };
         let clusters = clusters(raw.clusters, &mesh_domain)?;
         let home = home(raw.home, &clusters)?;
+        let write = raw.write.unwrap_or(true);
+        if !write && raw.keys == Some(KeysAt::Secrets) {
+            return Err(value("keys", "secrets are written, and \"write\" is false"));
+        }
         Ok(Self {
-            keys: keys(raw.keys, home.as_ref(), &clusters)?,
+            keys: keys(raw.keys, home.as_ref().filter(|_| write), &clusters)?,
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
             advertise: advertise(raw.advertise, home.as_ref())?,
             home,
             writes: writes::understand(raw.writes)?,
             clusters,
+            write,
             certificate_lifetime: Duration::from_secs(seconds),
             state_dir: raw.state_dir,
             mesh_domain,

@@ -53,6 +53,8 @@ pub struct Membership {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     home: Home,
+    /// May credentials be renewed, where they lie?
+    renews: bool,
     configured: BTreeSet<ClusterId>,
     members: BTreeMap<ClusterId, Member>,
     /// Those that could not be admitted, when, and why: they are not tried again at once.
@@ -114,12 +116,14 @@ impl Membership {
         hub: &Arc<Hub>,
         metrics: &Arc<Metrics>,
         (home, configured): (&Home, BTreeSet<ClusterId>),
+        renews: bool,
     ) -> Self {
         Self {
             fleet: Arc::clone(fleet),
             hub: Arc::clone(hub),
             metrics: Arc::clone(metrics),
             home: home.clone(),
+            renews,
             configured,
             members: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -253,6 +257,7 @@ impl Membership {
         let (credential, wanted) = watch::channel(credential);
         let keeper = Keeper {
             home: self.home.clone(),
+            renews: self.renews,
             fleet: Arc::clone(&self.fleet),
             wanted,
             verdict: Arc::clone(&verdict),
@@ -349,6 +354,7 @@ fn connected(state: State, reason: &str, report: Option<&Report>) -> Standing {
 /// Who keeps one member's credential.
 struct Keeper {
     home: Home,
+    renews: bool,
     fleet: Arc<Fleet>,
     wanted: watch::Receiver<CredentialRef>,
     verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
@@ -389,7 +395,8 @@ impl Keeper {
     /// replaced only as it was read, so one of them writes, and the others find what it wrote.
     async fn renew(&mut self, home: Option<&Api>, wanted: &CredentialRef) {
         let now = SystemTime::now();
-        let Some(home) = home.filter(|_| self.connector.is_used() && now >= self.renew_at) else {
+        let due = self.renews && self.connector.is_used() && now >= self.renew_at;
+        let Some(home) = home.filter(|_| due) else {
             return;
         };
         let place = Place {

@@ -1,7 +1,7 @@
 //! What does the mesh see in clusters that the user has? Only a control plane runs, and it watches.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,16 +16,29 @@ use super::process::Process;
 use super::screen::Screen;
 use super::wait;
 use crate::args::DemoOptions;
+use crate::kubernetes::plugin_of;
 use crate::{client, roles, shutdown};
 
 /// Longest time until every cluster was listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(90);
 /// Time between two looks for a change.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What the user's own kubeconfig may say, on the user's own machine. Commands in it are not run.
+/// What the user's own kubeconfig may say, on the user's own machine. Of the commands in it those
+/// of the contexts may run that the user has named.
 const ALLOW: [&str; 2] = ["loopback", "files"];
 /// Longest name of a cluster, as a label of DNS.
 const NAME_CHARS_MAX: usize = 63;
+
+/// A cluster that is looked at.
+#[derive(Debug)]
+struct Joined {
+    name: String,
+    context: String,
+    /// What its context may say.
+    allow: Vec<String>,
+    /// By which it gets its credentials.
+    command: Option<String>,
+}
 
 /// Joins the contexts' clusters and says what is seen of each; then watches until Ctrl-C, or ends
 /// with `--check`.
@@ -40,19 +53,31 @@ pub(super) async fn run(
     let plan = Plan::claim()?;
     let folder = Folder::make(options.keep)?;
     let file = std::path::absolute(file).context("the kubeconfig's path")?;
-    let names = names(&options.contexts)?;
-    for context in &options.contexts {
-        roles::check_kubeconfig(&file, context, &ALLOW)?;
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let clusters = clusters(names(&options.contexts)?, &text);
+    for cluster in &clusters {
+        roles::check_kubeconfig(&file, &cluster.context, &cluster.allow)?;
     }
-    write_config(&plan, &folder, &file, &names)?;
+    let config = config(&plan, &folder.control_state(), &file, &clusters);
+    std::fs::write(folder.control_config(), format!("{config:#}\n"))
+        .context("writing the control plane's configuration")?;
     screen.say(
-        "Joining your clusters to watch them. Nothing is started in them, and no proxy runs: the \
+        "Joining your clusters to watch them. Nothing is written into them, and no proxy runs: the \
          scenes need pods, which `isthmus demo --kubernetes` alone has.",
     );
+    for cluster in &clusters {
+        if let Some(command) = &cluster.command {
+            screen.say(&format!(
+                "  {}: asks {command} for credentials, as kubectl does",
+                cluster.name
+            ));
+        }
+    }
     let mut control_plane = Process::start(mesh::control_plane_program(&folder)?)?;
     // Cancel-safe: the process ends with its owner.
     let watched = tokio::select! {
-        watched = watch(options, &plan, &names, &mut control_plane, screen) => Some(watched),
+        watched = watch(options, &plan, clusters.len(), &mut control_plane, screen) => Some(watched),
         () = shutdown::requested(false) => None,
     };
     control_plane.stop().await;
@@ -92,33 +117,45 @@ fn names(contexts: &[String]) -> anyhow::Result<Vec<(String, String)>> {
     Ok(names)
 }
 
-fn write_config(
-    plan: &Plan,
-    folder: &Folder,
-    kubeconfig: &PathBuf,
-    names: &[(String, String)],
-) -> anyhow::Result<()> {
-    let clusters = names.iter().map(|(name, context)| {
+/// What each context may do: run its own plugin, and none that others in the file have.
+fn clusters(names: Vec<(String, String)>, kubeconfig: &str) -> Vec<Joined> {
+    let one = |(name, context): (String, String)| {
+        let command = plugin_of(kubeconfig, &context);
+        let words = ALLOW.map(str::to_owned).into_iter();
+        let allow = words.chain(command.iter().map(|command| format!("exec:{command}")));
+        Joined {
+            allow: allow.collect(),
+            name,
+            context,
+            command,
+        }
+    };
+    names.into_iter().map(one).collect()
+}
+
+/// A control plane that watches, and writes nothing with the user's credentials.
+fn config(plan: &Plan, state: &Path, kubeconfig: &Path, clusters: &[Joined]) -> Value {
+    let clusters = clusters.iter().map(|cluster| {
+        let (context, allow) = (&cluster.context, &cluster.allow);
         json!({
-            "name": name,
-            "kubernetes": { "kubeconfig": kubeconfig, "context": context, "allow": ALLOW },
+            "name": cluster.name,
+            "kubernetes": { "kubeconfig": kubeconfig, "context": context, "allow": allow },
         })
     });
-    let config = json!({
+    json!({
         "mesh_domain": MESH_DOMAIN,
-        "state_dir": folder.control_state(),
+        "state_dir": state,
         "listen": { "discovery": plan.discovery(), "admin": plan.control_admin() },
         "clusters": clusters.collect::<Vec<_>>(),
-    });
-    std::fs::write(folder.control_config(), format!("{config:#}\n"))
-        .context("writing the control plane's configuration")
+        "write": false,
+    })
 }
 
 /// True: every cluster was listed.
 async fn watch(
     options: &DemoOptions,
     plan: &Plan,
-    names: &[(String, String)],
+    clusters: usize,
     control_plane: &mut Process,
     screen: &Screen,
 ) -> anyhow::Result<bool> {
@@ -135,7 +172,7 @@ async fn watch(
             seen = clusters;
         }
         let synced = seen.iter().filter(|c| c["state"] == "synced").count();
-        Ok((synced == names.len()).then_some(()))
+        Ok((synced == clusters).then_some(()))
     });
     let all = listed.await?.is_some();
     for cluster in &seen {
@@ -215,6 +252,20 @@ mod tests {
         assert_eq!(found[1].0, "arn-aws-eks-1-b");
         assert!(names(&contexts(&["a_b", "a-b"])).is_err());
         assert!(names(&contexts(&["_"])).is_err());
+    }
+
+    #[test]
+    fn the_demo_watches_and_writes_nothing() {
+        let text = "contexts:\n- {name: eks, context: {user: a}}\n- {name: b, context: {user: b}}\n\
+            users:\n- {name: a, user: {exec: {command: aws}}}\n- {name: c, user: {exec: {command: rm}}}\n";
+        let contexts = ["eks".to_owned(), "b".to_owned()];
+        let clusters = clusters(names(&contexts).unwrap(), text);
+        assert_eq!(clusters[0].allow, ["loopback", "files", "exec:aws"]);
+        assert_eq!(clusters[1].allow, ["loopback", "files"]);
+        let plan = Plan::claim().unwrap();
+        let config = config(&plan, Path::new("state"), Path::new("file"), &clusters);
+        let parsed = isthmus_control_plane::config::Config::parse(&config.to_string()).unwrap();
+        assert!(!parsed.write);
     }
 
     #[test]

@@ -22,9 +22,13 @@ use crate::metrics::Metrics;
 /// The Lease.
 const LEASE: &str = "isthmus-control-plane";
 
-/// The cluster that holds the Lease; `None`: no cluster has an API server, and nobody writes.
+/// The cluster that holds the Lease; `None`: no cluster has an API server, or the operator wants
+/// nothing to be written.
 #[must_use]
 pub fn home(config: &Config) -> Option<ClusterId> {
+    if !config.write {
+        return None;
+    }
     if let Some(home) = &config.home {
         return Some(home.cluster.clone());
     }
@@ -96,5 +100,33 @@ async fn until(mut stop: watch::Receiver<bool>, run: impl Future<Output = ()>) {
         // What is under way is given up: the next leader looks for itself.
         () = run => {}
         _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_plane_that_may_not_write_takes_no_part_in_the_election() {
+        let home_of = |write: bool, named: serde_json::Value| {
+            let server = |name: &str| {
+                let server = serde_json::json!({ "kubeconfig": "file" });
+                serde_json::json!({ "name": name, "kubernetes": server })
+            };
+            let config = serde_json::json!({
+                "state_dir": "state", "write": write, "home": named,
+                "listen": { "discovery": "127.0.0.1:0", "admin": "127.0.0.1:0" },
+                "clusters": [server("west"), server("east")],
+            });
+            let found = home(&Config::parse(&config.to_string()).unwrap());
+            found.map(|home| home.to_string())
+        };
+        let west = || serde_json::json!({ "cluster": "west" });
+        let none = || serde_json::Value::Null;
+        assert_eq!(home_of(true, none()).as_deref(), Some("east"));
+        assert_eq!(home_of(true, west()).as_deref(), Some("west"));
+        assert_eq!(home_of(false, none()), None);
+        assert_eq!(home_of(false, west()), None);
     }
 }

@@ -74,6 +74,8 @@ struct ClusterView {
     /// Since the source's view was last known to be right.
     age_seconds: Option<f64>,
     objects: BTreeMap<&'static str, usize>,
+    /// Kinds of which nothing is known, in a cluster of which the rest is.
+    unknown_kinds: Vec<&'static str>,
     source: Option<Report>,
     /// What is on disk, for a control plane that starts while the cluster can't be reached.
     saved: Option<Note>,
@@ -172,6 +174,7 @@ impl Admin {
             reason,
             age_seconds: None,
             objects: BTreeMap::new(),
+            unknown_kinds: Vec::new(),
             source: None,
             saved: None,
         });
@@ -188,6 +191,7 @@ impl Admin {
                     .iter()
                     .map(|(kind, n)| (kind.as_str(), *n))
                     .collect(),
+                unknown_kinds: status.unknown.iter().map(|kind| kind.as_str()).collect(),
                 source: self.fleet.report(status.cluster),
                 saved: self.fleet.saved().note(status.cluster),
             });
@@ -217,6 +221,7 @@ impl Admin {
             serde_json::json!({
                 "mesh_domain": world.mesh_domain(),
                 "generation": world.generation(),
+                "trust_awaits": world.mesh_author_awaited().map(ToString::to_string),
                 "clusters": clusters,
                 "trust": trust.collect::<Vec<_>>(),
                 "conditions": conditions.collect::<Vec<_>>(),

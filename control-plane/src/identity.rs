@@ -221,6 +221,10 @@ impl From<Refused> for Refusal {
                 status: Status::invalid_argument(text),
                 reason: "csr",
             },
+            Refused::Unheard(_) => Self {
+                status: Status::unavailable(text),
+                reason: "unheard",
+            },
             Refused::Issuer(_) => Self {
                 status: Status::unavailable(text),
                 reason: "issuer",

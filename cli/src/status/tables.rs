@@ -76,6 +76,11 @@ fn unseen(cluster: &Value) -> Vec<Vec<String>> {
     let name = text(cluster, "cluster");
     let kinds = get(get(cluster, "source"), "kinds").as_object();
     let mut lines = Vec::new();
+    for kind in items(get(cluster, "unknown_kinds")) {
+        let at = format!("{name}: {}", kind.as_str().unwrap_or_default());
+        let why = "never seen: nothing is told that depends on it";
+        lines.push(vec![at, "unknown".to_owned(), why.to_owned()]);
+    }
     for (kind, report) in kinds.into_iter().flatten() {
         let state = text(report, "state");
         if matches!(state.as_str(), "forbidden" | "lost") {
@@ -95,6 +100,13 @@ fn unseen(cluster: &Value) -> Vec<Vec<String>> {
 /// Files that are not understood, what is not seen, and conditions that an author would not expect.
 fn problems(world: &Value) -> String {
     let mut lines = Vec::new();
+    if let Some(author) = get(world, "trust_awaits").as_str() {
+        let why = format!(
+            "no certificate is issued and no roots are told before {author} has told its \
+             TrustPolicies and AccessPolicies"
+        );
+        lines.push(vec!["trust".to_owned(), "held back".to_owned(), why]);
+    }
     for cluster in items(get(world, "clusters")) {
         let name = text(cluster, "cluster");
         lines.extend(unseen(cluster));

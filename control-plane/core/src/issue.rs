@@ -115,6 +115,9 @@ pub enum Refused {
     /// The cluster gets no certificates (PERMISSION_DENIED).
     #[error("cluster {0} is cut off")]
     CutOff(ClusterId),
+    /// It is not known yet who is cut off (UNAVAILABLE).
+    #[error("cluster {0}, which speaks for the mesh, has not told its TrustPolicies yet")]
+    Unheard(ClusterId),
     /// The request for a certificate is not acceptable (INVALID_ARGUMENT).
     #[error("the certificate request is not accepted: {0}")]
     Csr(&'static str),
@@ -137,6 +140,9 @@ pub fn issue(
     now: SystemTime,
 ) -> Result<Grant, Refused> {
     check_token(claims, claimed, now)?;
+    if let Some(author) = world.mesh_author_awaited() {
+        return Err(Refused::Unheard(author.clone()));
+    }
     if authority.cut_off || world.is_distrusted(claims.cluster.as_str()) {
         return Err(Refused::CutOff(claims.cluster.clone()));
     }

@@ -21,6 +21,7 @@ mod tests;
 pub use crate::translate::{Client, ResourceType, Role};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use isthmus_proto::ids::ClusterId;
@@ -213,6 +214,12 @@ impl Session {
         let Some(channel) = self.channels.get(&ResourceType::Endpoint) else {
             return;
         };
+        let asker = Asker {
+            client: &self.client,
+            clusters: &self.clusters,
+            settled: self.settled,
+            epochs: &self.epochs,
+        };
         for subject in &channel.due {
             let Subject::Service(of) = subject else {
                 continue;
@@ -220,11 +227,16 @@ impl Session {
             let Some(holding) = channel.holdings.get(subject) else {
                 continue;
             };
-            let mut found = endpoint::endpoints(world, &self.client, of).1;
-            let held = holding.held.keys();
+            let (answer, mut found) = endpoint::endpoints(world, &self.client, of);
+            // What is not taken away from the client goes on to concern it.
+            let stays = |name: &&Arc<str>| {
+                let name = (ResourceType::Endpoint, name.as_ref());
+                !answer.known || !question::may_remove(world, &asker, name, answer.complete)
+            };
+            let held = holding.held.keys().filter(stays);
             let held = held.filter_map(|name| question::cluster_of(ResourceType::Endpoint, name));
             for cluster in held.filter_map(|cluster| cluster.parse::<ClusterId>().ok()) {
-                if world.is_unknown(cluster.as_str()) && !found.contains(&cluster) {
+                if !found.contains(&cluster) {
                     found.push(cluster);
                 }
             }

@@ -92,6 +92,8 @@ pub struct ClusterStatus<'a> {
     pub confirmed_at: Option<SystemTime>,
     /// How many objects of each kind it has.
     pub objects: BTreeMap<Kind, usize>,
+    /// Kinds that were never seen, although the cluster is: nothing is told that depends on them.
+    pub unknown: &'a BTreeSet<Kind>,
     /// Grows with every change of its objects and of its state.
     pub revision: u64,
 }
@@ -301,10 +303,9 @@ impl World {
         for at in cluster.unnamed(|kind| !kept.contains(&kind)) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
-        if !cluster.listed() {
+        if cluster.complete(kept) {
             dirty = Dirty::everything();
         }
-        cluster.complete(kept);
         cluster.state = State::Synced;
         cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
@@ -322,8 +323,11 @@ impl World {
         for at in cluster.unnamed(|of| of == kind) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
-        if !cluster.sees(kind) {
-            cluster.complete_late(kind);
+        if !cluster.sees(kind) || !cluster.knows(kind) {
+            if cluster.complete_late(kind) {
+                // Clients were told nothing by this kind, and are now.
+                dirty = Dirty::everything();
+            }
             // The writer waits for it, with whatever depends on this kind.
             dirty.freshness.insert(cluster.id.clone());
         }
@@ -418,6 +422,7 @@ impl World {
             reason: &cluster.reason,
             confirmed_at: cluster.confirmed_at,
             objects: cluster.counts(),
+            unknown: cluster.unknown(),
             revision: cluster.revision,
         })
     }
@@ -473,10 +478,18 @@ impl World {
 
     /// Are all policies for the mesh known that have to be waited for?
     pub(crate) fn mesh_authors_listed(&self) -> bool {
-        self.mesh_authors
-            .iter()
-            .flatten()
-            .all(|cluster| self.listed(cluster.as_str()).is_some())
+        self.mesh_author_awaited().is_none()
+    }
+
+    /// A cluster that speaks for the mesh, and has not said yet who is cut off and what is denied.
+    /// Until then nobody gets a certificate, and no client is told whom to believe.
+    #[must_use]
+    pub fn mesh_author_awaited(&self) -> Option<&ClusterId> {
+        let heard = |cluster: &Cluster| {
+            cluster.knows(Kind::TrustPolicy) && cluster.knows(Kind::AccessPolicy)
+        };
+        let mut authors = self.mesh_authors.iter().flatten();
+        authors.find(|cluster| !self.clusters.get(*cluster).is_some_and(heard))
     }
 
     /// The cluster, if it has been listed.
@@ -495,13 +508,16 @@ impl World {
         self.gathering
     }
 
-    /// Is it known of every cluster which services it exports?
+    /// Is it known of every cluster which services it exports? Only then is a name of the whole mesh
+    /// known to be absent.
     pub(crate) fn offers_known(&self) -> bool {
         !self.gathering && self.clusters.values().all(Cluster::offers_known)
     }
 
-    /// Has every cluster been listed? Only then is a name of the whole mesh known to be absent.
-    pub(crate) fn all_listed(&self) -> bool {
-        !self.gathering && self.clusters.values().all(Cluster::listed)
+    /// May what this cluster exports be taken for known, so that what is missing is gone? Also of a
+    /// cluster that is not in the mesh.
+    pub(crate) fn exports_known(&self, cluster: &str) -> bool {
+        let known = self.clusters.get(cluster);
+        known.map_or(!self.gathering, Cluster::offers_known)
     }
 }

@@ -41,6 +41,28 @@ fn world(listed: bool) -> World {
     world
 }
 
+/// F34: an identity that may be cut off is not given out while that is not known.
+#[test]
+fn nobody_gets_an_identity_before_it_is_known_who_is_cut_off() {
+    use crate::model::Kind;
+    let mut world = world(true);
+    let issued = |world: &World| ask(world, &claims(), &CSR).map(drop);
+    world.set_mesh_authors(Some([cluster("west")].into()));
+    assert_eq!(issued(&world), Err(Refused::Unheard(cluster("west"))));
+    let done = Change::InitDone {
+        cluster: cluster("west"),
+        kept: [Kind::TrustPolicy].into(),
+    };
+    world.apply(done, at(1));
+    assert_eq!(issued(&world), Err(Refused::Unheard(cluster("west"))));
+    let late = Change::Listed {
+        cluster: cluster("west"),
+        kind: Kind::TrustPolicy,
+    };
+    world.apply(late, at(1));
+    assert_eq!(issued(&world), Ok(()));
+}
+
 fn claims() -> Claims {
     Claims {
         cluster: cluster("east"),

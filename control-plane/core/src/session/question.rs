@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use isthmus_proto::ids::ClusterId;
+use isthmus_proto::ids::{ClusterId, WorkloadName};
 
-use crate::model::ServiceRef;
+use crate::model::{Reach, ServiceRef};
 use crate::session::epoch::Epochs;
 use crate::translate::{
     Answer, Client, ResourceType, authorization, endpoint, gateway, route, service, trust, workload,
@@ -135,11 +135,12 @@ pub(crate) fn may_remove(
         return false;
     }
     match (kind, cluster_of(kind, name)) {
-        (ResourceType::Endpoint | ResourceType::AccessPolicy, Some(cluster)) => {
-            !world.is_unknown(cluster)
+        (ResourceType::Endpoint, Some(cluster)) => {
+            !world.is_unknown(cluster) && is_endpoint_gone(world, asker.client, cluster, name)
         }
+        (ResourceType::AccessPolicy, Some(cluster)) => !world.is_unknown(cluster),
         (ResourceType::Gateway, Some(cluster)) if asker.clusters.contains(cluster) => {
-            !world.is_unknown(cluster)
+            gateway::gateways_known(world, cluster)
         }
         // Out of its scope, as soon as that is known.
         (ResourceType::Gateway | ResourceType::ClusterFreshness, _) => asker.settled,
@@ -155,4 +156,18 @@ pub(crate) fn may_remove(
             _,
         ) => complete,
     }
+}
+
+/// Is an endpoint that the answer does not have gone? Its pod is, or it is known that its service is
+/// exported no more.
+fn is_endpoint_gone(world: &World, client: &Client, cluster: &str, name: &str) -> bool {
+    let (service, workload) = name.split_once('#').unwrap_or((name, ""));
+    let of_service = ServiceRef::of_service_name(service);
+    let local = cluster == client.cluster.as_str()
+        && of_service.is_some_and(|service| service.reach == Reach::Cluster);
+    let gone = || {
+        let workload = workload.parse::<WorkloadName>();
+        workload.is_ok_and(|workload| world.pod(&workload).is_none())
+    };
+    local || world.exports_known(cluster) || gone()
 }

@@ -11,6 +11,7 @@ use ResourceType as T;
 
 mod epoch;
 mod random;
+mod unknown;
 
 const LOCAL: &str = "shop/cart.shop.svc.cluster.local";
 const EVERYWHERE: &str = "shop/cart.shop.svc.clusterset.local";

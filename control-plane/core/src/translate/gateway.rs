@@ -6,7 +6,9 @@ use std::sync::Arc;
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::resource::{self, gateway_address};
 
-use crate::model::{GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Reach, ServiceRef};
+use crate::model::{
+    GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, Reach, ServiceRef,
+};
 use crate::translate::endpoint::{MESH_PORT, backends};
 use crate::translate::{Answer, Client, Encoded, List, encode, encode_plain, octets};
 use crate::world::cluster::Cluster;
@@ -39,8 +41,16 @@ pub(crate) fn gateways(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer 
         known: true,
         complete: clusters
             .iter()
-            .all(|cluster| !world.is_unknown(cluster.as_str())),
+            .all(|cluster| gateways_known(world, cluster.as_str())),
     }
+}
+
+/// Is a gateway that the cluster does not have known to be gone?
+pub(crate) fn gateways_known(world: &World, cluster: &str) -> bool {
+    let found = world.clusters.get(cluster);
+    found.map_or(!world.is_gathering(), |cluster| {
+        cluster.knows(Kind::Gateway)
+    })
 }
 
 /// Is it one of this mesh's gateways, declared by somebody who may?
@@ -154,7 +164,8 @@ pub(crate) fn freshness(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer
 /// What the gateways of the client's cluster may forward to: the meshed endpoints of what is
 /// exported now.
 pub(crate) fn exported(world: &World, client: &Client) -> Answer {
-    let Some(cluster) = world.listed(client.cluster.as_str()) else {
+    let found = world.listed(client.cluster.as_str());
+    let Some(cluster) = found.filter(|cluster| cluster.offers_known()) else {
         return Answer::unknown();
     };
     let mut seen: BTreeSet<Arc<str>> = BTreeSet::new();

@@ -15,9 +15,11 @@ use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
 
-/// The service's routes for this client. Only the client's own cluster has a say.
+/// The service's routes for this client. Only the client's own cluster has a say, once it has told
+/// routes of every kind.
 pub(crate) fn routes(world: &World, client: &Client, service: &ServiceRef) -> Answer {
-    let Some(cluster) = world.listed(client.cluster.as_str()) else {
+    let found = world.listed(client.cluster.as_str());
+    let Some(cluster) = found.filter(|cluster| cluster.routes_known()) else {
         return Answer::unknown();
     };
     let home = service.namespace.as_str();

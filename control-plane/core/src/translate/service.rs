@@ -9,7 +9,7 @@ use isthmus_proto::ids::{ClusterId, Namespace, ServiceName, is_label};
 use isthmus_proto::resource;
 
 use crate::import;
-use crate::model::{Reach, Service, ServicePort, ServiceRef, ServiceType, TrafficPolicy};
+use crate::model::{Kind, Reach, Service, ServicePort, ServiceRef, ServiceType, TrafficPolicy};
 use crate::translate::{Answer, Client, List, encode, octets};
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -110,9 +110,13 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The view of a client; `None` while its own cluster is not known.
+    /// The view of a client; `None` while its own cluster, or how it wants calls to be treated, is
+    /// not known.
     pub(crate) fn of(world: &'a World, client: &Client, service: &'a ServiceRef) -> Option<Self> {
         let cluster = world.listed(client.cluster.as_str())?;
+        if !cluster.knows(Kind::TrafficPolicy) {
+            return None;
+        }
         let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
         let traffic = traffic(cluster, service);
         let (own, covers) = match service.reach {
@@ -149,7 +153,7 @@ impl<'a> View<'a> {
 
     /// Is all known that could make it exist, or change it?
     pub(crate) fn is_complete(&self, world: &World) -> bool {
-        !self.covers || world.all_listed()
+        !self.covers || world.offers_known()
     }
 
     fn message(&self) -> Option<(resource::Service, Stamp)> {

@@ -26,7 +26,7 @@ use crate::detect::hello;
 use crate::exchange::Meters;
 use crate::finish::{Failed, Open, finish_bytes, refused};
 use crate::notify::Flag;
-use crate::relay::{Duplex, Ended, duplex, unless};
+use crate::relay::{Duplex, Ended, Lifetime, duplex, unless};
 use crate::stream::{Rx, Tx};
 use crate::tcp;
 use crate::telemetry::{Direction, Event};
@@ -115,7 +115,7 @@ async fn forward(
         .count_live(event, &meters.sent, &meters.received);
     let relaying = {
         let meters = (&meters.sent, &meters.received);
-        let relaying = pin!(duplex(&mut left, &mut right, meters, IDLE));
+        let relaying = pin!(duplex(&mut left, &mut right, meters, Lifetime::idle(IDLE)));
         unless(
             relaying,
             pin!(source.held_until_proven(&relayed.cut, PROVEN_AFTER)),
@@ -127,6 +127,7 @@ async fn forward(
         Ok(Ended::Left(broken)) => Err(Failed::new(broken.downstream(), "the caller broke it off")),
         Ok(Ended::Right(broken)) => Err(Failed::new(broken.upstream(), "the pod broke it off")),
         Ok(Ended::Idle) => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+        Ok(Ended::Expired) => Err(Failed::new(Failure::StreamDeadline, "its time was over")),
         Err(()) => {
             left.tx.reset(ErrorCode::Cancel);
             right.tx.reset(ErrorCode::Cancel);

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::balance::Attempt;
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::guard::Ticket;
+use isthmus_proxy_core::guard::{Ticket, Timeouts};
 use isthmus_proxy_core::message::RequestHead;
 use isthmus_proxy_core::route::filter::{Outcome as Filtered, apply_request};
 use isthmus_proxy_core::route::{BackendRef, route_http, route_l4};
@@ -21,7 +21,7 @@ use crate::detect::{FIRST_BYTE_TIMEOUT, detect};
 use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, version_name};
-use crate::relay::{Duplex, Ended, duplex};
+use crate::relay::{Duplex, Ended, Lifetime, duplex};
 use crate::stream::{Rx, Tx};
 use crate::telemetry::{Direction, Event};
 use crate::worker::{Accepted, Worker};
@@ -190,8 +190,8 @@ impl Outbound {
                 open, left, right, ..
             } = &mut *relayed;
             let told = (&open.event, &open.meters);
-            let idle = self.service.traffic.timeouts.idle_tcp;
-            let result = relay(&self.worker, (left, right), told, idle).await;
+            let lifetime = lifetime(&self.service.traffic.timeouts);
+            let result = relay(&self.worker, (left, right), told, lifetime).await;
             let Relayed { open, attempt, .. } = *relayed;
             drop(attempt);
             finish_bytes(open, result);
@@ -344,10 +344,11 @@ impl Outbound {
             Ok(Done::Answered) => Ok(None),
             Ok(Done::Upgraded(upstream)) => Ok(Some(Box::new(Upgraded {
                 upstream,
-                idle: service.traffic.timeouts.idle_tcp,
+                lifetime: lifetime(&service.traffic.timeouts),
                 _held: (ticket, plan.into_attempt()),
             }))),
             Err(failure) => {
+                let failure = plan.named(failure);
                 plan.ended(failure);
                 let detail = plan.detail(failure);
                 Err(Failed::new(failure, detail))
@@ -396,7 +397,7 @@ impl Side for Outbound {
 /// for as long as it is open.
 struct Upgraded {
     upstream: Upstream,
-    idle: Duration,
+    lifetime: Lifetime,
     _held: (Ticket, Option<Attempt>),
 }
 
@@ -408,7 +409,15 @@ impl Upgraded {
         told: (&Event, &Meters),
     ) -> Result<(), Failed> {
         let (mut left, mut right) = upgrade::halves(down, self.upstream);
-        relay(worker, (&mut left, &mut right), told, self.idle).await
+        relay(worker, (&mut left, &mut right), told, self.lifetime).await
+    }
+}
+
+/// Of a stream of bytes.
+fn lifetime(timeouts: &Timeouts) -> Lifetime {
+    Lifetime {
+        idle: timeouts.idle_tcp,
+        whole: timeouts.stream,
     }
 }
 
@@ -417,11 +426,11 @@ async fn relay(
     worker: &Worker,
     (left, right): (&mut Duplex, &mut Duplex),
     (event, meters): (&Event, &Meters),
-    idle: Duration,
+    lifetime: Lifetime,
 ) -> Result<(), Failed> {
     let bytes = (&meters.sent, &meters.received);
     worker.recorder.count_live(event, bytes.0, bytes.1);
-    ended_as(duplex(left, right, bytes, idle).await)
+    ended_as(duplex(left, right, bytes, lifetime).await)
 }
 
 /// How a relay's end reads in the log.
@@ -434,5 +443,9 @@ fn ended_as(ended: Ended) -> Result<(), Failed> {
         )),
         Ended::Right(broken) => Err(Failed::new(broken.upstream(), "the upstream broke it off")),
         Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+        Ended::Expired => Err(Failed::new(
+            Failure::StreamDeadline,
+            "it lived as long as its service allows",
+        )),
     }
 }

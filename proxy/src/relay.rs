@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isthmus_proxy_core::message::Fields;
 use prometheus_client::metrics::counter::Counter;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::stream::{Broken, Pull, Rx, Tx};
 
@@ -120,6 +120,23 @@ pub struct Duplex {
     pub tx: Tx,
 }
 
+/// How long a two-way relay may last.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetime {
+    /// Without a byte either way.
+    pub idle: Duration,
+    /// Altogether. None: as long as something moves.
+    pub whole: Option<Duration>,
+}
+
+impl Lifetime {
+    /// As long as something moves.
+    #[must_use]
+    pub fn idle(idle: Duration) -> Self {
+        Self { idle, whole: None }
+    }
+}
+
 /// How a two-way relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -131,6 +148,8 @@ pub enum Ended {
     Right(Broken),
     /// Nothing moved for as long as is allowed.
     Idle,
+    /// It lived as long as it may.
+    Expired,
 }
 
 /// Relays both ways: a half-close travels, and the other direction goes on. Bytes from `left` are
@@ -139,13 +158,13 @@ pub async fn duplex(
     left: &mut Duplex,
     right: &mut Duplex,
     (sent, received): (&Meter, &Meter),
-    idle: Duration,
+    lifetime: Lifetime,
 ) -> Ended {
     let ended = {
         let mut there = pin!(pump(&mut left.rx, &mut right.tx, sent));
         let mut back = pin!(pump(&mut right.rx, &mut left.tx, received));
         let (mut there_done, mut back_done) = (false, false);
-        let mut idled = pin!(until_idle([sent, received], idle));
+        let mut over = pin!(until_over([sent, received], lifetime));
         poll_fn(|cx| {
             if !there_done {
                 match there.as_mut().poll(cx) {
@@ -164,7 +183,7 @@ pub async fn duplex(
             if there_done && back_done {
                 return Poll::Ready(Ended::Clean);
             }
-            idled.as_mut().poll(cx).map(|()| Ended::Idle)
+            over.as_mut().poll(cx)
         })
         .await
     };
@@ -180,6 +199,21 @@ fn ended(side: Side, from_left: bool) -> Ended {
         (Side::Source(broken), true) | (Side::Sink(broken), false) => Ended::Left(broken),
         (Side::Sink(broken), true) | (Side::Source(broken), false) => Ended::Right(broken),
     }
+}
+
+async fn until_over(meters: [&Meter; 2], lifetime: Lifetime) -> Ended {
+    let idled = until_idle(meters, lifetime.idle);
+    match lifetime.whole {
+        None => idled.await,
+        // Seldom: an idle connection must not have room for it.
+        Some(whole) => {
+            let within = Box::pin(timeout(whole, idled));
+            if within.await.is_err() {
+                return Ended::Expired;
+            }
+        }
+    }
+    Ended::Idle
 }
 
 /// Ends when none of the meters has moved for `idle`.

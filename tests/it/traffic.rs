@@ -105,6 +105,47 @@ async fn a_silent_exchange_ends_at_the_idle_limit() {
     assert!(reply.text().starts_with("SI "), "{}", reply.text());
 }
 
+/// However much still moves: a request, a WebSocket, and below a TCP connection.
+#[tokio::test]
+async fn a_stream_ends_when_it_has_lived_as_long_as_it_may() {
+    let mesh = carts(1, "  timeouts: {stream: 1s}\n", "").start().await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    let begun = Instant::now();
+    // Lines come for as long as the connection is open.
+    let ticking = client.try_get("/ticks").await;
+    assert!(ticking.is_err(), "{ticking:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    let mut io = client.upgrade("echo").await.unwrap();
+    let begun = Instant::now();
+    while io.write_all(b"x").await.is_ok() && io.read_exact(&mut [0]).await.is_ok() {}
+    assert!(begun.elapsed() >= Duration::from_millis(900));
+    mesh.app("west/cart-1").behaviour.delay(60_000);
+    let reply = client.get("/").await;
+    assert_eq!(reply.status, 504);
+    assert!(reply.text().starts_with("DT "), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_tcp_connection_ends_when_it_has_lived_as_long_as_it_may() {
+    let policy = format!("{POLICY}  timeouts: {{stream: 1s}}\n");
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").manifest("traffic.yaml", &policy)
+        })
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("bytes", 81, "tcp", App::Tcp))
+        })
+        .start()
+        .await;
+    let client = mesh.client("east/web").port("cart", 81);
+    let mut io = client.tcp().await.unwrap();
+    let begun = Instant::now();
+    while io.write_all(b"x").await.is_ok() && io.read_exact(&mut [0]).await.is_ok() {}
+    let lived = begun.elapsed();
+    assert!(lived >= Duration::from_millis(900), "{lived:?}");
+}
+
 /// The route's word on retries stands over the policy's.
 #[tokio::test]
 async fn a_route_says_how_often_and_how_soon_a_request_is_tried_again() {

@@ -277,7 +277,7 @@ fn a_traffic_policy_has_durations() {
         )
     };
     let object = one(&text(
-        "{targetRef: {kind: Service, name: cart}, coverImported: true, timeouts: {connect: 500ms, try: 2s}, \
+        "{targetRef: {kind: Service, name: cart}, coverImported: true, timeouts: {connect: 500ms, try: 2s, stream: 4h}, \
          retries: {attempts: 0, budgetPercent: 10, statuses: [503]}, outlierDetection: {consecutiveFailures: 3, baseEjection: 5s}, \
          limits: {maxInFlight: 10}, balancing: {clusterPenalty: 30ms}}",
     ));
@@ -299,6 +299,7 @@ fn a_traffic_policy_has_durations() {
     let timeouts = body.timeouts.unwrap();
     assert_eq!(timeouts.connect.unwrap().nanos, 500_000_000);
     assert_eq!(timeouts.r#try.unwrap().seconds, 2);
+    assert_eq!(timeouts.stream.unwrap().seconds, 4 * 3600);
     assert_eq!(body.retries.unwrap().attempts, Some(0));
     assert_eq!(body.balancing.unwrap().cluster_penalty_ms, Some(30));
     for (spec, expected) in [

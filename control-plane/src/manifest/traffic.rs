@@ -68,6 +68,9 @@ struct RawTimeouts {
     /// Nothing moves. Default: 5m for HTTP, 1h for TCP.
     #[serde(default)]
     idle: Option<Span>,
+    /// A TCP connection, a WebSocket or a request, however much still moves. Default: none.
+    #[serde(default)]
+    stream: Option<Span>,
 }
 
 #[derive(Deserialize)]
@@ -198,6 +201,7 @@ fn body(spec: &PolicySpec) -> Result<resource::TrafficPolicy, String> {
             request: t.request.map(Span::proto),
             r#try: t.r#try.map(Span::proto),
             idle: t.idle.map(Span::proto),
+            stream: t.stream.map(Span::proto),
         }),
         retries: retries.transpose()?,
         outlier: outlier.transpose()?,

@@ -393,6 +393,10 @@ pub struct Timeouts {
     /// An HTTP stream or TCP connection without a byte either way. Default 5 min (HTTP), 1 h (TCP).
     #[prost(message, optional, tag = "4")]
     pub idle: ::core::option::Option<::prost_types::Duration>,
+    /// A TCP connection, an upgraded stream or an HTTP request from its beginning to its end, however
+    /// much still moves. Default: none.
+    #[prost(message, optional, tag = "5")]
+    pub stream: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for Timeouts {
     const NAME: &'static str = "Timeouts";

@@ -54,6 +54,8 @@ pub enum Failure {
     TryTimeout,
     /// Not a byte either way for longer than is allowed.
     IdleTimeout,
+    /// The connection or request lived as long as it may.
+    StreamDeadline,
     /// The gateway got no valid handle.
     NoHandle,
     /// This proxy is going away.
@@ -100,6 +102,7 @@ impl Failure {
             Self::UpstreamReset | Self::UpstreamRefused => "UC",
             Self::UpstreamProtocol => "UPE",
             Self::RequestDeadline | Self::TryTimeout => "UT",
+            Self::StreamDeadline => "DT",
             Self::Internal => "IE",
         }
     }
@@ -116,7 +119,9 @@ impl Failure {
             Self::NoRoute => 404,
             Self::InvalidBackend | Self::Internal => 500,
             Self::UpstreamProtocol => 502,
-            Self::RequestDeadline | Self::TryTimeout | Self::IdleTimeout => 504,
+            Self::RequestDeadline | Self::TryTimeout | Self::IdleTimeout | Self::StreamDeadline => {
+                504
+            }
             Self::NoDestination
             | Self::NoHandle
             | Self::NoEndpoint
@@ -152,6 +157,7 @@ impl Failure {
             | Self::EndpointsUnknown
             | Self::Overflow
             | Self::Draining
+            | Self::StreamDeadline
             | Self::Internal => Blame::Mesh,
             Self::ConnectFailed
             | Self::ConnectTimeout
@@ -191,6 +197,7 @@ impl Failure {
             | Self::Overflow
             | Self::RequestDeadline
             | Self::IdleTimeout
+            | Self::StreamDeadline
             | Self::Draining
             | Self::Internal => Retry::Never,
         }
@@ -223,6 +230,7 @@ impl Failure {
             Self::RequestDeadline => "request_deadline",
             Self::TryTimeout => "try_timeout",
             Self::IdleTimeout => "idle_timeout",
+            Self::StreamDeadline => "stream_deadline",
             Self::NoHandle => "no_handle",
             Self::Draining => "draining",
             Self::Internal => "internal",

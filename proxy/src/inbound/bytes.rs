@@ -17,7 +17,7 @@ use crate::connections::{Live, Registered};
 use crate::exchange::{Downstream, Meters, upgrade};
 use crate::finish::{Failed, Open, finish_bytes};
 use crate::http::Task;
-use crate::relay::{Duplex, Ended, duplex, unless};
+use crate::relay::{Duplex, Ended, Lifetime, duplex, unless};
 use crate::telemetry::Event;
 use crate::worker::Accepted;
 
@@ -179,8 +179,9 @@ impl Inbound {
         let bytes = (&meters.sent, &meters.received);
         self.worker.recorder.count_live(event, bytes.0, bytes.1);
         let relayed = {
-            let idle = self.idle(Timeouts::default().idle_tcp);
-            let relaying = pin!(duplex(left, right, bytes, idle));
+            // How long it may live altogether is the caller's sidecar's to say.
+            let lifetime = Lifetime::idle(self.idle(Timeouts::default().idle_tcp));
+            let relaying = pin!(duplex(left, right, bytes, lifetime));
             unless(relaying, pin!(live.cut.wait())).await
         };
         relayed.map_or_else(
@@ -310,6 +311,7 @@ fn ended_as(ended: Ended) -> Result<(), Failed> {
             "the application broke it off",
         )),
         Ended::Idle => Err(Failed::new(Failure::IdleTimeout, "nothing moved")),
+        Ended::Expired => Err(Failed::new(Failure::StreamDeadline, "its time was over")),
     }
 }
 

@@ -142,6 +142,25 @@ impl<'a> ToService<'a> {
         self.current.map(|current| current.attempt)
     }
 
+    /// Which of its limits was over: the request's or that of all streams?
+    pub(super) fn named(&self, failure: Failure) -> Failure {
+        let whole = self.service.traffic.timeouts.stream;
+        let its_own = self.own_timeout();
+        let stream = whole.is_some_and(|whole| its_own.is_none_or(|own| whole < own));
+        if failure == Failure::RequestDeadline && stream {
+            return Failure::StreamDeadline;
+        }
+        failure
+    }
+
+    /// What the route or the service allow a request.
+    fn own_timeout(&self) -> Option<Duration> {
+        limit(
+            self.chosen.request_timeout,
+            self.service.traffic.timeouts.request,
+        )
+    }
+
     pub(super) fn describe(&self, event: &mut Event) {
         event.retries = self.retries;
         if let Some(current) = &self.current {
@@ -244,10 +263,8 @@ impl Plan for ToService<'_> {
     }
 
     fn request_timeout(&self) -> Option<Duration> {
-        limit(
-            self.chosen.request_timeout,
-            self.service.traffic.timeouts.request,
-        )
+        let whole = self.service.traffic.timeouts.stream;
+        [self.own_timeout(), whole].into_iter().flatten().min()
     }
 
     fn idle_timeout(&self) -> Duration {

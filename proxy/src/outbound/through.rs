@@ -16,7 +16,7 @@ use crate::connect::{self, Hop};
 use crate::exchange::Meters;
 use crate::finish::{Failed, Open, finish_bytes};
 use crate::notify::Flag;
-use crate::relay::{Duplex, unless};
+use crate::relay::{Duplex, Lifetime, unless};
 use crate::stream::{Rx, Tx};
 use crate::telemetry::Event;
 use crate::worker::{Accepted, Worker};
@@ -128,7 +128,12 @@ async fn open_and_relay(
         tx: Tx::Tcp(tx),
     };
     let relayed = {
-        let relaying = relay(worker, (&mut left, &mut right), (event, meters), IDLE);
+        let relaying = relay(
+            worker,
+            (&mut left, &mut right),
+            (event, meters),
+            Lifetime::idle(IDLE),
+        );
         unless(pin!(relaying), pin!(cut.wait())).await
     };
     relayed.unwrap_or_else(|()| {

@@ -45,6 +45,9 @@ pub struct Timeouts {
     pub idle_http: Duration,
     /// A TCP connection without a byte either way.
     pub idle_tcp: Duration,
+    /// A TCP connection, an upgraded stream or a request, however much still moves. None: as long
+    /// as it takes.
+    pub stream: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -55,6 +58,7 @@ impl Default for Timeouts {
             per_try: None,
             idle_http: Duration::from_secs(5 * 60),
             idle_tcp: Duration::from_secs(60 * 60),
+            stream: None,
         }
     }
 }
@@ -146,6 +150,7 @@ fn timeouts(from: &resource::Timeouts) -> Result<Timeouts, String> {
         per_try: duration("timeouts.try", from.r#try.as_ref())?,
         idle_http: idle.unwrap_or(default.idle_http),
         idle_tcp: idle.unwrap_or(default.idle_tcp),
+        stream: duration("timeouts.stream", from.stream.as_ref())?,
     })
 }
 
@@ -309,6 +314,7 @@ mod tests {
                 request: seconds(0),
                 r#try: seconds(0),
                 idle: seconds(0),
+                stream: seconds(0),
             });
             p.outlier = Some(resource::OutlierDetection {
                 base_ejection: seconds(0),
@@ -335,6 +341,7 @@ mod tests {
             });
             p.timeouts = Some(resource::Timeouts {
                 idle: seconds(7),
+                stream: seconds(8),
                 ..Default::default()
             });
             p.outlier = Some(resource::OutlierDetection {
@@ -351,6 +358,7 @@ mod tests {
         );
         assert_eq!(policy.retries.statuses.as_slice(), &[429, 503]);
         assert_eq!(policy.timeouts.idle_http, policy.timeouts.idle_tcp);
+        assert_eq!(policy.timeouts.stream, Some(Duration::from_secs(8)));
         assert_eq!(policy.outlier.max_ejection, Duration::from_secs(600));
         assert_eq!(policy.balance.max_ejected_percent, 0);
     }
@@ -377,6 +385,7 @@ mod tests {
                     nanos: 1,
                 });
             }),
+            ("timeouts.stream", |p| timeouts(p).stream = seconds(-1)),
             ("retries.attempts", |p| {
                 p.retries.get_or_insert_default().attempts = Some(11)
             }),

@@ -57,9 +57,10 @@ impl GrpcStatus {
     #[must_use]
     pub fn of(failure: Failure) -> Self {
         match failure {
-            Failure::RequestDeadline | Failure::TryTimeout | Failure::RequestTimeout => {
-                Self::DeadlineExceeded
-            }
+            Failure::RequestDeadline
+            | Failure::StreamDeadline
+            | Failure::TryTimeout
+            | Failure::RequestTimeout => Self::DeadlineExceeded,
             Failure::HeadTooLarge => Self::ResourceExhausted,
             Failure::Internal => Self::Internal,
             // Gateway API v1, GRPCRouteRule.backendRefs: "MUST receive an UNAVAILABLE status".

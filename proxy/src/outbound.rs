@@ -319,13 +319,14 @@ impl Outbound {
             .map(ToString::to_string)
             .unwrap_or_default();
         let random = self.worker.rng(|rng| rng.bits());
-        match apply_request(&chosen, &mut request.head, &request.path, self.port, random) {
+        let applied = apply_request(&chosen, &mut request.head, &request.path, self.port, random);
+        let copies = match applied {
             Filtered::Redirect { status, location } => {
                 reply::simple(&mut down.answer, redirect(status, &location), b"").await;
                 return Ok(None);
             }
             Filtered::Forward(mirrors) => mirror::send(&self.worker, &mirrors, &request, version),
-        }
+        };
         let (snapshot, service) = self.resolve(&chosen.backend).await?;
         let begun = service.guard.begin(&service.traffic, self.worker.now());
         let ticket =
@@ -337,7 +338,8 @@ impl Outbound {
             &chosen,
             &request,
             version,
-        );
+        )
+        .mirrored(copies);
         let result = forward(&self.worker, down, &request, &mut plan, meters).await;
         plan.describe(event);
         match result {

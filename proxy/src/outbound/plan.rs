@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, Rng, Verdict, pick};
 use isthmus_proxy_core::failure::{Failure, Retry};
@@ -17,6 +16,7 @@ use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use smallvec::SmallVec;
 
 use crate::connect::{self, Hop, Upstream};
+use crate::exchange::mirror::Copies;
 use crate::exchange::{Plan, Request};
 use crate::telemetry::Event;
 use crate::worker::Worker;
@@ -36,6 +36,7 @@ pub(super) struct ToService<'a> {
     /// Held while a retry is in flight.
     retry: Option<Ticket>,
 }
+    copies: Option<Copies>,
 
 struct Current {
     endpoint: Arc<Endpoint>,
@@ -65,9 +66,15 @@ impl<'a> ToService<'a> {
             retries: 0,
             retry: None,
         }
+            copies: None,
     }
 
     fn choose(&self) -> Result<Arc<Endpoint>, Failure> {
+    /// Copies of the request go elsewhere, too, when its body has ended.
+    pub(super) fn mirrored(self, copies: Option<Copies>) -> Self {
+        Self { copies, ..self }
+    }
+
         let endpoints = self
             .service
             .endpoints
@@ -181,12 +188,8 @@ impl Plan for ToService<'_> {
             domain,
         )?;
         self.prepare(&hop, target);
-        let port = self.service.port(self.chosen.backend.port);
-        let http2 = match port.map_or(Protocol::Unspecified, |p| p.protocol) {
-            Protocol::Http2 | Protocol::Grpc => true,
-            Protocol::Unspecified => !self.was_http1,
-            Protocol::Http1 | Protocol::Tcp | Protocol::Tls => false,
-        };
+        let port = self.chosen.backend.port;
+        let http2 = self.service.speaks_http2(port, self.was_http1);
         let hop = Hop::Next { hop, http2 };
         let attempt = endpoint.stats.begin(self.worker.now());
         self.current = Some(Current {
@@ -246,6 +249,10 @@ impl Plan for ToService<'_> {
     fn request_timeout(&self) -> Option<Duration> {
         limit(
             self.chosen.request_timeout,
+    fn copies(&mut self) -> Option<Copies> {
+        self.copies.take()
+    }
+
             self.service.traffic.timeouts.request,
         )
     }

@@ -27,11 +27,13 @@ use crate::telemetry::{Direction, Event};
 use crate::worker::{Accepted, Worker};
 
 mod bytes;
+mod excluded;
 mod plan;
 mod through;
 mod undeclared;
 
 pub use bytes::Opened;
+pub use excluded::Looks;
 use plan::ToService;
 
 /// One outbound connection whose destination is a service.
@@ -351,8 +353,7 @@ impl Outbound {
             }))),
             Err(failure) => {
                 plan.ended(failure);
-                let detail = plan.detail(failure);
-                Err(Failed::new(failure, detail))
+                Err(plan.told(failure))
             }
         }
     }

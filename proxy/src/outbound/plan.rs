@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use crate::connect::{self, Hop, Upstream};
 use crate::exchange::mirror::Copies;
 use crate::exchange::{Plan, Request};
+use crate::finish::Failed;
 use crate::telemetry::Event;
 use crate::worker::Worker;
 
@@ -35,8 +36,8 @@ pub(super) struct ToService<'a> {
     retries: u32,
     /// Held while a retry is in flight.
     retry: Option<Ticket>,
-}
     copies: Option<Copies>,
+}
 
 struct Current {
     endpoint: Arc<Endpoint>,
@@ -65,16 +66,16 @@ impl<'a> ToService<'a> {
             tried: SmallVec::new(),
             retries: 0,
             retry: None,
-        }
             copies: None,
+        }
     }
 
-    fn choose(&self) -> Result<Arc<Endpoint>, Failure> {
     /// Copies of the request go elsewhere, too, when its body has ended.
     pub(super) fn mirrored(self, copies: Option<Copies>) -> Self {
         Self { copies, ..self }
     }
 
+    fn choose(&self) -> Result<Arc<Endpoint>, Failure> {
         let endpoints = self
             .service
             .endpoints
@@ -158,7 +159,20 @@ impl<'a> ToService<'a> {
         }
     }
 
-    pub(super) fn detail(&self, failure: Failure) -> String {
+    /// The failure, with what a person wants to know of it; if nobody could be found among the
+    /// endpoints, also how they were.
+    pub(super) fn told(&self, failure: Failure) -> Failed {
+        let mut failed = Failed::new(failure, self.detail(failure));
+        if failure == Failure::NoHealthyEndpoint {
+            let of = (self.snapshot, self.service);
+            let domain = &self.worker.shared.config.mesh_domain;
+            let (port, now) = (self.chosen.backend.port, self.worker.now());
+            failed.endpoints = self.worker.looks.look(of, port, domain, now);
+        }
+        failed
+    }
+
+    fn detail(&self, failure: Failure) -> String {
         match &self.current {
             Some(current) => format!(
                 "{} at {} by {}, {} tries",
@@ -235,6 +249,10 @@ impl Plan for ToService<'_> {
         })
     }
 
+    fn copies(&mut self) -> Option<Copies> {
+        self.copies.take()
+    }
+
     fn respond(&mut self, head: &mut ResponseHead) {
         apply_response(self.chosen, head);
     }
@@ -249,10 +267,6 @@ impl Plan for ToService<'_> {
     fn request_timeout(&self) -> Option<Duration> {
         limit(
             self.chosen.request_timeout,
-    fn copies(&mut self) -> Option<Copies> {
-        self.copies.take()
-    }
-
             self.service.traffic.timeouts.request,
         )
     }

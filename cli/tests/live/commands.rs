@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use isthmus_tests::client::full;
 use isthmus_tests::{App, Mesh};
 use serde_json::{Value, json};
 
@@ -106,6 +107,10 @@ async fn status_and_why_tell_what_the_mesh_does() {
     let mesh = mesh().await;
     let client = mesh.client("east/web").http("cart");
     assert_eq!(client.get("/").await.status, 200);
+    // A sidecar knows what its application uses.
+    let canary = client.request("GET", "/").header("x-canary", "yes");
+    let reply = client.send(canary.body(full("")).unwrap()).await.unwrap();
+    assert_eq!(reply.pod(), "west/canary-1");
     let refused = client.get("/closed/door").await;
     assert_eq!(refused.status, 403);
     let tool = Tool::of(&mesh);

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod clusters;
+mod why;
 
 pub(crate) use clusters::{
     CheckOptions, ClusterCommand, ClusterOptions, InstallOptions, JoinOptions, LeaveOptions,
     ListOptions, Reach,
 };
+pub(crate) use why::{CallOptions, WhyOptions};
 
 /// A service mesh for more than one Kubernetes cluster.
 #[derive(Debug, Parser)]
@@ -226,31 +228,6 @@ pub(crate) struct StatusOptions {
     pub(crate) reach: Reach,
 }
 
-/// Options of `isthmus why`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:\n  \
-        isthmus why web reviews                    as web's sidecar would decide, and the server's\n  \
-        isthmus why east/shop/web-1 cart.shop:80 --path /admin --method POST\n  \
-        isthmus why west/shop/reviews-1:2a         the id in x-mesh-reason of a refusal")]
-pub(crate) struct WhyOptions {
-    /// The calling pod (`[cluster/][namespace/]pod`), or a reason id (cluster/namespace/pod:hex).
-    pub(crate) client_or_reason: String,
-    /// The service called: `host[:port]`. Without it, the first argument is a reason id.
-    pub(crate) service: Option<String>,
-    /// Path of the request.
-    #[arg(long, default_value = "/")]
-    pub(crate) path: String,
-    /// Method of the request.
-    #[arg(long, default_value = "GET")]
-    pub(crate) method: String,
-    /// Admin address of the server's sidecar, where it is not in the demo's state file.
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) server: Option<SocketAddr>,
-    /// Where to ask; `--proxy` is the client's sidecar.
-    #[command(flatten)]
-    pub(crate) mesh: MeshAddresses,
-}
-
 /// Options of `isthmus proxy` and `isthmus control-plane`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RoleOptions {
@@ -440,7 +417,26 @@ mod tests {
             panic!("not why");
         };
         assert_eq!(call.service.as_deref(), Some("cart:80"));
-        assert_eq!((call.path.as_str(), call.method.as_str()), ("/x", "GET"));
+        assert_eq!(call.call.path.as_deref(), Some("/x"));
+        let many = "isthmus why web cart --header X-Team=a=b --header Accept=x";
+        let Command::Why(many) = parse(many).unwrap().command else {
+            panic!("not why");
+        };
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            many.call.header,
+            [field("x-team", "a=b"), field("accept", "x")]
+        );
+        for wrong in [
+            "--header nothing",
+            "--header a:b=c",
+            "--server-name a --path /",
+        ] {
+            assert!(
+                parse(&format!("isthmus why web cart {wrong}")).is_err(),
+                "{wrong}"
+            );
+        }
         let Command::Why(reason) = parse("isthmus why west/shop/a:1f").unwrap().command else {
             panic!("not why");
         };

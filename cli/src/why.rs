@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
-use crate::args::{Format, WhyOptions};
+use crate::args::{CallOptions, Format, WhyOptions};
 use crate::client::{self, escape};
 use crate::demo::state::State;
 use crate::output;
@@ -75,16 +75,22 @@ async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
     };
     let config = client::json(client_admin, "/config").await?;
     let (host, port) = host_and_port(service, namespace_of(&config))?;
-    let (method, path) = (escape(&options.method), escape(&options.path));
-    let query = format!(
-        "/why?host={}&port={port}&path={path}&method={method}",
-        escape(&host)
-    );
-    let outbound = client::json(client_admin, &query).await?;
+    let asked = format!("host={}&port={port}{}", escape(&host), said(&options.call));
+    let outbound = client::json(client_admin, &format!("/why?{asked}")).await?;
     let inbound = match server_of(options, state.as_ref(), &outbound) {
         Some((_, admin)) => {
-            let query = inbound_query(&outbound, client_admin, &host, port, &method, &path).await?;
-            Some(client::json(admin, &query).await?)
+            let config = client::json(client_admin, "/config").await?;
+            let identity =
+                story::identity(&config).context("the client's sidecar does not say who it is")?;
+            let port = story::target_port(&outbound).unwrap_or(port);
+            let sent = sent(&outbound).unwrap_or_else(|| said(&options.call));
+            // The first of a parameter counts: a route's host before ours.
+            let query = format!(
+                "identity={}&port={port}{sent}&host={}",
+                escape(&identity),
+                escape(&host)
+            );
+            Some(client::json(admin, &format!("/why/inbound?{query}")).await?)
         }
         None => None,
     };
@@ -107,27 +113,52 @@ fn server_of(
     find(state?, &endpoint).ok()
 }
 
-/// What the server's sidecar is to replay: this client, at the port that the call arrives on.
-async fn inbound_query(
-    outbound: &Value,
-    client_admin: SocketAddr,
-    host: &str,
-    port: u16,
-    method: &str,
-    path: &str,
-) -> anyhow::Result<String> {
-    let identity = match story::identity(outbound) {
-        Some(identity) => identity,
-        None => {
-            let config = client::json(client_admin, "/config").await?;
-            story::identity(&config).context("the client's sidecar does not say who it is")?
-        }
+/// What was said of the call, as parameters of a query. Nothing: the port's protocol decides.
+fn said(call: &CallOptions) -> String {
+    let mut query = String::new();
+    let mut add = |name: &str, value: &str| {
+        query.push_str(&format!("&{name}={}", escape(value)));
     };
-    let port = story::target_port(outbound).unwrap_or(port);
-    let (identity, host) = (escape(&identity), escape(host));
-    Ok(format!(
-        "/why/inbound?identity={identity}&port={port}&method={method}&host={host}&path={path}"
-    ))
+    if call.connection {
+        add("as", "connection");
+    }
+    let texts = [
+        ("path", &call.path),
+        ("method", &call.method),
+        ("server_name", &call.server_name),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            add(name, value);
+        }
+    }
+    for (name, value) in &call.header {
+        add("header", &format!("{name}:{value}"));
+    }
+    query
+}
+
+/// What the client's sidecar would send, as parameters of a query: its routes may have changed
+/// host, path and fields. `None`: it did not come to that.
+fn sent(outbound: &Value) -> Option<String> {
+    if outbound.get("judged_as")?.as_str()? == "connection" {
+        return Some("&as=connection".to_owned());
+    }
+    let route = outbound.get("route")?;
+    let text = |name| route.get(name)?.as_str().map(escape);
+    let headers = route.get("headers")?.as_array()?.iter();
+    let mut query = "&as=request".to_owned();
+    for (parameter, value) in [
+        ("method", text("method")?),
+        ("host", text("authority")?),
+        ("path", text("path")?),
+    ] {
+        query.push_str(&format!("&{parameter}={value}"));
+    }
+    for line in headers.filter_map(Value::as_str) {
+        query.push_str(&format!("&header={}", escape(line)));
+    }
+    Some(query)
 }
 
 /// The proxy of a pod that is named as `cluster/namespace/pod`, or by an end of that, or by the
@@ -196,6 +227,18 @@ mod tests {
             proxies: names.map(|name| (name.to_owned(), at)).into(),
             folder: "/".into(),
         }
+    }
+
+    #[test]
+    fn the_servers_sidecar_is_asked_about_what_the_clients_would_send() {
+        let mut outbound = json!({ "judged_as": "request", "route": {
+            "method": "POST", "authority": "new.shop", "path": "/v2?a=b", "headers": ["x: 1"],
+        }});
+        let request = "&as=request&method=POST&host=new.shop&path=/v2%3Fa%3Db&header=x:%201";
+        assert_eq!(sent(&outbound).as_deref(), Some(request));
+        outbound["judged_as"] = json!("connection");
+        assert_eq!(sent(&outbound).as_deref(), Some("&as=connection"));
+        assert_eq!(sent(&json!({ "judged_as": null, "route": null })), None);
     }
 
     #[test]

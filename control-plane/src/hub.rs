@@ -273,13 +273,19 @@ fn cluster_of(change: &Change) -> &ClusterId {
     }
 }
 
-/// Does an endpoint go away, or is a cluster cut off? That is not kept back: each moment somebody is sent to it.
+/// Does an endpoint go away, or is it about who may come in? That is not kept back: each moment
+/// somebody is sent to it, or comes in who should not.
 fn is_urgent(change: &Change) -> bool {
     match change {
         Change::Delete(at) => {
             matches!(
                 at.kind,
-                Kind::Pod | Kind::EndpointSlice | Kind::Service | Kind::ServiceExport
+                Kind::Pod
+                    | Kind::EndpointSlice
+                    | Kind::Service
+                    | Kind::ServiceExport
+                    | Kind::AccessPolicy
+                    | Kind::TrustPolicy
             )
         }
         Change::Apply(object) => match &object.spec {
@@ -295,11 +301,9 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::ReferenceGrant(_)
             | Spec::Gateway(_)
             | Spec::MeshCluster(_)
-            | Spec::AccessPolicy(_)
             | Spec::TrafficPolicy(_)
             | Spec::ConfigMap(_) => false,
-            // Each moment somebody may come in who should not.
-            Spec::TrustPolicy(_) => true,
+            Spec::AccessPolicy(_) | Spec::TrustPolicy(_) => true,
         },
         Change::Init { .. }
         | Change::InitDone { .. }

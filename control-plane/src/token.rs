@@ -16,7 +16,8 @@ use hmac::{Hmac, Mac as _};
 pub use isthmus_control_plane_core::issue::AUDIENCE;
 use isthmus_control_plane_core::issue::Claims as Reviewed;
 use isthmus_proto::ids::{ClusterId, Namespace, WorkloadName, is_dns_name};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::keys::TokenKey;
@@ -209,83 +210,69 @@ pub fn mint(state_dir: &Path, claims: &Claims) -> Result<String, StateError> {
 }
 
 /// JOSE header. An unknown field, also `crit`, is refused: what it asks for would not be done.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
     alg: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    typ: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kid: Option<String>,
+    #[serde(rename = "typ")]
+    _type: Option<String>,
+    #[serde(rename = "kid")]
+    _key: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Payload {
     iss: String,
     sub: String,
     aud: Audience,
     exp: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     nbf: Option<u64>,
     #[serde(rename = "kubernetes.io")]
     kubernetes: Kubernetes,
 }
 
 /// RFC 7519 §4.1.3: one, or a list.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(untagged)]
 enum Audience {
     One(String),
     Many(Vec<String>),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Kubernetes {
     namespace: String,
     pod: Named,
     serviceaccount: Named,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Named {
     name: String,
 }
 
 fn sign(key: &TokenKey, claims: &Claims) -> String {
-    let header = Header {
-        alg: ALGORITHM.to_owned(),
-        typ: Some("JWT".to_owned()),
-        kid: None,
-    };
     let (namespace, account) = (&claims.namespace, &claims.service_account);
     let expires = claims
         .expires
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let payload = Payload {
-        iss: claims.cluster.to_string(),
-        sub: format!("{SUBJECT}{namespace}:{account}"),
-        aud: Audience::Many(vec![AUDIENCE.to_owned()]),
-        exp: expires.as_secs(),
-        nbf: None,
-        kubernetes: Kubernetes {
-            namespace: namespace.to_string(),
-            pod: Named {
-                name: claims.pod.clone(),
-            },
-            serviceaccount: Named {
-                name: account.clone(),
-            },
+    // As `Header` and `Payload` read it.
+    let header = json!({ "alg": ALGORITHM, "typ": "JWT" });
+    let payload = json!({
+        "iss": claims.cluster.as_str(),
+        "sub": format!("{SUBJECT}{namespace}:{account}"),
+        "aud": [AUDIENCE],
+        "exp": expires.as_secs(),
+        "kubernetes.io": {
+            "namespace": namespace.as_str(),
+            "pod": { "name": claims.pod },
+            "serviceaccount": { "name": account },
         },
-    };
-    let part = |json: Result<Vec<u8>, _>| {
-        URL_SAFE_NO_PAD.encode(json.expect("strings and numbers are JSON"))
-    };
-    let signed = format!(
-        "{}.{}",
-        part(serde_json::to_vec(&header)),
-        part(serde_json::to_vec(&payload))
-    );
+    });
+    let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let signed = format!("{}.{}", part(header), part(payload));
     let tag = mac(key, signed.as_bytes()).finalize().into_bytes();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
 }

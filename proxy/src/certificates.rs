@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Config;
-use crate::control::Replicas;
+use crate::control::{self, Replicas};
 use crate::files;
 use crate::telemetry::Telemetry;
 use crate::tls::{Held, TlsStore, identity};
@@ -110,11 +110,9 @@ async fn issue(config: &Config, store: &Arc<TlsStore>, replicas: &mut Replicas) 
         cluster: config.cluster.to_string(),
     };
     let channel = replicas.connect(config, store).await?;
-    let answer = IdentityServiceClient::new(channel)
-        .issue(request)
+    let answer = control::answered(IdentityServiceClient::new(channel).issue(request))
         .await
-        .map_err(|status| anyhow!("{:?}: {}", status.code(), status.message()))?
-        .into_inner();
+        .context("ask for a certificate")?;
     let chain: Vec<_> = answer
         .chain
         .iter()

@@ -29,6 +29,31 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent control plane is asked for a sign of life, and left after twice that.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// How long an answer may take, or a stream to open. A control plane that is stuck may still give
+/// signs of life.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a call is answered, if it is in time.
+///
+/// # Errors
+/// The control plane refuses, or stays silent.
+pub async fn answered<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T> {
+    within(ANSWER_TIMEOUT, call).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(anyhow!("{:?}: {}", status.code(), status.message())),
+        Err(_) => Err(anyhow!("no answer within {limit:?}")),
+    }
+}
+
 /// The replicas of the control plane, as one user of them goes from one to the next.
 #[derive(Debug)]
 pub struct Replicas {
@@ -161,6 +186,11 @@ fn roots(config: &Config, domain: &TrustDomain) -> Result<TrustBundles> {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+    use isthmus_proto::identity::IssueRequest;
+    use isthmus_proto::identity::identity_service_client::IdentityServiceClient;
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     fn at(last: u8) -> SocketAddr {
@@ -186,5 +216,30 @@ mod tests {
     fn proxies_begin_with_different_replicas() {
         let first = |spread| order(vec![at(1), at(2)], spread, None).remove(0);
         assert_eq!((first(0), first(1)), (at(1), at(2)));
+    }
+
+    /// A channel to somebody who takes all that is said and says nothing.
+    fn silent() -> Channel {
+        Endpoint::from_static("http://silent").connect_with_connector_lazy(service_fn(|_: Uri| {
+            let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+            tokio::spawn(async move {
+                let mut space = [0; 1024];
+                while matches!(theirs.read(&mut space).await, Ok(1..)) {}
+            });
+            async move { Ok::<_, std::io::Error>(TokioIo::new(ours)) }
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_control_plane_that_accepts_and_stays_silent_is_left() {
+        let limit = Duration::from_millis(20);
+        let mut client = IdentityServiceClient::new(silent());
+        let failed = within(limit, client.issue(IssueRequest::default())).await;
+        let why = failed.unwrap_err().to_string();
+        assert_eq!(why, "no answer within 20ms");
+        let mut client = AggregatedDiscoveryServiceClient::new(silent());
+        let requests = tokio_stream::pending();
+        let failed = within(limit, client.delta_aggregated_resources(requests)).await;
+        assert!(failed.is_err());
     }
 }

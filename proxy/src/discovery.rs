@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::config::Role;
-use crate::control::Replicas;
+use crate::control::{self, Replicas};
 use crate::files;
 use crate::worker::Shared;
 
@@ -396,11 +396,10 @@ async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) 
     discovery.subscription.connected();
     // The first request goes out with the call: the server may wait for it before it answers.
     transmit(&mut discovery.subscription, &out);
-    let mut responses = client
-        .delta_aggregated_resources(ReceiverStream::new(requests))
+    let opening = client.delta_aggregated_resources(ReceiverStream::new(requests));
+    let mut responses = control::answered(opening)
         .await
-        .context("open the discovery stream")?
-        .into_inner();
+        .context("open the discovery stream")?;
     discovery.up(true, String::new());
     let control_plane = discovery.replicas.last();
     tracing::info!(?control_plane, "discovery is up");

@@ -160,6 +160,10 @@ pub trait Plan {
     fn backoff(&self) -> Duration {
         Duration::ZERO
     }
+    /// Copies that are to be sent elsewhere when the body has ended.
+    fn copies(&mut self) -> Option<mirror::Copies> {
+        None
+    }
     /// Changes the answer's head before it is passed on.
     fn respond(&mut self, head: &mut ResponseHead);
     /// One try, until the answer's head. None: no limit of its own.
@@ -200,7 +204,7 @@ pub async fn forward(
     meters: &Meters,
 ) -> Result<Done, Failure> {
     let deadline = plan.request_timeout().map(|limit| Instant::now() + limit);
-    let kept = RefCell::new(Kept::default());
+    let kept = RefCell::new(Kept::new(plan.copies()));
     let end = request.head.body == BodyLength::Empty && request.head.protocol.is_empty();
     loop {
         let opened = {

@@ -25,11 +25,13 @@ pub struct Failed {
     /// The policy that decided, if one did.
     pub policy: Option<Arc<str>>,
     /// Audit policies that matched.
-    pub audit: Vec<Arc<str>>,
+    pub audit: Box<[Arc<str>]>,
     /// The id that who asked was told already.
     pub told: Option<Box<str>>,
     /// The id under which the proxy that refused it knows why.
     pub upstream_reason: Option<Box<str>>,
+    /// The endpoints as they were when nobody could be found among them.
+    pub endpoints: Option<Arc<serde_json::Value>>,
 }
 
 impl Failed {
@@ -40,9 +42,10 @@ impl Failed {
             failure,
             detail: detail.into(),
             policy: None,
-            audit: Vec::new(),
+            audit: Box::default(),
             told: None,
             upstream_reason: None,
+            endpoints: None,
         }
     }
 
@@ -238,11 +241,12 @@ fn note(event: &mut Event, failed: Failed) {
     event.failure = Some(failed.failure);
     event.detail = failed.detail;
     event.upstream_reason = failed.upstream_reason.map(Into::into);
+    event.endpoints = failed.endpoints;
     if failed.policy.is_some() {
         event.policy = failed.policy;
     }
     if !failed.audit.is_empty() {
-        event.audit = failed.audit;
+        event.audit = failed.audit.into_vec();
     }
 }
 

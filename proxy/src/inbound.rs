@@ -128,7 +128,12 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
     match protocol {
         Protocol::Tcp | Protocol::Tls => side.captured_bytes(conn, Vec::new(), None).await,
         Protocol::Unspecified => Box::pin(side.race(conn, original.port())).await,
-        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+        // Declared: nothing else is spoken there, and a wrong preface is one.
+        Protocol::Http2 | Protocol::Grpc => {
+            let _closing = side.closing("http/2", conn.since);
+            serve_h2_plain(side, conn.io, Vec::new()).await;
+        }
+        Protocol::Http1 => {
             let Some((first, kind)) = detect(&conn.io, FIRST_BYTE_TIMEOUT).await else {
                 return side.closing("tcp", conn.since).silent();
             };
@@ -424,7 +429,7 @@ impl From<Denied> for Failed {
     fn from(denied: Denied) -> Self {
         Self {
             policy: denied.policy,
-            audit: denied.audit.to_vec(),
+            audit: denied.audit.to_vec().into(),
             ..Self::new(denied.failure, denied.reason)
         }
     }

@@ -27,11 +27,13 @@ use crate::telemetry::{Direction, Event};
 use crate::worker::{Accepted, Worker};
 
 mod bytes;
+mod excluded;
 mod plan;
 mod through;
 mod undeclared;
 
 pub use bytes::Opened;
+pub use excluded::Looks;
 use plan::ToService;
 
 /// One outbound connection whose destination is a service.
@@ -319,13 +321,14 @@ impl Outbound {
             .map(ToString::to_string)
             .unwrap_or_default();
         let random = self.worker.rng(|rng| rng.bits());
-        match apply_request(&chosen, &mut request.head, &request.path, self.port, random) {
+        let applied = apply_request(&chosen, &mut request.head, &request.path, self.port, random);
+        let copies = match applied {
             Filtered::Redirect { status, location } => {
                 reply::simple(&mut down.answer, redirect(status, &location), b"").await;
                 return Ok(None);
             }
             Filtered::Forward(mirrors) => mirror::send(&self.worker, &mirrors, &request, version),
-        }
+        };
         let (snapshot, service) = self.resolve(&chosen.backend).await?;
         let begun = service.guard.begin(&service.traffic, self.worker.now());
         let ticket =
@@ -337,7 +340,8 @@ impl Outbound {
             &chosen,
             &request,
             version,
-        );
+        )
+        .mirrored(copies);
         let result = forward(&self.worker, down, &request, &mut plan, meters).await;
         plan.describe(event);
         match result {
@@ -350,8 +354,7 @@ impl Outbound {
             Err(failure) => {
                 let failure = plan.named(failure);
                 plan.ended(failure);
-                let detail = plan.detail(failure);
-                Err(Failed::new(failure, detail))
+                Err(plan.told(failure))
             }
         }
     }

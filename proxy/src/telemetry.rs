@@ -14,7 +14,7 @@ use isthmus_proto::spiffe::SpiffeId;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::message::Method;
 use isthmus_proxy_core::snapshot::Generation;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::relay::Meter;
 
@@ -87,6 +87,8 @@ pub struct Event {
     pub detail: String,
     /// The id under which the proxy that refused it knows why.
     pub upstream_reason: Option<String>,
+    /// The endpoints as they were when nobody could be found among them: for `why`, not for the log.
+    pub endpoints: Option<Arc<serde_json::Value>>,
     /// From the one who asked.
     pub bytes_sent: u64,
     /// To the one who asked.
@@ -122,6 +124,7 @@ impl Event {
             failure: None,
             detail: String::new(),
             upstream_reason: None,
+            endpoints: None,
             bytes_sent: 0,
             bytes_received: 0,
             counted_live: false,
@@ -139,6 +142,16 @@ pub struct Reason {
     pub id: String,
     /// The event, as it stands in the access log.
     pub event: serde_json::Value,
+    /// The endpoints as they were, where none of them could take the call.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shared")]
+    pub endpoints: Option<Arc<serde_json::Value>>,
+}
+
+fn shared<S: Serializer>(
+    value: &Option<Arc<serde_json::Value>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_deref().serialize(serializer)
 }
 
 /// What all threads share.
@@ -192,8 +205,13 @@ impl Telemetry {
         if reasons.len() >= REASONS_MAX {
             reasons.pop_front();
         }
+        let endpoints = event.endpoints.clone();
         let event = log::value(event, Some(&id));
-        reasons.push_back(Reason { id, event });
+        reasons.push_back(Reason {
+            id,
+            event,
+            endpoints,
+        });
     }
 }
 

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::connections::Connections;
 use crate::hints::Hints;
 use crate::keepalive::Keepalive;
+use crate::outbound::Looks;
 use crate::pool::AppPool;
 use crate::runtime::Bound;
 use crate::telemetry::{Recorder, Telemetry};
@@ -114,6 +115,8 @@ pub struct Worker {
     pub hints: Hints<(ServiceName, u16)>,
     /// What was spoken last on the application's ports that declare nothing.
     pub application_hints: Hints<u16>,
+    /// Why services had nobody, of the moment.
+    pub looks: Looks,
     /// Open connections and requests: a drain waits for none.
     pub active: Cell<usize>,
     /// Copies of requests under way to mirrors.
@@ -138,6 +141,7 @@ impl Worker {
             recorder: Recorder::new(Arc::clone(&shared.telemetry)),
             hints: Hints::default(),
             application_hints: Hints::default(),
+            looks: Looks::default(),
             active: Cell::new(0),
             copies: Cell::new(0),
             shared,

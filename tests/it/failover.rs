@@ -70,6 +70,38 @@ async fn crashed_applications_cost_no_idempotent_request() {
     assert!(tally.good >= 70, "{}", tally.good);
 }
 
+/// ... and neither does their return: what is well again is used again, without a word from anybody.
+#[tokio::test]
+async fn applications_that_come_back_get_their_traffic_back() {
+    let mut mesh = in_both_clusters().start().await;
+    let client = mesh.client("east/web").http("cart");
+    served_by(&client, "east").await;
+    let load = Load::start(vec![
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/web").http("cart"),
+    ]);
+    load.more(20).await;
+    for pod in ["east/cart-1", "east/cart-2"] {
+        mesh.app_mut(pod).stop().await;
+    }
+    served_by(&client, "west").await;
+    load.more(50).await;
+    for pod in ["east/cart-1", "east/cart-2"] {
+        mesh.app_mut(pod).resume().await;
+    }
+    served_by(&client, "east").await;
+    load.more(50).await;
+    let tally = load.stop_without_failure().await;
+    let of = |cluster: &str| {
+        tally
+            .pods
+            .keys()
+            .filter(|pod| pod.starts_with(cluster))
+            .count()
+    };
+    assert_eq!((of("east"), of("west")), (2, 2), "{:?}", tally.pods);
+}
+
 /// F8: one of two gateways breaks every connection off, and takes none.
 #[tokio::test]
 async fn one_of_two_gateways_may_die() {

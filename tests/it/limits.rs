@@ -1,5 +1,7 @@
 //! Is everything bounded that one caller can make another pay for? (SECURITY section 4)
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use isthmus_tests::client::{Reply, full};
@@ -9,6 +11,7 @@ use isthmus_tests::wait::check;
 use isthmus_tests::{App, Mesh, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 const MIB: usize = 1024 * 1024;
@@ -124,6 +127,90 @@ async fn fill(io: &mut TcpStream) -> usize {
         assert!(taken < held_max, "it was never held back: {taken}");
     }
     taken
+}
+
+/// An HTTP application that takes a request's body only when it is told to.
+fn reads_at(gate: &Arc<Notify>, body: usize) -> App {
+    let opened = Arc::clone(gate);
+    App::custom(move |mut io, record| {
+        let opened = Arc::clone(&opened);
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(io.read_u8().await.unwrap());
+            }
+            record.request(String::from_utf8_lossy(&head).into_owned());
+            opened.notified().await;
+            let (mut space, mut left) = (vec![0; MIB], body);
+            while left > 0 {
+                let n = io.read(&mut space).await.unwrap();
+                assert!(n > 0, "it breaks off");
+                record.content(n);
+                left -= n;
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            io.write_all(answer).await.unwrap();
+        }
+    })
+}
+
+/// A body goes no faster than the application reads: what lies between the two is bounded.
+#[tokio::test]
+async fn an_upload_is_held_back_by_a_server_that_does_not_read() {
+    const BODY: usize = 96 * MIB;
+    /// What four pairs of sockets and three proxies hold.
+    const BETWEEN_MAX: usize = 48 * MIB;
+    let gate = Arc::new(Notify::new());
+    let app = reads_at(&gate, BODY);
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("slow", 1, |s| s.port("http", 80, "http", app))
+        })
+        .start()
+        .await;
+    let mut io = mesh.client("east/web").http("slow").tcp().await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nhost: slow\r\ncontent-length: {BODY}\r\n\r\n");
+    io.write_all(head.as_bytes()).await.unwrap();
+    let (mut rx, mut tx) = io.into_split();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&taken);
+    let sending = tokio::spawn(async move {
+        let piece = vec![3u8; MIB / 4];
+        for _ in 0..BODY / piece.len() {
+            tx.write_all(&piece).await.unwrap();
+            counter.fetch_add(piece.len(), Ordering::SeqCst);
+        }
+        tx
+    });
+    let record = &mesh.app("west/slow-1").record;
+    until("the request is there", async || {
+        check(record.requests() == 1, "none")
+    })
+    .await;
+    // Held back: for a while nothing more is taken.
+    let mut seen = (usize::MAX, 0);
+    until("nothing more is taken", async || {
+        let now = taken.load(Ordering::SeqCst);
+        seen = if now == seen.0 {
+            (now, seen.1 + 1)
+        } else {
+            (now, 0)
+        };
+        check(seen.1 >= 100, format!("{} MiB", now / MIB))
+    })
+    .await;
+    let held = taken.load(Ordering::SeqCst);
+    assert!(held < BETWEEN_MAX, "{} MiB taken, none read", held / MIB);
+    assert!(!sending.is_finished());
+    gate.notify_one();
+    let mut answer = [0; 12];
+    timeout(Duration::from_secs(60), rx.read_exact(&mut answer))
+        .await
+        .expect("it goes on")
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert_eq!(record.bytes(), u64::try_from(BODY).unwrap());
 }
 
 /// One stream of a tunnel that nobody reads fills its own window, and nobody else's.

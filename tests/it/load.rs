@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use isthmus_tests::wait::check;
 use isthmus_tests::{Client, until};
@@ -24,6 +25,8 @@ pub(crate) struct Tally {
     pub(crate) pods: BTreeMap<String, usize>,
     /// Everything else, in words.
     pub(crate) bad: Vec<String>,
+    /// When the last of those came.
+    pub(crate) last_bad: Option<Instant>,
 }
 
 impl Load {
@@ -59,6 +62,7 @@ impl Load {
             let tally = caller.await.unwrap();
             all.good += tally.good;
             all.bad.extend(tally.bad);
+            all.last_bad = all.last_bad.max(tally.last_bad);
             for (pod, count) in tally.pods {
                 *all.pods.entry(pod).or_default() += count;
             }
@@ -82,15 +86,18 @@ impl Load {
 async fn call(client: Client, stop: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> Tally {
     let mut tally = Tally::default();
     while !stop.load(Ordering::SeqCst) {
-        match client.try_get("/").await {
+        let bad = match client.try_get("/").await {
             Ok(reply) if reply.status == 200 => {
                 tally.good += 1;
                 *tally.pods.entry(reply.pod().to_owned()).or_default() += 1;
+                None
             }
-            Ok(reply) => tally
-                .bad
-                .push(format!("{}: {}", reply.status, reply.text())),
-            Err(error) => tally.bad.push(format!("{error:#}")),
+            Ok(reply) => Some(format!("{}: {}", reply.status, reply.text())),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(bad) = bad {
+            tally.bad.push(bad);
+            tally.last_bad = Some(Instant::now());
         }
         done.fetch_add(1, Ordering::SeqCst);
         tokio::task::yield_now().await;

@@ -22,6 +22,8 @@ mod traffic;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod ambiguous;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod log;

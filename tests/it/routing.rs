@@ -34,6 +34,85 @@ fn with_route(rules: &str) -> MeshPlan {
         .cluster("west", |c| c.service("cart", 1).service("canary", 1))
 }
 
+const MIRRORED: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}]
+  rules:
+  - filters:
+    - type: RequestMirror
+      requestMirror: {backendRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: canary, port: 80}}
+    backendRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: cart, port: 80}]
+";
+
+/// What the copy says is what the request said, with its body.
+#[tokio::test]
+async fn a_request_with_a_body_is_mirrored_whole_or_not_at_all() {
+    const BODY_BYTES: u64 = 50_000;
+    for (protocol, app) in [("http", App::Http), ("grpc", App::Http2)] {
+        let service =
+            |s: isthmus_tests::plan::ServicePlan| s.port("main", 80, protocol, app.clone());
+        let mesh = Mesh::builder()
+            .cluster("east", |c| c.client("web").manifest("route.yaml", MIRRORED))
+            .cluster("west", |c| {
+                c.service_with("cart", 1, service)
+                    .service_with("canary", 1, service)
+            })
+            .start()
+            .await;
+        let client = mesh.client("east/web").http("cart");
+        let post = async |bytes: u64| {
+            let body = vec![b'a'; usize::try_from(bytes).unwrap()];
+            if protocol == "http" {
+                return client.post("/whole", body).await;
+            }
+            let request = hyper::Request::post(format!("http://{}/whole", client.host()))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(full(body))
+                .unwrap();
+            let mut sender = client.http2().await.unwrap();
+            Reply::read(sender.send_request(request).await.unwrap())
+                .await
+                .unwrap()
+        };
+        let reply = post(BODY_BYTES).await;
+        assert_eq!(
+            (reply.status, reply.pod()),
+            (200, "west/cart-1"),
+            "{protocol}"
+        );
+        let copied = &mesh.app("west/canary-1").record;
+        until("the copy has arrived", async || {
+            check(copied.bytes() == BODY_BYTES, copied.bytes())
+        })
+        .await;
+        let head = copied.heads().pop().unwrap();
+        assert!(
+            head.starts_with("POST") && head.contains("/whole"),
+            "{head}"
+        );
+        // Longer than is kept: answered, not copied, and counted.
+        let reply = post(200_000).await;
+        assert_eq!(
+            (reply.status, reply.body.len()),
+            (200, 200_000),
+            "{protocol}"
+        );
+        let dropped = mesh
+            .proxy("east/web-1")
+            .metric("mirrors_dropped_total", &[])
+            .await;
+        assert!((dropped - 1.0).abs() < 0.5, "{dropped}");
+        assert_eq!(
+            (copied.requests(), copied.bytes()),
+            (1, BODY_BYTES),
+            "{protocol}"
+        );
+    }
+}
+
 async fn get(mesh: &Mesh, path: &str, fields: &[(&str, &str)]) -> Reply {
     let client = mesh.client("east/web").http("cart");
     let mut request = client.request("GET", path);

@@ -59,6 +59,70 @@ async fn a_replay_says_what_a_call_would_meet() {
     assert!(!denied["remedy"].is_null(), "{denied:#}");
 }
 
+const TCP_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: cart, port: 81}]
+  rules:
+  - backendRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: canary, port: 81}]
+";
+
+/// The replay of a port of bytes goes by the routes and policies of layer 4, as the call itself.
+#[tokio::test]
+async fn a_replay_of_a_tcp_call_says_what_the_connection_would_meet() {
+    let bytes = |s: isthmus_tests::plan::ServicePlan| s.port("bytes", 81, "tcp", App::Tcp);
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").manifest("route.yaml", TCP_ROUTE)
+        })
+        .cluster("west", |c| {
+            c.service_with("cart", 1, bytes)
+                .service_with("canary", 1, bytes)
+                .manifest("policy.yaml", &DENY.replace("name: cart", "name: canary"))
+        })
+        .start()
+        .await;
+    let web = mesh.proxy("east/web-1");
+    let client = mesh.client("east/web").port("cart", 81);
+    // The first use makes the service known to the sidecar.
+    let mut io = client.tcp().await.unwrap();
+    let refused = io.read(&mut [0; 1]).await;
+    assert!(!matches!(refused, Ok(1..)), "{refused:?}");
+    let line = web
+        .logged("the connection", |line| line["failure"] == "denied")
+        .await;
+    // A path is no property of bytes.
+    for said in ["", "&path=/closed&method=GET", "&as=connection"] {
+        let query = format!("/why?host=cart.shop.svc.clusterset.local&port=81{said}");
+        let out = web.json(&query).await;
+        assert_eq!(out["judged_as"], "connection", "{out:#}");
+        let rule = out["route"]["rule"].as_str().unwrap();
+        assert!(
+            rule.starts_with("shop/split") && rule.ends_with("rule 0"),
+            "{out:#}"
+        );
+        let endpoint = out["endpoint"].as_str().unwrap();
+        let was = line["detail"].as_str().unwrap();
+        assert!(
+            was.contains(endpoint),
+            "{endpoint} is not where it went: {was}"
+        );
+    }
+    let canary = mesh.proxy("west/canary-1");
+    let identity = "spiffe://east.mesh.internal/ns/shop/sa/web";
+    let query = format!("/why/inbound?identity={identity}&port=8081");
+    for said in ["", "&as=connection"] {
+        let found = canary.json(&format!("{query}{said}")).await;
+        assert_eq!(found["judged_as"], "connection", "{found:#}");
+        assert_eq!(found["allowed"], false, "{found:#}");
+    }
+    // A peer that sends a request is judged by that.
+    let found = canary.json(&format!("{query}&path=/")).await;
+    assert_eq!(found["judged_as"], "request", "{found:#}");
+    assert_eq!(found["allowed"], true, "{found:#}");
+}
+
 /// A TCP client can't be told an id: the log of its own sidecar says it, and leads to the policy.
 #[tokio::test]
 async fn a_denied_tcp_call_is_explained_at_both_ends() {
@@ -103,6 +167,70 @@ async fn a_denied_tcp_call_is_explained_at_both_ends() {
         .logged("the decision", |line| line["failure"] == "denied")
         .await;
     assert_eq!(line["reason"], there, "{line}");
+}
+
+/// What is told of a failure is what was, also when it has healed.
+#[tokio::test]
+async fn a_call_that_found_nobody_is_explained_after_it_has_healed() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("cart", 2, |s| {
+                s.port("http", 80, "http", App::Http)
+                    .port("bytes", 81, "tcp", App::Tcp)
+            })
+        })
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    let pods = ["west/cart-1", "west/cart-2"];
+    assert_eq!(client.get("/").await.status, 200);
+    for pod in pods {
+        mesh.mark(pod, false);
+    }
+    let refused = until("nobody is ready", async || {
+        let reply = client.get("/").await;
+        match reply.status {
+            503 => Ok(reply.reason().to_owned()),
+            other => Err(other),
+        }
+    })
+    .await;
+    let mut io = mesh
+        .client("east/web")
+        .port("cart", 81)
+        .tcp()
+        .await
+        .unwrap();
+    let read = io.read(&mut [0; 1]).await;
+    assert!(!matches!(read, Ok(1..)), "{read:?}");
+    let web = mesh.proxy("east/web-1");
+    let is_bytes = |line: &serde_json::Value| {
+        line["failure"] == "no_healthy_endpoint" && line["protocol"] == "tcp"
+    };
+    let line = web.logged("the connection", is_bytes).await;
+    let of_bytes = line["reason"].as_str().unwrap().to_owned();
+    for pod in pods {
+        mesh.mark(pod, true);
+    }
+    until("it has healed", async || {
+        let reply = client.get("/").await;
+        isthmus_tests::wait::check(reply.status == 200, reply.status)
+    })
+    .await;
+    let web = mesh.proxy("east/web-1");
+    for reason in [refused, of_bytes] {
+        let why = web.why(&reason).await;
+        let then = &why["endpoints"];
+        assert_eq!(why["event"]["failure"], "no_healthy_endpoint", "{why:#}");
+        assert_eq!(then["total"], 2, "{why:#}");
+        assert_eq!(then["reasons"]["it is not ready"], 2, "{why:#}");
+        for pod in ["west/shop/cart-1", "west/shop/cart-2"] {
+            assert!(then["named"].to_string().contains(pod), "{why:#}");
+        }
+        let now = web.json("/config").await["generation"].as_u64().unwrap();
+        assert!(then["generation"].as_u64().unwrap() < now, "{why:#}");
+    }
 }
 
 #[tokio::test]

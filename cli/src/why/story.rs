@@ -17,7 +17,11 @@ impl Story {
     /// Of a refusal that a proxy remembers.
     pub(super) fn of_reason(answer: Value) -> Self {
         let text = match answer.get("event").filter(|event| event.is_object()) {
-            Some(event) => refusal(&text_of(&answer, "id"), event),
+            Some(event) => {
+                let mut text = refusal(&text_of(&answer, "id"), event);
+                text.push_str(&answer.get("endpoints").map(excluded).unwrap_or_default());
+                text
+            }
             None => tree(&answer),
         };
         Self { text, json: answer }
@@ -107,6 +111,28 @@ fn refusal(id: &str, event: &Value) -> String {
         .collect()
 }
 
+/// The endpoints as they were, each with what excluded it.
+fn excluded(endpoints: &Value) -> String {
+    let field = |key: &str| text_of(endpoints, key);
+    let mut text = format!(
+        "  as it was then, with configuration generation {}: none of the {} endpoints of {} could \
+         take it\n",
+        field("generation"),
+        field("total"),
+        field("service"),
+    );
+    let reasons = endpoints.get("reasons").and_then(Value::as_object);
+    for (why, count) in reasons.into_iter().flatten() {
+        text.push_str(&format!("    {} × {why}\n", leaf(count)));
+    }
+    let named = endpoints.get("named").and_then(Value::as_array);
+    for one in named.into_iter().flatten() {
+        let (name, why) = (text_of(one, "name"), text_of(one, "why"));
+        text.push_str(&format!("    {name}: {why}\n"));
+    }
+    text
+}
+
 /// Who refused it knows more than who was refused.
 fn there(id: &str) -> String {
     if id.is_empty() {
@@ -167,61 +193,30 @@ fn text_of(value: &Value, key: &str) -> String {
         .unwrap_or_default()
 }
 
-/// `cluster/namespace/pod` of the endpoint that was chosen.
+/// `cluster/namespace/pod` of an endpoint that could be chosen now. None: there is none.
 pub(super) fn endpoint(outbound: &Value) -> Option<String> {
-    let name = search(outbound, &["endpoint", "chosen", "picked"])?;
-    let name = match name {
-        Value::Object(fields) => leaf(fields.get("name").or_else(|| fields.get("pod"))?),
-        other => leaf(other),
-    };
-    Some(name.rsplit('#').next().unwrap_or(&name).to_owned()).filter(|name| name.contains('/'))
+    let name = outbound.get("endpoint")?.as_str()?;
+    Some(name.rsplit('#').next().unwrap_or(name).to_owned())
 }
 
-/// The SPIFFE ID of the proxy that answered.
-pub(super) fn identity(answer: &Value) -> Option<String> {
-    let found = search(answer, &["client_identity", "own_identity"]).or_else(|| {
-        let certificate = search(answer, &["certificate"])?;
-        search(certificate, &["identity"])
-    });
-    Some(leaf(found?)).filter(|id| id.starts_with("spiffe://"))
+/// The SPIFFE ID of a proxy, from its `/config`.
+pub(super) fn identity(config: &Value) -> Option<String> {
+    let identity = config.pointer("/certificate/identity")?;
+    identity.as_str().map(ToOwned::to_owned)
 }
 
 /// The port of the pod that the call arrives on.
 pub(super) fn target_port(outbound: &Value) -> Option<u16> {
-    search(outbound, &["target_port"])?
+    outbound
+        .get("target_port")?
         .as_u64()
         .and_then(|port| u16::try_from(port).ok())
-}
-
-/// The first value under one of these keys, nearer ones first.
-fn search<'v>(value: &'v Value, keys: &[&str]) -> Option<&'v Value> {
-    if let Value::Object(fields) = value {
-        let here = keys
-            .iter()
-            .find_map(|key| fields.get(*key))
-            .filter(|found| !found.is_null());
-        return here.or_else(|| fields.values().find_map(|inner| search(inner, keys)));
-    }
-    value
-        .as_array()?
-        .iter()
-        .find_map(|inner| search(inner, keys))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn the_chosen_endpoint_is_found_where_it_stands() {
-        let direct = json!({ "endpoint": "shop/cart.shop#west/shop/cart-3" });
-        let nested = json!({ "steps": [{ "chosen": { "name": "west/shop/cart-3" } }] });
-        for answer in [direct, nested] {
-            assert_eq!(endpoint(&answer).as_deref(), Some("west/shop/cart-3"));
-        }
-        assert_eq!(endpoint(&json!({ "endpoint": null })), None);
-    }
 
     #[test]
     fn a_refusal_names_the_rule_and_what_would_change_it() {

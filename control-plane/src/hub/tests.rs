@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use isthmus_control_plane_core::model::{Labels, Object, ObjectRef};
+use isthmus_control_plane_core::model::{
+    AccessPolicy, Labels, Object, ObjectRef, Observed, PolicyTarget,
+};
 use isthmus_control_plane_core::world::State;
 use tokio::time::timeout;
 
@@ -65,6 +67,40 @@ async fn a_session_hears_of_what_is_different() {
         (state(&hub, "east"), state(&hub, "west")),
         (State::Synced, State::Unknown)
     );
+}
+
+/// Time stands still unless everybody waits: what is kept back would cost some of it.
+#[tokio::test(start_paused = true)]
+async fn who_may_come_in_is_not_kept_back() {
+    let (hub, from_east, _from_west) = start();
+    let inbox = hub.subscribe();
+    for change in [Change::Init { cluster: east() }, listed(&east())] {
+        from_east.send(change).await.unwrap();
+    }
+    timeout(LIMIT, inbox.next()).await.unwrap();
+    let policy = |name: &str| Object {
+        cluster: east(),
+        namespace: Some("shop".parse().unwrap()),
+        name: name.to_owned(),
+        created: None,
+        spec: Spec::AccessPolicy(AccessPolicy {
+            target: PolicyTarget::Namespace,
+            body: Some(isthmus_proto::resource::AccessPolicy::default()),
+            inbound: None,
+            invalid: None,
+            observed: Observed::default(),
+        }),
+    };
+    for change in [
+        Change::Apply(policy("closed")),
+        Change::Delete(policy("closed").reference()),
+    ] {
+        let begun = Instant::now();
+        from_east.send(change).await.unwrap();
+        let dirty = timeout(LIMIT, inbox.next()).await.unwrap();
+        assert!(!dirty.is_empty());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
 }
 
 #[tokio::test]

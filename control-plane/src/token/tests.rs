@@ -48,7 +48,7 @@ impl Fixture {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
     }
 
-    fn payload(&self, change: impl FnOnce(&mut serde_json::Value)) -> String {
+    fn payload(&self, change: impl FnOnce(&mut Value)) -> String {
         let mut json = serde_json::json!({
             "iss": "east", "sub": "system:serviceaccount:shop:cart", "aud": ["isthmus"],
             "exp": 2_000_000_600u64,
@@ -74,7 +74,7 @@ fn a_minted_token_says_what_was_minted() {
 #[test]
 fn wrong_claims_are_refused_with_their_reason() {
     let f = fixture();
-    let audience: fn(&mut serde_json::Value) = |j| j["aud"] = serde_json::json!(["kubernetes"]);
+    let audience: fn(&mut Value) = |j| j["aud"] = serde_json::json!(["kubernetes"]);
     assert_eq!(f.verify(&f.payload(audience)), Err(Refused::Audience));
     assert_eq!(
         f.verify(&f.payload(|j| j["aud"] = "isthmus.evil".into())),

@@ -3,7 +3,7 @@
 use isthmus_proxy_core::authorize::Step;
 use isthmus_proxy_core::balance::Ticks;
 use isthmus_proxy_core::explain::{
-    EndpointStep, Explanation, Found, InboundQuestion, Question, RequestQuestion, RouteStep,
+    EndpointStep, Explanation, Found, InboundQuestion, Question, RequestQuestion, RouteStep, Said,
     explain_inbound, explain_outbound,
 };
 use isthmus_proxy_core::failure::Failure;
@@ -15,7 +15,7 @@ use super::dump;
 /// Longest text of a parameter, bytes.
 const PARAMETER_BYTES_MAX: usize = 4096;
 
-/// Replays a call of our application: `host`, `port`, and for a request `path`, `method`, `header`.
+/// Replays a call of our application: `host`, `port`, and what [`said`] reads.
 ///
 /// # Errors
 /// A parameter is missing or can't be read.
@@ -28,8 +28,7 @@ pub(super) fn outbound(
     let question = Question {
         host: parameter(query, "host").ok_or("the parameter host is missing")?,
         port: port(query)?,
-        request: Some(request(query)),
-        server_name: parameter(query, "server_name"),
+        said: said(query)?,
         mesh_domain: mesh_domain.to_owned(),
         random: now.0,
         now,
@@ -37,7 +36,7 @@ pub(super) fn outbound(
     Ok(explanation(&explain_outbound(snapshot, &question), now))
 }
 
-/// Replays a call to our workload: `port`, `identity`, and for a request `host`, `path`, `method`.
+/// Replays a call to our workload: `port`, `identity`, `host`, and what [`said`] reads.
 ///
 /// # Errors
 /// A parameter is missing or can't be read.
@@ -52,14 +51,11 @@ pub(super) fn inbound(
                 .map_err(|e| format!("the parameter identity: {e}"))
         })
         .transpose()?;
-    let is_request = ["path", "method", "header"]
-        .iter()
-        .any(|name| parameter(query, name).is_some());
     let question = InboundQuestion {
         identity,
         port: port(query)?,
         host: parameter(query, "host").unwrap_or_default(),
-        request: is_request.then(|| request(query)),
+        said: said(query)?,
     };
     let found = explain_inbound(snapshot, &question);
     if is_ours(question.port) {
@@ -80,6 +76,7 @@ pub(super) fn inbound(
         "workload": found.workload,
         "port": question.port,
         "protocol": found.protocol,
+        "judged_as": found.judged_as,
         "services": found.services,
         "allowed": found.allowed,
         "failure": found.failure.map(|f| f.name()),
@@ -91,18 +88,49 @@ pub(super) fn inbound(
     }))
 }
 
-fn request(query: &str) -> RequestQuestion {
-    let headers = parameters(query, "header")
-        .filter_map(|line| {
-            line.split_once(':')
-                .map(|(n, v)| (n.to_owned(), v.to_owned()))
-        })
-        .collect();
-    RequestQuestion {
+/// What the call would carry: `as` (`request` or `connection`); without it, `path`, `method` or
+/// `header` mean a request and `server_name` a connection. Without any, the port says it.
+fn said(query: &str) -> Result<Said, String> {
+    let values = query.split('&').filter_map(|pair| pair.split_once('='));
+    if let Some((name, _)) = values
+        .into_iter()
+        .find(|(_, v)| v.len() > PARAMETER_BYTES_MAX)
+    {
+        return Err(format!(
+            "a parameter is longer than {PARAMETER_BYTES_MAX} bytes: {name}"
+        ));
+    }
+    let has = |name| parameter(query, name).is_some();
+    let connection = || Said::Connection {
+        server_name: parameter(query, "server_name"),
+    };
+    match parameter(query, "as").as_deref() {
+        Some("request") => Ok(Said::Request(request(query)?)),
+        Some("connection") => Ok(connection()),
+        Some(other) => Err(format!(
+            "the parameter as: {other:?} is neither request nor connection"
+        )),
+        None if ["path", "method", "header"].into_iter().any(has) => {
+            Ok(Said::Request(request(query)?))
+        }
+        None if has("server_name") => Ok(connection()),
+        None => Ok(Said::Nothing),
+    }
+}
+
+/// One that can't be read is said: without it the answer would be another one.
+fn request(query: &str) -> Result<RequestQuestion, String> {
+    let field = |line: String| match line.split_once(':') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(format!("the parameter header: {line:?} is not name:value")),
+    };
+    Ok(RequestQuestion {
         method: parameter(query, "method").unwrap_or_default(),
         path: parameter(query, "path").unwrap_or_default(),
-        headers,
-    }
+        headers: parameters(query, "header")
+            .map(field)
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 fn explanation(found: &Explanation, now: Ticks) -> Value {
@@ -115,6 +143,8 @@ fn explanation(found: &Explanation, now: Ticks) -> Value {
     json!({
         "generation": found.generation.0,
         "service": service,
+        "protocol": found.protocol,
+        "judged_as": found.judged_as,
         "route": found.route.as_ref().map(route),
         // One that could be chosen now: chance and load decide among all that are usable.
         "endpoint": usable.map(|e| e.endpoint.name.as_str()),
@@ -138,8 +168,10 @@ fn route(route: &RouteStep) -> Value {
             "backend": b.backend, "weight": b.weight,
         })).collect::<Vec<_>>(),
         "chosen": route.chosen,
+        "method": route.method,
         "path": route.path,
         "authority": route.authority,
+        "headers": route.headers.iter().map(|(n, v)| format!("{n}: {v}")).collect::<Vec<_>>(),
         "redirect": route.redirect,
         "mirrors": route.mirrors,
     })
@@ -219,6 +251,27 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_call_carries_is_said_or_left_to_the_port() {
+        let name = |query: &str| match said(query) {
+            Ok(Said::Nothing) => "nothing".to_owned(),
+            Ok(Said::Request(request)) => format!("request {}", request.path),
+            Ok(Said::Connection { server_name }) => format!("connection {server_name:?}"),
+            Err(why) => why,
+        };
+        assert_eq!(name("host=a&port=1"), "nothing");
+        assert_eq!(name("path=/x&server_name=a"), "request /x");
+        assert_eq!(name("header=a:b"), "request ");
+        assert_eq!(name("server_name=a"), "connection Some(\"a\")");
+        assert_eq!(name("as=connection&path=/x"), "connection None");
+        let wrong = "the parameter as: \"udp\" is neither request nor connection";
+        assert_eq!(name("as=udp"), wrong);
+        let wrong = "the parameter header: \"a\" is not name:value";
+        assert_eq!(name("header=a"), wrong);
+        let long = format!("path=/{}", "a".repeat(PARAMETER_BYTES_MAX));
+        assert_eq!(name(&long), "a parameter is longer than 4096 bytes: path");
+    }
 
     #[test]
     fn parameters_are_decoded_once() {

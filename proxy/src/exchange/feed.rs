@@ -5,10 +5,12 @@ use std::future::pending;
 
 use isthmus_proxy_core::message::Fields;
 
+use super::mirror::Copies;
 use crate::relay::Meter;
 use crate::stream::{Broken, Pull, Rx, Tx};
 
-/// Bytes of a request's body kept for another try; longer ones are sent once.
+/// Bytes of a request's body kept for another try and for copies; longer ones are sent once, and not
+/// copied.
 const KEEP_BYTES_MAX: usize = 64 * 1024;
 
 /// A body's beginning, kept for another try.
@@ -20,9 +22,19 @@ pub(super) struct Kept {
     /// Of `bytes`, what the try under way has sent.
     replayed: usize,
     ended: bool,
+    /// Copies that wait for the body's end. Dropped, they are not made.
+    copies: Option<Copies>,
 }
 
 impl Kept {
+    /// Nothing yet.
+    pub(super) fn new(copies: Option<Copies>) -> Self {
+        Self {
+            copies,
+            ..Self::default()
+        }
+    }
+
     /// Can the body be sent again?
     pub(super) fn is_whole(&self) -> bool {
         !self.overflowed
@@ -41,9 +53,21 @@ impl Kept {
             self.overflowed = true;
             self.bytes = Vec::new();
             self.replayed = 0;
+            self.copies = None;
         } else {
             self.bytes.extend_from_slice(data);
             self.replayed = self.bytes.len();
+        }
+    }
+
+    /// The body is over. Trailers are not kept: such a body goes out once.
+    fn end(&mut self, trailers: &Fields) {
+        self.ended = true;
+        self.overflowed |= !trailers.is_empty();
+        if let Some(copies) = self.copies.take()
+            && !self.overflowed
+        {
+            copies.send(&self.bytes);
         }
     }
 }
@@ -91,17 +115,25 @@ pub(super) async fn feed(
                 rx.wait().await?;
             }
             Pull::End(trailers) => {
-                {
-                    let mut kept = kept.borrow_mut();
-                    kept.ended = true;
-                    // Trailers are not kept: such a body goes out once.
-                    kept.overflowed |= !trailers.is_empty();
-                }
+                kept.borrow_mut().end(&trailers);
                 tx.finish(&trailers);
                 return sent(tx).await;
             }
         }
     }
+}
+
+/// Sends a body that is there already, to its end.
+pub(super) async fn send_whole(tx: &mut Tx, body: &[u8]) -> Result<(), Broken> {
+    let mut left = body;
+    while !left.is_empty() {
+        let room = tx.ready().await?.min(left.len());
+        let (now, later) = left.split_at_checked(room).unwrap_or((left, &[]));
+        tx.push(now);
+        left = later;
+    }
+    tx.finish(&Fields::default());
+    tx.drained().await
 }
 
 /// Waits until all of the request is on its way. An upstream that breaks tells on the other side.

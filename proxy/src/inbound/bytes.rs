@@ -140,7 +140,7 @@ impl Inbound {
             }),
             Err(failed) => Err(Failed {
                 policy: permit.rule.clone(),
-                audit: permit.audit.to_vec(),
+                audit: permit.audit.to_vec().into(),
                 ..failed
             }),
         }

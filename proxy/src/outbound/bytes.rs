@@ -43,7 +43,15 @@ pub(super) async fn open(side: &Outbound, server_name: Option<&str>) -> Result<O
     let ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
     let mut tried: SmallVec<[EndpointId; 4]> = SmallVec::new();
     loop {
-        let endpoint = choose(side, (&snapshot, &service), &tried)?;
+        let chosen = choose(side, (&snapshot, &service), &tried);
+        let endpoint = chosen.map_err(|failure| {
+            let mut failed = Failed::new(failure, format!("endpoints of {}", service.name));
+            if failure == Failure::NoHealthyEndpoint {
+                let (domain, now) = (&worker.shared.config.mesh_domain, worker.now());
+                failed.endpoints = worker.looks.look((&snapshot, &service), port, domain, now);
+            }
+            failed
+        })?;
         tried.push(endpoint.id);
         let (attempt, opened) = try_one(side, (&snapshot, &service), &endpoint, port).await?;
         match opened {
@@ -73,18 +81,13 @@ fn choose(
     side: &Outbound,
     (snapshot, service): (&Snapshot, &Service),
     tried: &[EndpointId],
-) -> Result<Arc<Endpoint>, Failed> {
-    let failed = |f| Failed::new(f, format!("endpoints of {}", service.name));
-    let endpoints = service
-        .endpoints
-        .known()
-        .ok_or_else(|| failed(Failure::EndpointsUnknown))?;
+) -> Result<Arc<Endpoint>, Failure> {
+    let endpoints = service.endpoints.known().ok_or(Failure::EndpointsUnknown)?;
     let now = side.worker.now();
     let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
     let policy = &service.traffic.balance;
     side.worker
         .rng(|rng| pick(endpoints, policy, &can, tried, rng, now))
-        .map_err(failed)
 }
 
 /// One try. The outer error ends them all: another endpoint would not help.

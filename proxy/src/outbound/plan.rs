@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, Rng, Verdict, pick};
 use isthmus_proxy_core::failure::{Failure, Retry};
@@ -17,7 +16,9 @@ use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use smallvec::SmallVec;
 
 use crate::connect::{self, Hop, Upstream};
+use crate::exchange::mirror::Copies;
 use crate::exchange::{Plan, Request};
+use crate::finish::Failed;
 use crate::telemetry::Event;
 use crate::worker::Worker;
 
@@ -35,6 +36,7 @@ pub(super) struct ToService<'a> {
     retries: u32,
     /// Held while a retry is in flight.
     retry: Option<Ticket>,
+    copies: Option<Copies>,
 }
 
 struct Current {
@@ -64,7 +66,13 @@ impl<'a> ToService<'a> {
             tried: SmallVec::new(),
             retries: 0,
             retry: None,
+            copies: None,
         }
+    }
+
+    /// Copies of the request go elsewhere, too, when its body has ended.
+    pub(super) fn mirrored(self, copies: Option<Copies>) -> Self {
+        Self { copies, ..self }
     }
 
     fn choose(&self) -> Result<Arc<Endpoint>, Failure> {
@@ -170,7 +178,20 @@ impl<'a> ToService<'a> {
         }
     }
 
-    pub(super) fn detail(&self, failure: Failure) -> String {
+    /// The failure, with what a person wants to know of it; if nobody could be found among the
+    /// endpoints, also how they were.
+    pub(super) fn told(&self, failure: Failure) -> Failed {
+        let mut failed = Failed::new(failure, self.detail(failure));
+        if failure == Failure::NoHealthyEndpoint {
+            let of = (self.snapshot, self.service);
+            let domain = &self.worker.shared.config.mesh_domain;
+            let (port, now) = (self.chosen.backend.port, self.worker.now());
+            failed.endpoints = self.worker.looks.look(of, port, domain, now);
+        }
+        failed
+    }
+
+    fn detail(&self, failure: Failure) -> String {
         match &self.current {
             Some(current) => format!(
                 "{} at {} by {}, {} tries",
@@ -200,12 +221,8 @@ impl Plan for ToService<'_> {
             domain,
         )?;
         self.prepare(&hop, target);
-        let port = self.service.port(self.chosen.backend.port);
-        let http2 = match port.map_or(Protocol::Unspecified, |p| p.protocol) {
-            Protocol::Http2 | Protocol::Grpc => true,
-            Protocol::Unspecified => !self.was_http1,
-            Protocol::Http1 | Protocol::Tcp | Protocol::Tls => false,
-        };
+        let port = self.chosen.backend.port;
+        let http2 = self.service.speaks_http2(port, self.was_http1);
         let hop = Hop::Next { hop, http2 };
         let attempt = endpoint.stats.begin(self.worker.now());
         self.current = Some(Current {
@@ -249,6 +266,10 @@ impl Plan for ToService<'_> {
         shortest.map_or(Duration::ZERO, |shortest| {
             shortest.mul_f32(1.0 + self.worker.rng(Rng::unit) / 2.0)
         })
+    }
+
+    fn copies(&mut self) -> Option<Copies> {
+        self.copies.take()
     }
 
     fn respond(&mut self, head: &mut ResponseHead) {

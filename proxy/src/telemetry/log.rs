@@ -1,5 +1,6 @@
 //! How does an event read as a line?
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
@@ -13,6 +14,10 @@ use super::Event;
 
 /// Lines that wait for the writer, at most; beyond, they are dropped and counted.
 const WAITING_LINES_MAX: usize = 8 * 1024;
+
+/// Bytes of one text that comes from traffic; the rest is cut off. So a line is bounded, and with it
+/// what waits for the writer and what is remembered of failures.
+const TEXT_BYTES_MAX: usize = 1024;
 
 /// A thread that writes lines, so that a slow disk holds no worker up.
 #[derive(Debug)]
@@ -68,6 +73,15 @@ fn text(known: &Option<Arc<str>>) -> &str {
     known.as_deref().unwrap_or_default()
 }
 
+/// What fits, and whether it is all.
+fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+    Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default()))
+}
+
 /// The event as JSON.
 #[must_use]
 pub fn value(event: &Event, reason: Option<&str>) -> Value {
@@ -84,7 +98,7 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         "destination_cluster": text(&event.destination_cluster),
         "endpoint": text(&event.endpoint),
         "hop": event.hop,
-        "route": event.route,
+        "route": cut(&event.route),
         "policy": text(&event.policy),
         "status": event.status,
         "bytes_sent": event.bytes_sent,
@@ -97,8 +111,8 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         return value;
     };
     if let Some((method, path)) = &event.request {
-        fields.insert("method".to_owned(), json!(method.as_str()));
-        fields.insert("path".to_owned(), json!(path));
+        fields.insert("method".to_owned(), json!(cut(method.as_str())));
+        fields.insert("path".to_owned(), json!(cut(path)));
     }
     if let Some(failure) = event.failure {
         let blame = match failure.blame() {
@@ -109,9 +123,9 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         fields.insert("flag".to_owned(), json!(failure.flag()));
         fields.insert("failure".to_owned(), json!(failure.name()));
         fields.insert("blame".to_owned(), json!(blame));
-        fields.insert("detail".to_owned(), json!(event.detail));
+        fields.insert("detail".to_owned(), json!(cut(&event.detail)));
         if let Some(reason) = &event.upstream_reason {
-            fields.insert("upstream_reason".to_owned(), json!(reason));
+            fields.insert("upstream_reason".to_owned(), json!(cut(reason)));
         }
     }
     if !event.audit.is_empty() {
@@ -124,4 +138,34 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         fields.insert("reason".to_owned(), json!(reason));
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_proxy_core::failure::Failure;
+    use isthmus_proxy_core::message::Method;
+    use isthmus_proxy_core::snapshot::Generation;
+
+    use super::*;
+    use crate::telemetry::Direction;
+
+    #[test]
+    fn a_line_is_bounded_however_long_what_was_asked_for_is() {
+        let mut event = Event::new(Direction::Inbound, "http/1.1", Generation(1));
+        // Of two bytes each, and one before them: the limit is in the middle of one.
+        let long = format!("/{}", "ä".repeat(30_000));
+        event.request = Some((Method::Other("M".repeat(30_000).into()), long.clone()));
+        event.failure = Some(Failure::Denied);
+        event.detail = long.clone();
+        event.route.clone_from(&long);
+        event.upstream_reason = Some(long);
+        let value = value(&event, Some("east/shop/cart-1:1"));
+        let path = value["path"].as_str().unwrap();
+        assert_eq!(path.len(), TEXT_BYTES_MAX - 1 + "…".len());
+        assert!(path.ends_with("ä…"), "{path}");
+        let bytes = value.to_string().len();
+        assert!(bytes < 6 * TEXT_BYTES_MAX, "{bytes}");
+        event.detail = "short".to_owned();
+        assert_eq!(super::value(&event, None)["detail"], "short");
+    }
 }

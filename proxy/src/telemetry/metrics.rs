@@ -141,6 +141,8 @@ pub struct Metrics {
     pub plaintext: Counter,
     /// Outbound connections whose destination is not of the mesh.
     pub passthrough: Counter,
+    /// Copies of requests for mirrors that were not made.
+    pub mirrors_dropped: Counter,
     /// Access log lines dropped because the log was slow.
     pub log_dropped: Counter,
     /// 1: the discovery stream is up.
@@ -172,6 +174,7 @@ impl Default for Metrics {
             open: Gauge::default(),
             plaintext: Counter::default(),
             passthrough: Counter::default(),
+            mirrors_dropped: Counter::default(),
             log_dropped: Counter::default(),
             discovery_up: Gauge::default(),
             certificate_expires: Gauge::default(),
@@ -262,6 +265,11 @@ fn register_states(registry: &mut Registry, metrics: &Metrics) {
         "passthrough_connections",
         "Passed through: the destination is not of the mesh",
         metrics.passthrough.clone(),
+    );
+    registry.register(
+        "mirrors_dropped",
+        "Copies not made: the body is too long or broken off, or too many are under way",
+        metrics.mirrors_dropped.clone(),
     );
     registry.register(
         "access_log_dropped",

@@ -66,6 +66,7 @@ pub struct Record {
     accepts: AtomicUsize,
     requests: AtomicUsize,
     bytes: AtomicU64,
+    left: AtomicUsize,
     heads: Mutex<Vec<String>>,
 }
 
@@ -86,6 +87,17 @@ impl Record {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Answers whose reader left before their end.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.left.load(Ordering::SeqCst)
+    }
+
+    /// A reader left.
+    pub fn leave(&self) {
+        self.left.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The first requests' heads: the request line, then a line for each field.

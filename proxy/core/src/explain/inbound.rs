@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use isthmus_proto::resource::Protocol;
 use isthmus_proto::spiffe::SpiffeId;
 
-use super::RequestQuestion;
+use super::{Carried, Said};
 use crate::authorize::{self, Action, ConnFacts, RequestFacts, Step, authorize};
 use crate::failure::Failure;
 use crate::identify::PeerIdentity;
@@ -20,8 +21,8 @@ pub struct InboundQuestion {
     pub port: u16,
     /// Canonical, without port.
     pub host: String,
-    /// `None`: a connection whose content is opaque.
-    pub request: Option<RequestQuestion>,
+    /// What it carries. A peer's proxy says it; plaintext is what the port declares.
+    pub said: Said,
 }
 
 /// The verdict and the way to it.
@@ -35,6 +36,8 @@ pub struct InboundExplanation {
     pub workload: Option<String>,
     /// What its port speaks.
     pub protocol: &'static str,
+    /// What it was judged as: `request` or `connection`.
+    pub judged_as: &'static str,
     /// The services that lead to the port, as `name:port`.
     pub services: Vec<String>,
     /// Would the call be let in?
@@ -58,6 +61,7 @@ pub fn explain_inbound(snapshot: &Snapshot, question: &InboundQuestion) -> Inbou
         .own
         .as_ref()
         .and_then(|own| own.ports.get(&question.port));
+    let carried = carried(question, port.map_or(Protocol::Unspecified, |p| p.protocol));
     let mut explanation = InboundExplanation {
         generation: snapshot.generation,
         policy_generation: match &*snapshot.policies {
@@ -66,6 +70,7 @@ pub fn explain_inbound(snapshot: &Snapshot, question: &InboundQuestion) -> Inbou
         },
         workload: snapshot.own.as_ref().map(|own| own.name.to_string()),
         protocol: port.map_or("auto", |port| protocol_name(port.protocol)),
+        judged_as: carried.name(),
         services: port
             .map(|port| {
                 port.services
@@ -87,8 +92,20 @@ pub fn explain_inbound(snapshot: &Snapshot, question: &InboundQuestion) -> Inbou
         explanation.remedy = remedy;
         return explanation;
     }
-    judge(snapshot, question, &mut explanation);
+    judge(snapshot, question, &carried, &mut explanation);
     explanation
+}
+
+/// A peer's proxy has decided: it sends a request, or opens a stream of bytes. What nobody says,
+/// and what comes in plaintext, is what the port declares.
+fn carried(question: &InboundQuestion, declares: Protocol) -> Carried {
+    let is_said = !matches!(question.said, Said::Nothing);
+    let declares = if is_said && question.identity.is_some() {
+        Protocol::Unspecified
+    } else {
+        declares
+    };
+    question.said.clone().taken(declares)
 }
 
 /// Why the handshake would fail, before any policy is asked.
@@ -111,7 +128,12 @@ fn unauthenticated(snapshot: &Snapshot, question: &InboundQuestion) -> Option<(S
     })
 }
 
-fn judge(snapshot: &Snapshot, question: &InboundQuestion, explanation: &mut InboundExplanation) {
+fn judge(
+    snapshot: &Snapshot,
+    question: &InboundQuestion,
+    carried: &Carried,
+    explanation: &mut InboundExplanation,
+) {
     let peer = question.identity.clone().map(|id| PeerIdentity { id });
     let conn = ConnFacts {
         peer: peer.as_ref(),
@@ -119,11 +141,10 @@ fn judge(snapshot: &Snapshot, question: &InboundQuestion, explanation: &mut Inbo
         // No policy has a term for it.
         source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
-    let request = question
-        .request
-        .as_ref()
-        .map(|request| request.head(&question.host))
-        .transpose();
+    let request = match carried {
+        Carried::Connection(_) => Ok(None),
+        Carried::Request(request) => request.head(&question.host).map(Some),
+    };
     let request = match request {
         Ok(request) => request,
         Err(failure) => {
@@ -139,8 +160,19 @@ fn judge(snapshot: &Snapshot, question: &InboundQuestion, explanation: &mut Inbo
         path: path.as_str(),
         fields: &head.fields,
     });
+    let lax = request.as_ref().map(|(_, path)| path.lax());
+    let verdict = authorize(&snapshot.policies, &conn, facts.as_ref()).and_then(|permit| {
+        // As the proxy does: also as a server would read the path that decodes everything.
+        match facts.zip(lax.as_deref()) {
+            Some((facts, lax)) if lax != facts.path => {
+                let lax = RequestFacts { path: lax, ..facts };
+                authorize(&snapshot.policies, &conn, Some(&lax)).map(|_| permit)
+            }
+            Some(_) | None => Ok(permit),
+        }
+    });
     explanation.steps = authorize::explain(&snapshot.policies, &conn, facts.as_ref());
-    match authorize(&snapshot.policies, &conn, facts.as_ref()) {
+    match verdict {
         Ok(permit) => {
             explanation.allowed = true;
             explanation.policy = permit.rule.as_ref().map(ToString::to_string);

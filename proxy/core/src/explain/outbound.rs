@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::RequestQuestion;
+use super::exclusion::{excluded, way};
+use super::{Carried, RequestQuestion, Said};
 use crate::balance::{Distance, Endpoint, EndpointSet, Health, PlaceView, Ticks};
 use crate::failure::Failure;
-use crate::hop::{NextHop, next_hop};
+use crate::hop::NextHop;
 use crate::route::{self, BackendRef, Outcome, filter, route_http, route_l4};
-use crate::snapshot::describe::{ClusterView, EndpointView, describe_endpoint};
+use crate::snapshot::describe::{ClusterView, EndpointView, describe_endpoint, protocol_name};
 use crate::snapshot::{Generation, Known, Lookup, Service, Snapshot};
 
 /// Most endpoints that are written down; the nearest come first.
@@ -20,10 +21,8 @@ pub struct Question {
     pub host: String,
     /// The service's port.
     pub port: u16,
-    /// `None`: a connection whose content is opaque; then `server_name` may choose.
-    pub request: Option<RequestQuestion>,
-    /// What a TLS client says in its first message.
-    pub server_name: Option<String>,
+    /// What it would carry. A port that declares its protocol takes nothing else.
+    pub said: Said,
     /// The mesh domain, for the names of handles.
     pub mesh_domain: String,
     /// Stands for chance where weights decide.
@@ -50,6 +49,10 @@ pub struct Explanation {
     pub generation: Generation,
     /// The service that was called.
     pub found: Found,
+    /// What the service's port declares. `None`: there is no such port, or service.
+    pub protocol: Option<&'static str>,
+    /// What it was judged as: `request` or `connection`. `None`: it did not come to that.
+    pub judged_as: Option<&'static str>,
     /// What the routes say.
     pub route: Option<RouteStep>,
     /// Each endpoint of the backend, near to far. Empty where none is known.
@@ -75,10 +78,14 @@ pub struct RouteStep {
     pub backends: Vec<BackendStep>,
     /// The one that chance chose.
     pub chosen: String,
+    /// Method of the request. `None`: no request.
+    pub method: Option<String>,
     /// Path and query as they are forwarded. `None`: no request.
     pub path: Option<String>,
     /// Host as it is forwarded.
     pub authority: Option<String>,
+    /// Fields as they are forwarded.
+    pub headers: Vec<(String, String)>,
     /// The answer that the route gives itself: status and location.
     pub redirect: Option<(u16, String)>,
     /// Where copies go.
@@ -117,6 +124,8 @@ pub fn explain_outbound(snapshot: &Snapshot, question: &Question) -> Explanation
     let mut explanation = Explanation {
         generation: snapshot.generation,
         found: Found::Unknown,
+        protocol: None,
+        judged_as: None,
         route: None,
         endpoints: Vec::new(),
         endpoints_total: 0,
@@ -174,10 +183,13 @@ fn routed(
     service: &Service,
     explanation: &mut Explanation,
 ) -> Result<(), Failure> {
-    if service.port(question.port).is_none() {
+    let Some(port) = service.port(question.port) else {
         explanation.verdict = format!("{} has no port {}", service.name, question.port);
         return Err(Failure::NoDestination);
-    }
+    };
+    let carried = question.said.clone().taken(port.protocol);
+    explanation.protocol = Some(protocol_name(port.protocol));
+    explanation.judged_as = Some(carried.name());
     if !service.routes_known {
         explanation.verdict = format!("the routes of {} are not known yet", service.name);
         return Err(Failure::EndpointsUnknown);
@@ -186,10 +198,10 @@ fn routed(
         service: service.name.clone(),
         port: question.port,
     };
-    let (backend, step) = match &question.request {
-        Some(request) => route_request(question, request, service, &to)?,
-        None => {
-            let server_name = question.server_name.as_deref();
+    let (backend, step) = match &carried {
+        Carried::Request(request) => route_request(question, request, service, &to)?,
+        Carried::Connection(server_name) => {
+            let server_name = server_name.as_deref();
             let table = Some(&*service.routes);
             let choice = route_l4(table, &to.service, to.port, server_name, question.random)?;
             let step = step_of(service, choice.rule.as_ref(), &choice.backend);
@@ -221,8 +233,12 @@ fn route_request(
         }
         Outcome::Redirect { status, location } => step.redirect = Some((status, location)),
     }
+    step.method = Some(head.method.as_str().to_owned());
     step.path = Some(String::from_utf8_lossy(&head.path).into_owned());
     step.authority = Some(String::from_utf8_lossy(&head.authority).into_owned());
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let fields = head.fields.iter();
+    step.headers = fields.map(|(n, v)| (text(n), text(v))).collect();
     Ok((chosen.backend, step))
 }
 
@@ -240,8 +256,10 @@ fn step_of(service: &Service, rule: Option<&route::RuleRef>, chosen: &BackendRef
             })
             .collect(),
         chosen: chosen.to_string(),
+        method: None,
         path: None,
         authority: None,
+        headers: Vec::new(),
         redirect: None,
         mirrors: Vec::new(),
     }
@@ -322,25 +340,14 @@ fn endpoint_step(
     (set, endpoint): (&EndpointSet, &Endpoint),
 ) -> EndpointStep {
     let target_port = endpoint.target_port(backend.port);
-    let (me, gateways) = (&snapshot.me, &*snapshot.gateways);
-    let hop = target_port
-        .and_then(|port| next_hop(endpoint, port, me, gateways, &question.mesh_domain).ok());
-    let excluded = if target_port.is_none() {
-        Some(format!(
-            "has no port for the service's port {}",
-            backend.port
-        ))
-    } else if endpoint.weight == 0 {
-        Some("its weight is 0".to_owned())
-    } else if endpoint.health == Health::Unhealthy {
-        Some("it is not ready".to_owned())
-    } else if hop.is_none() {
-        Some(unreachable(snapshot, endpoint))
-    } else if set.is_out(endpoint, question.now) {
-        Some("it is ejected: its calls failed".to_owned())
-    } else {
-        None
-    };
+    let hop = way(snapshot, endpoint, backend.port, &question.mesh_domain);
+    let excluded = excluded(
+        snapshot,
+        (set, endpoint),
+        backend.port,
+        hop.as_ref(),
+        question.now,
+    );
     let ejected = endpoint.stats.is_ejected(question.now);
     let why = excluded.clone().unwrap_or_else(|| match endpoint.health {
         Health::Draining => "it is terminating: only if nothing healthy is left".to_owned(),
@@ -351,26 +358,12 @@ fn endpoint_step(
     });
     EndpointStep {
         endpoint: describe_endpoint(endpoint, Some(question.now)),
-        distance: me.distance(endpoint),
+        distance: snapshot.me.distance(endpoint),
         target_port,
         usable: excluded.is_none(),
         why,
         next_hop: hop.as_ref().map(describe_hop),
     }
-}
-
-fn unreachable(snapshot: &Snapshot, endpoint: &Endpoint) -> String {
-    let network = &endpoint.network;
-    if endpoint.network == snapshot.me.network {
-        return "it has no address".to_owned();
-    }
-    if endpoint.handle.is_none() || endpoint.tunnel_port.is_none() {
-        return format!("it is on network {network} and not exported to others");
-    }
-    format!(
-        "no gateway of cluster {} leads to network {network}",
-        endpoint.cluster
-    )
 }
 
 fn describe_hop(hop: &NextHop) -> String {

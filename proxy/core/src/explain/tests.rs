@@ -17,8 +17,7 @@ fn question(host: &str) -> Question {
     Question {
         host: host.to_owned(),
         port: 80,
-        request: Some(RequestQuestion::default()),
-        server_name: None,
+        said: Said::Request(RequestQuestion::default()),
         mesh_domain: "mesh.internal".to_owned(),
         random: 0,
         now: Ticks(1),
@@ -99,6 +98,37 @@ fn each_endpoint_says_why_it_can_or_cannot() {
 }
 
 #[test]
+fn what_excludes_each_endpoint_is_written_down_within_a_bound() {
+    let snapshot = some_of_each();
+    let found = |snapshot: &Snapshot| {
+        let service = snapshot.services.lookup_host(HOST).found().unwrap();
+        exclusions(snapshot, service, 80, "mesh.internal", Ticks(1))
+    };
+    let few = found(&snapshot);
+    assert_eq!((few.total, few.examined, few.named.len()), (5, 5, 5));
+    assert_eq!(few.generation, snapshot.generation);
+    assert_eq!(few.reasons["it is not ready"], 1);
+    let idle = ("east/shop/idle".to_owned(), "its weight is 0".to_owned());
+    assert!(few.named.contains(&idle), "{:?}", few.named);
+    let many = EXAMINED_MAX + 1;
+    let unready = |n: usize| {
+        pod(&format!("east/shop/cart-{n}"), |e| {
+            e.health = resource::Health::Unhealthy.into();
+        })
+    };
+    let updates = [cart(), none(Kind::Route)];
+    let many_found = found(&built(updates.into_iter().chain((0..many).map(unready))).1);
+    assert_eq!((many_found.total, many_found.examined), (many, many - 1));
+    assert_eq!(many_found.reasons["it is not ready"], many - 1);
+    let named = many_found.named.iter();
+    let bytes: usize = named.map(|(name, why)| name.len() + why.len()).sum();
+    assert!(
+        bytes > NAMED_BYTES_MAX / 2 && bytes <= NAMED_BYTES_MAX,
+        "{bytes}"
+    );
+}
+
+#[test]
 fn a_pick_takes_only_what_the_replay_calls_usable() {
     let snapshot = some_of_each();
     let told = explain_outbound(&snapshot, &question(HOST));
@@ -176,7 +206,7 @@ fn the_rule_its_backends_and_its_changes_are_shown() {
     ];
     let (_, snapshot) = built(updates);
     let mut ask = question(HOST);
-    ask.request = Some(RequestQuestion {
+    ask.said = Said::Request(RequestQuestion {
         path: "/v1?a=b".to_owned(),
         ..Default::default()
     });
@@ -199,7 +229,7 @@ fn the_rule_its_backends_and_its_changes_are_shown() {
     let told = explain_outbound(&snapshot, &ask);
     assert_eq!(told.failure, Some(Failure::NoRoute));
     assert!(told.verdict.ends_with("are: shop/r"), "{}", told.verdict);
-    ask.request = Some(RequestQuestion {
+    ask.said = Said::Request(RequestQuestion {
         path: "no slash".to_owned(),
         ..Default::default()
     });
@@ -234,7 +264,7 @@ fn an_inbound_replay_agrees_with_the_decision() {
         identity: Some(id.clone()),
         port: 8080,
         host: "cart".to_owned(),
-        request: Some(RequestQuestion::default()),
+        said: Said::Request(RequestQuestion::default()),
     };
     let mut builder = SnapshotBuilder::new(me());
     let told = |builder: &mut SnapshotBuilder, ask: &InboundQuestion| {
@@ -288,4 +318,138 @@ fn an_inbound_replay_agrees_with_the_decision() {
         told(&mut builder, &nobody).failure,
         Some(Failure::Unauthenticated)
     );
+}
+
+#[test]
+fn an_inbound_replay_judges_each_reading_of_a_path() {
+    let path = resource::StringMatch {
+        kind: Some(resource::string_match::Kind::Exact("/closed".into())),
+    };
+    let to = resource::Operation {
+        paths: vec![path],
+        ..Default::default()
+    };
+    let rule = resource::AccessRule {
+        to: vec![to],
+        ..Default::default()
+    };
+    let deny = resource::AccessPolicy {
+        name: "east/q".into(),
+        action: resource::Action::Deny.into(),
+        rules: vec![rule],
+        ..Default::default()
+    };
+    let updates = [trust(), upsert(Kind::AccessPolicy, "east/q", &[], &deny)];
+    let (_, snapshot) = built(updates);
+    for (path, allowed) in [("/open", true), ("/closed", false), ("/closed;v=1", false)] {
+        let request = RequestQuestion {
+            path: path.to_owned(),
+            ..Default::default()
+        };
+        let ask = InboundQuestion {
+            identity: "spiffe://west.mesh.internal/ns/shop/sa/web".parse().ok(),
+            port: 8080,
+            host: "cart".to_owned(),
+            said: Said::Request(request),
+        };
+        let told = explain_inbound(&snapshot, &ask);
+        assert_eq!(told.allowed, allowed, "{path}: {told:?}");
+    }
+}
+
+fn declare(service: &mut resource::Service, protocol: Protocol) {
+    for port in &mut service.ports {
+        port.protocol = protocol.into();
+    }
+}
+
+/// Two services, so that a route of layer 4 can be seen to choose.
+fn of_layer_4(protocol: Protocol, kind: resource::RouteKind) -> Arc<Snapshot> {
+    const CANARY: &str = "shop/canary.shop.svc.cluster.local";
+    let mut cart = service_of(CART);
+    declare(&mut cart, protocol);
+    let (name, mut route) = route_of(CART, "shop/r");
+    route.kind = kind.into();
+    route.hostnames = match kind {
+        resource::RouteKind::Tls => vec!["canary.shop".to_owned()],
+        _ => Vec::new(),
+    };
+    route.rules[0].backends[0].service = CANARY.to_owned();
+    let (canary, endpoint) = endpoint_of(CANARY, "east/shop/canary-1");
+    built([
+        upsert(Kind::Service, CART, &[], &cart),
+        upsert(Kind::Service, CANARY, &[], &service_of(CANARY)),
+        upsert(Kind::Route, &name, &[], &route),
+        pod("east/shop/cart-1", |_| {}),
+        upsert(Kind::Endpoint, &canary, &[], &endpoint),
+    ])
+    .1
+}
+
+#[test]
+fn a_port_of_bytes_is_judged_by_the_routes_of_layer_4_whatever_is_asked() {
+    let snapshot = of_layer_4(Protocol::Tcp, resource::RouteKind::Tcp);
+    for said in [
+        Said::Nothing,
+        Said::Request(RequestQuestion::default()),
+        Said::Connection { server_name: None },
+    ] {
+        let told = explain_outbound(
+            &snapshot,
+            &Question {
+                said,
+                ..question(HOST)
+            },
+        );
+        assert_eq!(
+            (told.protocol, told.judged_as),
+            (Some("tcp"), Some("connection"))
+        );
+        let route = told.route.unwrap();
+        assert_eq!(route.rule.as_deref(), Some("shop/r rule 0"));
+        assert!(route.chosen.contains("canary"), "{}", route.chosen);
+        assert_eq!(route.path, None);
+    }
+}
+
+#[test]
+fn a_server_name_chooses_among_the_routes_of_tls() {
+    let snapshot = of_layer_4(Protocol::Tls, resource::RouteKind::Tls);
+    let told = |name: Option<&str>| {
+        let said = Said::Connection {
+            server_name: name.map(ToOwned::to_owned),
+        };
+        explain_outbound(
+            &snapshot,
+            &Question {
+                said,
+                ..question(HOST)
+            },
+        )
+    };
+    let chosen = told(Some("canary.shop")).route.unwrap().chosen;
+    assert!(chosen.contains("canary"), "{chosen}");
+    assert_eq!(told(Some("other.shop")).failure, Some(Failure::NoRoute));
+    assert_eq!(told(None).failure, Some(Failure::NoRoute));
+}
+
+#[test]
+fn what_a_port_does_not_declare_is_what_is_said() {
+    let cart = |protocol: Protocol| {
+        let mut cart = service_of(CART);
+        declare(&mut cart, protocol);
+        built([upsert(Kind::Service, CART, &[], &cart), none(Kind::Route)]).1
+    };
+    let judged = |protocol, said| {
+        let ask = Question {
+            said,
+            ..question(HOST)
+        };
+        explain_outbound(&cart(protocol), &ask).judged_as.unwrap()
+    };
+    let connection = || Said::Connection { server_name: None };
+    let auto = Protocol::Unspecified;
+    assert_eq!(judged(auto, Said::Nothing), "request");
+    assert_eq!(judged(auto, connection()), "connection");
+    assert_eq!(judged(Protocol::Http2, connection()), "request");
 }

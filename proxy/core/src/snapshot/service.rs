@@ -72,6 +72,19 @@ impl Service {
         self.routes_known && self.endpoints.known().is_some()
     }
 
+    /// Is a request to this port sent as HTTP/2? As the port declares; else as the client spoke.
+    #[must_use]
+    pub fn speaks_http2(&self, port: u16, client_spoke_http1: bool) -> bool {
+        match self
+            .port(port)
+            .map_or(Protocol::Unspecified, |p| p.protocol)
+        {
+            Protocol::Http2 | Protocol::Grpc => true,
+            Protocol::Unspecified => !client_spoke_http1,
+            Protocol::Http1 | Protocol::Tcp | Protocol::Tls => false,
+        }
+    }
+
     /// One of its ports.
     #[must_use]
     pub fn port(&self, number: u16) -> Option<&ServicePort> {

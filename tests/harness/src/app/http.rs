@@ -10,6 +10,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::One;
+use super::{One, Record};
 
 /// Between two lines of `/ticks`.
 const TICK: Duration = Duration::from_millis(20);
@@ -95,7 +96,8 @@ async fn answer(request: Request<Incoming>, one: One) -> Result<Response<Content
     } else if path == "/heads" {
         builder.body(full(&head))
     } else if path == "/ticks" {
-        builder.body(feed(ticks))
+        let record = Arc::clone(&one.record);
+        builder.body(feed(move |to| ticks(to, record)))
     } else if let Some(size) = number("/bytes/") {
         builder.body(feed(move |to| bytes(to, size)))
     } else if path == "/early" {
@@ -149,7 +151,7 @@ fn echo(
     if request.body().is_end_stream() {
         return builder.body(full(&format!("{}\n", one.name)));
     }
-    let record = std::sync::Arc::clone(&one.record);
+    let record = Arc::clone(&one.record);
     let body = request
         .into_body()
         .map_err(|_| Broken)
@@ -179,7 +181,7 @@ async fn upgraded(request: Request<Incoming>) {
 
 type Pieces = mpsc::Sender<Result<Frame<Bytes>, Broken>>;
 
-async fn ticks(to: Pieces) {
+async fn ticks(to: Pieces, record: Arc<Record>) {
     while to
         .send(Ok(Frame::data(Bytes::from_static(b"tick\n"))))
         .await
@@ -187,6 +189,7 @@ async fn ticks(to: Pieces) {
     {
         tokio::time::sleep(TICK).await;
     }
+    record.leave();
 }
 
 async fn bytes(to: Pieces, size: usize) {

@@ -1,0 +1,6 @@
+//! Do the commands do on a mesh that runs what they say?
+
+#[cfg(test)]
+mod commands;
+#[cfg(test)]
+mod demo;

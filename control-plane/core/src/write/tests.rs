@@ -628,6 +628,35 @@ fn a_route_is_told_that_its_parent_has_no_calls_of_its_own() {
 }
 
 #[test]
+fn a_name_that_covers_imports_is_there_for_a_route_where_only_others_export_it() {
+    const FAR: &str = "shop/far.shop.svc.cluster.local";
+    let mut run = shop();
+    run.put(service("west", "far", 9));
+    run.put(export("west", "far"));
+    let mut far = route(&[(FAR, 80)], None);
+    if let Spec::Route(route) = &mut far.spec {
+        route.parents[0].service.name = "far".into();
+    }
+    run.put(far);
+    run.settle();
+    let said = |run: &Run, condition| run.said("east", Kind::HttpRoute, "r", condition).1;
+    let both = |run: &Run| (said(run, "Accepted"), said(run, "ResolvedRefs"));
+    let told = |accepted: &str, refs: &str| (accepted.to_owned(), refs.to_owned());
+    assert_eq!(both(&run), told("NoMatchingParent", "BackendNotFound"));
+    let policy = TrafficPolicy {
+        reach: Reach::Cluster,
+        service: "far".into(),
+        body: resource::TrafficPolicy::default(),
+        cover_imported: true,
+        invalid: None,
+        observed: Observed::default(),
+    };
+    run.put(object("east", "shop", "far", Spec::TrafficPolicy(policy)));
+    run.settle();
+    assert_eq!(both(&run), told("Accepted", "ResolvedRefs"));
+}
+
+#[test]
 fn a_grant_or_a_service_that_comes_later_changes_what_a_route_is_told() {
     let mut run = shop();
     run.put(route(&[("bank/pay.bank.svc.cluster.local", 80)], None));

@@ -300,6 +300,8 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::Route(_)
             | Spec::ReferenceGrant(_)
             | Spec::Gateway(_)
+            | Spec::GatewayClass(_)
+            | Spec::ClusterProperty(_)
             | Spec::MeshCluster(_)
             | Spec::TrafficPolicy(_)
             | Spec::ConfigMap(_) => false,

@@ -394,6 +394,10 @@ fn understand(
             plain(mesh::service_import(document, metadata, version))
         }
         ("gateway.networking.k8s.io", _, "Gateway") => plain(mesh::gateway(document, metadata)),
+        ("gateway.networking.k8s.io", _, "GatewayClass") => {
+            wide(mesh::gateway_class(document, metadata))
+        }
+        ("about.k8s.io", _, "ClusterProperty") => wide(mesh::cluster_property(document, metadata)?),
         ("gateway.networking.k8s.io", _, "ReferenceGrant") => {
             plain(mesh::reference_grant(document))
         }

@@ -68,6 +68,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
         "gateway.networking.k8s.io",
         &[
             "gateways",
+            "gatewayclasses",
             "httproutes",
             "grpcroutes",
             "tcproutes",
@@ -86,6 +87,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
         ],
         READ,
     ),
+    everywhere("about.k8s.io", &["clusterproperties"], READ),
     everywhere("networking.k8s.io", &["servicecidrs"], &["list"]),
     everywhere("multicluster.x-k8s.io", &["serviceimports"], OWN),
     everywhere(
@@ -99,6 +101,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
         "gateway.networking.k8s.io",
         &[
             "gateways/status",
+            "gatewayclasses/status",
             "httproutes/status",
             "grpcroutes/status",
             "tcproutes/status",

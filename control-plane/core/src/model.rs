@@ -7,10 +7,12 @@
 mod service;
 mod route;
 mod policy;
+mod cluster;
 mod status;
 mod roots;
 mod wire;
 
+pub use cluster::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, GatewayClass};
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use roots::{Advertised, ConfigMap, ROOTS_NAME};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
@@ -32,7 +34,8 @@ use serde::{Deserialize, Serialize};
 /// The namespace whose owners speak for the whole cluster: policies for a cluster or for the mesh,
 /// and gateways, are heard only from here.
 pub const SYSTEM_NAMESPACE: &str = "isthmus-system";
-/// The class of Gateway objects that are east-west gateways of this mesh; others are ignored.
+/// The class of Gateway objects that are east-west gateways of this mesh, where no GatewayClass of this
+/// name says otherwise; and each class that names this mesh as its controller. Others are ignored.
 pub const GATEWAY_CLASS: &str = "isthmus-east-west";
 
 /// The last tier of clusters.
@@ -78,6 +81,10 @@ pub enum Kind {
     ReferenceGrant,
     /// `gateway.networking.k8s.io` Gateway.
     Gateway,
+    /// `gateway.networking.k8s.io` GatewayClass.
+    GatewayClass,
+    /// `about.k8s.io` ClusterProperty.
+    ClusterProperty,
     /// `isthmus.dev` MeshCluster.
     MeshCluster,
     /// `isthmus.dev` AccessPolicy.
@@ -92,7 +99,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Pod,
@@ -107,6 +114,8 @@ impl Kind {
         Self::TlsRoute,
         Self::ReferenceGrant,
         Self::Gateway,
+        Self::GatewayClass,
+        Self::ClusterProperty,
         Self::MeshCluster,
         Self::AccessPolicy,
         Self::TrafficPolicy,
@@ -132,6 +141,8 @@ impl Kind {
             Self::TlsRoute => "TLSRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::Gateway => "Gateway",
+            Self::GatewayClass => "GatewayClass",
+            Self::ClusterProperty => "ClusterProperty",
             Self::MeshCluster => "MeshCluster",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
@@ -154,7 +165,7 @@ pub struct ObjectRef {
     pub cluster: ClusterId,
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace; `None` for kinds that have none (Namespace, MeshCluster, TrustPolicy).
+    /// Its namespace; `None` for kinds that have none (Namespace, GatewayClass, ClusterProperty, MeshCluster, TrustPolicy).
     pub namespace: Option<Namespace>,
     /// Its name.
     pub name: String,
@@ -272,6 +283,10 @@ pub enum Spec {
     ReferenceGrant(ReferenceGrant),
     /// A gateway.
     Gateway(Gateway),
+    /// Whose the Gateways of a class are.
+    GatewayClass(GatewayClass),
+    /// A fact that a cluster states of itself.
+    ClusterProperty(ClusterProperty),
     /// The cluster itself.
     MeshCluster(MeshCluster),
     /// Who may call.
@@ -300,6 +315,8 @@ impl Spec {
             Self::Route(route) => route.kind.kind(),
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::Gateway(_) => Kind::Gateway,
+            Self::GatewayClass(_) => Kind::GatewayClass,
+            Self::ClusterProperty(_) => Kind::ClusterProperty,
             Self::MeshCluster(_) => Kind::MeshCluster,
             Self::AccessPolicy(_) => Kind::AccessPolicy,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,

@@ -218,6 +218,10 @@ fn said(spec: &Spec) -> (usize, usize) {
             let told = conditions(&gateway.observed.conditions);
             text(&gateway.class) + gateway.addresses.len() * 64 + told
         }
+        Spec::GatewayClass(class) => {
+            text(&class.controller) + conditions(&class.observed.conditions)
+        }
+        Spec::ClusterProperty(property) => text(&property.value),
         Spec::MeshCluster(_) => 256,
         Spec::AccessPolicy(policy) => {
             let told = conditions(&policy.observed.conditions);

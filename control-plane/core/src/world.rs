@@ -10,6 +10,7 @@ pub(crate) mod dirty;
 pub(crate) mod cluster;
 pub(crate) mod index;
 mod seen;
+mod counts;
 mod touch;
 mod conditions;
 mod keep;

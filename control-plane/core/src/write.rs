@@ -408,7 +408,13 @@ impl Planner {
                 let subject = Subject::Roots(at.cluster.clone(), namespace.to_owned());
                 self.pending.insert(subject);
             }
+            Kind::ClusterProperty => {
+                // Told at the MeshCluster, in the home cluster.
+                let home = world.standings().map(|(home, _)| home.clone());
+                self.pending.extend(home.map(Subject::Declared));
+            }
             Kind::Gateway
+            | Kind::GatewayClass
             | Kind::MeshCluster
             | Kind::AccessPolicy
             | Kind::TrafficPolicy

@@ -1,8 +1,9 @@
-//! What do imports, gateways and grants say?
+//! What do imports, gateways with their classes, grants and properties of the cluster say?
 
 use isthmus_control_plane_core::model::{
-    AFFINITY_SECONDS, Gateway, GatewayAddress, Kind, Labels, OtherPort, ReferenceGrant,
-    ServiceExport, ServiceImport, Spec,
+    AFFINITY_SECONDS, CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, Gateway,
+    GatewayAddress, GatewayClass, Kind, Labels, OtherPort, ReferenceGrant, ServiceExport,
+    ServiceImport, Spec,
 };
 use isthmus_proto::ids::is_dns_name;
 use serde::Deserialize;
@@ -11,6 +12,8 @@ use serde_json::Value;
 use super::workload::{RawAffinity, addresses, families, spread, transport};
 use super::{Document, Failure, Metadata, status};
 
+/// Longest name of a cluster or of its set, in bytes: a DNS name's.
+const PROPERTY_BYTES_MAX: usize = 253;
 /// The usual port of an east-west gateway.
 pub(super) const GATEWAY_PORT: u16 = 15443;
 
@@ -209,6 +212,57 @@ pub(super) fn gateway(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
         addresses: found,
         port,
         observed: status::observed(metadata, raw.status.as_ref(), status::GATEWAY),
+    }))
+}
+
+#[derive(Deserialize)]
+struct ClassObject {
+    spec: ClassSpec,
+    #[serde(default)]
+    status: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClassSpec {
+    controller_name: String,
+}
+
+pub(super) fn gateway_class(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
+    let raw: ClassObject = document.decode()?;
+    Ok(Spec::GatewayClass(GatewayClass {
+        controller: raw.spec.controller_name,
+        observed: status::observed(metadata, raw.status.as_ref(), status::CLASS),
+    }))
+}
+
+#[derive(Deserialize)]
+struct PropertyObject {
+    spec: PropertySpec,
+}
+
+#[derive(Deserialize)]
+struct PropertySpec {
+    value: String,
+}
+
+/// `None`: a property that the mesh does not look at.
+pub(super) fn cluster_property(
+    document: &Document<'_>,
+    metadata: &Metadata,
+) -> Option<Result<Spec, Failure>> {
+    let name = metadata.name.as_deref()?;
+    if name != CLUSTER_ID_PROPERTY && name != CLUSTER_SET_PROPERTY {
+        return None;
+    }
+    let raw: Result<PropertyObject, Failure> = document.decode();
+    Some(raw.and_then(|raw| {
+        let value = raw.spec.value;
+        if value.is_empty() || value.len() > PROPERTY_BYTES_MAX {
+            let why = format!("spec.value: 1 to {PROPERTY_BYTES_MAX} bytes");
+            return Err(document.failure(why));
+        }
+        Ok(Spec::ClusterProperty(ClusterProperty { value }))
     }))
 }
 

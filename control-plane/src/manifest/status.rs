@@ -25,7 +25,10 @@ pub(super) const CLUSTER: &[&str] = &[
     "Synced",
     "CredentialValid",
     "IssuerValid",
+    "PropertiesMatch",
 ];
+/// ... about a GatewayClass.
+pub(super) const CLASS: &[&str] = &["Accepted"];
 /// ... about a TrustPolicy.
 pub(super) const TRUST: &[&str] = &["Accepted", "ResolvedRefs"];
 /// ... about another policy.

@@ -270,6 +270,36 @@ fn the_cluster_and_its_gateway_are_read() {
 }
 
 #[test]
+fn a_class_of_gateways_and_the_name_that_a_cluster_states_are_read() {
+    let object = one(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: mesh, generation: 2}\n\
+         spec: {controllerName: isthmus.dev/controller}\n\
+         status: {conditions: [{type: Accepted, status: Unknown, reason: Pending, message: Waiting for controller}]}\n",
+    );
+    assert_eq!(object.namespace, None);
+    let Spec::GatewayClass(class) = object.spec else {
+        panic!("a class")
+    };
+    assert_eq!(class.controller, "isthmus.dev/controller");
+    let observed = class.observed;
+    assert_eq!((observed.generation, observed.conditions.len()), (2, 1));
+    let property = |name: &str, value: &str| {
+        read(&format!(
+            "apiVersion: about.k8s.io/v1alpha1\nkind: ClusterProperty\nmetadata: {{name: {name}}}\nspec: {{value: {value}}}\n"
+        ))
+    };
+    let id = property("cluster.clusterset.k8s.io", "east");
+    let Spec::ClusterProperty(id) = &id.objects[0].spec else {
+        panic!("a property")
+    };
+    assert_eq!(id.value, "east");
+    let other = property("color.example.com", "blue");
+    assert_eq!((other.objects.len(), other.errors.len()), (0, 0));
+    let empty = property("cluster.clusterset.k8s.io", "\"\"");
+    assert!(empty.errors[0].message.contains("spec.value"));
+}
+
+#[test]
 fn a_traffic_policy_has_durations() {
     let text = |spec: &str| {
         format!(

@@ -94,6 +94,10 @@ spec: {{gatewayClassName: isthmus-east-west, listeners: [{{name: mesh, port: 154
 ---
 {{apiVersion: isthmus.dev/v1alpha1, kind: MeshCluster, metadata: {{name: east}}, spec: {{network: n{n}, priority: 1, price: {tries}, region: eu, trustDomain: east.mesh.internal, gateways: [{{name: a}}, {{address: {ip}, port: {port}}}, {{address: gw.example.com}}], credential: {{secretRef: {{name: east}}}}}}}}
 ---
+{{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {{name: c}}, spec: {{controllerName: isthmus.dev/c{n}}}}}
+---
+{{apiVersion: about.k8s.io/v1alpha1, kind: ClusterProperty, metadata: {{name: cluster.clusterset.k8s.io}}, spec: {{value: c{n}}}}}
+---
 {{apiVersion: isthmus.dev/v1alpha1, kind: TrustPolicy, metadata: {{name: cut}}, spec: {{distrustedClusters: [c{n}]}}}}
 ---
 apiVersion: isthmus.dev/v1alpha1
@@ -202,7 +206,7 @@ fn a_control_plane_that_starts_knows_what_it_knew_and_how_old_it_is() {
     list(&hub, &objects(7, true, "x"), 100);
     saved.write(&hub, CONFIRM_EVERY);
     let kinds: BTreeSet<Kind> = all(&hub).iter().map(|o| o.spec.kind()).collect();
-    assert!(kinds.len() >= 19, "{kinds:?}");
+    assert!(kinds.len() >= 21, "{kinds:?}");
 
     let (again, saved) = disk.start(MESH);
     assert_eq!(seen(&again), (State::Stale, Some(at(100))));
@@ -369,7 +373,7 @@ proptest! {
     #[test]
     fn every_object_comes_out_as_it_went_in(n: u16, flag: bool, text in "[a-z é]{0,8}") {
         let objects = objects(n, flag, &text);
-        prop_assert!(objects.len() >= 19);
+        prop_assert!(objects.len() >= 21);
         let (about, back) = format::read(written(&objects).as_slice(), MESH, &east()).unwrap();
         prop_assert_eq!(back, objects);
         prop_assert_eq!(about.seen, at(5));

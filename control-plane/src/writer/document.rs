@@ -33,6 +33,7 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         Kind::TcpRoute => (GATEWAY, "tcproutes", &["v1", "v1alpha2"]),
         Kind::TlsRoute => (GATEWAY, "tlsroutes", &["v1", "v1alpha3", "v1alpha2"]),
         Kind::Gateway => (GATEWAY, "gateways", &["v1", "v1beta1"]),
+        Kind::GatewayClass => (GATEWAY, "gatewayclasses", &["v1", "v1beta1"]),
         Kind::AccessPolicy => ("isthmus.dev", "accesspolicies", &["v1alpha1"]),
         Kind::MeshCluster => ("isthmus.dev", "meshclusters", &["v1alpha1"]),
         Kind::TrafficPolicy => ("isthmus.dev", "trafficpolicies", &["v1alpha1"]),
@@ -41,6 +42,7 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         | Kind::ServiceAccount
         | Kind::Pod
         | Kind::Deployment
+        | Kind::ClusterProperty
         | Kind::ReferenceGrant => return None,
     })
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::import;
 use crate::model::{ParentRef, Reach, Route, RouteKind, ServicePort, ServiceRef, ServiceType};
+use crate::translate::service::traffic;
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::table::Entry;
@@ -17,8 +18,8 @@ use crate::world::table::Entry;
 pub(crate) enum Front {
     /// These ports, at addresses of its own.
     Ports(Vec<ServicePort>),
-    /// Its clients call pods: no call is the service's.
-    Headless,
+    /// Its clients call pods at these ports: no call is the service's.
+    Headless(Vec<ServicePort>),
     /// An alias in DNS: the call is another one's.
     Alias,
     /// There is no such service.
@@ -28,22 +29,32 @@ pub(crate) enum Front {
 impl Front {
     pub(crate) fn of(world: &World, cluster: &Cluster, service: &ServiceRef) -> Self {
         let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+        let merged = || {
+            let merged = import::merged(world, namespace, name)?;
+            Some((merged.kind, merged.ports))
+        };
         let found = match service.reach {
             Reach::Cluster => {
-                let entry = cluster.services.get(namespace, name);
-                entry.map(|entry| (entry.value.kind, entry.value.ports.clone()))
+                let own = cluster.services.get(namespace, name);
+                let own = own.map(|entry| (entry.value.kind, entry.value.ports.clone()));
+                own.or_else(|| merged().filter(|_| covers(cluster, service)))
             }
-            Reach::Clusterset => {
-                let merged = import::merged(world, namespace, name);
-                merged.map(|merged| (merged.kind, merged.ports))
-            }
+            Reach::Clusterset => merged(),
         };
         match found {
             Some((ServiceType::ClusterIp, ports)) => Self::Ports(ports),
-            Some((ServiceType::Headless, _)) => Self::Headless,
+            Some((ServiceType::Headless, ports)) => Self::Headless(ports),
             Some((ServiceType::ExternalName, _)) => Self::Alias,
             None => Self::Absent,
         }
+    }
+}
+
+/// Does a name cover what other clusters export?
+pub(crate) fn covers(cluster: &Cluster, service: &ServiceRef) -> bool {
+    match service.reach {
+        Reach::Cluster => traffic(cluster, service).is_some_and(|policy| policy.cover_imported),
+        Reach::Clusterset => true,
     }
 }
 
@@ -79,7 +90,7 @@ impl<'a> Attached<'a> {
             Front::Ports(ports) => ports,
             Front::Absent => Vec::new(),
             // Not to be supported as parents (GEP-1294): there is nothing to catch.
-            Front::Headless | Front::Alias => {
+            Front::Headless(_) | Front::Alias => {
                 return Self {
                     found: Vec::new(),
                     ports: BTreeSet::new(),

@@ -15,6 +15,7 @@ use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
 use crate::world::table::Entry;
 use crate::world::{State, World, whole_steps};
+use crate::write::CONTROLLER_NAME;
 
 /// Addresses of one gateway.
 const ADDRESSES_MAX: usize = 16;
@@ -28,7 +29,7 @@ pub(crate) fn gateways(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer 
         world.cache.gateways(&cluster.id, || {
             let all = cluster.gateways.iter();
             let heard = all.filter(|(namespace, name, entry)| {
-                is_heard(world, namespace, &entry.value) && is_chosen(cluster, name)
+                is_heard((world, cluster), namespace, &entry.value) && is_chosen(cluster, name)
             });
             heard
                 .filter_map(|(ns, name, entry)| encode_one(cluster, (ns, name, entry)))
@@ -53,9 +54,21 @@ pub(crate) fn gateways_known(world: &World, cluster: &str) -> bool {
     })
 }
 
+/// Is it one of this mesh's gateways? The object of its class says so; where there is none, its name.
+pub(crate) fn is_ours(cluster: &Cluster, gateway: &Gateway) -> bool {
+    match cluster.classes.get("", &gateway.class) {
+        Some(class) => class.value.controller == CONTROLLER_NAME,
+        None => gateway.class == GATEWAY_CLASS,
+    }
+}
+
 /// Is it one of this mesh's gateways, declared by somebody who may?
-pub(crate) fn is_heard(world: &World, namespace: &str, gateway: &Gateway) -> bool {
-    gateway.class == GATEWAY_CLASS && world.is_system(namespace)
+pub(crate) fn is_heard(
+    (world, cluster): (&World, &Cluster),
+    namespace: &str,
+    gateway: &Gateway,
+) -> bool {
+    is_ours(cluster, gateway) && world.is_system(namespace)
 }
 
 /// What the cluster's MeshCluster says of its gateways; empty: nothing.

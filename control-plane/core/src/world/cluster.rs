@@ -9,9 +9,9 @@ use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
-    AccessPolicy, ConfigMap, EndpointSlice, Gateway, Kind, Labels, MeshCluster, Object, ObjectRef,
-    Pod, Reach, ReferenceGrant, Route, Service, ServiceExport, ServiceImport, Spec, TrafficPolicy,
-    TrustPolicy,
+    AccessPolicy, ClusterProperty, ConfigMap, EndpointSlice, Gateway, GatewayClass, Kind, Labels,
+    MeshCluster, Object, ObjectRef, Pod, Reach, ReferenceGrant, Route, Service, ServiceExport,
+    ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
 use crate::world::table::{Age, Entry, Stamp, Table};
@@ -62,6 +62,8 @@ pub(crate) struct Cluster {
     pub(crate) routes: BTreeMap<Kind, Table<Route>>,
     pub(crate) grants: Table<ReferenceGrant>,
     pub(crate) gateways: Table<Gateway>,
+    pub(crate) classes: Table<GatewayClass>,
+    pub(crate) properties: Table<ClusterProperty>,
     pub(crate) mesh: Table<MeshCluster>,
     pub(crate) policies: Table<AccessPolicy>,
     pub(crate) traffic: Table<TrafficPolicy>,
@@ -116,6 +118,14 @@ macro_rules! on_table {
             }
             Kind::Gateway => {
                 let $table = &mut $self.gateways;
+                $body
+            }
+            Kind::GatewayClass => {
+                let $table = &mut $self.classes;
+                $body
+            }
+            Kind::ClusterProperty => {
+                let $table = &mut $self.properties;
                 $body
             }
             Kind::MeshCluster => {
@@ -183,6 +193,14 @@ macro_rules! on_spec {
                 let $table = &mut $self.gateways;
                 $body
             }
+            Spec::GatewayClass($value) => {
+                let $table = &mut $self.classes;
+                $body
+            }
+            Spec::ClusterProperty($value) => {
+                let $table = &mut $self.properties;
+                $body
+            }
             Spec::MeshCluster($value) => {
                 let $table = &mut $self.mesh;
                 $body
@@ -241,6 +259,8 @@ impl Cluster {
             routes: BTreeMap::new(),
             grants: Table::default(),
             gateways: Table::default(),
+            classes: Table::default(),
+            properties: Table::default(),
             mesh: Table::default(),
             policies: Table::default(),
             traffic: Table::default(),
@@ -271,7 +291,12 @@ impl Cluster {
     pub(crate) fn admit(&self, object: &Object) -> Result<(), String> {
         let kind = object.spec.kind();
         let global = match kind {
-            Kind::Namespace | Kind::MeshCluster | Kind::AccessPolicy | Kind::TrustPolicy => true,
+            Kind::Namespace
+            | Kind::GatewayClass
+            | Kind::ClusterProperty
+            | Kind::MeshCluster
+            | Kind::AccessPolicy
+            | Kind::TrustPolicy => true,
             Kind::ServiceAccount
             | Kind::Pod
             | Kind::Deployment
@@ -402,28 +427,6 @@ impl Cluster {
         gone
     }
 
-    /// How many objects of each kind there are.
-    pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
-        let mut counts = BTreeMap::from([
-            (Kind::Pod, self.pods.len()),
-            (Kind::Service, self.services.len()),
-            (Kind::EndpointSlice, self.slices.len()),
-            (Kind::ServiceExport, self.exports.len()),
-            (Kind::ServiceImport, self.imports.len()),
-            (Kind::ReferenceGrant, self.grants.len()),
-            (Kind::Gateway, self.gateways.len()),
-            (Kind::MeshCluster, self.mesh.len()),
-            (Kind::AccessPolicy, self.policies.len()),
-            (Kind::TrafficPolicy, self.traffic.len()),
-            (Kind::TrustPolicy, self.trust.len()),
-            (Kind::ConfigMap, self.roots.len()),
-        ]);
-        counts.extend(self.routes.iter().map(|(kind, table)| (*kind, table.len())));
-        counts.extend(self.plain.iter().map(|(kind, table)| (*kind, table.len())));
-        counts.retain(|_, count| *count > 0);
-        counts
-    }
-
     /// Is there a namespace of this name?
     pub(crate) fn has_namespace(&self, name: &str) -> bool {
         self.has(Kind::Namespace, "", name)
@@ -454,6 +457,8 @@ impl Cluster {
                 .is_some_and(|t| t.get(namespace, name).is_some()),
             Kind::ReferenceGrant => self.grants.get(namespace, name).is_some(),
             Kind::Gateway => self.gateways.get(namespace, name).is_some(),
+            Kind::GatewayClass => self.classes.get(namespace, name).is_some(),
+            Kind::ClusterProperty => self.properties.get(namespace, name).is_some(),
             Kind::MeshCluster => self.mesh.get(namespace, name).is_some(),
             Kind::AccessPolicy => self.policies.get(namespace, name).is_some(),
             Kind::TrafficPolicy => self.traffic.get(namespace, name).is_some(),

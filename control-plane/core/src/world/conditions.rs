@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::import;
-use crate::model::{Kind, ObjectRef, Truth};
+use crate::model::{CLUSTER_ID_PROPERTY, Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway, route};
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -77,6 +77,10 @@ impl World {
                 found.push(rejected(at, "TrustDomainMismatch", message));
             }
         }
+        if let Some((reason, message)) = self.contradicts_its_properties(cluster) {
+            let at = reference(cluster, Kind::ClusterProperty, "", CLUSTER_ID_PROPERTY);
+            found.push(rejected(at, reason, message));
+        }
         for (_, name, entry) in cluster.trust.iter() {
             let at = || reference(cluster, Kind::TrustPolicy, "", name);
             if !self.is_mesh_author(&cluster.id) {
@@ -123,8 +127,8 @@ impl World {
 
     fn of_gateways(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
         for (namespace, name, entry) in cluster.gateways.iter() {
-            let ours = entry.value.class == crate::model::GATEWAY_CLASS;
-            if ours && !gateway::is_heard(self, namespace, &entry.value) {
+            let ours = gateway::is_ours(cluster, &entry.value);
+            if ours && !gateway::is_heard((self, cluster), namespace, &entry.value) {
                 let at = reference(cluster, Kind::Gateway, namespace, name);
                 let message = "east-west gateways are declared in a system namespace".to_owned();
                 found.push(rejected(at, "NotPermitted", message));

@@ -28,6 +28,8 @@ impl Cluster {
             | Kind::ServiceExport
             | Kind::ReferenceGrant
             | Kind::Gateway
+            | Kind::GatewayClass
+            | Kind::ClusterProperty
             | Kind::MeshCluster
             | Kind::AccessPolicy
             | Kind::TrafficPolicy

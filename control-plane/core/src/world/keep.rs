@@ -130,6 +130,8 @@ fn objects(
         }
         Kind::ReferenceGrant => from!(cluster.grants, Spec::ReferenceGrant),
         Kind::Gateway => from!(cluster.gateways, Spec::Gateway),
+        Kind::GatewayClass => from!(cluster.classes, Spec::GatewayClass),
+        Kind::ClusterProperty => from!(cluster.properties, Spec::ClusterProperty),
         Kind::MeshCluster => from!(cluster.mesh, Spec::MeshCluster),
         Kind::AccessPolicy => from!(cluster.policies, Spec::AccessPolicy),
         Kind::TrafficPolicy => from!(cluster.traffic, Spec::TrafficPolicy),

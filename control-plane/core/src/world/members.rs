@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use isthmus_proto::ids::ClusterId;
 
-use crate::model::{Kind, MeshCluster, ObjectRef};
+use crate::model::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, Kind, MeshCluster, ObjectRef};
+use crate::world::cluster::Cluster;
 use crate::world::{Condition, Dirty, World};
 
 /// One condition of a MeshCluster.
@@ -76,6 +77,30 @@ impl World {
                 .standings
                 .as_ref()
                 .is_none_or(|(_, all)| all.iter().any(awaited));
+    }
+
+    /// Where the name of a cluster, or of its set, is another than the one that it states of itself
+    /// (KEP-2149): a wrong kubeconfig, or a cluster of another set. In a word, and for people.
+    pub(crate) fn contradicts_its_properties(
+        &self,
+        cluster: &Cluster,
+    ) -> Option<(&'static str, String)> {
+        let of = |cluster: &Cluster, name: &str| {
+            let property = cluster.properties.get("", name)?;
+            Some(property.value.value.clone())
+        };
+        let id = of(cluster, CLUSTER_ID_PROPERTY).filter(|id| id != cluster.id.as_str());
+        if let Some(id) = id {
+            let message = format!("its ClusterProperty {CLUSTER_ID_PROPERTY} is {id:?}");
+            return Some(("ClusterIdMismatch", message));
+        }
+        let (home, _) = self.standings.as_ref()?;
+        let ours = of(self.clusters.get(home)?, CLUSTER_SET_PROPERTY)?;
+        let theirs = of(cluster, CLUSTER_SET_PROPERTY).filter(|theirs| *theirs != ours)?;
+        let message = format!(
+            "its ClusterProperty {CLUSTER_SET_PROPERTY} is {theirs:?}, and the home cluster's is {ours:?}"
+        );
+        Some(("ClusterSetMismatch", message))
     }
 
     /// Standings as conditions, for people: what is not known yet is left out.

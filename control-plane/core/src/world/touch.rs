@@ -27,7 +27,7 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
             route(cluster, (at.kind, namespace, name), &mut dirty);
         }
         Kind::ReferenceGrant => all_routes(cluster, &mut dirty),
-        Kind::Gateway => {
+        Kind::Gateway | Kind::GatewayClass => {
             dirty.gateways.insert(cluster.id.clone());
         }
         // The network and the place of all that the cluster has.
@@ -36,6 +36,8 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::TrafficPolicy => traffic(cluster, namespace, name, &mut dirty),
         // Who is cut off follows from all of them: `World::settle`.
         Kind::TrustPolicy => {}
+        // Only what is said of the cluster.
+        Kind::ClusterProperty => {}
         Kind::Namespace | Kind::ServiceAccount | Kind::Deployment | Kind::ConfigMap => {}
     }
     if is_written(at.kind) {
@@ -56,6 +58,8 @@ fn is_written(kind: Kind) -> bool {
         | Kind::TlsRoute
         | Kind::ReferenceGrant
         | Kind::Gateway
+        | Kind::GatewayClass
+        | Kind::ClusterProperty
         | Kind::AccessPolicy
         | Kind::TrafficPolicy
         | Kind::TrustPolicy

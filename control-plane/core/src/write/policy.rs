@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::import::{self, shortened};
-use crate::model::{
-    GATEWAY_CLASS, Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, TrustPolicy, Truth,
-};
+use crate::model::{Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, TrustPolicy, Truth};
 use crate::translate::{authorization, gateway, service};
 use crate::world::cluster::Cluster;
 use crate::world::{Standing, World};
-use crate::write::{Plan, Settings, Subject, reference};
+use crate::write::{CONTROLLER_NAME, Plan, Settings, Subject, reference};
+
+/// Does a cluster's name agree with its ClusterProperty objects (KEP-2149)?
+const PROPERTIES_MATCH: &str = "PropertiesMatch";
 
 pub(super) fn look(
     (world, cluster): (&World, &Cluster),
@@ -20,10 +21,10 @@ pub(super) fn look(
     for (namespace, name, entry) in cluster.gateways.iter() {
         let gateway = &entry.value;
         // Gateways of other classes are other controllers'.
-        if gateway.class != GATEWAY_CLASS {
+        if !gateway::is_ours(cluster, gateway) {
             continue;
         }
-        let heard = gateway::is_heard(world, namespace, gateway);
+        let heard = gateway::is_heard((world, cluster), namespace, gateway);
         let accepted = if heard {
             (Truth::True, "Accepted", "")
         } else {
@@ -45,6 +46,7 @@ pub(super) fn look(
         let observed = &gateway.observed.conditions;
         plan.conditions(at, (wanted, observed), settings, subject);
     }
+    classes(cluster, settings, subject, plan);
     members((world, cluster), settings, subject, plan);
     access(world, cluster, settings, subject, plan);
     traffic(world, cluster, settings, subject, plan);
@@ -91,6 +93,20 @@ pub(crate) fn strangers(world: &World, policy: &TrustPolicy) -> Option<String> {
     (!strange.is_empty()).then(|| format!("not in the mesh: {}", strange.join(", ")))
 }
 
+/// Gateway API: whose class it is, says that it takes it.
+fn classes(cluster: &Cluster, settings: Settings<'_>, subject: &Subject, plan: &mut Plan) {
+    for (_, name, entry) in cluster.classes.iter() {
+        let class = &entry.value;
+        if class.controller != CONTROLLER_NAME {
+            continue;
+        }
+        let accepted = (Truth::True, "Accepted", "");
+        let wanted = vec![said(&class.observed, "Accepted", accepted)];
+        let at = reference(cluster, Kind::GatewayClass, "", name);
+        plan.conditions(at, (wanted, &class.observed.conditions), settings, subject);
+    }
+}
+
 /// What became of the clusters that this one names, if it is the home cluster.
 fn members(
     (world, cluster): (&World, &Cluster),
@@ -114,10 +130,31 @@ fn members(
                 (status, standing.reason, &standing.message),
             )
         };
-        let wanted = standings.iter().map(one).collect();
+        let mut wanted: Vec<Said> = standings.iter().map(one).collect();
+        wanted.extend(properties(world, name, observed));
         let at = reference(cluster, Kind::MeshCluster, "", name);
         plan.conditions(at, (wanted, &observed.conditions), settings, subject);
     }
+}
+
+/// Is the cluster what it says that it is? Nothing is said of one that states nothing, but what was
+/// said before is taken back.
+fn properties(world: &World, name: &str, observed: &Observed) -> Option<Said> {
+    let cluster = world.clusters.get(name).filter(|cluster| cluster.listed());
+    let stated = cluster.filter(|cluster| cluster.properties.len() > 0);
+    let told = match stated {
+        None => {
+            let before = observed.conditions.iter();
+            let mut before = before.filter(|said| said.kind == PROPERTIES_MATCH);
+            before.next()?;
+            (Truth::Unknown, "NothingStated", String::new())
+        }
+        Some(cluster) => match world.contradicts_its_properties(cluster) {
+            None => (Truth::True, "Match", String::new()),
+            Some((reason, message)) => (Truth::False, reason, message),
+        },
+    };
+    Some(said(observed, PROPERTIES_MATCH, (told.0, told.1, &told.2)))
 }
 
 fn access(

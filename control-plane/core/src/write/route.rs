@@ -5,9 +5,9 @@
 
 use isthmus_proto::resource::{RouteFilter, WeightedBackend, route_filter};
 
-use crate::import::{self, shortened};
+use crate::import::shortened;
 use crate::model::{Kind, ParentRef, ParentStatus, Reach, Route, Said, ServiceRef, Truth};
-use crate::translate::attach::{Attached, Front, Place, place};
+use crate::translate::attach::{Attached, Front, Place, covers, place};
 use crate::translate::route::may_refer;
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -157,7 +157,7 @@ fn attached(
     let no = |why: &str| There::No(format!("{namespace}/{name} {why}"));
     let ports = match Front::of(world, cluster, service) {
         Front::Ports(ports) => ports,
-        Front::Headless => return Err(no("is headless: no call is the service's")),
+        Front::Headless(_) => return Err(no("is headless: no call is the service's")),
         Front::Alias => return Err(no("is an alias in DNS (ExternalName)")),
         Front::Absent => return Err(there(world, cluster, service, None)),
     };
@@ -263,26 +263,23 @@ fn mirrors(filters: &[RouteFilter]) -> impl Iterator<Item = &WeightedBackend> {
 /// Is this service, and this port of it, there for the clients of the cluster?
 fn there(world: &World, cluster: &Cluster, service: &ServiceRef, port: Option<u32>) -> There {
     let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+    let at = format!("{namespace}/{name}");
     let has = |ports: &[crate::model::ServicePort]| {
         port.is_none_or(|port| ports.iter().any(|own| u32::from(own.port) == port))
     };
-    let without = || {
-        There::No(format!(
-            "{namespace}/{name} has no port {}",
-            port.unwrap_or(0)
-        ))
-    };
-    match service.reach {
-        Reach::Cluster => match cluster.services.get(namespace, name) {
-            None => There::No(format!("there is no Service {namespace}/{name}")),
-            Some(entry) if has(&entry.value.ports) => There::Yes,
-            Some(_) => without(),
-        },
-        Reach::Clusterset => match import::merged(world, namespace, name) {
-            Some(merged) if has(&merged.ports) => There::Yes,
-            _ if !world.offers_known() => There::Unknown,
-            Some(_) => without(),
-            None => There::No(format!("no cluster exports {namespace}/{name}")),
-        },
+    // What the cluster has itself decides without the others.
+    let own = service.reach == Reach::Cluster && cluster.services.get(namespace, name).is_some();
+    let open = !own && covers(cluster, service) && !world.offers_known();
+    match Front::of(world, cluster, service) {
+        Front::Ports(ports) | Front::Headless(ports) if has(&ports) => There::Yes,
+        Front::Alias => There::No(format!("{at} is an alias in DNS (ExternalName)")),
+        Front::Ports(_) | Front::Headless(_) | Front::Absent if open => There::Unknown,
+        Front::Ports(_) | Front::Headless(_) => {
+            There::No(format!("{at} has no port {}", port.unwrap_or(0)))
+        }
+        Front::Absent => There::No(match service.reach {
+            Reach::Cluster => format!("there is no Service {at}"),
+            Reach::Clusterset => format!("no cluster exports {at}"),
+        }),
     }
 }

@@ -721,6 +721,35 @@ fn a_route_is_told_that_its_parent_has_no_calls_of_its_own() {
 }
 
 #[test]
+fn a_name_that_covers_imports_is_there_for_a_route_where_only_others_export_it() {
+    const FAR: &str = "shop/far.shop.svc.cluster.local";
+    let mut run = shop();
+    run.put(service("west", "far", 9));
+    run.put(export("west", "far"));
+    let mut far = route(&[(FAR, 80)], None);
+    if let Spec::Route(route) = &mut far.spec {
+        route.parents[0].service.name = "far".into();
+    }
+    run.put(far);
+    run.settle();
+    let said = |run: &Run, condition| run.said("east", Kind::HttpRoute, "r", condition).1;
+    let both = |run: &Run| (said(run, "Accepted"), said(run, "ResolvedRefs"));
+    let told = |accepted: &str, refs: &str| (accepted.to_owned(), refs.to_owned());
+    assert_eq!(both(&run), told("NoMatchingParent", "BackendNotFound"));
+    let policy = TrafficPolicy {
+        reach: Reach::Cluster,
+        service: "far".into(),
+        body: resource::TrafficPolicy::default(),
+        cover_imported: true,
+        invalid: None,
+        observed: Observed::default(),
+    };
+    run.put(object("east", "shop", "far", Spec::TrafficPolicy(policy)));
+    run.settle();
+    assert_eq!(both(&run), told("Accepted", "ResolvedRefs"));
+}
+
+#[test]
 fn a_grant_or_a_service_that_comes_later_changes_what_a_route_is_told() {
     let mut run = shop();
     run.put(route(&[("bank/pay.bank.svc.cluster.local", 80)], None));
@@ -883,4 +912,95 @@ fn a_trust_policy_is_told_whether_it_is_heard_and_whom_nobody_knows() {
         .set_mesh_authors(Some(BTreeSet::from([id("west")])));
     run.planner.note(&run.world, &dirty);
     assert_eq!(told(&mut run, "east"), ["NotPermitted", "ResolvedRefs"]);
+}
+
+#[test]
+fn a_class_of_ours_is_accepted_and_its_gateways_are_ours() {
+    let mut run = shop();
+    let class = |name: &str, controller: &str| {
+        let class = GatewayClass {
+            controller: controller.to_owned(),
+            observed: Observed::default(),
+        };
+        object("east", "", name, Spec::GatewayClass(class))
+    };
+    let mut named = crate::sample::gateway("east", 1);
+    if let Spec::Gateway(gateway) = &mut named.spec {
+        gateway.class = "mesh".into();
+    }
+    named.name = "named".into();
+    run.put(named);
+    let literal = crate::sample::gateway("east", 2);
+    run.put(literal);
+    let told = |run: &mut Run, kind, name| {
+        run.settle();
+        match run.servers.find("east", kind, name) {
+            Some(Spec::Gateway(gateway)) => gateway.observed.conditions.len(),
+            Some(Spec::GatewayClass(class)) => class.observed.conditions.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(told(&mut run, Kind::Gateway, "named"), 0);
+    assert_eq!(told(&mut run, Kind::Gateway, "ew"), 2);
+    run.put(class("mesh", CONTROLLER_NAME));
+    run.put(class("other", "example.com/other"));
+    assert_eq!(told(&mut run, Kind::GatewayClass, "mesh"), 1);
+    assert_eq!(told(&mut run, Kind::GatewayClass, "other"), 0);
+    assert_eq!(told(&mut run, Kind::Gateway, "named"), 2);
+    // Whoever has the class, has its Gateways, also under our name.
+    run.put(class(GATEWAY_CLASS, "example.com/other"));
+    run.settle();
+    let gateway = crate::translate::gateway::is_ours;
+    let cluster = &run.world.clusters[&id("east")];
+    let ours = |name| {
+        gateway(
+            cluster,
+            &cluster.gateways.get("isthmus-system", name).unwrap().value,
+        )
+    };
+    assert_eq!((ours("named"), ours("ew")), (true, false));
+}
+
+#[test]
+fn a_cluster_that_states_another_name_or_set_is_told_at_its_mesh_cluster() {
+    let mut run = shop();
+    for name in ["east", "west"] {
+        let mut cluster = crate::sample::mesh("east", "net");
+        cluster.name = name.into();
+        run.put(cluster);
+    }
+    let named = ["east", "west"].map(|name| (name.to_owned(), Vec::new()));
+    let dirty = run
+        .world
+        .set_standings(&id("east"), named.into_iter().collect());
+    run.planner.note(&run.world, &dirty);
+    let property = |cluster: &str, name: &str, value: &str| {
+        let value = value.to_owned();
+        let property = Spec::ClusterProperty(ClusterProperty { value });
+        object(cluster, "", name, property)
+    };
+    let told = |run: &mut Run, name| {
+        run.settle();
+        let found = run.servers.find("east", Kind::MeshCluster, name);
+        let Some(Spec::MeshCluster(cluster)) = found else {
+            panic!("a MeshCluster")
+        };
+        let mut reasons = cluster.observed.conditions.into_iter().map(|c| c.reason);
+        reasons.next().unwrap_or_default()
+    };
+    assert_eq!(told(&mut run, "west"), "", "nothing is stated");
+    run.put(property("west", CLUSTER_ID_PROPERTY, "west"));
+    assert_eq!(told(&mut run, "west"), "Match");
+    run.put(property("east", CLUSTER_SET_PROPERTY, "ours"));
+    run.put(property("west", CLUSTER_SET_PROPERTY, "theirs"));
+    assert_eq!(told(&mut run, "west"), "ClusterSetMismatch");
+    assert_eq!(told(&mut run, "east"), "Match");
+    run.put(property("west", CLUSTER_ID_PROPERTY, "north"));
+    assert_eq!(told(&mut run, "west"), "ClusterIdMismatch");
+    let conditions = run.world.conditions();
+    assert!(conditions.iter().any(|c| c.reason == "ClusterIdMismatch"));
+    for name in [CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY] {
+        run.remove(&property("west", name, "").reference());
+    }
+    assert_eq!(told(&mut run, "west"), "NothingStated");
 }

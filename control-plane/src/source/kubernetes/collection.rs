@@ -142,6 +142,18 @@ pub(super) const COLLECTIONS: &[Collection] = &[
     ),
     custom(Kind::Gateway, GATEWAY, &["v1", "v1beta1"], "gateways"),
     custom(
+        Kind::GatewayClass,
+        GATEWAY,
+        &["v1", "v1beta1"],
+        "gatewayclasses",
+    ),
+    custom(
+        Kind::ClusterProperty,
+        "about.k8s.io",
+        &["v1", "v1beta1", "v1alpha1"],
+        "clusterproperties",
+    ),
+    custom(
         Kind::MeshCluster,
         "isthmus.dev",
         &["v1alpha1"],

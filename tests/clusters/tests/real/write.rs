@@ -24,6 +24,18 @@ use tokio::time::sleep;
 const LIMIT: Duration = Duration::from_secs(90);
 const MULTICLUSTER: &str = "/apis/multicluster.x-k8s.io/v1beta1/namespaces/shop";
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
+const CLASS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: mesh }
+spec: { controllerName: isthmus.dev/controller }
+";
+const CUT: &str = "
+apiVersion: isthmus.dev/v1alpha1
+kind: TrustPolicy
+metadata: { name: cut }
+spec: { distrustedClusters: [north] }
+";
 const NAMESPACE: &str = "
 apiVersion: v1
 kind: Namespace
@@ -299,6 +311,38 @@ async fn what_is_exported_is_imported_by_real_clusters_once_and_goes_with_the_la
             .await
             .is_object()
     );
+    for cluster in [east, west] {
+        cluster.end().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_no_namespace_is_told_what_became_of_it() {
+    let Some([east, west]) = two().await else {
+        return;
+    };
+    let control = Control::start(&[&east]);
+    for text in [CLASS, CUT] {
+        east.admin().apply_text(text).await.unwrap();
+    }
+    let said = async |path: &str, at: usize| {
+        let found = find(&east, path).await;
+        let condition = &found["status"]["conditions"][at];
+        let word = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+        format!("{} {} {}", word("type"), word("status"), word("reason"))
+    };
+    let class = "/apis/gateway.networking.k8s.io/v1/gatewayclasses/mesh";
+    until("said of the class", async || {
+        said(class, 0).await == "Accepted True Accepted"
+    })
+    .await;
+    let policy = "/apis/isthmus.dev/v1alpha1/trustpolicies/cut";
+    until("said of the policy", async || {
+        said(policy, 0).await == "Accepted True Accepted"
+            && said(policy, 1).await == "ResolvedRefs False NoSuchCluster"
+    })
+    .await;
+    assert_eq!(control.problems.list(), vec![]);
     for cluster in [east, west] {
         cluster.end().await.unwrap();
     }

@@ -123,6 +123,7 @@ impl Servers {
                     Spec::AccessPolicy(policy) => &mut policy.observed,
                     Spec::TrafficPolicy(policy) => &mut policy.observed,
                     Spec::TrustPolicy(policy) => &mut policy.observed,
+                    Spec::GatewayClass(class) => &mut class.observed,
                     _ => panic!("no conditions"),
                 };
                 observed.conditions.clone_from(conditions);

@@ -965,7 +965,7 @@ fn a_class_of_ours_is_accepted_and_its_gateways_are_ours() {
 fn a_cluster_that_states_another_name_or_set_is_told_at_its_mesh_cluster() {
     let mut run = shop();
     for name in ["east", "west"] {
-        let mut cluster = crate::sample::mesh("east", "net");
+        let mut cluster = mesh("east", "net");
         cluster.name = name.into();
         run.put(cluster);
     }

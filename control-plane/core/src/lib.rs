@@ -22,6 +22,7 @@ pub mod translate;
 pub mod write;
 pub mod session;
 pub mod issue;
+pub mod rotation;
 pub mod pattern;
 pub mod lease;
 #[cfg(test)]

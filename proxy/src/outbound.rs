@@ -334,14 +334,9 @@ impl Outbound {
         let ticket =
             begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
         event.service = Some(service.name.shared());
-        let mut plan = ToService::new(
-            &self.worker,
-            (&snapshot, &service),
-            &chosen,
-            &request,
-            version,
-        )
-        .mirrored(copies);
+        let at = (&*snapshot, &*service);
+        let mut plan =
+            ToService::new(&self.worker, at, &chosen, &request, version).mirrored(copies);
         let result = forward(&self.worker, down, &request, &mut plan, meters).await;
         plan.describe(event);
         match result {

@@ -7,11 +7,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod clusters;
 mod why;
+mod trust;
 
 pub(crate) use clusters::{
     CheckOptions, ClusterCommand, ClusterOptions, InstallOptions, JoinOptions, LeaveOptions,
     ListOptions, Reach,
 };
+pub(crate) use trust::{RotateOptions, TrustCommand, TrustOptions};
 pub(crate) use why::{CallOptions, WhyOptions};
 
 /// A service mesh for more than one Kubernetes cluster.
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Install(InstallOptions),
     /// Join clusters to the mesh, list them, check them, and take them out.
     Cluster(ClusterOptions),
+    /// Replace the roots of clusters, and see how far that is.
+    Trust(TrustOptions),
     /// Print a service-account token for a workload of a folder cluster.
     Token(TokenOptions),
     /// Print the completion script of a shell.

@@ -16,6 +16,7 @@ mod why;
 mod kubernetes;
 mod install;
 mod cluster;
+mod trust;
 mod token;
 mod completion;
 mod client;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Completion { shell } => completion::run(shell, format).map(|()| ExitCode::SUCCESS),
         Command::Install(options) => install::run(&options, format).map(|()| ExitCode::SUCCESS),
         Command::Cluster(options) => cluster::run(&options.command, format),
+        Command::Trust(options) => trust::run(&options.command, format).map(|()| ExitCode::SUCCESS),
         Command::App(options) => app::run(options).map(|()| ExitCode::SUCCESS),
         Command::Load(options) => load::run(&options, format).map(|()| ExitCode::SUCCESS),
     };

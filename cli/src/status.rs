@@ -42,6 +42,19 @@ async fn look(options: &StatusOptions) -> anyhow::Result<Value> {
     Ok(ask(control_plane, &proxies).await)
 }
 
+/// A page of the control plane's.
+///
+/// # Errors
+/// It can't be asked.
+pub(crate) async fn page(options: &StatusOptions, path: &str) -> anyhow::Result<Value> {
+    if options.reach.is_given() {
+        let forward = Forward::open(&options.reach).await?;
+        return client::json(forward.at, path).await;
+    }
+    let (control_plane, _) = addresses(&options.mesh)?;
+    client::json(control_plane.context("name it with --control-plane")?, path).await
+}
+
 /// A proxy's name, if it is known, and its admin address.
 type ProxyAt = (String, SocketAddr);
 

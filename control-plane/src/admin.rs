@@ -26,6 +26,7 @@ use crate::clients::Clients;
 use crate::fleet::Fleet;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::rotation::Told;
 use crate::saved::Note;
 use crate::source::Report;
 use crate::writer::Problems;
@@ -52,6 +53,8 @@ pub struct Admin {
     pub problems: Arc<Problems>,
     /// Who signs.
     pub authorities: Arc<Authorities>,
+    /// How far roots are on their way.
+    pub told: Arc<Told>,
     /// Who belongs to the mesh, and what their sources complain of.
     pub fleet: Arc<Fleet>,
     /// Since when the process runs.
@@ -87,8 +90,8 @@ impl Admin {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
-        let dump =
-            path.starts_with("/world") || matches!(path, "/proxies" | "/clusters" | "/services");
+        let dump = path.starts_with("/world")
+            || matches!(path, "/proxies" | "/clusters" | "/services" | "/trust");
         if dump && !remote.ip().to_canonical().is_loopback() {
             return text(StatusCode::FORBIDDEN, "only from this machine\n");
         }
@@ -110,6 +113,7 @@ impl Admin {
             }
             "/clusters" => json(StatusCode::OK, &self.clusters()),
             "/proxies" => json(StatusCode::OK, &self.clients.all()),
+            "/trust" => json(StatusCode::OK, &self.told.all()),
             "/services" => json(StatusCode::OK, &self.services()),
             "/world" => json(StatusCode::OK, &self.world()),
             _ => {
@@ -121,7 +125,7 @@ impl Admin {
                     Some(objects) => json(StatusCode::OK, &objects),
                     None => text(
                         StatusCode::NOT_FOUND,
-                        "/ready /metrics /clusters /proxies /services /world /world/CLUSTER?kind=KIND\n",
+                        "/ready /metrics /clusters /proxies /services /trust /world /world/CLUSTER?kind=KIND\n",
                     ),
                 }
             }

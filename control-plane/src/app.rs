@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use isthmus_control_plane_core::model::Advertised;
+use isthmus_control_plane_core::model::{Advertised, SYSTEM_NAMESPACE};
 use isthmus_control_plane_core::world::World;
 use isthmus_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use isthmus_proto::identity::identity_service_server::IdentityServiceServer;
+use isthmus_proto::ids::Namespace;
 use isthmus_proto::spiffe::TrustDomain;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
 use crate::clients::Clients;
-use crate::config::{Advertise, Config, Origin};
+use crate::config::{Advertise, Config, Home, Origin};
 use crate::connect::{self, Connector};
 use crate::discovery::{Discovery, UNREAD_MAX};
 use crate::fleet::{Apis, Fleet, Running};
@@ -38,6 +39,7 @@ use crate::kubernetes::{Leadership, Reviewer};
 use crate::listener;
 use crate::membership::Membership;
 use crate::metrics::Metrics;
+use crate::rotation::{Rosters, Rotating, Told};
 use crate::source::files::FilesSource;
 use crate::state::StateDir;
 use crate::store::KeyStore;
@@ -194,6 +196,9 @@ struct Parts {
     limits: Limits,
     /// Of workloads' certificates.
     lifetime: Duration,
+    store: KeyStore,
+    rosters: Arc<Rosters>,
+    told: Arc<Told>,
 }
 
 impl Parts {
@@ -249,6 +254,9 @@ impl Parts {
                 ..Limits::default()
             },
             lifetime: config.certificate_lifetime,
+            store: store.clone(),
+            rosters: Arc::default(),
+            told: Arc::default(),
         }))
     }
 
@@ -297,6 +305,29 @@ impl Parts {
             saved.keep(hub).await;
             "the saved worlds"
         });
+        let rotating = self.rotating(config);
+        tasks.spawn(async move {
+            rotating.run().await;
+            "the rotation of roots"
+        });
+    }
+
+    fn rotating(&self, config: &Config) -> Rotating {
+        let namespace = |home: &Home| {
+            let named = home.namespace.as_ref().map(Namespace::as_str);
+            named.unwrap_or(SYSTEM_NAMESPACE).to_owned()
+        };
+        let home = config.home.as_ref();
+        Rotating {
+            store: self.store.clone(),
+            hub: Arc::clone(&self.hub),
+            fleet: Arc::clone(&self.fleet),
+            authorities: Arc::clone(&self.authorities),
+            clients: Arc::clone(&self.clients),
+            rosters: Arc::clone(&self.rosters),
+            home: home.map(|home| (home.cluster.clone(), namespace(home))),
+            told: Arc::clone(&self.told),
+        }
     }
 
     /// Writes into the clusters while this replica leads.
@@ -340,7 +371,7 @@ impl Parts {
         let authorities = Arc::clone(&self.authorities);
         let identity = Identity::new(
             hub,
-            authorities,
+            (authorities, Arc::clone(&self.rosters)),
             Arc::clone(&self.reviewer),
             metrics,
             self.lifetime,
@@ -373,6 +404,7 @@ impl Parts {
             problems: Arc::clone(&self.problems),
             authorities: Arc::clone(&self.authorities),
             fleet: Arc::clone(&self.fleet),
+            told: Arc::clone(&self.told),
             started: Instant::now(),
         }
     }

@@ -1,8 +1,8 @@
 //! Who signs the certificates of a trust domain, and what do they look like?
 //!
 //! ```text
-//! root (10 years; may be taken off this machine)
-//!   └── issuer-1, issuer-2, ... (a year each; the newest signs)
+//! root-1, root-2, ... (10 years each; may be taken off this machine)
+//!   └── issuer-1, issuer-2, ... (a year each; the newest under the root in use signs)
 //!         └── SVID of a workload (36 h)
 //! ```
 //! Each trust domain has its own; roots of different ones are never merged (SPIFFE).
@@ -13,9 +13,11 @@ pub mod csr;
 pub mod registry;
 pub mod serving;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_control_plane_core::issue::Grant;
+use isthmus_control_plane_core::rotation::{RootNumber, Stage};
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -78,14 +80,16 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
-/// What signs for one trust domain.
+/// What signs for one trust domain, and what is believed of it.
 pub struct Authority {
     trust_domain: TrustDomain,
-    issuer: Ca,
+    issuer: Arc<Ca>,
     /// Which of the issuing certificates it is, from 1.
     number: u32,
     /// If it was handed in.
     handed: Option<handed::Handed>,
+    stage: Stage,
+    issuers: Issuers,
 }
 
 impl std::fmt::Debug for Authority {
@@ -101,7 +105,26 @@ impl std::fmt::Debug for Authority {
 impl Authority {
     /// Opens the authority of a trust domain; makes it at the first start, and a new issuing
     /// certificate when the newest nears its end, the root's key is there, and this replica makes
-    /// keys.
+    /// keys. `stage` says which root signs.
+    ///
+    /// # Errors
+    /// A key can't be read or written, is something else, or is awaited from another replica.
+    pub async fn open_at(
+        stage: Stage,
+        store: &KeyStore,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Self, NoAuthority> {
+        let opened = async {
+            let issuers = Issuers::of(store, trust_domain).await?;
+            Self::after(issuers, (store, trust_domain), stage, now).await
+        };
+        opened
+            .await
+            .map_err(|cause| Self::none(trust_domain, cause))
+    }
+
+    /// As [`open_at`](Self::open_at), under the first root.
     ///
     /// # Errors
     /// A key can't be read or written, is something else, or is awaited from another replica.
@@ -110,32 +133,67 @@ impl Authority {
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Self, NoAuthority> {
+        Self::open_at(Stage::default(), store, trust_domain, now).await
+    }
+
+    /// As [`reopen_at`](Self::reopen_at), where it is.
+    ///
+    /// # Errors
+    /// A key can't be read or written, is something else, or there is none any more.
+    pub async fn reopen(&self, store: &KeyStore, now: SystemTime) -> Result<Self, NoAuthority> {
+        self.reopen_at(self.stage.clone(), store, now).await
+    }
+
+    /// As [`open_at`](Self::open_at), of one that is in use: if its keys are gone, no others are made,
+    /// for nobody would believe them.
+    ///
+    /// # Errors
+    /// A key can't be read or written, is something else, or there is none any more.
+    pub async fn reopen_at(
+        &self,
+        stage: Stage,
+        store: &KeyStore,
+        now: SystemTime,
+    ) -> Result<Self, NoAuthority> {
+        let trust_domain = &self.trust_domain;
         let opened = async {
-            let newest = newest(store, trust_domain).await?;
-            Self::after(newest, (store, trust_domain), now).await
+            let issuers = Issuers::of(store, trust_domain).await?;
+            if issuers.all.is_empty() {
+                let place = store.place(&Item::Issuer(trust_domain.clone(), 1));
+                let why = "was there and is gone".to_owned();
+                return Err(KeyError::Invalid { place, why }.into());
+            }
+            Self::after(issuers, (store, trust_domain), stage, now).await
         };
         opened
             .await
             .map_err(|cause| Self::none(trust_domain, cause))
     }
 
-    /// As [`open`](Self::open), of one that is in use: if its keys are gone, no others are made, for
-    /// nobody would believe them.
+    /// Makes the keys of a root that is to follow, where they are not there yet: the root, and what
+    /// signs under it.
     ///
     /// # Errors
-    /// A key can't be read or written, is something else, or there is none any more.
-    pub async fn reopen(&self, store: &KeyStore, now: SystemTime) -> Result<Self, NoAuthority> {
-        let trust_domain = &self.trust_domain;
-        let opened = async {
-            let newest = newest(store, trust_domain).await?;
-            if newest.is_none() {
-                let place = store.place(&Item::Issuer(trust_domain.clone(), 1));
-                let why = "was there and is gone".to_owned();
-                return Err(KeyError::Invalid { place, why }.into());
+    /// A key can't be read or written, or is not ours to make.
+    pub async fn prepare(
+        store: &KeyStore,
+        trust_domain: &TrustDomain,
+        root: RootNumber,
+        now: SystemTime,
+    ) -> Result<(), NoAuthority> {
+        let prepared = async {
+            let issuers = Issuers::of(store, trust_domain).await?;
+            if issuers.newest(root).is_some() {
+                return Ok(());
             }
-            Self::after(newest, (store, trust_domain), now).await
+            let item = Item::Root(trust_domain.clone(), root);
+            let make = || Ok::<_, CaError>(Ca::root(trust_domain, now)?.to_pem().into_bytes());
+            let text = store.read_or_create(&item, make).await?;
+            let root = ca(store, &item, &text)?;
+            let _made = issuers.next((store, trust_domain), &root, now).await?;
+            Ok(())
         };
-        opened
+        prepared
             .await
             .map_err(|cause| Self::none(trust_domain, cause))
     }
@@ -147,38 +205,46 @@ impl Authority {
         }
     }
 
-    /// The newest, or the one that comes after it if it is time.
+    /// The newest that signs under the stage's root, or the one that comes after it if it is time.
     async fn after(
-        newest: Option<Self>,
+        issuers: Issuers,
         (store, trust_domain): (&KeyStore, &TrustDomain),
+        stage: Stage,
         now: SystemTime,
     ) -> Result<Self, CaError> {
-        let root = Item::Root(trust_domain.clone(), 1);
-        let number = match newest {
-            None => 1,
-            Some(newest) => {
-                let fresh = newest.issuer.not_after > now + ISSUER_RENEWAL;
-                // A root that is kept elsewhere is not made anew: it would be another one.
-                if fresh || !store.makes() || store.read(&root).await?.is_none() {
-                    return Ok(newest);
-                }
-                newest.number.saturating_add(1)
-            }
+        let item = Item::Root(trust_domain.clone(), stage.signs);
+        let first = issuers.all.is_empty() && stage.signs == 1;
+        let newest = issuers.newest(stage.signs);
+        let fresh = newest
+            .as_ref()
+            .is_some_and(|(_, ca)| ca.not_after > now + ISSUER_RENEWAL);
+        // A root that is kept elsewhere is not made anew: it would be another one.
+        let issuers = if !fresh && (first || (store.makes() && store.read(&item).await?.is_some()))
+        {
+            let make = || Ok::<_, CaError>(Ca::root(trust_domain, now)?.to_pem().into_bytes());
+            let text = store.read_or_create(&item, make).await?;
+            let root = ca(store, &item, &text)?;
+            issuers.next((store, trust_domain), &root, now).await?
+        } else {
+            issuers
         };
-        let make = || Ok::<_, CaError>(Ca::root(trust_domain, now)?.to_pem().into_bytes());
-        let text = store.read_or_create(&root, make).await?;
-        let root = ca(store, &root, &text)?;
-        let item = Item::Issuer(trust_domain.clone(), number);
-        let make = || {
-            let issuer = root.intermediate(trust_domain, now)?;
-            Ok::<_, CaError>(issuer.to_pem().into_bytes())
-        };
-        let text = store.read_or_create(&item, make).await?;
+        let missing = |root: RootNumber| CaError::Root(root);
+        let signs = stage.signs;
+        let (number, issuer) = issuers.newest(signs).ok_or_else(|| missing(signs))?;
+        if let Some(root) = stage
+            .roots
+            .iter()
+            .find(|root| issuers.root(**root).is_none())
+        {
+            return Err(missing(*root));
+        }
         Ok(Self {
             trust_domain: trust_domain.clone(),
-            issuer: ca(store, &item, &text)?,
+            issuer,
             number,
             handed: None,
+            stage,
+            issuers,
         })
     }
 
@@ -191,10 +257,33 @@ impl Authority {
     /// What believers of this trust domain hold.
     #[must_use]
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        match &self.handed {
-            Some(handed) => handed.roots(),
-            None => self.issuer.chain.last().cloned().into_iter().collect(),
+        if let Some(handed) = &self.handed {
+            return handed.roots();
         }
+        let believed = self.stage.roots.iter();
+        believed
+            .filter_map(|root| self.issuers.root(*root).cloned())
+            .collect()
+    }
+
+    /// Of the roots, the one that is about to go.
+    #[must_use]
+    pub fn retiring(&self) -> Option<CertificateDer<'static>> {
+        self.issuers.root(self.stage.retiring?).cloned()
+    }
+
+    /// How far it is on its way from one root to the next. What was handed in is on no way.
+    #[must_use]
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// The root above what has signed a workload's certificate.
+    #[must_use]
+    pub fn root_of(&self, issuer: &CertificateDer<'_>) -> Option<RootNumber> {
+        let mut all = self.issuers.all.iter();
+        let (_, found) = all.find(|(_, ca)| ca.chain.first() == Some(issuer))?;
+        self.issuers.root_of(found)
     }
 
     /// The roots as PEM, for files.
@@ -300,22 +389,73 @@ fn leaf_params(
     Ok(params)
 }
 
-/// The issuing certificate with the highest number.
-async fn newest(
-    store: &KeyStore,
-    trust_domain: &TrustDomain,
-) -> Result<Option<Authority>, CaError> {
-    let item = |number| Item::Issuer(trust_domain.clone(), number);
-    let mut all = store.list(1..=ISSUERS_MAX, item).await?;
-    let Some((number, text)) = all.pop() else {
-        return Ok(None);
-    };
-    Ok(Some(Authority {
-        trust_domain: trust_domain.clone(),
-        issuer: ca(store, &item(number), &text)?,
-        number,
-        handed: None,
-    }))
+/// All that signs or has signed for a trust domain, oldest first.
+struct Issuers {
+    all: Vec<(u32, Arc<Ca>)>,
+    /// Their roots, by number from 1: each has signed its first issuer after all of the one before.
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl Issuers {
+    /// Of what is not made by us nothing is kept.
+    fn none() -> Self {
+        Self {
+            all: Vec::new(),
+            roots: Vec::new(),
+        }
+    }
+
+    async fn of(store: &KeyStore, trust_domain: &TrustDomain) -> Result<Self, CaError> {
+        let item = |number| Item::Issuer(trust_domain.clone(), number);
+        let mut found = Self::none();
+        for (number, text) in store.list(1..=ISSUERS_MAX, item).await? {
+            found.push(number, ca(store, &item(number), &text)?);
+        }
+        Ok(found)
+    }
+
+    fn push(&mut self, number: u32, ca: Ca) {
+        if let Some(root) = ca.chain.last()
+            && !self.roots.contains(root)
+        {
+            self.roots.push(root.clone());
+        }
+        self.all.push((number, Arc::new(ca)));
+    }
+
+    /// With one more, under this root.
+    async fn next(
+        mut self,
+        (store, trust_domain): (&KeyStore, &TrustDomain),
+        root: &Ca,
+        now: SystemTime,
+    ) -> Result<Self, CaError> {
+        let last = self.all.last().map_or(0, |(number, _)| *number);
+        let item = Item::Issuer(trust_domain.clone(), last.saturating_add(1));
+        let make = || {
+            let issuer = root.intermediate(trust_domain, now)?;
+            Ok::<_, CaError>(issuer.to_pem().into_bytes())
+        };
+        let text = store.read_or_create(&item, make).await?;
+        self.push(last.saturating_add(1), ca(store, &item, &text)?);
+        Ok(self)
+    }
+
+    fn root(&self, number: RootNumber) -> Option<&CertificateDer<'static>> {
+        self.roots
+            .get(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+
+    fn root_of(&self, ca: &Ca) -> Option<RootNumber> {
+        let root = ca.chain.last()?;
+        let at = self.roots.iter().position(|found| found == root)?;
+        RootNumber::try_from(at.saturating_add(1)).ok()
+    }
+
+    fn newest(&self, root: RootNumber) -> Option<(u32, Arc<Ca>)> {
+        let mut all = self.all.iter().rev();
+        all.find(|(_, ca)| self.root_of(ca) == Some(root)).cloned()
+    }
 }
 
 /// What an item holds; if it is something else, its place is said.

@@ -1,11 +1,14 @@
 //! Which proxies are connected, and what have they acknowledged?
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_control_plane_core::session::Session;
+use isthmus_proto::ids::WorkloadName;
+use rustls::pki_types::CertificateDer;
+
+use crate::listener::Connection;
 
 /// Streams at once.
 const CLIENTS_MAX: usize = 16_384;
@@ -37,6 +40,20 @@ pub struct Client {
     pub since: u64,
     /// By resource type.
     pub types: BTreeMap<String, TypeState>,
+    /// How it stands with roots.
+    #[serde(skip)]
+    proxy: Proxy,
+}
+
+/// Which roots a proxy believes, and which one vouches for it.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Its pod.
+    pub name: WorkloadName,
+    /// The versions of the bundles that it has acknowledged, by trust domain.
+    pub bundles: Arc<BTreeMap<String, u64>>,
+    /// The certificate above the one that it shows.
+    pub issuer: Option<CertificateDer<'static>>,
 }
 
 /// One resource type of a client.
@@ -85,9 +102,9 @@ impl Clients {
         self: &Arc<Self>,
         session: &Session,
         node: &str,
-        identity: &str,
-        remote: SocketAddr,
+        connection: &Connection,
     ) -> Result<Place, TooMany> {
+        let identity = connection.peer.as_ref().map(|peer| peer.id.to_string());
         let mut table = self
             .by_number
             .lock()
@@ -111,11 +128,16 @@ impl Clients {
             .unwrap_or_default()
             .as_secs();
         let client = Client {
-            identity: identity.to_owned(),
+            identity: identity.unwrap_or_default(),
             node: node.to_owned(),
-            remote: remote.to_string(),
+            remote: connection.remote.to_string(),
             since,
             types: types(session),
+            proxy: Proxy {
+                name: session.client().workload().clone(),
+                bundles: Arc::new(session.bundles()),
+                issuer: connection.issuer.clone(),
+            },
         };
         table.entries.insert(number, client);
         Ok(Place {
@@ -134,6 +156,21 @@ impl Clients {
         table.entries.values().cloned().collect()
     }
 
+    /// All proxies; of one with several streams the newest counts.
+    #[must_use]
+    pub fn proxies(&self) -> Vec<Proxy> {
+        let table = self
+            .by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let newest: BTreeMap<_, _> = table
+            .entries
+            .values()
+            .map(|client| (client.proxy.name.clone(), client.proxy.clone()))
+            .collect();
+        newest.into_values().collect()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -148,7 +185,7 @@ impl Clients {
 impl Place {
     /// Notes what the session says now.
     pub fn update(&self, session: &Session) {
-        let types = types(session);
+        let (types, bundles) = (types(session), Arc::new(session.bundles()));
         let mut table = self
             .clients
             .by_number
@@ -156,6 +193,7 @@ impl Place {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = table.entries.get_mut(&self.number) {
             client.types = types;
+            client.proxy.bundles = bundles;
         }
     }
 }

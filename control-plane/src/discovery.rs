@@ -186,11 +186,10 @@ impl Stream {
             .read(|world| Client::of_node(world, identity, node))?;
         let mut session = Session::of_node(client, node);
         session.handle(&first)?;
-        let (identity, remote) = (self.peer.id.as_str(), self.connection.remote);
         let place = self
             .shared
             .clients
-            .enter(&session, &node.id, identity, remote)
+            .enter(&session, &node.id, &self.connection)
             .map_err(|many| End::Told(Status::resource_exhausted(many.to_string()), "too_many"))?;
         Ok((session, place))
     }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use isthmus_control_plane_core::model::Change;
+use isthmus_control_plane_core::rotation::Rotation;
 use isthmus_control_plane_core::world::{Dirty, World};
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource::TrustBundle;
@@ -21,9 +22,10 @@ use crate::authority::registry::Authorities;
 use crate::hub::{CHANGES_MAX, Hub};
 use crate::keys::handle_keys;
 use crate::kubernetes::Api;
+use crate::rotation;
 use crate::saved::Saved;
 use crate::source::{Report, Source};
-use crate::state::{StateDir, StateError};
+use crate::state::{StateDir, StateError, random};
 use crate::store::KeyStore;
 use crate::trust::Trust;
 
@@ -32,6 +34,8 @@ use crate::trust::Trust;
 pub struct Fleet {
     store: KeyStore,
     mesh_domain: String,
+    /// This replica's name among those that agree on rotations.
+    replica: String,
     hub: Arc<Hub>,
     authorities: Arc<Authorities>,
     saved: Arc<Saved>,
@@ -88,7 +92,10 @@ impl Fleet {
         authorities: &Arc<Authorities>,
         apis: &Apis,
     ) -> Result<Self, StateError> {
+        let made = || Ok(replica_name()?.into_bytes());
+        let replica = String::from_utf8_lossy(&state.read_or_create("replica", made)?).into_owned();
         Ok(Self {
+            replica,
             store: store.clone(),
             mesh_domain: mesh_domain.to_owned(),
             hub: Arc::clone(hub),
@@ -162,7 +169,11 @@ impl Fleet {
 
     async fn enter(&self, cluster: &ClusterId) -> anyhow::Result<()> {
         let trust_domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
-        let authority = self.authorities.add(&trust_domain, SystemTime::now());
+        let rotation = rotation::register(&self.store, &trust_domain, &self.replica).await?;
+        let stage = rotation.stage();
+        let authority = self
+            .authorities
+            .add(&trust_domain, stage, SystemTime::now());
         let authority = authority.await?;
         let keys = handle_keys(&self.store, cluster).await?;
         let mut trust = Trust::clone(&self.trust.borrow());
@@ -269,6 +280,36 @@ impl Fleet {
         }
     }
 
+    /// This replica's name among those that agree on rotations.
+    #[must_use]
+    pub fn replica(&self) -> &str {
+        &self.replica
+    }
+
+    /// Signs and believes as this stage of a rotation says.
+    ///
+    /// # Errors
+    /// Its keys can't be read, or the cluster has left; all stays as it was.
+    pub async fn turn(
+        &self,
+        cluster: &ClusterId,
+        rotation: &Rotation,
+    ) -> anyhow::Result<Arc<Authority>> {
+        let trust_domain = TrustDomain::of_cluster(cluster, &self.mesh_domain)?;
+        let turned = self
+            .authorities
+            .turn(&trust_domain, rotation.stage(), SystemTime::now());
+        let authority = turned.await?.context("the cluster has left the mesh")?;
+        let mut trust = Trust::clone(&self.trust.borrow());
+        trust.set(&trust_domain, &authority.roots())?;
+        self.trust.send_replace(Arc::new(trust));
+        let told = bundle(cluster, &authority);
+        // The name was read before.
+        self.hub
+            .change(|world| world.set_trust_bundle(told).unwrap_or_default());
+        Ok(authority)
+    }
+
     /// What the source of a cluster says of itself; `None`: there is none.
     #[must_use]
     pub fn report(&self, cluster: &ClusterId) -> Option<Report> {
@@ -279,6 +320,13 @@ impl Fleet {
     fn sources(&self) -> std::sync::MutexGuard<'_, BTreeMap<ClusterId, Running>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The name of our pod or machine, and what tells two on one machine apart.
+fn replica_name() -> Result<String, StateError> {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "isthmus".to_owned());
+    let number = u32::from_be_bytes(random::<4>()?);
+    Ok(format!("{host}#{number:08x}"))
 }
 
 /// What proxies believe of a cluster's trust domain.
@@ -293,5 +341,10 @@ fn bundle(cluster: &ClusterId, authority: &Authority) -> TrustBundle {
         sequence: authority.version(),
         cluster: cluster.to_string(),
         origin: None,
+        retiring: authority
+            .retiring()
+            .iter()
+            .map(|root| root.to_vec().into())
+            .collect(),
     }
 }

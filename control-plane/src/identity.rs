@@ -4,17 +4,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use isthmus_control_plane_core::issue::{self, CsrFacts, KeyKind, Refused, Throttle};
+use isthmus_control_plane_core::rotation::Phase;
 use isthmus_proto::identity::identity_service_server::IdentityService;
 use isthmus_proto::identity::{IssueRequest, IssueResponse};
+use isthmus_proto::ids::WorkloadName;
 use isthmus_proto::resource::TrustBundle;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData as _};
 use tonic::{Request, Response, Status};
 
+use crate::authority::Authority;
 use crate::authority::csr::{InvalidCsr, public_key};
 use crate::authority::registry::Authorities;
 use crate::hub::Hub;
 use crate::listener::Connection;
 use crate::metrics::{Metric, Metrics};
+use crate::rotation::Rosters;
 use crate::state::random;
 use crate::token::{self, TokenReviewer};
 
@@ -28,6 +32,7 @@ pub struct Identity<R> {
     hub: Arc<Hub>,
     authorities: Arc<Authorities>,
     reviewer: R,
+    rosters: Arc<Rosters>,
     metrics: Arc<Metrics>,
     /// Of what is issued.
     lifetime: Duration,
@@ -48,7 +53,7 @@ impl<R: TokenReviewer> Identity<R> {
     #[must_use]
     pub fn new(
         hub: Arc<Hub>,
-        authorities: Arc<Authorities>,
+        (authorities, rosters): (Arc<Authorities>, Arc<Rosters>),
         reviewer: R,
         metrics: Arc<Metrics>,
         lifetime: Duration,
@@ -58,12 +63,40 @@ impl<R: TokenReviewer> Identity<R> {
         Self {
             hub,
             authorities,
+            rosters,
             reviewer,
             metrics,
             lifetime,
             sources,
             workloads,
         }
+    }
+
+    /// Who signs for a workload of this cluster. Before that is decided it is noted that somebody asks:
+    /// no root goes while anybody may get a certificate of it whom nobody has in mind.
+    async fn signer(&self, cluster: &str, workload: &str) -> Result<Arc<Authority>, Refusal> {
+        let name: Option<WorkloadName> = workload.parse().ok();
+        if let Some(name) = &name {
+            self.rosters.note(name);
+        }
+        let authority = self
+            .hub
+            .read(|world| world.trust_domain(cluster).cloned())
+            .and_then(|trust_domain| self.authorities.of(&trust_domain))
+            .ok_or(Refused::Token("its cluster has no authority"))?;
+        if authority.stage().phase != Phase::Stable
+            && let Some(name) = &name
+            && !self
+                .rosters
+                .remembered(authority.trust_domain(), name)
+                .await
+        {
+            return Err(Refusal {
+                status: Status::unavailable("a root is being replaced: try again"),
+                reason: "rotation",
+            });
+        }
+        Ok(authority)
     }
 
     async fn answer(&self, request: &Request<IssueRequest>) -> Result<IssueResponse, Refusal> {
@@ -95,11 +128,7 @@ impl<R: TokenReviewer> Identity<R> {
             signature_valid: true,
         };
         let cluster = claims.cluster.as_str();
-        let authority = self
-            .hub
-            .read(|world| world.trust_domain(cluster).cloned())
-            .and_then(|trust_domain| self.authorities.of(&trust_domain))
-            .ok_or(Refused::Token("its cluster has no authority"))?;
+        let authority = self.signer(cluster, &workload).await?;
         let signer = issue::Authority {
             trust_domain: authority.trust_domain().clone(),
             not_after: authority.not_after(),

@@ -23,6 +23,7 @@ pub mod membership;
 pub mod saved;
 pub mod listener;
 pub mod trust;
+pub mod rotation;
 pub mod identity;
 pub mod token;
 pub mod authority;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,6 +68,8 @@ pub fn tls(
 pub struct Connection {
     /// Who it is, if it showed a certificate.
     pub peer: Option<Peer>,
+    /// The certificate above its own.
+    pub issuer: Option<CertificateDer<'static>>,
     /// From where.
     pub remote: SocketAddr,
     /// By which it is ended.
@@ -276,6 +279,9 @@ fn verified(
     };
     let about = Connection {
         peer,
+        issuer: certificates
+            .get(1)
+            .map(|issuer| issuer.clone().into_owned()),
         remote,
         cut: Arc::default(),
     };

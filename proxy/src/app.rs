@@ -82,7 +82,7 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         Arc::new(shared.config.clone()),
         tls,
         Arc::clone(&shared.telemetry),
-        issued,
+        (issued, shared.snapshots.clone()),
     ));
     let discovering = tokio::spawn(discovery::run(discovery, wanted, certificates));
     let workers = runtime::start(&shared, sets)?;

@@ -11,12 +11,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use isthmus_proto::identity::IssueRequest;
 use isthmus_proto::identity::identity_service_client::IdentityServiceClient;
 use isthmus_proto::spiffe::SpiffeId;
+use isthmus_proxy_core::snapshot::Snapshot;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Config;
@@ -27,6 +29,12 @@ use crate::tls::{Held, TlsStore, identity};
 
 /// Of a certificate's life: when the next one is asked for. Moved by up to a tenth of itself.
 const RENEW_AT: f64 = 0.3;
+/// When the root of ours is about to go, the next one is asked for after this, and up to ...
+const RETIRED_MIN: Duration = Duration::from_secs(1);
+/// ... this much later: not by all proxies at once.
+const RETIRED_SPREAD: Duration = Duration::from_secs(5);
+/// The longest sleep: the wall clock may jump, and a sleep does not see that.
+const LOOK: Duration = Duration::from_secs(30);
 /// Between two tries.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -36,7 +44,7 @@ pub async fn keep(
     config: Arc<Config>,
     store: Arc<TlsStore>,
     telemetry: Arc<Telemetry>,
-    issued: watch::Sender<u64>,
+    (issued, mut snapshots): (watch::Sender<u64>, watch::Receiver<Arc<Snapshot>>),
 ) {
     if let Some(held) = load(&config) {
         tracing::info!(identity = %config.identity, "certificate from disk");
@@ -44,16 +52,28 @@ pub async fn keep(
         issued.send_modify(|n| *n += 1);
     }
     let (mut pause, mut replicas) = (RETRY_MIN, Replicas::new(&config));
+    // Since when the root of our certificate is about to go.
+    let mut retiring: Option<SystemTime> = None;
     loop {
         if let Some(held) = store.held() {
-            let due = renewal(&held);
-            if let Ok(wait) = due.duration_since(SystemTime::now()) {
-                // Short looks: the wall clock may jump, and a sleep does not see that.
-                tokio::time::sleep(wait.min(Duration::from_secs(30))).await;
+            let now = SystemTime::now();
+            let retires = store.is_retiring() == Some(true);
+            retiring = retires.then(|| retiring.unwrap_or(now));
+            let due = retiring.map_or(renewal(&held), |since| {
+                let soon = since + RETIRED_MIN + RETIRED_SPREAD.mul_f64(spread(&held));
+                soon.min(renewal(&held))
+            });
+            if let Ok(wait) = due.duration_since(now) {
+                // Cancel-safe. What is believed may have changed; the publisher may be gone.
+                let news = timeout(wait.min(LOOK), snapshots.changed());
+                if let Ok(Err(_)) = news.await {
+                    sleep(wait.min(LOOK)).await;
+                }
                 continue;
             }
         }
-        match issue(&config, &store, &mut replicas).await {
+        retiring = None;
+        match issue(&config, &mut replicas).await {
             Ok(held) => {
                 tracing::info!(identity = %config.identity, not_after = ?held.not_after, "certificate issued");
                 hold(&store, &telemetry, held);
@@ -63,7 +83,7 @@ pub async fn keep(
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "no certificate yet");
                 replicas.leave();
-                tokio::time::sleep(pause).await;
+                sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
@@ -89,17 +109,22 @@ fn renewal(held: &Held) -> SystemTime {
         .not_after
         .duration_since(held.since)
         .unwrap_or_default();
-    let spread = held.key.cert.first().map_or(0, |leaf| {
+    let moved = 0.9 + 0.2 * spread(held);
+    held.since + life.mul_f64(RENEW_AT * moved)
+}
+
+/// From 0 to 1, by the last bytes of a signature.
+fn spread(held: &Held) -> f64 {
+    let bytes = held.key.cert.first().map_or(0, |leaf| {
         leaf.iter()
             .rev()
             .take(2)
             .fold(0u16, |n, b| (n << 8) | u16::from(*b))
     });
-    let moved = 0.9 + 0.2 * f64::from(spread) / f64::from(u16::MAX);
-    held.since + life.mul_f64(RENEW_AT * moved)
+    f64::from(bytes) / f64::from(u16::MAX)
 }
 
-async fn issue(config: &Config, store: &Arc<TlsStore>, replicas: &mut Replicas) -> Result<Held> {
+async fn issue(config: &Config, replicas: &mut Replicas) -> Result<Held> {
     let token = std::fs::read_to_string(&config.token_file)
         .with_context(|| format!("read the token {}", config.token_file.display()))?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -109,7 +134,8 @@ async fn issue(config: &Config, store: &Arc<TlsStore>, replicas: &mut Replicas) 
         token: token.trim().to_owned(),
         cluster: config.cluster.to_string(),
     };
-    let channel = replicas.connect(config, store).await?;
+    // The token says who we are. A certificate would be in the way if nobody believes it any more.
+    let channel = replicas.connect(config, &Arc::default()).await?;
     let answer = control::answered(IdentityServiceClient::new(channel).issue(request))
         .await
         .context("ask for a certificate")?;

@@ -180,6 +180,7 @@ fn roots(config: &Config, domain: &TrustDomain) -> Result<TrustBundles> {
         sequence: 1,
         cluster: "control".to_owned(),
         origin: None,
+        retiring: Vec::new(),
     };
     Ok(TrustBundles::new([Arc::new(TrustRoots::compile(&bundle)?)]))
 }

@@ -70,6 +70,8 @@ pub struct Discovery {
     file: PathBuf,
     /// When the oldest change that is not on disk came.
     unsaved: Option<Instant>,
+    /// A whole snapshot lies there.
+    on_disk: bool,
     asked: Asked,
 }
 
@@ -115,6 +117,7 @@ impl Discovery {
             state: Arc::new(Mutex::new(state)),
             file,
             unsaved: None,
+            on_disk: saved.is_some(),
             asked,
         }
     }
@@ -161,8 +164,17 @@ impl Discovery {
     /// Applies a response; what is refused is refused by name, and the rest counts.
     fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<()> {
         let nonce = response.nonce.clone();
+        let roots = response.type_url == Kind::TrustBundle.type_url();
         let updates = self.subscription.handle(response, Instant::now())?;
         let rejected = self.apply(updates);
+        if roots {
+            // Whoever hears that we have them counts on it, also over a crash.
+            // Once a whole snapshot lies there: a part alone would be taken for all there is.
+            if self.on_disk {
+                self.publish();
+                self.write();
+            }
+        }
         self.subscription.acked(&nonce, &rejected);
         self.shared
             .telemetry
@@ -218,6 +230,11 @@ impl Discovery {
         {
             return;
         }
+        self.on_disk = true;
+        self.write();
+    }
+
+    fn write(&mut self) {
         self.unsaved = None;
         let keys = self
             .subscription
@@ -349,7 +366,17 @@ pub async fn run(
         return;
     }
     loop {
-        let ended = stream(&mut discovery, &mut wanted).await;
+        certificates.mark_unchanged();
+        let ended = tokio::select! {
+            ended = stream(&mut discovery, &mut wanted) => ended,
+            // What is not acknowledged is asked for again. Whoever counts who has which certificate
+            // sees the new one, and no stream outlives the one that it was opened with.
+            Ok(()) = certificates.changed() => {
+                discovery.subscription.disconnected(Instant::now(), 0.0);
+                tracing::info!("discovery is opened anew with the new certificate");
+                continue;
+            }
+        };
         let error = match ended {
             Ok(()) => "the control plane ended the stream".to_owned(),
             Err(error) => format!("{error:#}"),

@@ -229,7 +229,17 @@ async fn judge(worker: Rc<Worker>) {
     let mut trust = Arc::clone(&snapshots.borrow().trust);
     let mut policies = Arc::clone(&snapshots.borrow().policies);
     let mut exports = Exports::of(&snapshots.borrow());
-    while snapshots.changed().await.is_ok() {
+    let mut moved = worker.shared.tls.moved();
+    loop {
+        tokio::select! {
+            // Both are cancel-safe.
+            changed = snapshots.changed() => if changed.is_err() { return },
+            Ok(()) = moved.changed() => {
+                // While both roots are believed there is time for the last streams to end.
+                worker.connections.go_away();
+                continue;
+            }
+        }
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let revoked = &worker.shared.telemetry.metrics.revoked;
         exports.look(&worker, &snapshot);
@@ -254,6 +264,10 @@ async fn judge(worker: Rc<Worker>) {
                     .connections
                     .doubt(|chain| verifier.believes(chain, UnixTime::now())),
             );
+            // Ours was renewed before we heard that the root of the last one goes.
+            if worker.shared.tls.is_retiring() == Some(false) {
+                worker.connections.go_away();
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme, version,
 };
+use tokio::sync::watch;
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -51,6 +52,8 @@ impl fmt::Debug for Held {
 pub struct TlsStore {
     held: Mutex<Option<Arc<Held>>>,
     trust: Mutex<Arc<TrustBundles>>,
+    /// How often a certificate has taken the place of one whose root is about to go.
+    moved: watch::Sender<u64>,
 }
 
 impl TlsStore {
@@ -65,7 +68,34 @@ impl TlsStore {
 
     /// From now on this one is shown.
     pub fn hold(&self, held: Held) {
+        let retiring = self.is_retiring();
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(held));
+        if retiring == Some(true) && self.is_retiring() == Some(false) {
+            self.moved
+                .send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    /// Changes when what is open, and was opened with an earlier certificate of ours, should end: its
+    /// root is about to go.
+    #[must_use]
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
+    /// Is our certificate one of a root that is about to go? `None`: no root of our trust domain is.
+    #[must_use]
+    pub fn is_retiring(&self) -> Option<bool> {
+        let (held, trust) = (self.held()?, self.trust());
+        let own = spiffe_id(held.key.cert.first()?).ok()?;
+        let roots = trust.roots(own.trust_domain())?;
+        if !roots.is_retiring() {
+            return None;
+        }
+        let lasting = Self::default();
+        lasting.believe(Arc::new(TrustBundles::new([Arc::new(roots.lasting())])));
+        let verifier = Verifier::new(Arc::new(lasting), None);
+        Some(!verifier.believes(&held.key.cert, UnixTime::now()))
     }
 
     /// Whom we believe.

@@ -4,8 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
 use isthmus_tests::plan::MeshPlan;
-use isthmus_tests::wait::check;
-use isthmus_tests::{Mesh, until};
+use isthmus_tests::wait::{check, until_within};
+use isthmus_tests::{App, Mesh, until};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::load::Load;
 
@@ -158,4 +161,122 @@ async fn a_foreign_token_gets_no_certificate() {
         proxy.ready().await;
         assert!(chain.exists());
     }
+}
+
+/// Renewals are spread over seconds, and each step is looked for every second.
+const ROTATED: Duration = Duration::from_secs(90);
+
+/// Somebody wishes west another root.
+fn wish(mesh: &Mesh, root: u32) {
+    let text = format!(
+        "apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\n\
+         metadata: {{ name: west, annotations: {{ isthmus.dev/root: \"{root}\" }} }}\n\
+         spec: {{ network: west-net, region: west-region, zone: west-a }}\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: {{ name: isthmus-system }}\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: {{ name: shop }}\n"
+    );
+    mesh.write("west", "cluster.yaml", &text);
+}
+
+/// Waits until the rotation of west's root is as wanted.
+async fn until_rotation(mesh: &Mesh, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    until_within(ROTATED, what, async || {
+        let west = mesh.control().json("/trust").await["west"].clone();
+        check(wanted(&west), &west).map(|()| west)
+    })
+    .await
+}
+
+/// Says something and hears it again.
+async fn echoes(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 5];
+    stream.write_all(b"hello").await.is_ok()
+        && stream.read_exact(&mut back).await.is_ok()
+        && back == *b"hello"
+}
+
+/// Each cluster calls the other one.
+fn both_ways() -> MeshPlan {
+    Mesh::builder()
+        .drain_seconds(10)
+        .cluster("east", |c| c.client("web").service("reviews", 1))
+        .cluster("west", |c| {
+            c.client("app")
+                .service("cart", 2)
+                .service_with("queue", 1, |s| s.port("main", 90, "tcp", App::Tcp))
+        })
+}
+
+/// F16, figure 7: both trust domains talk all the time, and no step is taken before every proxy is
+/// ready for it.
+#[tokio::test]
+async fn a_root_is_replaced_under_load_without_a_failed_request() {
+    let mut mesh = both_ways().start().await;
+    let load = Load::start(vec![
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/web").http("cart"),
+        mesh.client("west/app").http("reviews"),
+        mesh.client("west/app").http("cart"),
+    ]);
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let queue = mesh.client("east/web").port("queue", 90);
+        streams.push(queue.tcp().await.unwrap());
+    }
+    load.more(50).await;
+    load.stop_without_failure().await;
+    let old = std::fs::read(mesh.proxy("west/cart-1").state_dir().join("chain.pem")).unwrap();
+
+    // A proxy that is away, and has a pod, may be talking to others all the same.
+    mesh.proxy_mut("east/reviews-1").stop().await;
+    wish(&mesh, 2);
+    let waits = |west: &Value| {
+        west["phase"] == "adding" && west["missing"] == serde_json::json!(["east/shop/reviews-1"])
+    };
+    until_rotation(&mesh, "only the one that is away is waited for", waits).await;
+    let load = Load::start(vec![
+        mesh.client("east/web").http("cart"),
+        mesh.client("east/web").http("cart"),
+        mesh.client("west/app").http("cart"),
+    ]);
+    load.more(50).await;
+    until_rotation(&mesh, "it goes on waiting", waits).await;
+    mesh.control_mut().kill();
+    mesh.control_mut().start().await;
+    until_rotation(&mesh, "a control plane that starts again waits, too", waits).await;
+
+    mesh.proxy_mut("east/reviews-1").start().await;
+    until_rotation(&mesh, "the new root signs", |west| {
+        west["phase"] != "adding"
+    })
+    .await;
+    for stream in &mut streams {
+        assert!(
+            echoes(stream).await,
+            "a stream was cut before the last step"
+        );
+    }
+    let west = until_rotation(&mesh, "the old root is gone", |west| {
+        west["phase"] == "stable"
+    })
+    .await;
+    assert_eq!(
+        (&west["new_root"], &west["sequence"]),
+        (&2.into(), &4.into())
+    );
+    load.more(100).await;
+    load.stop_without_failure().await;
+    let new = std::fs::read(mesh.proxy("west/cart-1").state_dir().join("chain.pem")).unwrap();
+    assert_ne!(old, new);
+    // Streams of certificates that nobody believes any more are cut.
+    until_within(Duration::from_secs(30), "the streams are cut", async || {
+        let mut open = 0;
+        for stream in &mut streams {
+            open += usize::from(echoes(stream).await);
+        }
+        check(open == 0, open)
+    })
+    .await;
+    let reviews = mesh.client("west/app").http("reviews");
+    assert_eq!(reviews.get("/").await.status, 200);
 }

@@ -407,6 +407,9 @@ pub struct MeshCluster {
     /// The Secret, in the control plane's own namespace, of which an operator hands in who signs.
     #[serde(default)]
     pub issuer: Option<String>,
+    /// The root that its trust domain should have, by number from 1; `None`: whichever it has.
+    #[serde(default)]
+    pub root: Option<u32>,
     /// Its status.
     pub observed: Observed,
 }

@@ -142,6 +142,7 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
         price: 0,
         credential: None,
         issuer: None,
+        root: None,
         observed: Observed::default(),
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))

@@ -311,6 +311,17 @@ impl Session {
         Some(response(kind, draft, nonce, world.generation()))
     }
 
+    /// The versions of the bundles that the client has acknowledged, by trust domain.
+    #[must_use]
+    pub fn bundles(&self) -> BTreeMap<String, u64> {
+        let channel = self.channels.get(&ResourceType::TrustBundle).into_iter();
+        let held = channel
+            .flat_map(|c| c.holdings.values())
+            .flat_map(|holding| &holding.held);
+        held.filter_map(|(name, version)| Some((name.to_string(), (*version)?.number())))
+            .collect()
+    }
+
     /// Each type that the client has asked for.
     pub fn status(&self) -> impl Iterator<Item = TypeStatus<'_>> {
         self.channels.values().map(|channel| TypeStatus {

@@ -143,6 +143,10 @@ impl Version {
         Self(hash(&[bytes]))
     }
 
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
     /// Reads a version as it was sent; `None` if it is not one of ours.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text, 16)

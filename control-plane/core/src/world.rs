@@ -35,7 +35,9 @@ use isthmus_proto::resource;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 
 use crate::model::{Advertised, Change, Kind, Object, ObjectRef, Pod, SYSTEM_NAMESPACE};
+use crate::rotation::RootNumber;
 use crate::translate::cache::Cache;
+use crate::translate::encode_plain;
 use cluster::Cluster;
 use table::Stamp;
 
@@ -463,6 +465,20 @@ impl World {
             !self.distrusted.contains_key(bundle.cluster.as_str())
         };
         self.trust.values().filter(believed)
+    }
+
+    /// The version of a trust domain's bundle, as sessions tell it; `None`: nobody is told any.
+    #[must_use]
+    pub fn trust_bundle_version(&self, domain: &TrustDomain) -> Option<u64> {
+        let mut told = self.trust_bundles();
+        let bundle = told.find(|bundle| bundle.trust_domain == domain.as_str())?;
+        Some(encode_plain(&bundle.trust_domain, bundle).version.number())
+    }
+
+    /// The root that somebody wishes a cluster's trust domain to have.
+    #[must_use]
+    pub fn wished_root(&self, cluster: &ClusterId) -> Option<RootNumber> {
+        self.listed(cluster.as_str())?.mesh()?.root
     }
 
     /// May the objects of this namespace speak for their cluster?

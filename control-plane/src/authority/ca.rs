@@ -29,6 +29,9 @@ pub enum CaError {
     /// The file holds something else.
     #[error("{0}")]
     Read(&'static str),
+    /// A root was in use, and is not there any more.
+    #[error("nothing is kept that signs under its root {0}")]
+    Root(u32),
     /// No random numbers.
     #[error(transparent)]
     State(#[from] StateError),

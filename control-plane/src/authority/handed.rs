@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use isthmus_control_plane_core::rotation::Stage;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 use rcgen::KeyPair;
 use rustls::pki_types::pem::PemObject as _;
@@ -17,7 +18,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 
 use super::ca::{Ca, Terms};
-use super::{Authority, leaf_params};
+use super::{Authority, Issuers, leaf_params};
 use crate::trust::{Trust, Verifier};
 
 /// Most certificates of each of the two texts.
@@ -94,8 +95,10 @@ impl Authority {
         }
         let authority = Self {
             trust_domain: trust_domain.clone(),
-            issuer,
+            issuer: Arc::new(issuer),
             number: 0,
+            stage: Stage::default(),
+            issuers: Issuers::none(),
             handed: Some(Handed {
                 roots,
                 made: Vec::new(),
@@ -112,10 +115,13 @@ impl Authority {
         self.handed.is_some()
     }
 
-    /// Which version of what was handed in it is; 1: it was made by us.
+    /// Which version of what was handed in it is; of what was made by us, how far its rotation is. The
+    /// sequence of its bundle.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.handed.as_ref().map_or(1, |handed| handed.version)
+        self.handed
+            .as_ref()
+            .map_or(self.stage.sequence, |handed| handed.version)
     }
 
     /// This one comes after `old`: roots that we had made are believed on, for certificates that

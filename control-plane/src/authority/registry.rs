@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use isthmus_control_plane_core::rotation::Stage;
 use isthmus_proto::spiffe::TrustDomain;
 
 use super::{Authority, NoAuthority};
@@ -56,13 +57,14 @@ impl Authorities {
     pub async fn add(
         &self,
         trust_domain: &TrustDomain,
+        stage: Stage,
         now: SystemTime,
     ) -> Result<Arc<Authority>, NoAuthority> {
         if let Some(authority) = self.of(trust_domain) {
             return Ok(authority);
         }
         // Opened outside of the lock: whoever opens it twice finds the same keys.
-        let authority = Arc::new(Authority::open(&self.store, trust_domain, now).await?);
+        let authority = Arc::new(Authority::open_at(stage, &self.store, trust_domain, now).await?);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.insert(trust_domain.clone(), Arc::clone(&authority));
         Ok(authority)
@@ -75,6 +77,29 @@ impl Authorities {
             handed.follow(old);
         }
         current.insert(handed.trust_domain().clone(), Arc::new(handed));
+    }
+
+    /// Goes on to another stage.
+    ///
+    /// # Errors
+    /// Its keys can't be read; it stays where it was.
+    pub async fn turn(
+        &self,
+        trust_domain: &TrustDomain,
+        stage: Stage,
+        now: SystemTime,
+    ) -> Result<Option<Arc<Authority>>, NoAuthority> {
+        let Some(old) = self.of(trust_domain) else {
+            return Ok(None);
+        };
+        let new = Arc::new(old.reopen_at(stage, &self.store, now).await?);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not if its cluster has left meanwhile, or another one was handed in.
+        let authority = current.get_mut(trust_domain);
+        Ok(authority.filter(|a| !a.is_handed()).map(|authority| {
+            *authority = Arc::clone(&new);
+            new
+        }))
     }
 
     /// Signs for this trust domain no more. Its keys stay where they are.
@@ -104,9 +129,10 @@ impl Authorities {
                 Ok(new) => {
                     warn_of_end(&new, now);
                     let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-                    // Not if its cluster has left meanwhile, or another one was handed in.
+                    // Not if its cluster has left meanwhile, another one was handed in, or it has gone on.
                     let authority = current.get_mut(trust_domain);
-                    if let Some(authority) = authority.filter(|a| !a.is_handed()) {
+                    let same = |a: &&mut Arc<Authority>| !a.is_handed() && a.stage() == new.stage();
+                    if let Some(authority) = authority.filter(same) {
                         *authority = Arc::new(new);
                     }
                 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::state::StateDir;
+use isthmus_control_plane_core::rotation::{Phase, Rotation};
 use rcgen::KeyPair;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
@@ -261,4 +262,61 @@ async fn keys_that_are_gone_are_not_made_anew_while_the_old_ones_are_in_use() {
     all.tend(now + DAY).await;
     assert_eq!(all.of(&east()).unwrap().roots(), before);
     assert!(!state.path("ca/east.mesh.internal/root.pem").exists());
+}
+
+#[tokio::test]
+async fn which_root_signs_and_which_are_believed_is_as_the_stage_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = KeyStore::Files(StateDir::open(folder.path()).unwrap());
+    let now = SystemTime::now();
+    let first = Authority::open(&store, &east(), now).await.unwrap();
+    let rotation = Rotation::default();
+    let adding = rotation.wish(2).unwrap().unwrap().stage();
+    // Nothing is believed that nobody has the keys of.
+    let early = first.reopen_at(adding.clone(), &store, now).await;
+    assert!(early.is_err());
+    for _ in 0..2 {
+        Authority::prepare(&store, &east(), 2, now).await.unwrap();
+    }
+    // Prepared keys sign nothing before their time.
+    let same = first.reopen(&store, now).await.unwrap();
+    assert_eq!(same.roots(), first.roots());
+    let adding = first.reopen_at(adding, &store, now).await.unwrap();
+    assert_eq!((adding.roots().len(), adding.retiring()), (2, None));
+    assert_eq!(adding.roots()[0], first.roots()[0]);
+    let signer = |authority: &Authority| {
+        let key = KeyPair::generate().unwrap();
+        let issued = authority.issue(&grant(now), &key, now).unwrap();
+        authority.root_of(&issued.chain[1])
+    };
+    assert_eq!((signer(&first), signer(&adding)), (Some(1), Some(1)));
+    let stage = Stage {
+        phase: Phase::Issuing,
+        sequence: 3,
+        roots: vec![1, 2],
+        signs: 2,
+        retiring: Some(1),
+        new: 2,
+    };
+    let issuing = first.reopen_at(stage.clone(), &store, now).await.unwrap();
+    assert_eq!(signer(&issuing), Some(2));
+    assert_eq!(issuing.retiring(), first.roots().pop());
+    let last = Stage {
+        roots: vec![2],
+        retiring: None,
+        ..stage
+    };
+    let last = Authority::open_at(last, &store, &east(), now)
+        .await
+        .unwrap();
+    assert_eq!(
+        (signer(&last), last.roots()),
+        (Some(2), adding.roots()[1..].to_vec())
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("ca/east.mesh.internal"))
+            .unwrap()
+            .count(),
+        4
+    );
 }

@@ -47,6 +47,7 @@ async fn fixture(unread_max: Duration, not_after: SystemTime) -> Fixture {
             sequence: 1,
             cluster: "east".to_owned(),
             origin: None,
+            retiring: Vec::new(),
         })
         .unwrap();
     let (hub, clients, metrics): (Arc<Hub>, Arc<Clients>, Arc<Metrics>) =
@@ -66,6 +67,7 @@ async fn fixture(unread_max: Duration, not_after: SystemTime) -> Fixture {
         .unwrap();
     let peer = Some(Peer { id, not_after });
     let connection = Connection {
+        issuer: None,
         peer,
         remote: address,
         cut: Arc::default(),

@@ -1,6 +1,7 @@
 //! What does a cluster of the mesh say of itself?
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 use isthmus_control_plane_core::model::{
     CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Observed, PRICE_MAX, PRIORITY_MAX,
@@ -15,6 +16,8 @@ use super::{Bad, Document, Failure, Metadata, status};
 
 /// Most gateways of one cluster.
 const GATEWAYS_MAX: usize = 16;
+/// Which root the trust domain should have, by its number.
+const ROOT_ANNOTATION: &str = "isthmus.dev/root";
 /// The key of a Secret that a kubeconfig is expected under.
 const CREDENTIAL_KEY: &str = "kubeconfig";
 
@@ -134,7 +137,16 @@ pub(super) fn mesh_cluster(document: &Document<'_>, metadata: &Metadata) -> Resu
     let raw: Cluster = document.decode()?;
     let cluster =
         understand(raw.spec).map_err(|Bad(why)| document.failure(format!("spec.{why}")))?;
+    let root = metadata
+        .annotation(ROOT_ANNOTATION)
+        .map(str::parse::<NonZeroU32>);
+    let root = root.transpose().map_err(|_| {
+        document.failure(format!(
+            "metadata.annotations[{ROOT_ANNOTATION}]: not a number from 1"
+        ))
+    })?;
     Ok(Spec::MeshCluster(MeshCluster {
+        root: root.map(NonZeroU32::get),
         observed: status::observed(metadata, raw.status.as_ref(), status::CLUSTER),
         ..cluster
     }))
@@ -160,6 +172,7 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
         return Err(Bad(format!("gateways: {twice:?} is named twice")));
     }
     Ok(MeshCluster {
+        root: None,
         network,
         locality: Locality {
             region: raw.region.unwrap_or_default(),

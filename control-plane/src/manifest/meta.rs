@@ -78,6 +78,11 @@ impl Metadata {
         self.labels.as_ref()?.get(key).map(String::as_str)
     }
 
+    /// An annotation.
+    pub(super) fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
     /// A label or an annotation, whichever has this value.
     pub(super) fn says(&self, key: &str, value: &str) -> bool {
         let has = |map: &Option<BTreeMap<String, String>>| {

@@ -5,6 +5,7 @@ use crate::source::KindReport;
 
 fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
     MeshCluster {
+        root: None,
         network: "n".parse().unwrap(),
         locality: isthmus_proto::locality::Locality::default(),
         passthrough_denied: false,

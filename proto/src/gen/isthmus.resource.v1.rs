@@ -1175,6 +1175,10 @@ pub struct TrustBundle {
     pub cluster: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "5")]
     pub origin: ::core::option::Option<Origin>,
+    /// Of `roots`, those that are about to go: who has a certificate of one of them renews it now, and
+    /// lets connections that were opened with it end. Default: none.
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    pub retiring: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 impl ::prost::Name for TrustBundle {
     const NAME: &'static str = "TrustBundle";

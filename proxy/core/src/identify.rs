@@ -161,6 +161,7 @@ pub fn accept_peer(id: &SpiffeId, expected: Expected<'_>) -> Result<PeerIdentity
 pub struct TrustRoots {
     trust_domain: TrustDomain,
     roots: Vec<Bytes>,
+    retiring: Vec<Bytes>,
     sequence: u64,
 }
 
@@ -192,9 +193,17 @@ impl TrustRoots {
                 )));
             }
         }
+        if let Some(at) = bundle
+            .retiring
+            .iter()
+            .position(|r| !bundle.roots.contains(r))
+        {
+            return Err(rejected(format!("retiring[{at}]: not one of the roots")));
+        }
         Ok(Self {
             trust_domain,
             roots: bundle.roots.clone(),
+            retiring: bundle.retiring.clone(),
             sequence: bundle.sequence,
         })
     }
@@ -209,6 +218,23 @@ impl TrustRoots {
     #[must_use]
     pub fn roots(&self) -> &[Bytes] {
         &self.roots
+    }
+
+    /// Are some of the roots about to go?
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        !self.retiring.is_empty()
+    }
+
+    /// Without the roots that are about to go.
+    #[must_use]
+    pub fn lasting(&self) -> Self {
+        let lasting = |root: &&Bytes| !self.retiring.contains(root);
+        Self {
+            roots: self.roots.iter().filter(lasting).cloned().collect(),
+            retiring: Vec::new(),
+            ..self.clone()
+        }
     }
 
     /// Grows with each change of the bundle.

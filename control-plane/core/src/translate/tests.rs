@@ -550,6 +550,7 @@ fn trust_is_told_apart_for_each_domain_and_only_once_it_is_known() {
             sequence: 1,
             cluster: cluster.into(),
             origin: None,
+            retiring: Vec::new(),
         };
         session.dirty(&world.set_trust_bundle(bundle).unwrap());
     }

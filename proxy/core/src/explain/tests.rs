@@ -251,6 +251,7 @@ fn trust() -> Update {
         sequence: 1,
         cluster: "west".into(),
         origin: None,
+        retiring: Vec::new(),
     };
     upsert(Kind::TrustBundle, "west.mesh.internal", &[], &bundle)
 }

@@ -514,6 +514,7 @@ fn flat_kinds() -> Vec<Update> {
         sequence: 3,
         cluster: "west".into(),
         origin: origin(),
+        retiring: Vec::new(),
     };
     let freshness = resource::ClusterFreshness {
         cluster: "west".into(),

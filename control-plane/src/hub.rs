@@ -303,6 +303,7 @@ fn is_urgent(change: &Change) -> bool {
             | Spec::GatewayClass(_)
             | Spec::ClusterProperty(_)
             | Spec::MeshCluster(_)
+            | Spec::ClusterProfile(_)
             | Spec::TrafficPolicy(_)
             | Spec::ConfigMap(_) => false,
             Spec::AccessPolicy(_) | Spec::TrustPolicy(_) => true,

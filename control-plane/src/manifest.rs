@@ -11,6 +11,7 @@ mod workload;
 mod mesh;
 mod roots;
 mod cluster;
+mod profile;
 mod route;
 mod access;
 mod traffic;
@@ -392,6 +393,9 @@ fn understand(
         }
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceImport") => {
             plain(mesh::service_import(document, metadata, version))
+        }
+        ("multicluster.x-k8s.io", "v1alpha1", "ClusterProfile") => {
+            plain(profile::cluster_profile(document, metadata))
         }
         ("gateway.networking.k8s.io", _, "Gateway") => plain(mesh::gateway(document, metadata)),
         ("gateway.networking.k8s.io", _, "GatewayClass") => {

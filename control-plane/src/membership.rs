@@ -5,11 +5,15 @@
 //! goes on. Only the object's absence, in a list that was whole, makes a cluster leave: an object that
 //! becomes wrong, and a Secret that goes away, leave all as it was and are told in conditions.
 //!
+//! A ClusterProfile in the system namespace of the home cluster (KEP-4322) does the same for a cluster
+//! that no MeshCluster and no configuration names; its kubeconfig is in a Secret that names it by a label.
+//!
 //! ```text
 //! MeshCluster ─ judge ─► admit ─► Secret ─► kubeconfig ─► connect ─► source
 //!                  └───────────────┴── Standing: Accepted, CredentialValid, Connected, Synced
 //! ```
 
+mod judge;
 mod issuer;
 mod secret;
 #[cfg(test)]
@@ -19,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{CredentialRef, MeshCluster};
+use isthmus_control_plane_core::model::{ClusterProfile, CredentialRef, Kind, MeshCluster};
 use isthmus_control_plane_core::quota::Quota;
 use isthmus_control_plane_core::world::{NOT_ADMITTED, Standing, Standings, State};
 use isthmus_proto::ids::ClusterId;
@@ -36,6 +40,8 @@ use crate::hub::Hub;
 use crate::kubernetes::Api;
 use crate::metrics::Metrics;
 use crate::source::{KindState, Report};
+use judge::{Named, Wrong, judge, judge_profile, named};
+use secret::Credential;
 
 /// Between two looks at the home cluster, whatever changes.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -65,7 +71,7 @@ pub struct Membership {
 /// A cluster that has joined. Its task ends when nobody holds this.
 #[derive(Debug)]
 struct Member {
-    credential: watch::Sender<CredentialRef>,
+    credential: watch::Sender<Credential>,
     /// Whether the credential is in use, or why not; `None`: it was not looked at yet.
     verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
     task: JoinHandle<()>,
@@ -77,35 +83,14 @@ impl Drop for Member {
     }
 }
 
-/// Why a MeshCluster does not make a member, or not as it is written.
-type Wrong = (&'static str, String);
-
-/// Who is a member by this object? `None`: the configuration names the cluster, and its credential
-/// there counts.
-fn judge(
-    (name, object): (&str, &MeshCluster),
-    mesh_domain: &str,
-    configured: &BTreeSet<ClusterId>,
-) -> Result<Option<(ClusterId, CredentialRef)>, Wrong> {
-    let cluster: ClusterId = name
-        .parse()
-        .map_err(|error| ("InvalidName", format!("{error}")))?;
-    let domain = TrustDomain::of_cluster(&cluster, mesh_domain)
-        .map_err(|error| ("InvalidName", format!("{error}")))?;
-    if let Some(other) = object.trust_domain.as_ref().filter(|d| **d != domain) {
-        let why = format!("its trust domain is {domain}, and the object says {other}");
-        return Err(("TrustDomainMismatch", why));
-    }
-    if configured.contains(&cluster) {
-        return Ok(None);
-    }
-    match &object.credential {
-        Some(credential) => Ok(Some((cluster, credential.clone()))),
-        None => {
-            let why = "it has no credential, and the configuration does not name it";
-            Err(("NoCredential", why.to_owned()))
-        }
-    }
+/// What became of one object.
+struct Judged {
+    object: (Kind, String),
+    /// That it names. Any text.
+    cluster: String,
+    accepted: Result<&'static str, Wrong>,
+    /// Of the keys that are handed in, where any are.
+    issuer: Option<Result<(), Unusable>>,
 }
 
 impl Membership {
@@ -145,31 +130,19 @@ impl Membership {
 
     async fn look(&mut self) {
         let home = self.home.cluster.clone();
-        let (declared, mesh_domain) = self.hub.read(|world| {
+        let (declared, profiles, mesh_domain) = self.hub.read(|world| {
             let declared = world.mesh_clusters(home.as_str());
-            (declared, world.mesh_domain().to_owned())
+            let profiles = world.cluster_profiles(home.as_str());
+            (declared, profiles, world.mesh_domain().to_owned())
         });
         // Not known is not none.
         let Some(declared) = declared else { return };
-        self.part(&declared);
-        let mut results = Vec::with_capacity(declared.len());
-        for (name, object) in &declared {
-            let judged = judge((name, object), &mesh_domain, &self.configured);
-            let issuer = match (&judged, &object.issuer) {
-                (Ok(_), Some(secret)) => self.handed((name, secret), &mesh_domain).await,
-                (Err(_), _) | (_, None) => None,
-            };
-            let accepted = match judged {
-                Ok(None) => Ok("Configured"),
-                Ok(Some((cluster, credential))) => match &issuer {
-                    // Nothing is made where something will be handed in.
-                    Some((Err(why), false)) => Err((NOT_ADMITTED, why.message.clone())),
-                    Some(_) | None => self.take(cluster, credential).await,
-                },
-                Err(wrong) => Err(wrong),
-            };
-            results.push((name.clone(), accepted, issuer.map(|(verdict, _)| verdict)));
-        }
+        let profiles_known = profiles.is_some();
+        let profiles = profiles.unwrap_or_default();
+        let named = named(&declared, &profiles);
+        self.part(&named, profiles_known);
+        let mut results = self.by_mesh_clusters(&declared, &mesh_domain).await;
+        results.extend(self.by_profiles(&profiles, &named, &mesh_domain).await);
         let known: BTreeMap<String, (State, String)> = self.hub.read(|world| {
             let all = world.clusters();
             all.map(|c| (c.cluster.to_string(), (c.state, c.reason.to_owned())))
@@ -177,17 +150,78 @@ impl Membership {
         });
         let standings: Standings = results
             .into_iter()
-            .map(|(name, accepted, issuer)| {
-                let mut standing = self.standing(&name, accepted, known.get(&name));
-                standing.extend(issuer.map(|verdict| match verdict {
+            .map(|judged| {
+                // Of a cluster that another object names, nothing is to be said at this one.
+                let is_its = named.get(&judged.cluster) == Some(&judged.object);
+                let known = known.get(&judged.cluster).filter(|_| is_its);
+                let mut standing = self.standing(&judged.cluster, judged.accepted, known);
+                standing.extend(judged.issuer.map(|verdict| match verdict {
                     Ok(()) => say("IssuerValid", Some(true), "Valid", ""),
                     Err(why) => say("IssuerValid", Some(false), why.reason, why.message),
                 }));
-                (name, standing)
+                (judged.object, standing)
             })
             .collect();
         self.hub
             .change(|world| world.set_standings(&home, standings));
+    }
+
+    async fn by_mesh_clusters(
+        &mut self,
+        declared: &BTreeMap<String, MeshCluster>,
+        mesh_domain: &str,
+    ) -> Vec<Judged> {
+        let mut results = Vec::with_capacity(declared.len());
+        for (name, object) in declared {
+            let judged = judge((name, object), mesh_domain, &self.configured);
+            let issuer = match (&judged, &object.issuer) {
+                (Ok(_), Some(secret)) => self.handed((name, secret), mesh_domain).await,
+                (Err(_), _) | (_, None) => None,
+            };
+            let accepted = match judged {
+                Ok(None) => Ok("Configured"),
+                Ok(Some((cluster, credential))) => match &issuer {
+                    // Nothing is made where something will be handed in.
+                    Some((Err(why), false)) => Err((NOT_ADMITTED, why.message.clone())),
+                    Some(_) | None => self.take(cluster, Credential::Named(credential)).await,
+                },
+                Err(wrong) => Err(wrong),
+            };
+            results.push(Judged {
+                object: (Kind::MeshCluster, name.clone()),
+                cluster: name.clone(),
+                accepted,
+                issuer: issuer.map(|(verdict, _)| verdict),
+            });
+        }
+        results
+    }
+
+    async fn by_profiles(
+        &mut self,
+        profiles: &BTreeMap<String, ClusterProfile>,
+        named: &Named,
+        mesh_domain: &str,
+    ) -> Vec<Judged> {
+        let mut results = Vec::with_capacity(profiles.len());
+        for (name, profile) in profiles {
+            let of = (name.as_str(), profile);
+            let accepted = match judge_profile(of, mesh_domain, &self.configured, named) {
+                Ok(None) => Ok("Configured"),
+                Ok(Some(cluster)) => {
+                    let credential = Credential::OfProfile(name.clone());
+                    self.take(cluster, credential).await
+                }
+                Err(wrong) => Err(wrong),
+            };
+            results.push(Judged {
+                object: (Kind::ClusterProfile, name.clone()),
+                cluster: profile.cluster.clone(),
+                accepted,
+                issuer: None,
+            });
+        }
+        results
     }
 
     /// Looks at the keys that are handed in for a cluster: whether they are good, and whether what signs
@@ -211,10 +245,15 @@ impl Membership {
     }
 
     /// Lets those go that are not named any more.
-    fn part(&mut self, declared: &BTreeMap<String, MeshCluster>) {
+    fn part(&mut self, named: &Named, profiles_known: bool) {
+        let of_profile = |cluster: &ClusterId| {
+            let member = self.members.get(cluster);
+            member.is_some_and(|m| matches!(*m.credential.borrow(), Credential::OfProfile(_)))
+        };
         let known = self.members.keys().chain(self.refused.keys());
         let gone: Vec<ClusterId> = known
-            .filter(|cluster| !declared.contains_key(cluster.as_str()))
+            .filter(|cluster| !named.contains_key(cluster.as_str()))
+            .filter(|cluster| profiles_known || !of_profile(cluster))
             .cloned()
             .collect();
         for cluster in gone {
@@ -231,7 +270,7 @@ impl Membership {
     async fn take(
         &mut self,
         cluster: ClusterId,
-        credential: CredentialRef,
+        credential: Credential,
     ) -> Result<&'static str, Wrong> {
         if let Some(member) = self.members.get(&cluster) {
             member.credential.send_if_modified(|old| {
@@ -356,7 +395,7 @@ struct Keeper {
     home: Home,
     renews: bool,
     fleet: Arc<Fleet>,
-    wanted: watch::Receiver<CredentialRef>,
+    wanted: watch::Receiver<Credential>,
     verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
     connector: Connector,
     /// Not looked at before.
@@ -370,7 +409,7 @@ impl Keeper {
             let wanted = self.wanted.borrow_and_update().clone();
             let home = apis.borrow().get(&self.home.cluster).cloned();
             let text = match &home {
-                Some(api) => secret::read(api, self.namespace(api), &wanted).await,
+                Some(api) => secret::of(api, self.namespace(api), &wanted).await,
                 None => Err(Unusable::new(
                     "HomeNotSeen",
                     "the home cluster, which has the credential, was not reached yet",
@@ -379,7 +418,10 @@ impl Keeper {
             let offer = text.and_then(|text| of_kubeconfig(&text, None, &self.home.allow));
             let verdict = self.connector.offer(offer).await;
             *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
-            self.renew(home.as_ref(), &wanted).await;
+            // A profile's is its cluster manager's to renew.
+            if let Credential::Named(wanted) = &wanted {
+                self.renew(home.as_ref(), wanted).await;
+            }
             // Cancel-safe: a change that is not seen here is seen above.
             if let Ok(Err(_)) = timeout(LOOK_EVERY, self.wanted.changed()).await {
                 return;

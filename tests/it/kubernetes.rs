@@ -183,7 +183,7 @@ fn account(except: &str) -> String {
         rule(&["discovery.k8s.io"], &["endpointslices"]),
         rule(
             &["multicluster.x-k8s.io"],
-            &["serviceexports", "serviceimports"],
+            &["serviceexports", "serviceimports", "clusterprofiles"],
         ),
         rule(
             &["gateway.networking.k8s.io"],

@@ -61,7 +61,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     everywhere("discovery.k8s.io", &["endpointslices"], READ),
     everywhere(
         "multicluster.x-k8s.io",
-        &["serviceexports", "serviceimports"],
+        &["serviceexports", "serviceimports", "clusterprofiles"],
         READ,
     ),
     everywhere(
@@ -136,7 +136,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     },
     Permission {
         place: Place::Home,
-        ..everywhere("", &["secrets"], &["get", "create", "update"])
+        ..everywhere("", &["secrets"], &["get", "list", "create", "update"])
     },
     Permission {
         place: Place::Home,

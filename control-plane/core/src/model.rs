@@ -87,6 +87,8 @@ pub enum Kind {
     ClusterProperty,
     /// `isthmus.dev` MeshCluster.
     MeshCluster,
+    /// `multicluster.x-k8s.io` ClusterProfile.
+    ClusterProfile,
     /// `isthmus.dev` AccessPolicy.
     AccessPolicy,
     /// `isthmus.dev` TrafficPolicy.
@@ -99,7 +101,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Pod,
@@ -117,6 +119,7 @@ impl Kind {
         Self::GatewayClass,
         Self::ClusterProperty,
         Self::MeshCluster,
+        Self::ClusterProfile,
         Self::AccessPolicy,
         Self::TrafficPolicy,
         Self::TrustPolicy,
@@ -144,6 +147,7 @@ impl Kind {
             Self::GatewayClass => "GatewayClass",
             Self::ClusterProperty => "ClusterProperty",
             Self::MeshCluster => "MeshCluster",
+            Self::ClusterProfile => "ClusterProfile",
             Self::AccessPolicy => "AccessPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::TrustPolicy => "TrustPolicy",
@@ -289,6 +293,8 @@ pub enum Spec {
     ClusterProperty(ClusterProperty),
     /// The cluster itself.
     MeshCluster(MeshCluster),
+    /// A cluster, as an inventory lists it.
+    ClusterProfile(ClusterProfile),
     /// Who may call.
     AccessPolicy(AccessPolicy),
     /// How calls are treated.
@@ -318,6 +324,7 @@ impl Spec {
             Self::GatewayClass(_) => Kind::GatewayClass,
             Self::ClusterProperty(_) => Kind::ClusterProperty,
             Self::MeshCluster(_) => Kind::MeshCluster,
+            Self::ClusterProfile(_) => Kind::ClusterProfile,
             Self::AccessPolicy(_) => Kind::AccessPolicy,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::TrustPolicy(_) => Kind::TrustPolicy,
@@ -430,6 +437,18 @@ impl MeshCluster {
         let tiers = self.priority.min(PRIORITY_MAX).saturating_mul(TIER_MS);
         tiers.saturating_add(self.price.min(PRICE_MAX) / PRICE_OF_A_MS)
     }
+}
+
+/// A cluster, as an inventory lists it (KEP-4322). Its credential is in a Secret that names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterProfile {
+    /// The cluster's name in the mesh: its property `cluster.clusterset.k8s.io` (KEP-2149), else the
+    /// object's name. Any text: whoever takes it in judges it.
+    pub cluster: String,
+    /// Does its manager say that it does not belong to the inventory (`Joined: False`)?
+    pub has_left: bool,
+    /// What it says that a MeshCluster would.
+    pub mesh: MeshCluster,
 }
 
 /// A gateway that a cluster is reached by.

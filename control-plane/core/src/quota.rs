@@ -223,6 +223,7 @@ fn said(spec: &Spec) -> (usize, usize) {
         }
         Spec::ClusterProperty(property) => text(&property.value),
         Spec::MeshCluster(_) => 256,
+        Spec::ClusterProfile(profile) => 256 + text(&profile.cluster),
         Spec::AccessPolicy(policy) => {
             let told = conditions(&policy.observed.conditions);
             let wrong = said_wrong(policy.invalid.as_deref());

@@ -425,7 +425,8 @@ impl Planner {
             | Kind::Pod
             | Kind::Deployment
             | Kind::Service
-            | Kind::EndpointSlice => {}
+            | Kind::EndpointSlice
+            | Kind::ClusterProfile => {}
         }
     }
 

@@ -10,18 +10,77 @@ use serde::Deserialize;
 use crate::connect::Unusable;
 use crate::kubernetes::Api;
 
+/// Where a cluster's kubeconfig lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Credential {
+    /// Where a MeshCluster says.
+    Named(CredentialRef),
+    /// In the Secret whose label names this ClusterProfile (KEP-4322).
+    OfProfile(String),
+}
+
+/// The label of a Secret that names a ClusterProfile.
+const PROFILE_LABEL: &str = "x-k8s.io/cluster-profile";
+/// The keys under which cluster managers put a kubeconfig, the KEP's first.
+const PROFILE_KEYS: [&str; 3] = ["Config", "config", "kubeconfig"];
+
 #[derive(Deserialize)]
 struct Secret {
     #[serde(default)]
     data: BTreeMap<String, String>,
 }
 
-/// The kubeconfig in a Secret. What is said about a Secret never holds a part of it.
-pub(super) async fn read(
+#[derive(Deserialize)]
+struct Secrets {
+    #[serde(default)]
+    items: Vec<Secret>,
+}
+
+/// The kubeconfig of a cluster.
+pub(super) async fn of(
     api: &Api,
     namespace: &str,
-    credential: &CredentialRef,
+    credential: &Credential,
 ) -> Result<String, Unusable> {
+    match credential {
+        Credential::Named(named) => read(api, namespace, named).await,
+        Credential::OfProfile(profile) => labelled(api, namespace, profile).await,
+    }
+}
+
+async fn labelled(api: &Api, namespace: &str, profile: &str) -> Result<String, Unusable> {
+    // The profile's name is one of DNS: objects with others are not taken in.
+    let selector = format!("{PROFILE_LABEL}={profile}");
+    let path = format!("/api/v1/namespaces/{namespace}/secrets");
+    let at = format!("Secret {namespace}/ with the label {selector}");
+    let query = [("labelSelector", selector.as_str()), ("limit", "2")];
+    let answer = api.list(&path, &query).await.map_err(|error| {
+        if error.is_forbidden() {
+            Unusable::new("SecretForbidden", format!("{at} may not be looked for"))
+        } else {
+            Unusable::new("SecretNotRead", format!("{at}: {error}"))
+        }
+    })?;
+    only(&answer).map_err(|(reason, why)| Unusable::new(reason, format!("{at}: {why}")))
+}
+
+/// The kubeconfig in the only Secret of a list.
+fn only(answer: &[u8]) -> Result<String, (&'static str, &'static str)> {
+    let invalid = |why| ("SecretInvalid", why);
+    let found: Secrets =
+        serde_json::from_slice(answer).map_err(|_| invalid("not a list of Secrets"))?;
+    let secret = match found.items.as_slice() {
+        [one] => one,
+        [] => return Err(("SecretNotFound", "there is none")),
+        [..] => return Err(("SecretAmbiguous", "there are several")),
+    };
+    let mut keys = PROFILE_KEYS.iter();
+    let value = keys.find_map(|key| secret.data.get(*key));
+    decoded(value.ok_or_else(|| invalid("no key Config"))?).map_err(invalid)
+}
+
+/// The kubeconfig in a Secret. What is said about a Secret never holds a part of it.
+async fn read(api: &Api, namespace: &str, credential: &CredentialRef) -> Result<String, Unusable> {
     let (name, key) = (&credential.secret, &credential.key);
     // Both are names of DNS: the decoder of MeshClusters takes no others.
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
@@ -43,7 +102,10 @@ pub(super) async fn read(
 
 fn text(answer: &[u8], key: &str) -> Result<String, &'static str> {
     let secret: Secret = serde_json::from_slice(answer).map_err(|_| "not a Secret")?;
-    let value = secret.data.get(key).ok_or("there is no such key")?;
+    decoded(secret.data.get(key).ok_or("there is no such key")?)
+}
+
+fn decoded(value: &str) -> Result<String, &'static str> {
     let bytes = STANDARD.decode(value).map_err(|_| "not base64")?;
     String::from_utf8(bytes).map_err(|_| "not text")
 }
@@ -51,6 +113,18 @@ fn text(answer: &[u8], key: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_has_exactly_one_secret() {
+        let good = STANDARD.encode("hello");
+        let list = |items: &str| only(format!(r#"{{"items":[{items}]}}"#).as_bytes());
+        let one = format!(r#"{{"data":{{"Config":"{good}"}}}}"#);
+        assert_eq!(list(&one).unwrap(), "hello");
+        let reason = |items: &str| list(items).unwrap_err().0;
+        assert_eq!(reason(""), "SecretNotFound");
+        assert_eq!(reason(&format!("{one},{one}")), "SecretAmbiguous");
+        assert_eq!(reason(r#"{"data":{"token":"aGVsbG8="}}"#), "SecretInvalid");
+    }
 
     #[test]
     fn a_secret_that_says_nothing_is_refused_without_its_content() {

@@ -72,3 +72,34 @@ fn a_credential_that_the_server_refuses_is_not_valid() {
     assert_eq!((said.holds, said.reason), (Some(false), "SecretNotFound"));
     assert_eq!(credential(None, None).holds, None);
 }
+
+#[test]
+fn a_profile_names_a_cluster_that_nobody_else_does() {
+    let profile = |cluster: &str, has_left: bool| ClusterProfile {
+        cluster: cluster.to_owned(),
+        has_left,
+        mesh: object(None, None),
+    };
+    let configured = BTreeSet::from(["east".parse().unwrap()]);
+    let declared = BTreeMap::from([("west".to_owned(), object(None, Some("w")))]);
+    let profiles = BTreeMap::from([
+        ("a-left".to_owned(), profile("north", true)),
+        ("b".to_owned(), profile("north", false)),
+        ("c".to_owned(), profile("north", false)),
+        ("d".to_owned(), profile("west", false)),
+        ("e".to_owned(), profile("east", false)),
+        ("f".to_owned(), profile("A B", false)),
+    ]);
+    let named = named(&declared, &profiles);
+    let judged = |name: &str| {
+        let of = (name, &profiles[name]);
+        let found = judge_profile(of, "mesh.internal", &configured, &named);
+        found.map_err(|(reason, _)| reason)
+    };
+    assert_eq!(judged("a-left"), Err("NotJoined"));
+    assert_eq!(judged("b"), Ok(Some("north".parse().unwrap())));
+    assert_eq!(judged("c"), Err("NamedTwice"));
+    assert_eq!(judged("d"), Err("NamedByMeshCluster"));
+    assert_eq!(judged("e"), Ok(None));
+    assert_eq!(judged("f"), Err("InvalidName"));
+}

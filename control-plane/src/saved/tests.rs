@@ -98,6 +98,8 @@ spec: {{gatewayClassName: isthmus-east-west, listeners: [{{name: mesh, port: 154
 ---
 {{apiVersion: about.k8s.io/v1alpha1, kind: ClusterProperty, metadata: {{name: cluster.clusterset.k8s.io}}, spec: {{value: c{n}}}}}
 ---
+{{apiVersion: multicluster.x-k8s.io/v1alpha1, kind: ClusterProfile, metadata: {{name: p, namespace: isthmus-system}}, status: {{properties: [{{name: isthmus.dev/network, value: n{n}}}, {{name: topology.kubernetes.io/zone, value: z}}]}}}}
+---
 {{apiVersion: isthmus.dev/v1alpha1, kind: TrustPolicy, metadata: {{name: cut}}, spec: {{distrustedClusters: [c{n}]}}}}
 ---
 apiVersion: isthmus.dev/v1alpha1

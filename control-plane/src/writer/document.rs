@@ -43,6 +43,7 @@ fn resource(kind: Kind) -> Option<(&'static str, &'static str, &'static [&'stati
         | Kind::Pod
         | Kind::Deployment
         | Kind::ClusterProperty
+        | Kind::ClusterProfile
         | Kind::ReferenceGrant => return None,
     })
 }

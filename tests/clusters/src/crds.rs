@@ -53,6 +53,13 @@ const KINDS: &[Kind] = &[
         &["v1beta1", "v1"],
     ),
     (
+        "multicluster.x-k8s.io",
+        "ClusterProfile",
+        "clusterprofiles",
+        true,
+        &["v1alpha1"],
+    ),
+    (
         ABOUT,
         "ClusterProperty",
         "clusterproperties",

@@ -155,3 +155,50 @@ async fn a_credential_takes_anothers_place_without_a_gap_if_it_is_good() {
     two.west.apply(&pod("cart-3")).await;
     two.until("the old watch goes on", true, has_pods(3)).await;
 }
+
+const PROFILE: &str = "apiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ClusterProfile\n\
+    metadata: { name: fleet-7, namespace: isthmus-system, labels: { isthmus.dev/network: west-net } }\n\
+    spec: { clusterManager: { name: fleet } }\n\
+    status: { properties: [ { name: cluster.clusterset.k8s.io, value: west } ] }\n";
+
+#[tokio::test]
+async fn a_cluster_of_an_inventory_joins_and_leaves_with_its_profile() {
+    let Some(two) = Box::pin(Two::start()).await else {
+        return;
+    };
+    let said = async |reason: &str| {
+        until_within(NOTICED, reason, async || {
+            let world = two.east.control.json("/world").await;
+            let conditions = world["conditions"].as_array().cloned().unwrap_or_default();
+            let ours = |c: &&Value| c["object"] == "east: ClusterProfile isthmus-system/fleet-7";
+            let found = conditions.iter().filter(ours);
+            check(
+                found.into_iter().any(|c| c["reason"] == reason),
+                json!(conditions),
+            )
+        })
+        .await;
+    };
+    let system = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "isthmus-system" } });
+    two.east.server.apply(&system.to_string()).await;
+    two.east.server.apply(PROFILE).await;
+    said("SecretNotFound").await;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": { "name": "any", "namespace": "shop", "labels": { "x-k8s.io/cluster-profile": "fleet-7" } },
+        "stringData": { "Config": two.admin() },
+    });
+    two.east.server.apply(&secret.to_string()).await;
+    two.until("west has joined", false, has_pods(1)).await;
+    said("Valid").await;
+    // A MeshCluster of the same name counts.
+    two.east.server.apply(WEST).await;
+    said("NamedByMeshCluster").await;
+    two.hand_in(&two.admin()).await;
+    two.until_condition("CredentialValid", "Valid").await;
+    two.east.server.delete(WEST).await;
+    said("Valid").await;
+    two.until("west has stayed", false, has_pods(1)).await;
+    two.east.server.delete(PROFILE).await;
+    two.until("west has left", false, Value::is_null).await;
+}

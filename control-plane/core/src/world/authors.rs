@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use isthmus_proto::ids::ClusterId;
 
-use crate::model::{Change, Kind, MeshCluster, ObjectRef};
+use crate::model::{Change, ClusterProfile, Kind, MeshCluster, ObjectRef, SYSTEM_NAMESPACE};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::dirty::Dirty;
@@ -17,7 +17,10 @@ pub(super) fn concerns(change: &Change) -> bool {
         Change::InitDone { .. } | Change::Listed { .. } => return true,
         Change::Init { .. } | Change::Lost { .. } | Change::Confirmed { .. } => return false,
     };
-    matches!(kind, Kind::MeshCluster | Kind::TrustPolicy)
+    matches!(
+        kind,
+        Kind::MeshCluster | Kind::ClusterProfile | Kind::TrustPolicy
+    )
 }
 
 impl World {
@@ -82,11 +85,19 @@ impl World {
     /// cluster could move any other to its own network.
     fn declaration(&self, of: &Cluster) -> Option<&MeshCluster> {
         self.mesh_authors.as_ref()?;
-        let entry = self
-            .authors()
-            .filter(|author| author.id != of.id)
-            .find_map(|author| author.mesh.get("", of.id.as_str()))?;
-        Some(&entry.value)
+        let id = of.id.as_str();
+        let others = || self.authors().filter(|author| author.id != of.id);
+        if let Some(entry) = others().find_map(|author| author.mesh.get("", id)) {
+            return Some(&entry.value);
+        }
+        // An inventory knows little of a mesh: any MeshCluster of this name comes before it.
+        if of.mesh.get("", id).is_some() {
+            return None;
+        }
+        let names = |profile: &ClusterProfile| profile.cluster == id && !profile.has_left;
+        let mut profiles = others().flat_map(|author| author.profiles.within(SYSTEM_NAMESPACE));
+        let (_, found) = profiles.find(|(_, entry)| names(&entry.value))?;
+        Some(&found.value.mesh)
     }
 }
 
@@ -96,7 +107,10 @@ mod tests {
 
     use isthmus_proto::resource::TrustBundle;
 
-    use crate::model::{Change, GatewayAddress, GatewayChoice, Object, Spec, TrustPolicy};
+    use crate::model::{
+        Change, ClusterProfile, GatewayAddress, GatewayChoice, Object, SYSTEM_NAMESPACE, Spec,
+        TrustPolicy,
+    };
     use crate::sample::{at, id, list, mesh, object, world};
     use crate::world::World;
 
@@ -225,5 +239,43 @@ mod tests {
         assert_eq!(names, ["west//addresses"]);
         world.apply(Change::Delete(said.reference()), at(5));
         assert_eq!(network(&world), "hostile");
+    }
+
+    #[test]
+    fn an_inventory_counts_at_home_and_after_every_mesh_cluster_of_the_name() {
+        let mut world = world(&["east", "north", "west"]);
+        world.set_mesh_authors(Some(BTreeSet::from([id("east")])));
+        let network = |world: &World| world.clusters["west"].network().unwrap().to_string();
+        let said_by = |by: &str, network: &str| {
+            let mut said = mesh("west", network);
+            said.cluster = id(by);
+            said
+        };
+        let profile = |by: &str, network: &str, has_left| {
+            let Spec::MeshCluster(mesh) = mesh("west", network).spec else {
+                panic!("a MeshCluster")
+            };
+            let cluster = "west".to_owned();
+            let spec = Spec::ClusterProfile(ClusterProfile {
+                cluster,
+                has_left,
+                mesh,
+            });
+            object(by, SYSTEM_NAMESPACE, "p", spec)
+        };
+        list(&mut world, "north", &[profile("north", "foreign", false)]);
+        list(&mut world, "west", &[profile("west", "own", false)]);
+        list(&mut world, "east", &[]);
+        assert_eq!(network(&world), "west", "only what is said at home counts");
+        let said = profile("east", "flat", false);
+        assert!(world.apply(Change::Apply(said.clone()), at(3)).all);
+        assert_eq!(network(&world), "flat");
+        world.apply(Change::Apply(profile("east", "flat", true)), at(4));
+        assert_eq!(network(&world), "west", "it has left the inventory");
+        world.apply(Change::Apply(said), at(5));
+        world.apply(Change::Apply(said_by("west", "own")), at(6));
+        assert_eq!(network(&world), "own");
+        world.apply(Change::Apply(said_by("east", "home")), at(7));
+        assert_eq!(network(&world), "home");
     }
 }

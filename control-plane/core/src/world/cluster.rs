@@ -9,9 +9,9 @@ use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
-    AccessPolicy, ClusterProperty, ConfigMap, EndpointSlice, Gateway, GatewayClass, Kind, Labels,
-    MeshCluster, Object, ObjectRef, Pod, Reach, ReferenceGrant, Route, Service, ServiceExport,
-    ServiceImport, Spec, TrafficPolicy, TrustPolicy,
+    AccessPolicy, ClusterProfile, ClusterProperty, ConfigMap, EndpointSlice, Gateway, GatewayClass,
+    Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach, ReferenceGrant, Route, Service,
+    ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
 use crate::world::table::{Age, Entry, Stamp, Table};
@@ -65,6 +65,7 @@ pub(crate) struct Cluster {
     pub(crate) classes: Table<GatewayClass>,
     pub(crate) properties: Table<ClusterProperty>,
     pub(crate) mesh: Table<MeshCluster>,
+    pub(crate) profiles: Table<ClusterProfile>,
     pub(crate) policies: Table<AccessPolicy>,
     pub(crate) traffic: Table<TrafficPolicy>,
     pub(crate) trust: Table<TrustPolicy>,
@@ -130,6 +131,10 @@ macro_rules! on_table {
             }
             Kind::MeshCluster => {
                 let $table = &mut $self.mesh;
+                $body
+            }
+            Kind::ClusterProfile => {
+                let $table = &mut $self.profiles;
                 $body
             }
             Kind::AccessPolicy => {
@@ -205,6 +210,10 @@ macro_rules! on_spec {
                 let $table = &mut $self.mesh;
                 $body
             }
+            Spec::ClusterProfile($value) => {
+                let $table = &mut $self.profiles;
+                $body
+            }
             Spec::AccessPolicy($value) => {
                 let $table = &mut $self.policies;
                 $body
@@ -262,6 +271,7 @@ impl Cluster {
             classes: Table::default(),
             properties: Table::default(),
             mesh: Table::default(),
+            profiles: Table::default(),
             policies: Table::default(),
             traffic: Table::default(),
             trust: Table::default(),
@@ -310,6 +320,7 @@ impl Cluster {
             | Kind::TlsRoute
             | Kind::ReferenceGrant
             | Kind::Gateway
+            | Kind::ClusterProfile
             | Kind::TrafficPolicy
             | Kind::ConfigMap => false,
         };
@@ -460,6 +471,7 @@ impl Cluster {
             Kind::GatewayClass => self.classes.get(namespace, name).is_some(),
             Kind::ClusterProperty => self.properties.get(namespace, name).is_some(),
             Kind::MeshCluster => self.mesh.get(namespace, name).is_some(),
+            Kind::ClusterProfile => self.profiles.get(namespace, name).is_some(),
             Kind::AccessPolicy => self.policies.get(namespace, name).is_some(),
             Kind::TrafficPolicy => self.traffic.get(namespace, name).is_some(),
             Kind::TrustPolicy => self.trust.get(namespace, name).is_some(),

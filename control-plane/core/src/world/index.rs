@@ -31,6 +31,7 @@ impl Cluster {
             | Kind::GatewayClass
             | Kind::ClusterProperty
             | Kind::MeshCluster
+            | Kind::ClusterProfile
             | Kind::AccessPolicy
             | Kind::TrafficPolicy
             | Kind::TrustPolicy

@@ -133,6 +133,7 @@ fn objects(
         Kind::GatewayClass => from!(cluster.classes, Spec::GatewayClass),
         Kind::ClusterProperty => from!(cluster.properties, Spec::ClusterProperty),
         Kind::MeshCluster => from!(cluster.mesh, Spec::MeshCluster),
+        Kind::ClusterProfile => from!(cluster.profiles, Spec::ClusterProfile),
         Kind::AccessPolicy => from!(cluster.policies, Spec::AccessPolicy),
         Kind::TrafficPolicy => from!(cluster.traffic, Spec::TrafficPolicy),
         Kind::TrustPolicy => from!(cluster.trust, Spec::TrustPolicy),

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use isthmus_proto::ids::ClusterId;
 
-use crate::model::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, Kind, MeshCluster, ObjectRef};
+use crate::model::{
+    CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProfile, Kind, MeshCluster, ObjectRef,
+    SYSTEM_NAMESPACE,
+};
 use crate::world::cluster::Cluster;
 use crate::world::{Condition, Dirty, World};
 
-/// One condition of a MeshCluster.
+/// One condition of a MeshCluster or a ClusterProfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// `Accepted`, `Connected`, `Synced` or `CredentialValid`.
@@ -24,8 +27,8 @@ pub struct Standing {
 /// Why a cluster that is named is not there: its keys can't be had, or not yet.
 pub const NOT_ADMITTED: &str = "NotAdmitted";
 
-/// The conditions of each MeshCluster of the home cluster, by name.
-pub type Standings = BTreeMap<String, Vec<Standing>>;
+/// The conditions of each MeshCluster and ClusterProfile of the home cluster, by kind and name.
+pub type Standings = BTreeMap<(Kind, String), Vec<Standing>>;
 
 impl World {
     /// The MeshClusters of a cluster, by name; `None`: it was never listed.
@@ -37,6 +40,17 @@ impl World {
             all.map(|(_, name, entry)| (name.to_owned(), entry.value.clone()))
                 .collect(),
         )
+    }
+
+    /// The ClusterProfiles of a cluster's system namespace, by name; `None`: the kind was never listed.
+    #[must_use]
+    pub fn cluster_profiles(&self, home: &str) -> Option<BTreeMap<String, ClusterProfile>> {
+        let home = self.listed(home)?;
+        let all = home.profiles.within(SYSTEM_NAMESPACE);
+        home.knows(Kind::ClusterProfile).then(|| {
+            all.map(|(name, entry)| (name.to_owned(), entry.value.clone()))
+                .collect()
+        })
     }
 
     /// What became of the MeshClusters of the home cluster: for their statuses.
@@ -68,15 +82,22 @@ impl World {
     /// there, a cluster that is not there may belong to the mesh all the same. A control plane that
     /// has just started must take nothing of it from anybody.
     pub(super) fn gather(&mut self) {
-        let awaited = |(name, all): (&String, &Vec<Standing>)| {
-            let missing = !self.clusters.contains_key(name.as_str());
-            missing && all.iter().any(|standing| standing.reason == NOT_ADMITTED)
+        let awaited = |home: &ClusterId, (kind, name): &(Kind, String)| {
+            let profile = (*kind == Kind::ClusterProfile).then(|| self.profile(home, name));
+            let cluster = profile.map_or(Some(name.as_str()), |p| Some(p?.cluster.as_str()));
+            cluster.is_some_and(|cluster| !self.clusters.contains_key(cluster))
         };
+        let refused = |all: &[Standing]| all.iter().any(|said| said.reason == NOT_ADMITTED);
         self.gathering = self.mesh_authors.is_some()
-            && self
-                .standings
-                .as_ref()
-                .is_none_or(|(_, all)| all.iter().any(awaited));
+            && self.standings.as_ref().is_none_or(|(home, all)| {
+                let mut all = all.iter();
+                all.any(|(object, said)| refused(said) && awaited(home, object))
+            });
+    }
+
+    fn profile(&self, home: &ClusterId, name: &str) -> Option<&ClusterProfile> {
+        let home = self.clusters.get(home)?;
+        Some(&home.profiles.get(SYSTEM_NAMESPACE, name)?.value)
     }
 
     /// Where the name of a cluster, or of its set, is another than the one that it states of itself
@@ -108,7 +129,9 @@ impl World {
         let Some((home, standings)) = &self.standings else {
             return;
         };
-        for (name, all) in standings {
+        for ((kind, name), all) in standings {
+            let is_profile = *kind == Kind::ClusterProfile;
+            let system = is_profile.then(|| SYSTEM_NAMESPACE.parse().ok());
             for standing in all {
                 let Some(holds) = standing.holds else {
                     continue;
@@ -116,8 +139,8 @@ impl World {
                 found.push(Condition {
                     object: ObjectRef {
                         cluster: home.clone(),
-                        kind: Kind::MeshCluster,
-                        namespace: None,
+                        kind: *kind,
+                        namespace: system.clone().flatten(),
                         name: name.clone(),
                     },
                     kind: standing.kind.to_owned(),
@@ -127,5 +150,79 @@ impl World {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::{Change, Spec};
+    use crate::sample::{at, id, list, mesh, object, world};
+
+    fn profile() -> crate::model::Object {
+        let Spec::MeshCluster(mesh) = mesh("west", "flat").spec else {
+            panic!("a MeshCluster")
+        };
+        let profile = ClusterProfile {
+            cluster: "west".to_owned(),
+            has_left: false,
+            mesh,
+        };
+        object(
+            "east",
+            SYSTEM_NAMESPACE,
+            "fleet-7",
+            Spec::ClusterProfile(profile),
+        )
+    }
+
+    #[test]
+    fn a_cluster_of_an_inventory_that_is_not_admitted_yet_may_belong_to_the_mesh() {
+        let mut world = world(&["east"]);
+        world.set_mesh_authors(Some(BTreeSet::from([id("east")])));
+        list(&mut world, "east", &[profile()]);
+        let standings = |reason| {
+            let refused = Standing {
+                kind: "Accepted",
+                holds: Some(false),
+                reason,
+                message: String::new(),
+            };
+            let of = (Kind::ClusterProfile, "fleet-7".to_owned());
+            Standings::from([(of, vec![refused])])
+        };
+        world.set_standings(&id("east"), standings(NOT_ADMITTED));
+        assert!(world.is_gathering());
+        let told = world.conditions();
+        let told = told.iter().find(|said| said.reason == NOT_ADMITTED);
+        let at_object = told.unwrap().object.to_string();
+        assert_eq!(at_object, "east: ClusterProfile isthmus-system/fleet-7");
+        world.add_cluster(&id("west")).unwrap();
+        assert!(!world.is_gathering());
+        world.remove_cluster(&id("west"));
+        world.set_standings(&id("east"), standings("NotJoined"));
+        assert!(!world.is_gathering());
+    }
+
+    #[test]
+    fn profiles_that_were_never_seen_are_not_none() {
+        let mut world = world(&["east"]);
+        assert_eq!(world.cluster_profiles("east"), None);
+        let cluster = id("east");
+        world.apply(
+            Change::Init {
+                cluster: cluster.clone(),
+            },
+            at(1),
+        );
+        let kept = BTreeSet::from([Kind::ClusterProfile]);
+        world.apply(Change::InitDone { cluster, kept }, at(1));
+        assert_eq!(world.cluster_profiles("east"), None);
+        assert!(world.mesh_clusters("east").is_some());
+        list(&mut world, "east", &[profile()]);
+        let known = world.cluster_profiles("east").unwrap();
+        assert_eq!(known["fleet-7"].cluster, "west");
     }
 }

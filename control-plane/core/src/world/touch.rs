@@ -34,8 +34,8 @@ pub(crate) fn touch(cluster: &Cluster, at: &ObjectRef) -> Dirty {
         Kind::MeshCluster => dirty.all = true,
         Kind::AccessPolicy => policy(cluster, namespace, name, &mut dirty),
         Kind::TrafficPolicy => traffic(cluster, namespace, name, &mut dirty),
-        // Who is cut off follows from all of them: `World::settle`.
-        Kind::TrustPolicy => {}
+        // Who is cut off, and what is said of other clusters, follows from all of them: `World::settle`.
+        Kind::TrustPolicy | Kind::ClusterProfile => {}
         // Only what is said of the cluster.
         Kind::ClusterProperty => {}
         Kind::Namespace | Kind::ServiceAccount | Kind::Deployment | Kind::ConfigMap => {}
@@ -69,7 +69,8 @@ fn is_written(kind: Kind) -> bool {
         | Kind::Deployment
         | Kind::Service
         | Kind::EndpointSlice
-        | Kind::MeshCluster => false,
+        | Kind::MeshCluster
+        | Kind::ClusterProfile => false,
     }
 }
 

@@ -118,7 +118,8 @@ fn members(
         return;
     };
     for (_, name, entry) in cluster.mesh.iter() {
-        let Some(standings) = standings.get(name) else {
+        let of_object = (Kind::MeshCluster, name.to_owned());
+        let Some(standings) = standings.get(&of_object) else {
             continue;
         };
         let observed = &entry.value.observed;

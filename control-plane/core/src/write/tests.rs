@@ -861,7 +861,10 @@ fn the_home_cluster_is_told_what_became_of_the_clusters_that_it_names() {
         message: String::new(),
     };
     let say = |run: &mut Run, holds| {
-        let standings = Standings::from([("east".to_owned(), vec![standing(holds)])]);
+        let standings = Standings::from([(
+            (Kind::MeshCluster, "east".to_owned()),
+            vec![standing(holds)],
+        )]);
         let dirty = run.world.set_standings(&id("east"), standings);
         run.planner.note(&run.world, &dirty);
         run.settle();
@@ -969,7 +972,7 @@ fn a_cluster_that_states_another_name_or_set_is_told_at_its_mesh_cluster() {
         cluster.name = name.into();
         run.put(cluster);
     }
-    let named = ["east", "west"].map(|name| (name.to_owned(), Vec::new()));
+    let named = ["east", "west"].map(|name| ((Kind::MeshCluster, name.to_owned()), Vec::new()));
     let dirty = run
         .world
         .set_standings(&id("east"), named.into_iter().collect());

@@ -160,6 +160,12 @@ pub(super) const COLLECTIONS: &[Collection] = &[
         "meshclusters",
     ),
     custom(
+        Kind::ClusterProfile,
+        MULTICLUSTER,
+        &["v1alpha1"],
+        "clusterprofiles",
+    ),
+    custom(
         Kind::AccessPolicy,
         "isthmus.dev",
         &["v1alpha1"],

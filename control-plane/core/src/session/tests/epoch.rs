@@ -7,6 +7,7 @@ use isthmus_proto::resource::TrustBundle;
 use prost_types::value::Kind as ValueKind;
 
 use super::*;
+use crate::model::Kind;
 use crate::world::{NOT_ADMITTED, Standing, Standings};
 
 /// Longer than two replicas may differ.
@@ -215,7 +216,8 @@ fn nothing_of_a_cluster_that_may_still_join_is_taken_away() {
             reason,
             message: String::new(),
         };
-        Standings::from([("west".to_owned(), vec![refused])])
+        let object = (Kind::MeshCluster, "west".to_owned());
+        Standings::from([(object, vec![refused])])
     };
     session.dirty(&world.set_standings(&id("east"), standing(NOT_ADMITTED)));
     proxy.settle(&mut session, &world);

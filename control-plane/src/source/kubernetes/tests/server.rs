@@ -77,7 +77,8 @@ impl Server {
             version: 10,
             ..Store::default()
         };
-        let core = ["nodes", "namespaces", "pods", "services"].map(|p| format!("/api/v1/{p}"));
+        let core = ["nodes", "namespaces", "pods", "services", "configmaps"]
+            .map(|p| format!("/api/v1/{p}"));
         store.served.extend(core);
         for path in [
             "discovery.k8s.io/v1/endpointslices",

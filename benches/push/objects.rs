@@ -121,6 +121,7 @@ pub(crate) fn collections(size: Size) -> Vec<(&'static str, usize)> {
     vec![
         ("/api/v1/namespaces", 1),
         ("/api/v1/nodes", 1),
+        ("/api/v1/configmaps", 0),
         ("/api/v1/services", services),
         ("/api/v1/pods", size.pods_of_cluster()),
         ("/apis/discovery.k8s.io/v1/endpointslices", services),

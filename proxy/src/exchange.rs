@@ -160,8 +160,8 @@ pub trait Plan {
     fn backoff(&self) -> Duration {
         Duration::ZERO
     }
-    /// Copies that are to be sent elsewhere when the body has ended.
-    fn copies(&mut self) -> Option<mirror::Copies> {
+    /// Copies that are to be sent elsewhere when the body has ended; few requests have any.
+    fn copies(&mut self) -> Option<Box<mirror::Copies>> {
         None
     }
     /// Changes the answer's head before it is passed on.

@@ -23,12 +23,12 @@ pub(super) struct Kept {
     replayed: usize,
     ended: bool,
     /// Copies that wait for the body's end. Dropped, they are not made.
-    copies: Option<Copies>,
+    copies: Option<Box<Copies>>,
 }
 
 impl Kept {
     /// Nothing yet.
-    pub(super) fn new(copies: Option<Copies>) -> Self {
+    pub(super) fn new(copies: Option<Box<Copies>>) -> Self {
         Self {
             copies,
             ..Self::default()

@@ -37,7 +37,7 @@ pub fn send(
     mirrors: &[&BackendRef],
     request: &Request,
     version: Version,
-) -> Option<Copies> {
+) -> Option<Box<Copies>> {
     if mirrors.is_empty() {
         return None;
     }
@@ -51,7 +51,7 @@ pub fn send(
         return None;
     }
     if request.head.body != BodyLength::Empty {
-        return Some(copies);
+        return Some(Box::new(copies));
     }
     copies.send(&[]);
     None

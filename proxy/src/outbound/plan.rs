@@ -36,7 +36,7 @@ pub(super) struct ToService<'a> {
     retries: u32,
     /// Held while a retry is in flight.
     retry: Option<Ticket>,
-    copies: Option<Copies>,
+    copies: Option<Box<Copies>>,
 }
 
 struct Current {
@@ -71,7 +71,7 @@ impl<'a> ToService<'a> {
     }
 
     /// Copies of the request go elsewhere, too, when its body has ended.
-    pub(super) fn mirrored(self, copies: Option<Copies>) -> Self {
+    pub(super) fn mirrored(self, copies: Option<Box<Copies>>) -> Self {
         Self { copies, ..self }
     }
 
@@ -268,7 +268,7 @@ impl Plan for ToService<'_> {
         })
     }
 
-    fn copies(&mut self) -> Option<Copies> {
+    fn copies(&mut self) -> Option<Box<Copies>> {
         self.copies.take()
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use isthmus_control_plane_core::issue::LIFETIME;
 use isthmus_control_plane_core::model::SYSTEM_NAMESPACE;
-use isthmus_control_plane_core::quota::Quota;
+use isthmus_control_plane_core::quota::{Allotment, Quota};
 use isthmus_control_plane_core::world::CLUSTERS_MAX;
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
@@ -89,6 +89,7 @@ struct RawHome {
     namespace: Option<String>,
     #[serde(default)]
     allow: Vec<String>,
+    quota: Option<RawQuota>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -149,8 +150,7 @@ pub struct Config {
     pub keys: KeysAt,
     /// Where proxies find the control plane; `None`: pods are not told by a ConfigMap.
     pub advertise: Option<Advertise>,
-    /// May it write into the clusters? Default: true. Else it only watches them: no lease, no
-    /// imports, no statuses, no renewed credentials.
+    /// May it write into the clusters? Default: true. Else it only watches them.
     pub write: bool,
 }
 
@@ -183,6 +183,8 @@ pub struct Home {
     pub namespace: Option<Namespace>,
     /// What those kubeconfigs may say.
     pub allow: Allow,
+    /// How much the mesh takes in of each cluster that joins, unless its MeshCluster says otherwise.
+    pub quota: Quota,
 }
 
 impl Home {
@@ -276,10 +278,7 @@ impl Config {
         };
         let clusters = clusters(raw.clusters, &mesh_domain)?;
         let home = home(raw.home, &clusters)?;
-        let write = raw.write.unwrap_or(true);
-        if !write && raw.keys == Some(KeysAt::Secrets) {
-            return Err(value("keys", "secrets are written, and \"write\" is false"));
-        }
+        let write = raw.write != Some(false);
         Ok(Self {
             keys: keys(raw.keys, home.as_ref().filter(|_| write), &clusters)?,
             discovery: address("listen.discovery", &raw.listen.discovery)?,
@@ -352,6 +351,7 @@ fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>
                 cluster: cluster.name.clone(),
                 namespace: None,
                 allow: Allow::default(),
+                quota: Quota::default(),
             }));
     };
     let found = clusters
@@ -372,6 +372,7 @@ fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>
                 .map_err(|error| value("home.namespace", format!("{error}")))?,
             allow: Allow::of_words(raw.allow.iter().map(String::as_str))
                 .map_err(|refused| value("home.allow", refused.why))?,
+            quota: quota("home.quota", raw.quota)?,
         })),
     }
 }
@@ -387,7 +388,7 @@ fn keys(
     match (said, home) {
         (Some(KeysAt::Secrets), None) => Err(value(
             "keys",
-            "secrets are in a home cluster, and there is none",
+            "secrets are in a home cluster that is written to: there is none",
         )),
         (Some(said), _) => Ok(said),
         (None, _) if pod => Ok(KeysAt::Secrets),
@@ -479,16 +480,15 @@ fn kubernetes(key: &str, raw: RawKubernetes) -> Result<Kubernetes, ConfigError> 
 }
 
 fn quota(key: &str, raw: Option<RawQuota>) -> Result<Quota, ConfigError> {
-    let mut quota = Quota::default();
-    let Some(raw) = raw else { return Ok(quota) };
+    let Some(raw) = raw else {
+        return Ok(Quota::default());
+    };
     if raw.endpoints == Some(0) || raw.mebibytes == Some(0) {
         return Err(value(key, "nothing would be taken in"));
     }
-    quota.endpoints = raw.endpoints.unwrap_or(quota.endpoints);
-    if let Some(mebibytes) = raw.mebibytes {
-        quota.bytes = mebibytes.saturating_mul(1024 * 1024);
-    }
-    Ok(quota)
+    let bytes = raw.mebibytes.map(|count| count.saturating_mul(1024 * 1024));
+    let endpoints = raw.endpoints;
+    Ok(Quota::default().with(Allotment { endpoints, bytes }))
 }
 
 fn value(key: &str, why: impl Into<String>) -> ConfigError {
@@ -609,7 +609,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(&str, Change); 23] = [
+        let cases: [(&str, Change); 25] = [
             ("keys: secrets are in a home cluster", |j| {
                 j["keys"] = "secrets".into();
             }),
@@ -619,6 +619,16 @@ mod tests {
             }),
             ("writes.burst: not 1 to 10000", |j| {
                 j["writes"] = serde_json::json!({ "burst": 10_001 });
+            }),
+            ("home.quota: nothing", |j| {
+                j["clusters"][1] =
+                    serde_json::json!({ "name": "west", "kubernetes": { "in_cluster": true } });
+                let none = serde_json::json!({ "mebibytes": 0 });
+                j["home"] = serde_json::json!({ "cluster": "west", "quota": none });
+            }),
+            ("keys: secrets are in a home cluster that", |j| {
+                j["write"] = false.into();
+                j["keys"] = "secrets".into();
             }),
             ("home.cluster: \"north\" is none", |j| {
                 j["home"] = serde_json::json!({ "cluster": "north" });

@@ -20,7 +20,7 @@ use crate::config::ApiServer;
 use crate::fleet::{Fleet, Running};
 use crate::kubernetes::kubeconfig::KUBECONFIG_BYTES_MAX;
 use crate::kubernetes::{Access, Allow, Api, in_cluster, kubeconfig};
-use crate::source::kubernetes::KubernetesSource;
+use crate::source::kubernetes::{KubernetesSource, Versions};
 use crate::source::{KindState, Report};
 
 /// How often it is looked whether there is another credential.
@@ -31,6 +31,8 @@ const TRIAL_MAX: Duration = Duration::from_secs(60);
 const TRIAL_EVERY: Duration = Duration::from_secs(60);
 /// How long an API server may take to say which cluster it is.
 const ASK_MAX: Duration = Duration::from_secs(5);
+/// Why a credential is not used yet: who it leads to could not be asked.
+pub const NOT_REACHED: &str = "NotReached";
 /// An object that every cluster has once, for all its life.
 const FIRST_NAMESPACE: &str = "/api/v1/namespaces/kube-system";
 
@@ -62,6 +64,8 @@ pub struct Connector {
     fleet: Arc<Fleet>,
     cluster: ClusterId,
     quota: Quota,
+    /// Which cluster it has to be, as whoever let it in has written; `None`: nobody has.
+    meant: Option<String>,
     used: Option<Used>,
     /// An offer that was refused, and when: it is not tried again for a while.
     refused: Option<([u8; 32], Unusable, Instant)>,
@@ -71,6 +75,7 @@ pub struct Connector {
 #[derive(Debug)]
 struct Used {
     digest: [u8; 32],
+    quota: Quota,
     api: Api,
     /// Which cluster it leads to; `None`: it was not heard yet.
     uid: Option<String>,
@@ -84,9 +89,21 @@ impl Connector {
             fleet: Arc::clone(fleet),
             cluster: cluster.clone(),
             quota,
+            meant: None,
             used: None,
             refused: None,
         }
+    }
+
+    /// Says which cluster it has to be, by the UID of its namespace `kube-system`.
+    pub fn mean(&mut self, uid: Option<String>) {
+        self.meant = uid;
+    }
+
+    /// Says how much of the cluster is taken in. Another quota is as another credential: the cluster is
+    /// listed anew beside what goes on.
+    pub fn allow(&mut self, quota: Quota) {
+        self.quota = quota;
     }
 
     /// Whose way it is.
@@ -121,24 +138,34 @@ impl Connector {
         if let Some((_, why, _)) = self.refused.as_ref().filter(again) {
             return Err(why.clone());
         }
-        if let Some(used) = self.used.as_mut().filter(|used| used.digest == digest) {
-            if used.uid.is_none() {
-                used.uid = uid(&used.api).await;
+        let quota = self.quota;
+        let same = |used: &&mut Used| used.digest == digest && used.quota == quota;
+        if let Some(used) = self.used.as_mut().filter(same) {
+            if used.uid.is_none()
+                && let Ok(Some(uid)) = uid(&used.api).await
+            {
+                self.fleet.saved().identify(&self.cluster, &uid);
+                used.uid = Some(uid);
             }
             return Ok(());
         }
         let api = Api::new(access).map_err(|error| Unusable::new("Refused", error.to_string()))?;
-        let source = KubernetesSource::new(&self.cluster, &api, self.quota);
+        let (told, seen) = self.identify(&api).await.inspect_err(|why| {
+            // Who was not reached is asked again soon.
+            if why.reason != NOT_REACHED {
+                self.refused = Some((digest, why.clone(), Instant::now()));
+            }
+        })?;
+        let source = KubernetesSource::new(&self.cluster, &api, self.quota).resuming(seen);
         let running = Running::start(source, Some(api.clone()));
         let cluster = &self.cluster;
-        let told = match &self.used {
+        match &self.used {
             None => {
                 self.fleet.learn(cluster, running, Vec::new());
-                None
             }
-            Some(used) => {
+            Some(_) => {
                 let old = self.fleet.report(cluster).unwrap_or_default();
-                match trial(running, (used, &old), &api).await {
+                match trial(running, &old).await {
                     Ok((running, told)) => {
                         let changes = told.len();
                         self.fleet.learn(cluster, running, told);
@@ -151,16 +178,42 @@ impl Connector {
                         return Err(why);
                     }
                 }
-                used.uid.clone()
             }
-        };
+        }
+        if let Some(uid) = &told {
+            self.fleet.saved().identify(cluster, uid);
+        }
         self.refused = None;
         self.used = Some(Used {
             digest,
+            quota: self.quota,
             api,
             uid: told,
         });
         Ok(())
+    }
+}
+
+impl Connector {
+    /// Is it the cluster that is meant? Returns its UID, if it tells it, and up to where it was seen.
+    async fn identify(&self, api: &Api) -> Result<(Option<String>, Versions), Unusable> {
+        let mark = self.fleet.saved().mark(&self.cluster);
+        let used = self.used.as_ref().and_then(|used| used.uid.clone());
+        let before = used.or_else(|| self.meant.clone()).or(mark.uid);
+        match (uid(api).await, before) {
+            (Ok(Some(now)), Some(before)) if now != before => {
+                let file = format!("worlds/{}.world", self.cluster);
+                let why = format!(
+                    "the credential leads to another cluster: the UID of kube-system is {now}, not \
+                     {before}. If that is meant, let the cluster leave and join, or remove {file}"
+                );
+                Err(Unusable::new("AnotherCluster", why))
+            }
+            (Ok(now), before) => Ok((now.or(before), mark.versions)),
+            // Nobody is believed before it is known who it is.
+            (Err(why), Some(_)) => Err(Unusable::new(NOT_REACHED, why)),
+            (Err(_), None) => Ok((None, mark.versions)),
+        }
     }
 }
 
@@ -170,8 +223,7 @@ type Started = (Running, mpsc::Receiver<Change>);
 /// source's quota lets through.
 async fn trial(
     (running, mut changes): Started,
-    (used, old): (&Used, &Report),
-    api: &Api,
+    old: &Report,
 ) -> Result<(Started, Vec<Change>), Unusable> {
     let (mut told, mut last) = (Vec::new(), "no answer".to_owned());
     let listing = async {
@@ -184,6 +236,7 @@ async fn trial(
                 }
                 Change::Init { .. }
                 | Change::Apply(_)
+                | Change::Refused { .. }
                 | Change::Delete(_)
                 | Change::Listed { .. }
                 | Change::Confirmed { .. } => told.push(change),
@@ -194,17 +247,6 @@ async fn trial(
     if !timeout(TRIAL_MAX, listing).await.unwrap_or(false) {
         let why = format!("with the new credential the cluster can't be listed: {last}");
         return Err(Unusable::new("Unusable", why));
-    }
-    let before = match uid(&used.api).await {
-        Some(uid) => Some(uid),
-        None => used.uid.clone(),
-    };
-    let now = uid(api).await;
-    if let (Some(before), Some(now)) = (before, now)
-        && before != now
-    {
-        let why = format!("the new credential leads to another cluster: {now}, not {before}");
-        return Err(Unusable::new("AnotherCluster", why));
     }
     if let Some(kind) = less(old, &running.report()) {
         let why = format!("the new credential may not read {kind}, and the old one may");
@@ -228,8 +270,11 @@ fn less(old: &Report, new: &Report) -> Option<&'static str> {
     seen.into_iter().find(forbidden)
 }
 
-/// Which cluster is it? `None`: it did not say.
-async fn uid(api: &Api) -> Option<String> {
+/// Which cluster is it? `None`: it does not say.
+///
+/// # Errors
+/// It was not reached, or has trouble of its own.
+async fn uid(api: &Api) -> Result<Option<String>, String> {
     #[derive(Deserialize)]
     struct Named {
         metadata: Metadata,
@@ -238,12 +283,14 @@ async fn uid(api: &Api) -> Option<String> {
     struct Metadata {
         uid: String,
     }
-    let answer = timeout(ASK_MAX, api.get(FIRST_NAMESPACE))
-        .await
-        .ok()?
-        .ok()?;
-    let named: Named = serde_json::from_slice(&answer).ok()?;
-    Some(named.metadata.uid)
+    let answer = match timeout(ASK_MAX, api.get(FIRST_NAMESPACE)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) if error.is_trouble() => return Err(error.to_string()),
+        Ok(Err(_)) => return Ok(None),
+        Err(_) => return Err(format!("no answer within {} s", ASK_MAX.as_secs())),
+    };
+    let named: Option<Named> = serde_json::from_slice(&answer).ok();
+    Ok(named.map(|named| named.metadata.uid))
 }
 
 /// What a kubeconfig offers.

@@ -214,6 +214,7 @@ impl Fleet {
     ) {
         self.hub.take_seat(cluster, told, changes);
         let api = running.api.clone();
+        self.saved.follow(cluster, running.report.clone());
         // The one before ends here, when the new one is heard.
         self.sources().insert(cluster.clone(), running);
         self.reach(cluster, api);

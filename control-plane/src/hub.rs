@@ -269,7 +269,7 @@ fn cluster_of(change: &Change) -> &ClusterId {
         | Change::Lost { cluster, .. }
         | Change::Confirmed { cluster, .. } => cluster,
         Change::Apply(object) => &object.cluster,
-        Change::Delete(at) => &at.cluster,
+        Change::Delete(at) | Change::Refused { at, .. } => &at.cluster,
     }
 }
 
@@ -309,6 +309,7 @@ fn is_urgent(change: &Change) -> bool {
             Spec::AccessPolicy(_) | Spec::TrustPolicy(_) => true,
         },
         Change::Init { .. }
+        | Change::Refused { .. }
         | Change::InitDone { .. }
         | Change::Listed { .. }
         | Change::Lost { .. }

@@ -20,7 +20,7 @@ pub mod yaml;
 #[cfg(feature = "schema")]
 pub mod schema;
 
-use isthmus_control_plane_core::model::{Object, ROOTS_NAME, Spec};
+use isthmus_control_plane_core::model::{Kind, Object, Observed, ROOTS_NAME, Spec};
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
@@ -111,6 +111,22 @@ pub fn object(json: &[u8], version: &str, kind: &str, cluster: &ClusterId) -> Pa
         head.and_then(|head| document.understood(&head, version, kind, cluster, &mut parsed));
     parsed.errors.extend(read.err());
     parsed
+}
+
+/// What stands in the status of an object of an API server, even if nothing else of it is understood.
+#[must_use]
+pub fn observed(json: &[u8], kind: Kind) -> Observed {
+    let document = Document {
+        body: Body::Json(json),
+        line: 0,
+    };
+    let head: Option<Head> = document.decode().ok();
+    let metadata = head.map(|head| head.metadata).unwrap_or_default();
+    if kind == Kind::MeshCluster {
+        status::of_cluster(&document, &metadata)
+    } else {
+        status::of_policy(&document, &metadata)
+    }
 }
 
 /// The node that a pod of an API server runs on; `None`: on none yet.

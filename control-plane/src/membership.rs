@@ -23,8 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{ClusterProfile, CredentialRef, Kind, MeshCluster};
-use isthmus_control_plane_core::quota::Quota;
+use isthmus_control_plane_core::model::{
+    Allotment, ClusterProfile, CredentialRef, Kind, MeshCluster,
+};
 use isthmus_control_plane_core::world::{NOT_ADMITTED, Standing, Standings, State};
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
@@ -33,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Home;
-use crate::connect::{Connector, LOOK_EVERY, Unusable, of_kubeconfig};
+use crate::connect::{Connector, LOOK_EVERY, NOT_REACHED, Unusable, of_kubeconfig};
 use crate::credential::{CredentialError, Place, Tended, tend};
 use crate::fleet::Fleet;
 use crate::hub::Hub;
@@ -71,7 +72,7 @@ pub struct Membership {
 /// A cluster that has joined. Its task ends when nobody holds this.
 #[derive(Debug)]
 struct Member {
-    credential: watch::Sender<Credential>,
+    wanted: watch::Sender<Wanted>,
     /// Whether the credential is in use, or why not; `None`: it was not looked at yet.
     verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
     task: JoinHandle<()>,
@@ -81,6 +82,15 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// How a member is seen, as the object says that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    credential: Credential,
+    /// The UID of the cluster that it has to lead to, if whoever let it in has written that down.
+    uid: Option<String>,
+    quota: Allotment,
 }
 
 /// What became of one object.
@@ -183,7 +193,14 @@ impl Membership {
                 Ok(Some((cluster, credential))) => match &issuer {
                     // Nothing is made where something will be handed in.
                     Some((Err(why), false)) => Err((NOT_ADMITTED, why.message.clone())),
-                    Some(_) | None => self.take(cluster, Credential::Named(credential)).await,
+                    Some(_) | None => {
+                        let wanted = Wanted {
+                            credential: Credential::Named(credential),
+                            uid: object.uid.clone(),
+                            quota: object.quota,
+                        };
+                        self.take(cluster, wanted).await
+                    }
                 },
                 Err(wrong) => Err(wrong),
             };
@@ -209,8 +226,12 @@ impl Membership {
             let accepted = match judge_profile(of, mesh_domain, &self.configured, named) {
                 Ok(None) => Ok("Configured"),
                 Ok(Some(cluster)) => {
-                    let credential = Credential::OfProfile(name.clone());
-                    self.take(cluster, credential).await
+                    let wanted = Wanted {
+                        credential: Credential::OfProfile(name.clone()),
+                        uid: profile.mesh.uid.clone(),
+                        quota: profile.mesh.quota,
+                    };
+                    self.take(cluster, wanted).await
                 }
                 Err(wrong) => Err(wrong),
             };
@@ -248,7 +269,7 @@ impl Membership {
     fn part(&mut self, named: &Named, profiles_known: bool) {
         let of_profile = |cluster: &ClusterId| {
             let member = self.members.get(cluster);
-            member.is_some_and(|m| matches!(*m.credential.borrow(), Credential::OfProfile(_)))
+            member.is_some_and(|m| matches!(*m.wanted.borrow().credential, Credential::OfProfile(_)))
         };
         let known = self.members.keys().chain(self.refused.keys());
         let gone: Vec<ClusterId> = known
@@ -267,15 +288,11 @@ impl Membership {
     }
 
     /// Makes a cluster a member, or tells the member of its credential.
-    async fn take(
-        &mut self,
-        cluster: ClusterId,
-        credential: Credential,
-    ) -> Result<&'static str, Wrong> {
+    async fn take(&mut self, cluster: ClusterId, wanted: Wanted) -> Result<&'static str, Wrong> {
         if let Some(member) = self.members.get(&cluster) {
-            member.credential.send_if_modified(|old| {
-                let changed = *old != credential;
-                *old = credential;
+            member.wanted.send_if_modified(|old| {
+                let changed = *old != wanted;
+                *old = wanted;
                 changed
             });
             return Ok("Accepted");
@@ -293,18 +310,18 @@ impl Membership {
         self.refused.remove(&cluster);
         tracing::info!(%cluster, "the cluster joins the mesh");
         let verdict = Arc::default();
-        let (credential, wanted) = watch::channel(credential);
+        let (told, wanted) = watch::channel(wanted);
         let keeper = Keeper {
             home: self.home.clone(),
             renews: self.renews,
             fleet: Arc::clone(&self.fleet),
             wanted,
             verdict: Arc::clone(&verdict),
-            connector: Connector::new(&self.fleet, &cluster, Quota::default()),
+            connector: Connector::new(&self.fleet, &cluster, self.home.quota),
             renew_at: SystemTime::UNIX_EPOCH,
         };
         let member = Member {
-            credential,
+            wanted: told,
             verdict,
             task: tokio::spawn(keeper.run()),
         };
@@ -339,6 +356,9 @@ impl Membership {
             State::Stale => say("Synced", Some(false), "Stale", reason.clone()),
             State::Unknown => say("Synced", Some(false), "NotListed", reason.clone()),
         });
+        if let Some(report) = &report {
+            all.push(exceeded(report));
+        }
         all
     }
 }
@@ -361,7 +381,7 @@ fn say(
 /// Kinds that the API server refuses because it does not know us.
 fn unauthorized(report: &Report) -> Option<&str> {
     let mut kinds = report.kinds.values();
-    let refused = kinds.find(|kind| kind.reason.contains("says 401"));
+    let refused = kinds.find(|kind| kind.unauthorized);
     refused.map(|kind| kind.reason.as_str())
 }
 
@@ -369,11 +389,23 @@ fn credential(verdict: Option<Result<(), Unusable>>, report: Option<&Report>) ->
     let kind = "CredentialValid";
     match verdict {
         None => say(kind, None, "Pending", "not looked at yet"),
+        Some(Err(why)) if why.reason == NOT_REACHED => say(kind, None, why.reason, why.message),
         Some(Err(why)) => say(kind, Some(false), why.reason, why.message),
         Some(Ok(())) => match report.and_then(unauthorized) {
             Some(why) => say(kind, Some(false), "Unauthorized", why),
             None => say(kind, Some(true), "Valid", ""),
         },
+    }
+}
+
+/// What does not fit into the cluster's quota?
+fn exceeded(report: &Report) -> Standing {
+    let kind = "QuotaExceeded";
+    if report.over_quota {
+        let why = "some objects do not fit into the cluster's quota: their last good state stays";
+        say(kind, Some(true), "BeyondQuota", why)
+    } else {
+        say(kind, Some(false), "WithinQuota", "")
     }
 }
 
@@ -395,7 +427,7 @@ struct Keeper {
     home: Home,
     renews: bool,
     fleet: Arc<Fleet>,
-    wanted: watch::Receiver<Credential>,
+    wanted: watch::Receiver<Wanted>,
     verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
     connector: Connector,
     /// Not looked at before.
@@ -407,6 +439,9 @@ impl Keeper {
         let apis = self.fleet.apis();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
+            self.connector.mean(wanted.uid);
+            self.connector.allow(self.home.quota.with(wanted.quota));
+            let wanted = wanted.credential;
             let home = apis.borrow().get(&self.home.cluster).cloned();
             let text = match &home {
                 Some(api) => secret::of(api, self.namespace(api), &wanted).await,

@@ -16,12 +16,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_control_plane_core::world::{Place, State};
 use isthmus_proto::ids::ClusterId;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::hub::Hub;
+use crate::source::Report;
 use crate::state::{StateDir, StateError};
-pub use format::Refused;
 use format::{About, Written};
+pub use format::{Mark, Refused};
 
 /// A cluster that changes is written this often at most.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
@@ -47,6 +49,10 @@ pub struct Saved {
 #[derive(Debug, Clone, Default)]
 struct Kept {
     note: Note,
+    /// Which cluster it was, and up to where it was seen, before this source of it.
+    mark: Mark,
+    /// What its source says now.
+    report: Option<watch::Receiver<Report>>,
     /// The world's revision and confirmation that are on disk, and since when.
     written: Option<(u64, Option<SystemTime>, Instant)>,
 }
@@ -64,6 +70,18 @@ pub struct Note {
     pub bytes: u64,
     /// Why it could not be written the last time.
     pub failed: Option<String>,
+}
+
+impl Kept {
+    /// Up to where the cluster was seen; kinds that its source has not seen yet as far as before.
+    fn mark(&self) -> Mark {
+        let mut mark = self.mark.clone();
+        if let Some(report) = &self.report {
+            let versions = report.borrow().versions();
+            mark.versions.extend(versions);
+        }
+        mark
+    }
 }
 
 impl Saved {
@@ -89,10 +107,11 @@ impl Saved {
             Ok(None) => {}
             Ok(Some((about, objects))) => {
                 let seen = about.seen;
+                kept.mark = about.mark;
                 let (mut taken, mut found) = (false, (0, None));
                 hub.change(|world| {
-                    let (done, dirty) =
-                        world.restore(cluster, &objects, about.seen, SystemTime::now());
+                    let known = (about.seen, &about.unknown);
+                    let (done, dirty) = world.restore(cluster, &objects, known, SystemTime::now());
                     taken = done;
                     found = revision(world, cluster).unwrap_or_default();
                     dirty
@@ -135,6 +154,30 @@ impl Saved {
         self.lock().get(cluster).map(|kept| kept.note.clone())
     }
 
+    /// Which cluster this one is, and up to where it was seen.
+    #[must_use]
+    pub fn mark(&self, cluster: &ClusterId) -> Mark {
+        self.lock().get(cluster).map(Kept::mark).unwrap_or_default()
+    }
+
+    /// The cluster is this one; the file will say so.
+    pub fn identify(&self, cluster: &ClusterId, uid: &str) {
+        if let Some(kept) = self.lock().get_mut(cluster)
+            && kept.mark.uid.as_deref() != Some(uid)
+        {
+            kept.mark.uid = Some(uid.to_owned());
+            kept.written = None;
+        }
+    }
+
+    /// The cluster is seen by another source from now on.
+    pub fn follow(&self, cluster: &ClusterId, report: watch::Receiver<Report>) {
+        if let Some(kept) = self.lock().get_mut(cluster) {
+            kept.mark = kept.mark();
+            kept.report = Some(report);
+        }
+    }
+
     /// Writes what has changed, again and again.
     pub async fn keep(self: Arc<Self>, hub: Arc<Hub>) {
         let mut ticks = interval(WRITE_EVERY);
@@ -158,10 +201,13 @@ impl Saved {
                 State::Synced | State::Stale => true,
             });
             listed
-                .map(|status| (status.cluster.clone(), status.revision, status.confirmed_at))
+                .map(|status| {
+                    let told = (status.revision, status.confirmed_at);
+                    (status.cluster.clone(), told, status.unknown.clone())
+                })
                 .collect()
         });
-        for (cluster, revision, confirmed) in known {
+        for (cluster, (revision, confirmed), unknown) in known {
             let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(kept) = self.lock().get(&cluster).cloned() else {
                 continue;
@@ -172,7 +218,9 @@ impl Saved {
             let Some(seen) = confirmed.filter(|_| due) else {
                 continue;
             };
-            let result = self.write_one(hub, &cluster, seen);
+            let mut about = About::new(&self.mesh_domain, &cluster, seen);
+            (about.mark, about.unknown) = (kept.mark(), unknown);
+            let result = self.write_one(hub, &cluster, &about);
             let mut clusters = self.lock();
             let Some(kept) = clusters.get_mut(&cluster) else {
                 continue;
@@ -199,15 +247,14 @@ impl Saved {
         &self,
         hub: &Hub,
         cluster: &ClusterId,
-        seen: SystemTime,
+        about: &About,
     ) -> Result<Written, StateError> {
-        let about = About::new(&self.mesh_domain, cluster, seen);
         self.state.replace(&file(cluster), |out| {
             let page = |after: Option<&Place>| {
                 let some = hub.read(|world| world.page(cluster, after, PAGE_OBJECTS));
                 some.ok_or_else(|| io::Error::other("the cluster has left"))
             };
-            format::write(out, &about, page)
+            format::write(out, about, page)
         })
     }
 

@@ -41,8 +41,21 @@ pub struct Report {
     pub invalid: BTreeMap<String, Vec<Problem>>,
     /// Kinds that are not looked at, and how many objects there are of each.
     pub ignored: BTreeMap<String, usize>,
+    /// Objects are refused because they are beyond the cluster's quota.
+    pub over_quota: bool,
     /// What is known of each kind; empty where a source sees all kinds at once.
     pub kinds: BTreeMap<&'static str, KindReport>,
+}
+
+impl Report {
+    /// The newest version of each kind that was seen.
+    #[must_use]
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let seen = self.kinds.iter();
+        let seen = seen.filter(|(_, kind)| !kind.resource_version.is_empty());
+        seen.map(|(name, kind)| ((*name).to_owned(), kind.resource_version.clone()))
+            .collect()
+    }
 }
 
 /// How well a source sees one kind of objects.
@@ -61,6 +74,10 @@ pub struct KindReport {
     pub restarts: u64,
     /// Bytes that lists and watches brought.
     pub bytes: u64,
+    /// The newest `resourceVersion` that was seen; empty: none.
+    pub resource_version: String,
+    /// The API server does not know who we are (401).
+    pub unauthorized: bool,
 }
 
 /// Does a source see a kind?

@@ -7,6 +7,10 @@ use serde_json::Value;
 use super::items;
 use crate::output::{leaf, table};
 
+/// A kind of which nothing was heard for so many seconds longer than of its cluster is told: a quiet
+/// one is confirmed every minute.
+const OLDER: f64 = 120.0;
+
 /// Every table.
 pub(super) fn all(seen: &Value) -> String {
     let now = SystemTime::now()
@@ -18,7 +22,7 @@ pub(super) fn all(seen: &Value) -> String {
         parts.push(format!("Control plane\n  {error}\n"));
     } else if !world.is_null() {
         parts.push(clusters(world));
-        parts.push(problems(world));
+        parts.push(problems(world, now));
     }
     let offered = get(seen, "services");
     if offered.get("services").is_some() {
@@ -72,7 +76,7 @@ fn freshness(cluster: &Value) -> String {
 }
 
 /// Kinds that an API server does not show, and a saved world that says nothing.
-fn unseen(cluster: &Value) -> Vec<Vec<String>> {
+fn unseen(cluster: &Value, now: f64) -> Vec<Vec<String>> {
     let name = text(cluster, "cluster");
     let kinds = get(get(cluster, "source"), "kinds").as_object();
     let mut lines = Vec::new();
@@ -83,9 +87,14 @@ fn unseen(cluster: &Value) -> Vec<Vec<String>> {
     }
     for (kind, report) in kinds.into_iter().flatten() {
         let state = text(report, "state");
+        let age = number(report, "confirmed_at").map(|at| (now - at).max(0.0));
+        let told = age.map_or_else(|| state.clone(), |age| format!("{state}, {}", seconds(age)));
+        let at = format!("{name}: {kind}");
         if matches!(state.as_str(), "forbidden" | "lost") {
-            let at = format!("{name}: {kind}");
-            lines.push(vec![at, state, text(report, "reason")]);
+            lines.push(vec![at, told, text(report, "reason")]);
+        } else if age.unwrap_or(0.0) > number(cluster, "age_seconds").unwrap_or(0.0) + OLDER {
+            let why = "nothing was heard of it for longer than of the cluster";
+            lines.push(vec![at, told, why.to_owned()]);
         }
     }
     for (key, what) in [("refused", "left aside"), ("failed", "not written")] {
@@ -98,7 +107,7 @@ fn unseen(cluster: &Value) -> Vec<Vec<String>> {
 }
 
 /// Files that are not understood, what is not seen, and conditions that an author would not expect.
-fn problems(world: &Value) -> String {
+fn problems(world: &Value, now: f64) -> String {
     let mut lines = Vec::new();
     if let Some(author) = get(world, "trust_awaits").as_str() {
         let why = format!(
@@ -109,7 +118,7 @@ fn problems(world: &Value) -> String {
     }
     for cluster in items(get(world, "clusters")) {
         let name = text(cluster, "cluster");
-        lines.extend(unseen(cluster));
+        lines.extend(unseen(cluster, now));
         for key in ["errors", "invalid"] {
             let files = get(get(cluster, "source"), key).as_object();
             for (file, problems) in files.into_iter().flatten() {
@@ -126,8 +135,9 @@ fn problems(world: &Value) -> String {
         }
     }
     for condition in items(get(world, "conditions")) {
-        // A conflict is bad if there is one; everything else if it is not so.
-        let is_bad_if = condition.get("kind").and_then(Value::as_str) == Some("Conflict");
+        // A conflict is bad if there is one, and so is an excess; everything else if it is not so.
+        let kind = condition.get("kind").and_then(Value::as_str);
+        let is_bad_if = matches!(kind, Some("Conflict" | "QuotaExceeded"));
         if get(condition, "holds").as_bool() == Some(is_bad_if) {
             let what = format!("{} {}", text(condition, "kind"), text(condition, "reason"));
             lines.push(vec![
@@ -363,6 +373,23 @@ mod tests {
                   "reason": "PortConflict", "message": "ports differ" },
             ],
         })
+    }
+
+    #[test]
+    fn a_kind_that_is_older_than_its_cluster_is_told_with_its_age() {
+        let mut world = world();
+        let kinds = &mut world["clusters"][2]["source"]["kinds"];
+        kinds["Pod"]["confirmed_at"] = 700.0.into();
+        kinds["Service"]["confirmed_at"] = 400.0.into();
+        kinds["EndpointSlice"] = json!({ "state": "watching", "confirmed_at": 990.0 });
+        world["clusters"][2]["unknown_kinds"] = json!(["TrustPolicy"]);
+        world["trust_awaits"] = "north".into();
+        let text = problems(&world, 1_000.0);
+        assert_eq!(cells(&text, "north: Pod")[1], "forbidden, 5 min");
+        assert_eq!(cells(&text, "north: Service")[1], "watching, 10 min");
+        assert!(!text.contains("EndpointSlice"), "{text}");
+        assert_eq!(cells(&text, "north: TrustPolicy")[1], "unknown");
+        assert_eq!(cells(&text, "held back")[0], "trust");
     }
 
     #[test]

@@ -20,7 +20,9 @@ pub use service::{
     AFFINITY_SECONDS, EndpointSlice, IpFamily, OtherPort, Service, ServiceExport, ServiceImport,
     ServicePort, ServiceType, SliceEndpoint, SlicePort, Spread, TargetPort, Transport,
 };
-pub use status::{MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Said, Truth};
+pub use status::{
+    MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Refusal, Said, Truth,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -30,6 +32,8 @@ use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
 use isthmus_proto::locality::Locality;
 use isthmus_proto::spiffe::TrustDomain;
 use serde::{Deserialize, Serialize};
+
+pub use crate::quota::Allotment;
 
 /// The namespace whose owners speak for the whole cluster: policies for a cluster or for the mesh,
 /// and gateways, are heard only from here.
@@ -200,6 +204,13 @@ pub enum Change {
     },
     /// An object is there, or has changed.
     Apply(Object),
+    /// An object is there, and is not taken as it is: what was known under its name stays.
+    Refused {
+        /// This object.
+        at: ObjectRef,
+        /// Why.
+        why: Refusal,
+    },
     /// An object is gone.
     Delete(ObjectRef),
     /// The list is complete: what it did not name is gone.
@@ -353,6 +364,10 @@ pub struct Pod {
     /// From the node's `topology.kubernetes.io` labels (or the pod's own); empty parts are filled
     /// from the MeshCluster.
     pub locality: Locality,
+    /// `metadata.uid`; `None`: the manifest has none.
+    // Left out where it is not known: as it was written before there was such a field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Has a sidecar of this mesh. In manifests: not `isthmus.dev/inject: "false"`, and not
     /// `isthmus.dev/mesh: "false"`.
     pub meshed: bool,
@@ -412,11 +427,19 @@ pub struct MeshCluster {
     /// How its API server is reached, where the cluster joined by an object.
     pub credential: Option<CredentialRef>,
     /// The Secret, in the control plane's own namespace, of which an operator hands in who signs.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
     /// The root that its trust domain should have, by number from 1; `None`: whichever it has.
     #[serde(default)]
     pub root: Option<u32>,
+    /// Which cluster is meant: the UID of its namespace `kube-system`, where whoever let it in has
+    /// written that down.
+    // Left out where it is not known: as it was written before there was such a field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// How much of it is taken in, where that is not as the configuration says.
+    #[serde(default, skip_serializing_if = "Allotment::is_none")]
+    pub quota: Allotment,
     /// Its status.
     pub observed: Observed,
 }

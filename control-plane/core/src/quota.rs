@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Labels, Managed, Object, OtherPort, Said, Spec};
 
 /// Endpoints of one cluster, if nobody says otherwise.
@@ -26,6 +28,34 @@ pub struct Quota {
     pub endpoints: usize,
     /// Memory for its objects, in bytes, by estimate.
     pub bytes: usize,
+}
+
+/// A part of a quota that is written down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allotment {
+    /// Endpoints; `None`: nothing is written.
+    pub endpoints: Option<usize>,
+    /// Memory, in bytes; `None`: nothing is written.
+    pub bytes: Option<usize>,
+}
+
+impl Allotment {
+    /// Is nothing written?
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Quota {
+    /// As this one, but for what is written.
+    #[must_use]
+    pub fn with(self, written: Allotment) -> Self {
+        Self {
+            endpoints: written.endpoints.unwrap_or(self.endpoints),
+            bytes: written.bytes.unwrap_or(self.bytes),
+        }
+    }
 }
 
 impl Default for Quota {

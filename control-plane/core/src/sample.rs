@@ -143,6 +143,8 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
         credential: None,
         issuer: None,
         root: None,
+        uid: None,
+        quota: Allotment::default(),
         observed: Observed::default(),
     };
     object(cluster, "", cluster, Spec::MeshCluster(mesh))

@@ -76,12 +76,19 @@ impl Feed {
     /// Of a kind of which nothing is known.
     #[must_use]
     pub fn new() -> Self {
+        Self::resuming(None)
+    }
+
+    /// Of a kind that was seen before, up to this version: by another feed of the same store. A list
+    /// that is older is of the past.
+    #[must_use]
+    pub fn resuming(seen: Option<Version>) -> Self {
         Self {
             known: Known::default(),
             pace: Pace::default(),
             step: Step::List(Listing::default()),
             limit: PAGE_OBJECTS,
-            seen: None,
+            seen,
             trouble: None,
             older_since: None,
             listed: false,
@@ -296,7 +303,11 @@ impl Feed {
                     *list = Listing::default();
                 }
             }
-            Failure::Unauthorized(why) | Failure::Transport(why) => {
+            Failure::Unauthorized(why) => {
+                self.trouble(Sort::Unauthorized, &why, now);
+                self.pace.failed(now, None);
+            }
+            Failure::Transport(why) => {
                 self.trouble(Sort::Lost, &why, now);
                 self.pace.failed(now, None);
             }
@@ -355,7 +366,7 @@ impl Feed {
 
     fn trouble(&mut self, sort: Sort, why: &str, now: Instant) {
         let since = match &self.trouble {
-            Some(old) if old.sort == sort => old.since,
+            Some(old) if old.sort.is_like(sort) => old.since,
             Some(_) | None => now,
         };
         let why = why.chars().take(REASON_CHARS_MAX).collect();
@@ -411,7 +422,7 @@ impl Feed {
             (Some(trouble), _) => {
                 let why = trouble.why.clone();
                 match trouble.sort {
-                    Sort::Lost => State::Lost {
+                    Sort::Lost | Sort::Unauthorized => State::Lost {
                         since: trouble.since,
                         why,
                     },
@@ -423,6 +434,19 @@ impl Feed {
             (None, Step::List(_)) if self.last_heard.is_none() => State::Unknown,
             (None, Step::List(_)) => State::Listing,
         }
+    }
+
+    /// Does the server not know who we are?
+    #[must_use]
+    pub fn is_unauthorized(&self) -> bool {
+        let trouble = self.trouble.as_ref();
+        trouble.is_some_and(|trouble| trouble.sort == Sort::Unauthorized)
+    }
+
+    /// The newest version that was seen.
+    #[must_use]
+    pub fn seen(&self) -> Option<&Version> {
+        self.seen.as_ref()
     }
 
     /// Was it ever listed in full?

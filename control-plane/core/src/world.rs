@@ -10,6 +10,7 @@ pub(crate) mod dirty;
 pub(crate) mod cluster;
 pub(crate) mod index;
 mod seen;
+mod refused;
 mod counts;
 mod touch;
 mod conditions;
@@ -34,7 +35,7 @@ use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, WorkloadName, is_dns
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 
-use crate::model::{Advertised, Change, Kind, Object, ObjectRef, Pod, SYSTEM_NAMESPACE};
+use crate::model::{Advertised, Change, Kind, Object, ObjectRef, Pod, Refusal, SYSTEM_NAMESPACE};
 use crate::rotation::RootNumber;
 use crate::translate::cache::Cache;
 use crate::translate::encode_plain;
@@ -190,6 +191,7 @@ impl World {
         let mut dirty = match change {
             Change::Init { cluster } => self.begin(&cluster),
             Change::Apply(object) => self.put(&object, stamp),
+            Change::Refused { at, why } => self.refuse(at, why),
             Change::Delete(at) => self.delete(&at),
             Change::InitDone { cluster, kept } => self.complete(&cluster, &kept, now),
             Change::Listed { cluster, kind } => self.listed_late(&cluster, kind),
@@ -274,12 +276,21 @@ impl World {
             return Dirty::default();
         };
         let at = object.reference();
-        if let Err(why) = cluster.admit(object) {
-            cluster.refuse(at, why);
-            return Dirty::default();
+        if let Err(message) = cluster.admit(object) {
+            let why = Refusal {
+                reason: "Refused",
+                message,
+                observed: object.spec.observed().cloned().unwrap_or_default(),
+            };
+            return self.refuse(at, why);
         }
         if cluster.confirm(object) {
-            return Dirty::default();
+            let mut dirty = Dirty::default();
+            // It says again what it said before it was refused.
+            if cluster.refused.remove(&at).is_some() {
+                dirty.objects.insert(at);
+            }
+            return dirty;
         }
         if cluster.differs_in_status(object) {
             // The mesh's own word, come back: of interest to the writer alone.
@@ -289,6 +300,17 @@ impl World {
             return dirty;
         }
         changed(cluster, &at, |cluster| cluster.put(object, stamp))
+    }
+
+    /// Its author is told; for everybody else nothing has changed.
+    fn refuse(&mut self, at: ObjectRef, why: Refusal) -> Dirty {
+        let mut dirty = Dirty::default();
+        if let Some(cluster) = self.clusters.get_mut(&at.cluster)
+            && cluster.refuse(at.clone(), why)
+        {
+            dirty.objects.insert(at);
+        }
+        dirty
     }
 
     fn delete(&mut self, at: &ObjectRef) -> Dirty {
@@ -306,6 +328,7 @@ impl World {
         for at in cluster.unnamed(|kind| !kept.contains(&kind)) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
+        cluster.forget_refused(|kind| !kept.contains(&kind));
         if cluster.complete(kept) {
             dirty = Dirty::everything();
         }
@@ -326,6 +349,7 @@ impl World {
         for at in cluster.unnamed(|of| of == kind) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
+        cluster.forget_refused(|of| of == kind);
         if !cluster.sees(kind) || !cluster.knows(kind) {
             if cluster.complete_late(kind) {
                 // Clients were told nothing by this kind, and are now.

@@ -18,6 +18,7 @@ mod service;
 mod slice;
 mod route;
 mod policy;
+mod refusal;
 mod roots;
 mod label;
 #[cfg(test)]

@@ -12,6 +12,9 @@ const FORBIDDEN: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const CONFLICT: u16 = 409;
 const GONE: u16 = 410;
+const TOO_MANY: u16 = 429;
+/// The first of those that say that the server has failed.
+const SERVER_ERROR: u16 = 500;
 
 /// Why there is no answer, or none that is used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +91,16 @@ impl ApiError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.code() == Some(CONFLICT)
+    }
+
+    /// The server was not reached, or has trouble of its own: what it says of an object is not known.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Silent | Self::Credential(_) => true,
+            Self::Status { code, .. } => *code >= SERVER_ERROR || *code == TOO_MANY,
+            Self::Malformed(_) | Self::TooLarge { .. } | Self::Redirect(_) => false,
+        }
     }
 
     /// The resource version is not kept any more: list again.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use isthmus_control_plane_core::model::{
-    CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Observed, PRICE_MAX, PRIORITY_MAX,
-    Spec,
+    Allotment, CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Observed, PRICE_MAX,
+    PRIORITY_MAX, Spec,
 };
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::locality::Locality;
@@ -20,6 +20,8 @@ const GATEWAYS_MAX: usize = 16;
 const ROOT_ANNOTATION: &str = "isthmus.dev/root";
 /// The key of a Secret that a kubeconfig is expected under.
 const CREDENTIAL_KEY: &str = "kubeconfig";
+/// The annotation in which `isthmus cluster join` writes which cluster is meant.
+const UID: &str = "isthmus.dev/cluster-uid";
 
 #[derive(Deserialize)]
 struct Cluster {
@@ -70,6 +72,24 @@ pub(super) struct ClusterSpec {
     /// control plane makes its own keys.
     #[serde(default)]
     issuer: Option<RawIssuer>,
+    /// How much of it the mesh takes in. Beyond it an object is refused, what was known of it stays,
+    /// and the condition QuotaExceeded tells. Not written: as the control plane's configuration says.
+    #[serde(default)]
+    quota: Option<RawQuota>,
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct RawQuota {
+    /// Endpoints in its EndpointSlices.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    endpoints: Option<u32>,
+    /// Memory for its objects, in MiB, by estimate.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    mebibytes: Option<u32>,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -148,6 +168,7 @@ pub(super) fn mesh_cluster(document: &Document<'_>, metadata: &Metadata) -> Resu
     Ok(Spec::MeshCluster(MeshCluster {
         root: root.map(NonZeroU32::get),
         observed: status::observed(metadata, raw.status.as_ref(), status::CLUSTER),
+        uid: metadata.annotations().remove(UID),
         ..cluster
     }))
 }
@@ -185,6 +206,13 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
         passthrough_denied: raw.passthrough == Some(Passthrough::Deny),
         credential: raw.credential.map(credential).transpose()?,
         issuer: raw.issuer.map(issuer).transpose()?,
+        uid: None,
+        quota: raw
+            .quota
+            .as_ref()
+            .map(allotment)
+            .transpose()?
+            .unwrap_or_default(),
         observed: Observed::default(),
     })
 }
@@ -195,6 +223,19 @@ fn hint(field: &str, written: Option<u32>, most: u32) -> Result<u32, Bad> {
         return Err(Bad(format!("{field}: {number} is not 0 to {most}")));
     }
     Ok(number)
+}
+
+fn allotment(raw: &RawQuota) -> Result<Allotment, Bad> {
+    if raw.endpoints == Some(0) || raw.mebibytes == Some(0) {
+        return Err(Bad("quota: nothing would be taken in".to_owned()));
+    }
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Ok(Allotment {
+        endpoints: raw.endpoints.map(count),
+        bytes: raw
+            .mebibytes
+            .map(|mebibytes| count(mebibytes).saturating_mul(1024 * 1024)),
+    })
 }
 
 fn gateway(raw: RawGateway) -> Result<GatewayChoice, Bad> {
@@ -257,6 +298,33 @@ mod tests {
             panic!("a MeshCluster")
         };
         cluster
+    }
+
+    #[test]
+    fn a_quota_may_be_written_in_part_and_is_never_nothing() {
+        let found = cluster("{network: n, quota: {mebibytes: 2}}").quota;
+        assert_eq!(
+            (found.endpoints, found.bytes),
+            (None, Some(2 * 1024 * 1024))
+        );
+        assert!(cluster("{network: n}").quota.is_none());
+        let parsed = crate::manifest::parse(
+            &manifest("{network: n, quota: {endpoints: 0}}"),
+            &"west".parse().unwrap(),
+        );
+        assert!(parsed.errors[0].message.contains("quota"), "{parsed:?}");
+    }
+
+    #[test]
+    fn join_says_which_cluster_is_meant() {
+        let text = manifest("{network: n}").replace(
+            "metadata: {name: west}",
+            "metadata: {name: west, annotations: {isthmus.dev/cluster-uid: 8c1e}}",
+        );
+        let Spec::MeshCluster(cluster) = one(&text).spec else {
+            panic!("a MeshCluster")
+        };
+        assert_eq!(cluster.uid.as_deref(), Some("8c1e"));
     }
 
     #[test]

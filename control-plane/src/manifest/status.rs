@@ -26,6 +26,7 @@ pub(super) const CLUSTER: &[&str] = &[
     "CredentialValid",
     "IssuerValid",
     "PropertiesMatch",
+    "QuotaExceeded",
 ];
 /// ... about a GatewayClass.
 pub(super) const CLASS: &[&str] = &["Accepted"];
@@ -44,9 +45,18 @@ struct WithStatus {
 
 /// What was written about a policy, even one that can't be understood.
 pub(super) fn of_policy(document: &Document<'_>, metadata: &Metadata) -> Observed {
+    of(document, metadata, POLICY)
+}
+
+/// The same about a MeshCluster.
+pub(super) fn of_cluster(document: &Document<'_>, metadata: &Metadata) -> Observed {
+    of(document, metadata, CLUSTER)
+}
+
+fn of(document: &Document<'_>, metadata: &Metadata, types: &[&str]) -> Observed {
     let found: Option<WithStatus> = document.decode().ok();
     let status = found.and_then(|found| found.status);
-    observed(metadata, status.as_ref(), POLICY)
+    observed(metadata, status.as_ref(), types)
 }
 
 /// The generation, and those of the conditions that are of these types.

@@ -118,6 +118,7 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         finished,
         ports: ports.filter_map(named).collect(),
         locality: place(metadata),
+        uid: Some(metadata.uid()).filter(|uid| !uid.is_empty()),
         // The network of a node belongs to all of its pods: nothing can be captured there.
         meshed: !opted_out && raw.spec.host_network != Some(true),
     }))

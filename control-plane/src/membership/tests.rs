@@ -16,6 +16,8 @@ fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
         price: 0,
         credential: secret.map(reference),
         issuer: None,
+        uid: None,
+        quota: Allotment::default(),
     }
 }
 
@@ -51,26 +53,39 @@ fn only_a_cluster_with_a_credential_of_its_own_joins() {
 #[test]
 fn a_credential_that_the_server_refuses_is_not_valid() {
     let mut report = Report::default();
-    let kind = |reason: &str| KindReport {
+    let kind = |unauthorized: bool| KindReport {
         state: KindState::Lost,
-        reason: reason.to_owned(),
+        reason: "whatever it says".to_owned(),
         confirmed_at: None,
         lists: 0,
         restarts: 0,
         bytes: 0,
+        resource_version: String::new(),
+        unauthorized,
     };
-    report.kinds.insert("Pod", kind("connection refused"));
+    report.kinds.insert("Pod", kind(false));
     let said = credential(Some(Ok(())), Some(&report));
     assert_eq!((said.holds, said.reason), (Some(true), "Valid"));
-    report
-        .kinds
-        .insert("Service", kind("the API server says 401 Unauthorized"));
+    report.kinds.insert("Service", kind(true));
     let said = credential(Some(Ok(())), Some(&report));
     assert_eq!((said.holds, said.reason), (Some(false), "Unauthorized"));
     let gone = Unusable::new("SecretNotFound", "Secret a/b is not there");
     let said = credential(Some(Err(gone)), Some(&report));
     assert_eq!((said.holds, said.reason), (Some(false), "SecretNotFound"));
     assert_eq!(credential(None, None).holds, None);
+    // Nobody could be asked: it is not known to be bad.
+    let unheard = Unusable::new(NOT_REACHED, "connection refused");
+    assert_eq!(credential(Some(Err(unheard)), None).holds, None);
+}
+
+#[test]
+fn a_quota_that_is_exceeded_is_told_without_counting() {
+    let mut report = Report::default();
+    let said = exceeded(&report);
+    assert_eq!((said.holds, said.reason), (Some(false), "WithinQuota"));
+    report.over_quota = true;
+    let said = exceeded(&report);
+    assert_eq!((said.holds, said.reason), (Some(true), "BeyondQuota"));
 }
 
 #[test]

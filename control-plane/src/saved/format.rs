@@ -3,21 +3,24 @@
 //! Lines of JSON: what the file is, one line for each object, and at the end how many there are and
 //! the SHA-256 of all that stands before.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use isthmus_control_plane_core::model::Object;
+use isthmus_control_plane_core::model::{Kind, Object};
 use isthmus_control_plane_core::world::Place;
 use isthmus_proto::ids::ClusterId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::source::kubernetes::Versions;
 use crate::state::StateError;
 
 /// What a file of ours begins with.
 const FORMAT: &str = "isthmus-world";
 /// Grows when what is written means something else than before.
-const VERSION: u32 = 1;
+/// Version 1 had no UID, no versions and no unknown kinds, and is still read.
+const VERSION: u32 = 2;
 /// Largest file that is written or read, in bytes.
 const FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Longest line, in bytes: an object.
@@ -74,6 +77,19 @@ pub(super) struct About {
     cluster: String,
     /// When the source's view was last known to be right.
     pub(super) seen: SystemTime,
+    /// What told the cluster from others.
+    pub(super) mark: Mark,
+    /// Kinds that were never seen.
+    pub(super) unknown: BTreeSet<Kind>,
+}
+
+/// Which cluster was seen, and up to where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The UID of its namespace `kube-system`; `None`: it was not told.
+    pub uid: Option<String>,
+    /// The newest version of each kind that was seen.
+    pub versions: Versions,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,6 +100,12 @@ struct Head {
     cluster: String,
     seen_seconds: u64,
     seen_nanos: u32,
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    versions: Versions,
+    #[serde(default)]
+    unknown: BTreeSet<Kind>,
 }
 
 #[derive(Serialize)]
@@ -105,6 +127,8 @@ impl About {
             mesh_domain: mesh_domain.to_owned(),
             cluster: cluster.to_string(),
             seen,
+            mark: Mark::default(),
+            unknown: BTreeSet::new(),
         }
     }
 }
@@ -154,6 +178,9 @@ pub(super) fn write(
         cluster: about.cluster.clone(),
         seen_seconds: seen.as_secs(),
         seen_nanos: seen.subsec_nanos(),
+        uid: about.mark.uid.clone(),
+        versions: about.mark.versions.clone(),
+        unknown: about.unknown.clone(),
     };
     line(&mut out, &head)?;
     let (mut objects, mut place) = (0usize, None);
@@ -251,7 +278,14 @@ fn head(line: &[u8], mesh_domain: &str, cluster: &ClusterId) -> Result<About, Re
         .checked_add(Duration::from_nanos(u64::from(head.seen_nanos)));
     let seen = since.and_then(|since| UNIX_EPOCH.checked_add(since));
     let seen = seen.ok_or(Refused::Unknown)?;
-    Ok(About::new(mesh_domain, cluster, seen))
+    Ok(About {
+        mark: Mark {
+            uid: head.uid,
+            versions: head.versions,
+        },
+        unknown: head.unknown,
+        ..About::new(mesh_domain, cluster, seen)
+    })
 }
 
 /// An object that comes out as it went in. What another version has written and this one does not

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::manifest;
+use crate::source::KindReport;
 use isthmus_control_plane_core::model::{Change, Kind, Object, ObjectRef};
 use isthmus_control_plane_core::world::World;
 use proptest::prelude::*;
@@ -319,8 +320,8 @@ fn a_file_that_says_nothing_is_left_aside_and_told() {
         ("is of cluster \"west\"", MESH, |text| {
             text.replacen("east", "west", 1)
         }),
-        ("of version 2", MESH, |text| {
-            text.replacen("\"version\":1", "\"version\":2", 1)
+        ("of version 3", MESH, |text| {
+            text.replacen("\"version\":2", "\"version\":3", 1)
         }),
         ("is no saved world", MESH, |_| "hello\n".to_owned()),
         ("is cut", MESH, |text| text[..text.len() / 2].to_owned()),
@@ -413,4 +414,92 @@ proptest! {
             prop_assert!(format::read(bytes.as_slice(), MESH, &east()).is_err());
         }
     }
+}
+
+fn mark() -> Mark {
+    Mark {
+        uid: Some("8c1e".to_owned()),
+        versions: [("Pod".to_owned(), "42".to_owned())].into(),
+    }
+}
+
+/// A source that has seen pods up to this version.
+fn report(version: &str) -> Report {
+    let pods = KindReport {
+        state: crate::source::KindState::Watching,
+        reason: String::new(),
+        confirmed_at: None,
+        lists: 1,
+        restarts: 0,
+        bytes: 0,
+        resource_version: version.to_owned(),
+        unauthorized: false,
+    };
+    Report {
+        kinds: [("Pod", pods)].into(),
+        ..Report::default()
+    }
+}
+
+/// A restart does not forget which cluster it was, up to where it was seen, and what of it
+/// was not.
+#[test]
+fn which_cluster_it_was_and_what_was_not_seen_of_it_outlives_a_restart() {
+    let disk = Disk::new();
+    let (hub, saved) = disk.start(MESH);
+    assert_eq!(saved.mark(&east()), Mark::default());
+    tell(&hub, Change::Init { cluster: east() }, 100);
+    let unknown = |hub: &Hub| hub.read(|world| world.clusters().next().unwrap().unknown.clone());
+    let kept = BTreeSet::from([Kind::TrustPolicy]);
+    let done = Change::InitDone {
+        cluster: east(),
+        kept: kept.clone(),
+    };
+    tell(&hub, done, 100);
+    let (told, heard) = watch::channel(report("41"));
+    saved.follow(&east(), heard);
+    saved.write(&hub, CONFIRM_EVERY);
+    told.send_replace(report("42"));
+    saved.identify(&east(), "8c1e");
+    assert_eq!(saved.mark(&east()), mark());
+    saved.write(&hub, CONFIRM_EVERY);
+
+    let (again, saved) = disk.start(MESH);
+    assert_eq!(saved.mark(&east()), mark());
+    assert_eq!(unknown(&again), kept);
+    // A source that has seen nothing yet takes nothing of it away.
+    saved.follow(&east(), watch::channel(Report::default()).1);
+    assert_eq!(saved.mark(&east()), mark());
+    list(&again, &[], 200);
+    assert_eq!(unknown(&again), BTreeSet::new());
+}
+
+/// Whoever comes from an older version keeps what it had.
+#[test]
+fn a_file_of_the_version_before_is_read() {
+    use sha2::{Digest as _, Sha256};
+    let disk = Disk::new();
+    let (hub, saved) = disk.start(MESH);
+    list(&hub, &objects(7, true, "x"), 100);
+    saved.write(&hub, CONFIRM_EVERY);
+    let text = std::fs::read_to_string(disk.path()).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let old = format!(
+        "{{\"format\":\"isthmus-world\",\"version\":1,\"mesh_domain\":\"{MESH}\",\
+         \"cluster\":\"east\",\"seen_seconds\":1700000100,\"seen_nanos\":0}}"
+    );
+    lines[0] = old;
+    let end = lines.pop().unwrap();
+    let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let mut end: serde_json::Value = serde_json::from_str(&end).unwrap();
+    let digest = Sha256::digest(&body);
+    let sum: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    end["sha256"] = sum.into();
+    std::fs::write(disk.path(), format!("{body}{end}\n")).unwrap();
+    let (again, saved) = disk.start(MESH);
+    assert_eq!(saved.note(&east()).unwrap().refused, None);
+    assert_eq!(
+        (all(&again), seen(&again)),
+        (all(&hub), (State::Stale, Some(at(100))))
+    );
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_control_plane_core::model::{Change, Kind};
 use isthmus_control_plane_core::quota::Quota;
-use isthmus_control_plane_core::watch::{Counts, State};
+use isthmus_control_plane_core::watch::{Counts, State, Version};
 use isthmus_proto::ids::ClusterId;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -51,8 +51,13 @@ pub struct KubernetesSource {
     quota: Quota,
     /// A watch that says nothing for so long has lost its server.
     silence: Duration,
+    /// What was seen of each kind before: an API server that is behind it is not believed.
+    seen: Versions,
     report: watch::Sender<Report>,
 }
+
+/// The newest `resourceVersion` of each kind that was seen.
+pub type Versions = BTreeMap<String, String>;
 
 impl KubernetesSource {
     /// A source that watches what `api` leads to, and keeps no more of it than `quota`.
@@ -67,8 +72,16 @@ impl KubernetesSource {
             api: api.clone(),
             quota,
             silence: SILENCE_MAX,
+            seen: Versions::new(),
             report,
         }
+    }
+
+    /// Goes on where another source of the same cluster has ended: what is older than that is of
+    /// the past.
+    #[must_use]
+    pub fn resuming(self, seen: Versions) -> Self {
+        Self { seen, ..self }
     }
 }
 
@@ -90,7 +103,9 @@ impl Source for KubernetesSource {
         // They end with this future.
         let mut tasks = JoinSet::new();
         for collection in COLLECTIONS {
-            let watcher = Watcher::new(collection, &self.api, &shared, &out);
+            let seen = self.seen.get(collection.name());
+            let seen = seen.and_then(|text| Version::read(text));
+            let watcher = Watcher::new(collection, &self.api, &shared, &out, seen);
             tasks.spawn(watcher.run());
         }
         let pulse = Pulse::new(Arc::clone(&shared), out.clone(), self.report);
@@ -135,6 +150,10 @@ struct Status {
     last_heard: Option<Instant>,
     counts: Counts,
     bytes: u64,
+    /// The newest version that was seen.
+    seen: Option<Version>,
+    /// The server does not know us.
+    unauthorized: bool,
     /// Objects that are too many to be kept in mind.
     beyond: usize,
     /// Objects that have no name, in all lists.

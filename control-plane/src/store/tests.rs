@@ -72,6 +72,7 @@ fn replica(server: &Fake, leads: bool) -> KeyStore {
         cluster: "east".parse().unwrap(),
         namespace: None,
         allow: Allow::default(),
+        quota: isthmus_control_plane_core::quota::Quota::default(),
     };
     let api = Api::new(server.access()).unwrap();
     let (_, apis) = watch::channel(BTreeMap::from([(home.cluster.clone(), api)]));

@@ -127,7 +127,7 @@ async fn a_cluster_joins_by_an_object_and_leaves_with_it() {
 
 #[tokio::test]
 async fn a_credential_takes_anothers_place_without_a_gap_if_it_is_good() {
-    let Some(two) = Box::pin(Two::start()).await else {
+    let Some(mut two) = Box::pin(Two::start()).await else {
         return;
     };
     two.east.server.apply(WEST).await;
@@ -154,6 +154,22 @@ async fn a_credential_takes_anothers_place_without_a_gap_if_it_is_good() {
     two.until_condition("CredentialValid", "Refused").await;
     two.west.apply(&pod("cart-3")).await;
     two.until("the old watch goes on", true, has_pods(3)).await;
+
+    // Nor is it after a restart: the state folder says which cluster west was.
+    two.until("west lies on disk", true, |said| {
+        said["saved"]["objects"].as_u64() > Some(0)
+    })
+    .await;
+    two.hand_in(&admin).await;
+    two.east.control.kill();
+    two.east.control.start().await;
+    two.until_condition("CredentialValid", "AnotherCluster")
+        .await;
+    let stale = |said: &Value| said["state"] == "stale" && count(said, "Pod") > 0;
+    two.until("nothing of east is taken for west", false, stale)
+        .await;
+    two.hand_in(&other).await;
+    two.until("west is seen again", false, has_pods(3)).await;
 }
 
 const PROFILE: &str = "apiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ClusterProfile\n\

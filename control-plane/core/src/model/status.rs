@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Labels, Reach};
+use crate::model::{Labels, Reach, Spec};
 
 /// The label by which objects that the mesh made are known. Objects without it are somebody else's:
 /// never overwritten, never deleted.
@@ -88,6 +88,44 @@ impl Observed {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+impl Spec {
+    /// What stands in the status, of kinds whose author is told when they are refused.
+    #[must_use]
+    pub fn observed(&self) -> Option<&Observed> {
+        match self {
+            Self::MeshCluster(mesh) => Some(&mesh.observed),
+            Self::AccessPolicy(policy) => Some(&policy.observed),
+            Self::TrafficPolicy(policy) => Some(&policy.observed),
+            Self::TrustPolicy(policy) => Some(&policy.observed),
+            Self::Namespace(_)
+            | Self::ServiceAccount
+            | Self::Pod(_)
+            | Self::Deployment
+            | Self::Service(_)
+            | Self::EndpointSlice(_)
+            | Self::ServiceExport(_)
+            | Self::ServiceImport(_)
+            | Self::Route(_)
+            | Self::ReferenceGrant(_)
+            | Self::Gateway(_)
+            | Self::GatewayClass(_)
+            | Self::ClusterProperty(_)
+            | Self::ConfigMap(_) => None,
+        }
+    }
+}
+
+/// Why an object is not taken as its cluster has it. What it said before still counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// One word in CamelCase, for a condition.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// What stands in its status.
+    pub observed: Observed,
 }
 
 /// What the mesh had written about one parent of a route.

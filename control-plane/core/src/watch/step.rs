@@ -46,8 +46,21 @@ pub(super) struct Trouble {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
     Lost,
+    /// Lost, because the server does not know who we are.
+    Unauthorized,
     Forbidden,
     Absent,
+}
+
+impl Sort {
+    /// Does a trouble of this sort go on in one of the other?
+    pub(super) fn is_like(self, other: Self) -> bool {
+        let plain = |sort| match sort {
+            Self::Lost | Self::Unauthorized => Self::Lost,
+            Self::Forbidden | Self::Absent => sort,
+        };
+        plain(self) == plain(other)
+    }
 }
 
 impl Watching {

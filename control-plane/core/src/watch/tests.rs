@@ -444,3 +444,39 @@ fn what_did_not_count_is_told_again() {
     let told = feed.page(page(30, &[("a", "1", 3), ("b", "2", 7)], None), now);
     assert_eq!(told, Ok(vec![apply("a@3")]));
 }
+
+/// F33: also after a restart of ours, and with another credential, the past is not believed.
+#[test]
+fn a_feed_that_goes_on_where_another_was_refuses_what_is_older() {
+    let now = start();
+    let mut feed = Feed::resuming(Version::read("10"));
+    assert_eq!(feed.seen().map(ToString::to_string).as_deref(), Some("10"));
+    feed.next(now, JITTER);
+    let old = feed.page(page(9, &[("a", "1", 5)], None), now);
+    assert!(matches!(old, Err(Refused::Older { .. })), "{old:?}");
+    assert!(!feed.listed());
+    // A store that was restored from a backup is believed after a while.
+    let later = now + RESTORED + seconds(1);
+    feed.next(later, JITTER);
+    let told = feed.page(page(9, &[("a", "1", 5)], None), later);
+    assert_eq!(told, Ok(vec![apply("a@5")]));
+    // What is as new is believed at once.
+    let mut feed = Feed::resuming(Version::read("10"));
+    feed.next(now, JITTER);
+    let told = feed.page(page(10, &[("a", "1", 5)], None), now);
+    assert_eq!(told, Ok(vec![apply("a@5")]));
+}
+
+#[test]
+fn who_is_not_known_to_the_server_is_told_apart_from_who_does_not_reach_it() {
+    let now = start();
+    let mut feed = watching(now);
+    feed.failed(Failure::Transport("refused".to_owned()), now);
+    assert!(!feed.is_unauthorized());
+    let later = now + seconds(1);
+    feed.failed(Failure::Unauthorized("no".to_owned()), later);
+    assert!(feed.is_unauthorized());
+    // It is lost since it was lost.
+    let why = "no".to_owned();
+    assert_eq!(feed.state(), State::Lost { since: now, why });
+}

@@ -15,7 +15,10 @@ pub(super) fn concerns(change: &Change) -> bool {
         Change::Apply(object) => object.spec.kind(),
         Change::Delete(at) => at.kind,
         Change::InitDone { .. } | Change::Listed { .. } => return true,
-        Change::Init { .. } | Change::Lost { .. } | Change::Confirmed { .. } => return false,
+        Change::Init { .. }
+        | Change::Refused { .. }
+        | Change::Lost { .. }
+        | Change::Confirmed { .. } => return false,
     };
     matches!(
         kind,

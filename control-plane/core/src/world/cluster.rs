@@ -14,14 +14,13 @@ use crate::model::{
     ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
+use crate::world::refused::Refused;
 use crate::world::table::{Age, Entry, Stamp, Table};
 
 /// Objects that one cluster may declare; more are refused with a condition.
 pub(crate) const OBJECTS_MAX: usize = 400_000;
 /// Endpoints of one slice (Kubernetes allows as many).
 const SLICE_ENDPOINTS_MAX: usize = 1_000;
-/// Refused objects that are remembered for people, each cluster.
-const REFUSED_MAX: usize = 1_000;
 
 /// A virtual address that an object claims. The first claim counts: a service's before an import's,
 /// then the oldest.
@@ -53,7 +52,7 @@ pub(crate) struct Cluster {
     pub(super) unknown: BTreeSet<Kind>,
     /// Grows with every change of its objects and of its state.
     pub(crate) revision: u64,
-    pub(crate) refused: BTreeMap<ObjectRef, String>,
+    pub(crate) refused: BTreeMap<ObjectRef, Refused>,
     pub(crate) pods: Table<Pod>,
     pub(crate) services: Table<Service>,
     pub(crate) slices: Table<EndpointSlice>,
@@ -344,14 +343,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Notes an object that was not admitted; what was known under its name stays.
-    pub(crate) fn refuse(&mut self, at: ObjectRef, why: String) {
+    /// The current list has named the object, whatever it says.
+    pub(super) fn keep(&mut self, kind: Kind, namespace: &str, name: &str) {
         let list = self.list;
-        let (namespace, name) = key(at.namespace.as_ref(), &at.name);
-        on_table!(self, at.kind, |table| table.keep(namespace, name, list));
-        if self.refused.len() < REFUSED_MAX {
-            self.refused.insert(at, why);
-        }
+        on_table!(self, kind, |table| table.keep(namespace, name, list));
     }
 
     /// Is the object there as it is? Then the current list has named it.
@@ -455,7 +450,7 @@ impl Cluster {
         table.flat_map(|table| table.iter().map(|(_, name, _)| name))
     }
 
-    fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+    pub(super) fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
         match kind {
             Kind::Pod => self.pods.get(namespace, name).is_some(),
             Kind::Service => self.services.get(namespace, name).is_some(),

@@ -31,8 +31,9 @@ impl World {
         let mut found = Vec::new();
         let mut exported = BTreeSet::new();
         for cluster in self.clusters.values() {
-            for (at, why) in &cluster.refused {
-                found.push(rejected(at.clone(), "Refused", why.clone()));
+            for (at, refused) in &cluster.refused {
+                let why = &refused.why;
+                found.push(rejected(at.clone(), why.reason, why.message.clone()));
             }
             exported.extend(cluster.exports.iter().map(|(ns, name, _)| (ns, name)));
             self.of_policies(cluster, &mut found);

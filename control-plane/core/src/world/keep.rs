@@ -3,6 +3,7 @@
 //! Objects go out in pages, so that nobody waits while a large cluster is written down; they come
 //! back as what a cluster was when it was seen last: stale, and as old as they are.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use isthmus_proto::ids::ClusterId;
@@ -59,14 +60,14 @@ impl World {
         Some(page)
     }
 
-    /// Takes in what a cluster was when it was last seen, then. Only as long as nothing else is known
+    /// Takes in what a cluster was when it was last seen, then, but for these kinds. Only as long as nothing else is known
     /// of it; false: nothing was taken in. Its sources go on from there: what their first whole list
     /// does not name is gone.
     pub fn restore(
         &mut self,
         cluster: &ClusterId,
         objects: &[Object],
-        seen: SystemTime,
+        (seen, unknown): (SystemTime, &BTreeSet<Kind>),
         now: SystemTime,
     ) -> (bool, Dirty) {
         let stamp = self.stamp(now);
@@ -75,12 +76,13 @@ impl World {
             return (false, Dirty::default());
         };
         for object in objects.iter().filter(|object| object.cluster == *cluster) {
-            match found.admit(object) {
-                Ok(()) => found.put(object, stamp),
-                Err(why) => found.refuse(object.reference(), why),
+            // What was admitted once and is not now, its source will tell again.
+            if found.admit(object).is_ok() {
+                found.put(object, stamp);
             }
         }
         found.state = State::Stale;
+        found.unknown.clone_from(unknown);
         "not seen since the control plane started".clone_into(&mut found.reason);
         found.confirmed_at = Some(seen.min(now));
         // What it says of other clusters, and whom it cuts off, counts again.

@@ -14,7 +14,7 @@ use crate::world::{Condition, Dirty, World};
 /// One condition of a MeshCluster or a ClusterProfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// `Accepted`, `Connected`, `Synced` or `CredentialValid`.
+    /// `Accepted`, `Connected`, `Synced`, `CredentialValid` or `QuotaExceeded`.
     pub kind: &'static str,
     /// Does it hold? `None`: it is not known yet.
     pub holds: Option<bool>,

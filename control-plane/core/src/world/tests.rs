@@ -211,7 +211,7 @@ fn a_refused_object_leaves_the_last_good_one() {
         .find(|o| o.name == "cart" && o.spec.kind() == Kind::Service);
     broken.as_mut().unwrap().namespace = None;
     let dirty = world.apply(Change::Apply(broken.unwrap()), at(5));
-    assert!(dirty.is_empty());
+    assert!(dirty.services.is_empty() && dirty.objects.len() == 1);
     assert_eq!(
         world
             .conditions()

@@ -7,7 +7,7 @@ use crate::model::{Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, Trust
 use crate::translate::{authorization, gateway, service};
 use crate::world::cluster::Cluster;
 use crate::world::{Standing, World};
-use crate::write::{CONTROLLER_NAME, Plan, Settings, Subject, reference};
+use crate::write::{CONTROLLER_NAME, Plan, Settings, Subject, reference, refusal};
 
 /// Does a cluster's name agree with its ClusterProperty objects (KEP-2149)?
 const PROPERTIES_MATCH: &str = "PropertiesMatch";
@@ -51,6 +51,7 @@ pub(super) fn look(
     access(world, cluster, settings, subject, plan);
     traffic(world, cluster, settings, subject, plan);
     trust(world, cluster, settings, subject, plan);
+    refusal::look((world, cluster), settings, subject, plan);
 }
 
 fn trust(
@@ -61,6 +62,10 @@ fn trust(
     plan: &mut Plan,
 ) {
     for (_, name, entry) in cluster.trust.iter() {
+        let at = reference(cluster, Kind::TrustPolicy, "", name);
+        if cluster.refused.contains_key(&at) {
+            continue;
+        }
         let observed = &entry.value.observed;
         let accepted = if world.is_mesh_author(&cluster.id) {
             (Truth::True, "Accepted", "")
@@ -77,7 +82,6 @@ fn trust(
             said(observed, "Accepted", accepted),
             said(observed, "ResolvedRefs", resolved),
         ];
-        let at = reference(cluster, Kind::TrustPolicy, "", name);
         plan.conditions(at, (wanted, &observed.conditions), settings, subject);
     }
 }
@@ -122,8 +126,13 @@ fn members(
         let Some(standings) = standings.get(&of_object) else {
             continue;
         };
-        let observed = &entry.value.observed;
+        let at = reference(cluster, Kind::MeshCluster, "", name);
+        let refused = cluster.refused.get(&at).map(|refused| &refused.why);
+        let observed = refused.map_or(&entry.value.observed, |why| &why.observed);
         let one = |standing: &Standing| {
+            if let Some(why) = refused.filter(|_| standing.kind == "Accepted") {
+                return refusal::not_accepted(why);
+            }
             let status = standing.holds.map_or(Truth::Unknown, Truth::from);
             said(
                 observed,
@@ -133,7 +142,6 @@ fn members(
         };
         let mut wanted: Vec<Said> = standings.iter().map(one).collect();
         wanted.extend(properties(world, name, observed));
-        let at = reference(cluster, Kind::MeshCluster, "", name);
         plan.conditions(at, (wanted, &observed.conditions), settings, subject);
     }
 }
@@ -179,6 +187,9 @@ fn access(
     }
     for ((namespace, name), (observed, wrong)) in whole {
         let at = reference(cluster, Kind::AccessPolicy, namespace, name);
+        if cluster.refused.contains_key(&at) {
+            continue;
+        }
         let message = wrong
             .map(|why| format!("denies everything in its scope: {why}"))
             .unwrap_or_default();
@@ -201,13 +212,16 @@ fn traffic(
 ) {
     for (namespace, name, entry) in cluster.traffic.iter() {
         let policy = &entry.value;
+        let at = reference(cluster, Kind::TrafficPolicy, namespace, name);
+        if cluster.refused.contains_key(&at) {
+            continue;
+        }
         let (reason, message) = match &policy.invalid {
             Some(why) => ("Invalid", why.clone()),
             None => target(world, cluster, namespace, policy),
         };
         let accepted = (Truth::from(reason == "Accepted"), reason, message.as_str());
         let wanted = vec![said(&policy.observed, "Accepted", accepted)];
-        let at = reference(cluster, Kind::TrafficPolicy, namespace, name);
         let observed = &policy.observed.conditions;
         plan.conditions(at, (wanted, observed), settings, subject);
     }
@@ -247,7 +261,11 @@ fn target(
     }
 }
 
-fn said(observed: &Observed, kind: &str, (status, reason, message): (Truth, &str, &str)) -> Said {
+pub(super) fn said(
+    observed: &Observed,
+    kind: &str,
+    (status, reason, message): (Truth, &str, &str),
+) -> Said {
     Said {
         kind: kind.to_owned(),
         status,

@@ -76,7 +76,7 @@ impl Running {
             }
             Change::InitDone { .. } => (self.listed, self.lost) = (true, None),
             Change::Lost { reason, .. } => self.lost = Some(reason),
-            Change::Confirmed { .. } | Change::Listed { .. } => {}
+            Change::Confirmed { .. } | Change::Listed { .. } | Change::Refused { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isthmus_control_plane_core::model::{Change, Kind, ObjectRef};
+use isthmus_control_plane_core::model::{Change, Kind, ObjectRef, Observed, Refusal};
 use isthmus_control_plane_core::quota::{Cost, Ledger, Quota};
 use isthmus_control_plane_core::watch::Name;
 use isthmus_proto::ids::ClusterId;
@@ -14,6 +14,8 @@ use crate::manifest::{Parsed, Problem};
 
 /// Objects with a problem that are remembered by name; more are only counted.
 const PROBLEMS_MAX: usize = 500;
+/// Errors of one object that its author is told in its status.
+const ERRORS_TOLD_MAX: usize = 3;
 
 /// Kind, namespace (empty: none), name.
 type Key = (Kind, String, String);
@@ -66,12 +68,24 @@ impl Held {
         }
     }
 
-    /// An object is there, or is different.
-    pub(super) fn apply(&mut self, kind: Kind, name: &Name, parsed: Parsed) -> Taken {
+    /// An object is there, or is different. `observed`: what stands in its status.
+    pub(super) fn apply(
+        &mut self,
+        kind: Kind,
+        name: &Name,
+        parsed: Parsed,
+        observed: impl FnOnce() -> Observed,
+    ) -> Taken {
         let key = key(kind, name);
         if !parsed.errors.is_empty() {
+            let told = parsed.errors.iter().take(ERRORS_TOLD_MAX);
+            let told: Vec<&str> = told.map(|problem| problem.message.as_str()).collect();
+            let changes = self.refusal(&key, ("Invalid", told.join("; ")), observed);
             self.note(key, Some(Trouble::Error(parsed.errors)));
-            return Taken::nothing();
+            return Taken {
+                changes,
+                refused: false,
+            };
         }
         if parsed.objects.is_empty() {
             // It says something now that is of no interest.
@@ -89,9 +103,11 @@ impl Held {
                 object: title(&key),
                 message: format!("{over}; it takes {cost}"),
             };
+            let why = ("QuotaExceeded", problem.message.clone());
+            let changes = self.refusal(&key, why, observed);
             self.note(key, Some(Trouble::Refused(cost, vec![problem])));
             return Taken {
-                changes: Vec::new(),
+                changes,
                 refused: true,
             };
         }
@@ -111,13 +127,41 @@ impl Held {
         }
     }
 
+    /// The object is there, and is not taken as it is.
+    fn refusal(
+        &self,
+        key: &Key,
+        (reason, message): (&'static str, String),
+        observed: impl FnOnce() -> Observed,
+    ) -> Vec<Change> {
+        let at = self.reference(key, 0);
+        let why = |at| Change::Refused {
+            at,
+            why: Refusal {
+                reason,
+                message,
+                observed: observed(),
+            },
+        };
+        at.map(why).into_iter().collect()
+    }
+
+    /// Is there anything that has no room?
+    pub(super) fn is_over(&self) -> bool {
+        let mut troubles = self.problems.values();
+        !self.more_refused.is_empty()
+            || troubles.any(|trouble| matches!(trouble, Trouble::Refused(..)))
+    }
+
     /// An object is gone, with all that it has made.
     pub(super) fn delete(&mut self, kind: Kind, name: &Name) -> Vec<Change> {
         let key = key(kind, name);
+        // What was told to be refused is gone, too.
+        let refused = self.problems.contains_key(&key);
         self.note(key.clone(), None);
         let parts = self.parts_of(&key);
         self.parts.remove(&key);
-        if !self.ledger_of(kind).release(&key) {
+        if !self.ledger_of(kind).release(&key) && !refused {
             return Vec::new();
         }
         (0..parts)
@@ -196,7 +240,11 @@ impl Held {
     }
 
     /// The deletion of a part. What has no name in the world was never there.
-    fn gone(&self, (kind, namespace, name): &Key, part: usize) -> Option<Change> {
+    fn gone(&self, key: &Key, part: usize) -> Option<Change> {
+        self.reference(key, part).map(Change::Delete)
+    }
+
+    fn reference(&self, (kind, namespace, name): &Key, part: usize) -> Option<ObjectRef> {
         let namespace = match namespace.as_str() {
             "" => None,
             text => Some(text.parse().ok()?),
@@ -205,26 +253,17 @@ impl Held {
             0 => name.clone(),
             part => format!("{name}#{}", part.saturating_add(1)),
         };
-        Some(Change::Delete(ObjectRef {
+        Some(ObjectRef {
             cluster: self.cluster.clone(),
             kind: *kind,
             namespace,
             name,
-        }))
+        })
     }
 }
 
 /// Problems by the object that they are about.
 pub(super) type Problems = BTreeMap<String, Vec<Problem>>;
-
-impl Taken {
-    fn nothing() -> Self {
-        Self {
-            changes: Vec::new(),
-            refused: false,
-        }
-    }
-}
 
 fn key(kind: Kind, name: &Name) -> Key {
     let namespace = name.namespace.clone().unwrap_or_default();

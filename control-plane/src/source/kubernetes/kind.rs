@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use isthmus_control_plane_core::model::{Change, Kind};
-use isthmus_control_plane_core::watch::{Ask, Failure, Feed, Name, State, Told};
+use isthmus_control_plane_core::watch::{Ask, Failure, Feed, Name, State, Told, Version};
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
@@ -62,11 +62,12 @@ impl Watcher {
         api: &Api,
         shared: &Arc<Shared>,
         out: &mpsc::Sender<Change>,
+        seen: Option<Version>,
     ) -> Self {
         Self {
             collection,
             api: api.clone(),
-            feed: Feed::new(),
+            feed: Feed::resuming(seen),
             shared: Arc::clone(shared),
             out: out.clone(),
             version: 0,
@@ -283,7 +284,8 @@ impl Watcher {
         let Ok(name) = name_of(raw) else {
             return Vec::new();
         };
-        let taken = self.shared.held().apply(kind, &name, parsed);
+        let observed = || manifest::observed(raw.get().as_bytes(), kind);
+        let taken = self.shared.held().apply(kind, &name, parsed, observed);
         if taken.refused {
             self.feed.doubt(name.namespace.as_deref(), &name.name);
         }
@@ -362,6 +364,8 @@ impl Watcher {
             last_heard: self.feed.last_heard(),
             counts: self.feed.counts(),
             bytes: self.bytes,
+            seen: self.feed.seen().cloned(),
+            unauthorized: self.feed.is_unauthorized(),
             beyond: self.feed.beyond(),
             nameless: self.nameless,
         };

@@ -149,7 +149,9 @@ impl Pulse {
     /// Publishes what is known and what is wrong, and logs what is wrong anew.
     fn tell(&self, statuses: &Statuses, now: Instant) {
         let (errors, invalid, more) = self.shared.held().problems();
+        let over_quota = self.shared.held().is_over();
         let mut report = Report {
+            over_quota,
             origin: self.report.borrow().origin.clone(),
             errors,
             invalid,
@@ -220,6 +222,11 @@ fn kind_report(status: &Status, now: Instant) -> KindReport {
         lists: status.counts.lists,
         restarts: status.counts.watches.saturating_sub(1),
         bytes: status.bytes,
+        resource_version: status
+            .seen
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        unauthorized: status.unauthorized,
     }
 }
 

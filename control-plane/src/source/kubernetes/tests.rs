@@ -73,6 +73,7 @@ struct Running {
     lost: Option<String>,
     deletes: Vec<String>,
     confirmed: usize,
+    refused: BTreeMap<String, String>,
 }
 
 impl Running {
@@ -97,6 +98,7 @@ impl Running {
             lost: None,
             deletes: Vec::new(),
             confirmed: 0,
+            refused: BTreeMap::new(),
         }
     }
 
@@ -125,6 +127,9 @@ impl Running {
                 self.kept.retain(|kept| *kept != kind);
             }
             Change::Lost { reason, .. } => self.lost = Some(reason),
+            Change::Refused { at, why } => {
+                self.refused.insert(at.to_string(), why.message);
+            }
             Change::Confirmed { .. } => self.confirmed += 1,
         }
     }
@@ -274,6 +279,24 @@ async fn what_is_not_understood_keeps_its_last_good_state_and_is_reported_by_nam
     running
         .until("it is well again", |r| {
             r.ip("cart") == "10.0.0.2" && r.report.borrow().errors.is_empty()
+        })
+        .await;
+}
+
+/// Whoever writes statuses hears of it, and again when it is gone.
+#[tokio::test]
+async fn what_is_refused_is_told_by_its_name_and_so_is_its_end() {
+    let server = Server::start().await;
+    let mut wrong = slice("a", 1);
+    wrong["endpoints"] = json!("none");
+    server.put(SLICES, wrong);
+    let mut running = Running::listed(&server).await;
+    let at = "east: EndpointSlice shop/a";
+    assert!(running.refused.contains_key(at), "{:?}", running.refused);
+    server.delete(SLICES, "shop/a");
+    running
+        .until("it is gone", |r| {
+            r.deletes.iter().any(|gone| gone.ends_with("shop/a"))
         })
         .await;
 }

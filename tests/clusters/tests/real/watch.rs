@@ -103,6 +103,7 @@ impl Heard {
                     Change::Apply(_) => self.applies += 1,
                     Change::InitDone { kept, .. } => self.kept = kept.iter().copied().collect(),
                     Change::Confirmed { .. } => self.confirmed += 1,
+                    Change::Refused { .. } => {}
                     Change::Init { .. } | Change::Listed { .. } | Change::Lost { .. } => {}
                 }
                 self.world.apply(change, SystemTime::now());

@@ -151,7 +151,7 @@ fn gateways_that_were_never_seen_are_not_gone() {
     assert_eq!(proxy.names(T::Gateway), full.names(T::Gateway));
 }
 
-/// F34: nobody is believed by mistake while it is not known who is cut off.
+/// Nobody is believed by mistake while it is not known who is cut off.
 #[test]
 fn whom_to_believe_waits_for_the_trust_policies_of_the_home_cluster() {
     let trust = ("east", Kind::TrustPolicy);

@@ -12,6 +12,8 @@ fn status(state: State, listed: bool, now: Instant) -> Status {
         last_heard: Some(now),
         counts: Counts::default(),
         bytes: 0,
+        seen: None,
+        unauthorized: false,
         beyond: 0,
         nameless: 0,
     }
@@ -50,7 +52,10 @@ fn said(pulse: &mut Pulse, statuses: &Statuses, now: Instant) -> Vec<String> {
         Change::Lost { reason, .. } => format!("lost: {reason}"),
         Change::Confirmed { .. } => "confirmed".to_owned(),
         Change::Listed { kind, .. } => format!("listed {kind}"),
-        other @ (Change::Init { .. } | Change::Apply(_) | Change::Delete(_)) => {
+        other @ (Change::Init { .. }
+        | Change::Apply(_)
+        | Change::Refused { .. }
+        | Change::Delete(_)) => {
             format!("{other:?}")
         }
     };

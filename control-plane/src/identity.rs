@@ -149,7 +149,9 @@ impl<R: TokenReviewer> Identity<R> {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-        tracing::info!(identity = %grant.identity, %workload, "certificate issued");
+        let node = claims.node.as_deref().unwrap_or_default();
+        let node_uid = claims.node_uid.as_deref().unwrap_or_default();
+        tracing::info!(identity = %grant.identity, %workload, node, node_uid, "certificate issued");
         self.metrics.count(Metric::Issued, cluster);
         Ok(IssueResponse {
             chain: issued.chain.iter().map(|der| der.to_vec().into()).collect(),

@@ -40,6 +40,12 @@ pub struct Claims {
     pub service_account: String,
     /// The pod that the token is bound to, if any.
     pub pod: Option<String>,
+    /// The pod's UID, if it was told: two pods of one name have two.
+    pub pod_uid: Option<String>,
+    /// The node that the pod runs on, and its UID, if they were told.
+    pub node: Option<String>,
+    /// See `node`.
+    pub node_uid: Option<String>,
     /// The audiences.
     pub audiences: Vec<String>,
     /// Not valid before; absent: always.
@@ -185,6 +191,13 @@ fn check_token(claims: &Claims, claimed: &str, now: SystemTime) -> Result<(), Re
     Ok(())
 }
 
+/// Are both known, and not the same?
+fn is_another(known: Option<&String>, claimed: Option<&String>) -> bool {
+    known
+        .zip(claimed)
+        .is_some_and(|(known, claimed)| known != claimed)
+}
+
 /// A token outlives its pod; an identity must not. Only a cluster that is seen now can say that a
 /// pod is gone.
 fn check_pod(world: &World, claims: &Claims) -> Result<(), Refused> {
@@ -199,6 +212,9 @@ fn check_pod(world: &World, claims: &Claims) -> Result<(), Refused> {
             Err(Refused::Token("its pod has another service account"))
         }
         Some(pod) if pod.finished => Err(Refused::Token("its pod has ended")),
+        Some(pod) if is_another(pod.uid.as_ref(), claims.pod_uid.as_ref()) => Err(Refused::Token(
+            "the pod of that name is another one, or was not seen yet",
+        )),
         Some(_) => Ok(()),
         None if world.state(claims.cluster.as_str()) == Some(State::Synced) => {
             Err(Refused::Token("its pod is gone"))

@@ -1,5 +1,7 @@
 //! Is what is signed an SVID, and nothing more?
 
+mod foreign;
+
 use super::*;
 use crate::state::StateDir;
 use isthmus_control_plane_core::rotation::{Phase, Rotation};

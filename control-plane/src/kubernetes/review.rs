@@ -30,6 +30,10 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCOUNT: &str = "system:serviceaccount:";
 /// Where the pod is named that a token is bound to.
 const POD: &str = "authentication.kubernetes.io/pod-name";
+/// Where its UID is, and the node that it runs on.
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+const NODE: &str = "authentication.kubernetes.io/node-name";
+const NODE_UID: &str = "authentication.kubernetes.io/node-uid";
 
 /// Asks whoever knows the tokens of a cluster: its API server, or for a folder its key.
 #[derive(Debug)]
@@ -139,11 +143,18 @@ fn judge(cluster: &ClusterId, token: &str, answer: Value) -> Result<Reviewed, Re
         Some([pod]) if is_dns_name(pod) && is_dns_name(account) => pod.clone(),
         Some(_) | None => return Err(Refused::Subject),
     };
+    let only = |key: &str| match status.user.extra.get(key).map(Vec::as_slice) {
+        Some([value]) => Some(tame(value)),
+        Some(_) | None => None,
+    };
     Ok(Reviewed {
         cluster: cluster.clone(),
         namespace: namespace.to_string(),
         service_account: account.to_owned(),
         pod: Some(pod),
+        pod_uid: only(POD_UID),
+        node: only(NODE),
+        node_uid: only(NODE_UID),
         audiences: status.audiences,
         not_before: None,
         expires: end(token).ok_or(Refused::Malformed("it never ends"))?,

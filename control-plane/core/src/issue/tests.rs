@@ -41,7 +41,7 @@ fn world(listed: bool) -> World {
     world
 }
 
-/// F34: an identity that may be cut off is not given out while that is not known.
+/// An identity that may be cut off is not given out while that is not known.
 #[test]
 fn nobody_gets_an_identity_before_it_is_known_who_is_cut_off() {
     use crate::model::Kind;
@@ -69,6 +69,9 @@ fn claims() -> Claims {
         namespace: "shop".into(),
         service_account: "cart".into(),
         pod: Some("cart-1".into()),
+        pod_uid: None,
+        node: None,
+        node_uid: None,
         audiences: vec![AUDIENCE.into()],
         not_before: Some(at(0)),
         expires: at(3600),
@@ -215,6 +218,33 @@ fn nothing_outlives_its_issuer_and_a_cut_off_cluster_gets_nothing() {
         ..authority("east")
     };
     assert_eq!(ask(&cut), Err(Refused::CutOff(cluster("east"))));
+}
+
+/// A StatefulSet's pods have the names of those before them.
+#[test]
+fn a_token_of_a_pod_that_had_the_name_before_is_worth_nothing() {
+    let mut world = world(true);
+    let pod = Pod {
+        service_account: "cart".into(),
+        uid: Some("new".into()),
+        ..Pod::default()
+    };
+    let object = Object {
+        cluster: cluster("east"),
+        namespace: Some("shop".parse().unwrap()),
+        name: "cart-1".into(),
+        created: None,
+        spec: Spec::Pod(pod),
+    };
+    world.apply(Change::Apply(object), at(1));
+    let of = |uid: Option<&str>| Claims {
+        pod_uid: uid.map(str::to_owned),
+        ..claims()
+    };
+    assert!(ask(&world, &of(Some("new")), &CSR).is_ok());
+    assert!(ask(&world, &of(None), &CSR).is_ok());
+    let old = ask(&world, &of(Some("old")), &CSR).unwrap_err();
+    assert!(old.to_string().contains("another one"), "{old}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn good() -> Value {
                 "authentication.kubernetes.io/pod-name": ["cart-1"],
                 "authentication.kubernetes.io/pod-uid": ["p"],
                 "authentication.kubernetes.io/node-name": ["n"],
+                "authentication.kubernetes.io/node-uid": ["m"],
             },
         },
     } })
@@ -52,6 +53,8 @@ fn what_the_cluster_says_becomes_claims() {
         ("shop", "cart")
     );
     assert_eq!(claims.pod.as_deref(), Some("cart-1"));
+    let bound = [claims.pod_uid, claims.node, claims.node_uid];
+    assert_eq!(bound.map(Option::unwrap), ["p", "n", "m"]);
     assert_eq!(claims.cluster, east());
     assert_eq!(
         claims.expires,

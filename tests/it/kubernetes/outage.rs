@@ -2,13 +2,15 @@
 
 use isthmus_tests::servers::programs;
 use isthmus_tests::wait::{check, until_within};
-use isthmus_tests::{Fault, Mesh};
+use isthmus_tests::{Fault, Mesh, admin};
+use serde_json::Value;
 
 use super::{NOTICED, count};
 use crate::load::Load;
 
-/// How often the control plane is restarted in each outage.
-fn restarts() -> usize {
+/// How often the control plane is restarted in each outage, and how often a change of east is
+/// measured before it and during it.
+fn rounds() -> usize {
     if std::env::var_os("ISTHMUS_FULL").is_some() {
         20
     } else {
@@ -53,24 +55,61 @@ async fn until_west(mesh: &Mesh, state: &str) {
     .await;
 }
 
-/// Waits until the client's proxy knows so many endpoints of `books` to be healthy.
-async fn until_books(mesh: &Mesh, healthy: usize) {
-    until_within(NOTICED, "the change has arrived", async || {
+/// How many endpoints of a service the client's proxy takes for healthy.
+fn healthy(config: &Value, service: &str) -> usize {
+    let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let services = all(&config["services"]);
+    let mut found = services.iter().filter(|s| {
+        s["name"]
+            .as_str()
+            .is_some_and(|name| name.contains(service))
+    });
+    let endpoints = found.next().map(|s| all(&s["endpoints"]));
+    let healthy = |e: &&Value| e["health"] == "healthy";
+    endpoints.map_or(0, |all| all.iter().filter(healthy).count())
+}
+
+/// Waits until the client's proxy knows so many endpoints of a service to be healthy.
+async fn until_healthy(mesh: &Mesh, service: &str, count: usize) {
+    let what = format!("{count} of {service}");
+    until_within(NOTICED, &what, async || {
         let config = mesh.proxy("east/web-1").json("/config").await;
-        let services = config["services"].as_array().cloned().unwrap_or_default();
-        let books = services.iter().find(|s| {
-            let name = s["name"].as_str().unwrap_or_default();
-            name.contains("books")
-        });
-        let endpoints = books.and_then(|s| s["endpoints"].as_array().cloned());
-        let endpoints = endpoints.unwrap_or_default();
-        let good = endpoints
-            .iter()
-            .filter(|e| e["health"] == "healthy")
-            .count();
-        check(good == healthy, config)
+        check(healthy(&config, service) == count, config)
     })
     .await;
+}
+
+/// The responses that have told clients of changes in east, and how long that took together, in
+/// seconds.
+async fn told_of_east(mesh: &Mesh) -> (f64, f64) {
+    let (_, text) = admin::get(mesh.control().admin(), "/metrics")
+        .await
+        .unwrap();
+    let of = |part| {
+        let name = format!("isthmus_push_lag_seconds_{part}");
+        admin::sum(&text, &name, &["cluster=\"east\""])
+    };
+    (of("count"), of("sum"))
+}
+
+/// Changes east again and again, each time until the client's proxy has heard: how long it took on
+/// average from the change to the response that told it, in seconds.
+async fn lag_of_east(mesh: &mut Mesh) -> f64 {
+    until_within(NOTICED, "the client's proxy is connected", async || {
+        let proxies = mesh.control().json("/proxies").await.to_string();
+        check(proxies.contains("east/shop/web-1"), proxies)
+    })
+    .await;
+    let (count, sum) = told_of_east(mesh).await;
+    for _ in 0..rounds() {
+        for (ready, left) in [(false, 1), (true, 2)] {
+            mesh.mark_in_server("east/cart-2", ready).await;
+            until_healthy(mesh, "cart", left).await;
+        }
+    }
+    let (more, longer) = told_of_east(mesh).await;
+    assert!(more > count, "nobody was told");
+    (longer - sum) / (more - count)
 }
 
 /// Every call is answered, in both clusters, whatever happens to west's API server.
@@ -84,11 +123,13 @@ async fn nobody_notices(outage: Outage) {
     let web = mesh.client("east/web");
     let load = Load::start(vec![web.http("cart"), web.http("books")]);
     load.more(50).await;
-    until_books(&mesh, 2).await;
+    until_healthy(&mesh, "books", 2).await;
+    until_healthy(&mesh, "cart", 2).await;
+    let before = lag_of_east(&mut mesh).await;
 
     begin(&mut mesh, outage).await;
     until_west(&mesh, "stale").await;
-    for _ in 0..restarts() {
+    for _ in 0..rounds() {
         mesh.control_mut().kill();
         load.more(50).await;
         mesh.control_mut().start().await;
@@ -97,29 +138,24 @@ async fn nobody_notices(outage: Outage) {
         // Two of books, and the gateway.
         assert_eq!(count(&said, "Pod"), 3, "{said}");
         load.more(50).await;
+        let config = mesh.proxy("east/web-1").json("/config").await;
+        assert_eq!(healthy(&config, "books"), 2, "{config}");
     }
     // East's changes arrive as ever.
-    mesh.mark_in_server("east/cart-2", false).await;
-    until_within(NOTICED, "east is followed", async || {
-        let config = mesh.proxy("east/web-1").json("/config").await;
-        let services = config["services"].as_array().cloned().unwrap_or_default();
-        let unready = services.iter().any(|s| {
-            let endpoints = s["endpoints"].as_array().into_iter().flatten();
-            let mut endpoints = endpoints.into_iter();
-            endpoints.any(|e| e["health"] != "healthy")
-                || s["name"].as_str().unwrap_or_default().contains("cart")
-                    && s["endpoints"].as_array().map_or(0, Vec::len) == 1
-        });
-        check(unready, config)
-    })
-    .await;
+    let during = lag_of_east(&mut mesh).await;
+    let ratio = during / before.max(f64::EPSILON);
+    println!(
+        "{outage:?}: east's changes are told after {before:.4} s before and {during:.4} s during \
+         the outage, {ratio:.2} times as long; {} restarts",
+        rounds()
+    );
 
     end(&mut mesh, outage).await;
     until_west(&mesh, "synced").await;
     mesh.mark_in_server("west/books-1", false).await;
-    until_books(&mesh, 1).await;
+    until_healthy(&mesh, "books", 1).await;
     mesh.mark_in_server("west/books-1", true).await;
-    until_books(&mesh, 2).await;
+    until_healthy(&mesh, "books", 2).await;
     load.more(50).await;
     load.stop_without_failure().await;
 }

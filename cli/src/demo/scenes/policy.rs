@@ -147,9 +147,12 @@ fn first(
 }
 
 async fn new_connections_are_closed(plan: &Plan) -> anyhow::Result<()> {
+    // A reset may come before the connection is seen to be open.
     let closed = wait::until(LOOK_TIMEOUT, async || {
-        let mut caller = TcpCaller::open(plan.local(&Callee::TCP)).await?;
-        Ok(caller.echo("after the policy").await.is_err().then_some(()))
+        Ok(echoed(plan, "after the policy")
+            .await
+            .is_err()
+            .then_some(()))
     });
     match closed.await? {
         Some(()) => Ok(()),
@@ -159,9 +162,14 @@ async fn new_connections_are_closed(plan: &Plan) -> anyhow::Result<()> {
 
 async fn new_connections_are_open(plan: &Plan) -> anyhow::Result<()> {
     let open = wait::until(LOOK_TIMEOUT, async || {
-        let mut caller = TcpCaller::open(plan.local(&Callee::TCP)).await?;
-        Ok(caller.echo("allowed again").await.ok())
+        Ok(echoed(plan, "allowed again").await.ok())
     });
     open.await?
         .context("TCP is still refused though the policy is gone")
+}
+
+/// Something goes there and back over a new connection.
+async fn echoed(plan: &Plan, text: &str) -> anyhow::Result<()> {
+    let mut caller = TcpCaller::open(plan.local(&Callee::TCP)).await?;
+    caller.echo(text).await
 }

@@ -269,7 +269,7 @@ impl Membership {
     fn part(&mut self, named: &Named, profiles_known: bool) {
         let of_profile = |cluster: &ClusterId| {
             let member = self.members.get(cluster);
-            member.is_some_and(|m| matches!(*m.wanted.borrow().credential, Credential::OfProfile(_)))
+            member.is_some_and(|m| matches!(m.wanted.borrow().credential, Credential::OfProfile(_)))
         };
         let known = self.members.keys().chain(self.refused.keys());
         let gone: Vec<ClusterId> = known

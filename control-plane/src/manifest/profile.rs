@@ -3,7 +3,7 @@
 //! ClusterProfiles (KEP-4322) are written by a cluster manager that knows nothing of meshes: what is
 //! missing has a default, and a MeshCluster says more.
 
-use isthmus_control_plane_core::model::{ClusterProfile, MeshCluster, Observed, Spec};
+use isthmus_control_plane_core::model::{Allotment, ClusterProfile, MeshCluster, Observed, Spec};
 use isthmus_proto::ids::NetworkId;
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
@@ -85,6 +85,8 @@ pub(super) fn cluster_profile(
             credential: None,
             issuer: None,
             root: None,
+            uid: None,
+            quota: Allotment::default(),
             observed: Observed::default(),
         },
         cluster,

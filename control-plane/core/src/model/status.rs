@@ -112,6 +112,7 @@ impl Spec {
             | Self::Gateway(_)
             | Self::GatewayClass(_)
             | Self::ClusterProperty(_)
+            | Self::ClusterProfile(_)
             | Self::ConfigMap(_) => None,
         }
     }

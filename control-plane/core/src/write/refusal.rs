@@ -13,7 +13,9 @@ pub(super) fn look(
 ) {
     let member = |name: &str| {
         let found = world.standings().filter(|(home, _)| **home == cluster.id);
-        let standing = found.is_some_and(|(_, standings)| standings.contains_key(name));
+        let standing = found.is_some_and(|(_, standings)| {
+            standings.contains_key(&(Kind::MeshCluster, name.to_owned()))
+        });
         standing && cluster.mesh.get("", name).is_some()
     };
     for (at, refused) in &cluster.refused {

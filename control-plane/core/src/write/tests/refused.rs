@@ -158,7 +158,7 @@ fn a_member_whose_object_becomes_wrong_is_told_so_beside_what_becomes_of_it() {
         message: String::new(),
     };
     let standings = vec![one("Accepted"), one("Synced")];
-    let standings = Standings::from([("east".to_owned(), standings)]);
+    let standings = Standings::from([((Kind::MeshCluster, "east".to_owned()), standings)]);
     let dirty = run.world.set_standings(&id("east"), standings);
     run.planner.note(&run.world, &dirty);
     run.settle();

@@ -99,7 +99,12 @@ impl ControlPlane {
         self.begin();
         let address = self.admin;
         until("the control plane answers", async || {
-            admin::get(address, "/ready").await.map(drop)
+            // Before its keys are there it says nothing but why it waits.
+            match admin::get(address, "/clusters").await {
+                Ok((200, _)) => Ok(()),
+                Ok((status, text)) => Err(format!("{status} {text}")),
+                Err(error) => Err(error.to_string()),
+            }
         })
         .await;
     }

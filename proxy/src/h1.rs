@@ -247,7 +247,7 @@ impl H1Rx {
     }
 
     /// Waits until the peer leaves; keeps what it sends meanwhile, up to a bound. One that only ends
-    /// its side ([`HALF_CLOSE_WINDOW`]) has not left. Safe to drop.
+    /// its side (`HALF_CLOSE_WINDOW`) has not left. Safe to drop.
     pub async fn gone(&mut self) -> Broken {
         self.gone_after(HALF_CLOSE_WINDOW).await
     }

@@ -171,7 +171,7 @@ impl Drop for Opening<'_> {
 #[cfg(test)]
 mod tests {
     use isthmus_proxy_core::http2::{Role, Settings};
-    use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
+    use isthmus_proxy_core::message::Fields;
     use tokio::net::TcpStream;
     use tokio::task::{LocalSet, yield_now};
 
@@ -179,7 +179,7 @@ mod tests {
     use crate::h2::{StreamRx, StreamTx};
     use crate::stream::Broken;
     use crate::transport::Transport;
-    use crate::worker::tests::pair;
+    use crate::worker::tests::{pair, post};
 
     /// Opens sessions, and keeps the far ends.
     #[derive(Default)]
@@ -208,18 +208,7 @@ mod tests {
     }
 
     async fn ask(session: &Rc<Session>, limit: Duration) -> Result<(StreamRx, StreamTx), Broken> {
-        let head = RequestHead {
-            method: Method::Post,
-            version: Version::Http2,
-            https: false,
-            authority: b"cart".to_vec(),
-            path: b"/".to_vec(),
-            protocol: Vec::new(),
-            fields: Fields::default(),
-            body: BodyLength::Marked,
-            keep_alive: true,
-            expects_continue: false,
-        };
+        let head = post(Fields::default());
         session.open(&head, false, limit).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use isthmus_proxy_core::message::{BodyLength, Fields, Method, ResponseHead, Version};
+use isthmus_proxy_core::message::{BodyLength, Fields, ResponseHead};
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -10,7 +10,7 @@ use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
 
 use super::*;
 use crate::stream::Pull;
-use crate::worker::tests::pair;
+use crate::worker::tests::{pair, post};
 
 /// Long enough for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -18,18 +18,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn asking(cookie: usize) -> RequestHead {
     let mut fields = Fields::default();
     fields.push(b"cookie", &vec![b'c'; cookie]);
-    RequestHead {
-        method: Method::Post,
-        version: Version::Http2,
-        https: false,
-        authority: b"cart".to_vec(),
-        path: b"/".to_vec(),
-        protocol: Vec::new(),
-        fields,
-        body: BodyLength::Marked,
-        keep_alive: true,
-        expects_continue: false,
-    }
+    post(fields)
 }
 
 /// A connection on which little waits in the kernel.

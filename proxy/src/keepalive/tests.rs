@@ -3,31 +3,16 @@
 use std::future::pending;
 
 use isthmus_proxy_core::http2::{Connection, ErrorCode, Role, Settings};
-use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
+use isthmus_proxy_core::message::Fields;
 use tokio::io::AsyncWriteExt;
 use tokio::task::{LocalSet, yield_now};
 
 use super::*;
 use crate::transport::Transport;
-use crate::worker::tests::pair;
+use crate::worker::tests::{pair, post};
 
 /// SECURITY: a peer that is gone is noticed within this.
 const NOTICED_MAX: Duration = Duration::from_secs(10);
-
-fn asking() -> RequestHead {
-    RequestHead {
-        method: Method::Post,
-        version: Version::Http2,
-        https: false,
-        authority: b"cart".to_vec(),
-        path: b"/".to_vec(),
-        protocol: Vec::new(),
-        fields: Fields::default(),
-        body: BodyLength::Marked,
-        keep_alive: true,
-        expects_continue: false,
-    }
-}
 
 async fn settle() {
     for _ in 0..50 {
@@ -41,7 +26,7 @@ async fn connected() -> (Rc<Session>, Rc<Session>) {
     let client = Session::start(Transport::Plain(near), Role::Client, Settings::default());
     let server = Session::start(Transport::Plain(far), Role::Server, Settings::default());
     let (rx, tx) = client
-        .open(&asking(), false, Duration::from_secs(9))
+        .open(&post(Fields::default()), false, Duration::from_secs(9))
         .await
         .unwrap();
     let accepted = server.accept().await.unwrap();
@@ -60,7 +45,9 @@ async fn vanished() -> (Rc<Session>, TcpStream) {
     let session = Session::start(Transport::Plain(near), Role::Server, Settings::default());
     let mut said = Vec::new();
     let mut speaker = Connection::new(Role::Client, Settings::default(), &mut said);
-    speaker.open(&asking(), false, &mut said).unwrap();
+    speaker
+        .open(&post(Fields::default()), false, &mut said)
+        .unwrap();
     far.write_all(&said).await.unwrap();
     (session, far)
 }

@@ -3,6 +3,7 @@
 use isthmus_proto::locality::Locality;
 use isthmus_proxy_core::authorize::{PolicySet, PolicyTable};
 use isthmus_proxy_core::balance::Me;
+use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -62,6 +63,22 @@ pub(crate) async fn pair() -> (TcpStream, TcpStream) {
     let address = listener.local_addr().unwrap();
     let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
     (near.unwrap(), far.unwrap().0)
+}
+
+/// The head of a request over HTTP/2 with a body, and with these fields.
+pub(crate) fn post(fields: Fields) -> RequestHead {
+    RequestHead {
+        method: Method::Post,
+        version: Version::Http2,
+        https: false,
+        authority: b"cart".to_vec(),
+        path: b"/".to_vec(),
+        protocol: Vec::new(),
+        fields,
+        body: BodyLength::Marked,
+        keep_alive: true,
+        expects_continue: false,
+    }
 }
 
 /// What is read until the connection ends, however it ends.

@@ -239,6 +239,7 @@ async fn trial(
                 | Change::Refused { .. }
                 | Change::Delete(_)
                 | Change::Listed { .. }
+                | Change::Older { .. }
                 | Change::Confirmed { .. } => told.push(change),
             }
         }

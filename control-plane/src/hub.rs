@@ -267,6 +267,7 @@ fn cluster_of(change: &Change) -> &ClusterId {
         | Change::InitDone { cluster, .. }
         | Change::Listed { cluster, .. }
         | Change::Lost { cluster, .. }
+        | Change::Older { cluster, .. }
         | Change::Confirmed { cluster, .. } => cluster,
         Change::Apply(object) => &object.cluster,
         Change::Delete(at) | Change::Refused { at, .. } => &at.cluster,
@@ -313,6 +314,7 @@ fn is_urgent(change: &Change) -> bool {
         | Change::InitDone { .. }
         | Change::Listed { .. }
         | Change::Lost { .. }
+        | Change::Older { .. }
         | Change::Confirmed { .. } => false,
     }
 }

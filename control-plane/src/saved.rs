@@ -14,7 +14,7 @@ use std::io::{self, BufReader};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::world::{Place, State};
+use isthmus_control_plane_core::world::{LastSeen, Place, State};
 use isthmus_proto::ids::ClusterId;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -110,7 +110,11 @@ impl Saved {
                 kept.mark = about.mark;
                 let (mut taken, mut found) = (false, (0, None));
                 hub.change(|world| {
-                    let known = (about.seen, &about.unknown);
+                    let known = LastSeen {
+                        at: about.seen,
+                        unknown: &about.unknown,
+                        older: &about.older,
+                    };
                     let (done, dirty) = world.restore(cluster, &objects, known, SystemTime::now());
                     taken = done;
                     found = revision(world, cluster).unwrap_or_default();
@@ -203,11 +207,12 @@ impl Saved {
             listed
                 .map(|status| {
                     let told = (status.revision, status.confirmed_at);
-                    (status.cluster.clone(), told, status.unknown.clone())
+                    let kinds = (status.unknown.clone(), status.older.clone());
+                    (status.cluster.clone(), told, kinds)
                 })
                 .collect()
         });
-        for (cluster, (revision, confirmed), unknown) in known {
+        for (cluster, (revision, confirmed), (unknown, older)) in known {
             let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(kept) = self.lock().get(&cluster).cloned() else {
                 continue;
@@ -219,7 +224,8 @@ impl Saved {
                 continue;
             };
             let mut about = About::new(&self.mesh_domain, &cluster, seen);
-            (about.mark, about.unknown) = (kept.mark(), unknown);
+            about.mark = kept.mark();
+            (about.unknown, about.older) = (unknown, older);
             let result = self.write_one(hub, &cluster, &about);
             let mut clusters = self.lock();
             let Some(kept) = clusters.get_mut(&cluster) else {

@@ -33,6 +33,7 @@ use crate::kubernetes::ApiError;
 use crate::metrics::{Metric, Metrics};
 use lane::{Lane, Outcome};
 pub use server::Server;
+use server::is_gone;
 
 /// Things that are looked at before the world's writer gets its turn.
 const CHUNK: usize = 256;
@@ -78,7 +79,7 @@ pub type Servers<S> = watch::Receiver<BTreeMap<ClusterId, S>>;
 /// What could not be written, and why.
 #[derive(Debug, Default)]
 pub struct Problems {
-    found: Mutex<BTreeMap<ObjectRef, String>>,
+    found: Mutex<BTreeMap<ObjectRef, (Subject, String)>>,
 }
 
 impl Problems {
@@ -88,17 +89,24 @@ impl Problems {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found
             .iter()
-            .map(|(at, why)| (at.clone(), why.clone()))
+            .map(|(at, (_, why))| (at.clone(), why.clone()))
             .collect()
     }
 
     /// Is it another one than before?
-    fn note(&self, at: &ObjectRef, why: &str) -> bool {
+    fn note(&self, (at, subject): (&ObjectRef, &Subject), why: &str) -> bool {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if found.len() >= PROBLEMS_MAX && !found.contains_key(at) {
             return false;
         }
-        found.insert(at.clone(), why.to_owned()).as_deref() != Some(why)
+        let before = found.insert(at.clone(), (subject.clone(), why.to_owned()));
+        before.is_none_or(|(_, before)| before != why)
+    }
+
+    /// Forgets what is not amiss any more with what was looked at.
+    fn settle(&self, amiss: &BTreeMap<Subject, BTreeSet<ObjectRef>>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.retain(|at, (subject, _)| amiss.get(subject).is_none_or(|still| still.contains(at)));
     }
 
     fn over(&self, at: &ObjectRef) {
@@ -280,8 +288,9 @@ impl<'a, S: Server> Lead<'a, S> {
                 .metrics
                 .add(Metric::WritesUnchanged, what, count);
         }
-        for (at, why) in plan.refused {
-            if self.writer.problems.note(&at, &why) {
+        self.writer.problems.settle(&plan.amiss);
+        for (at, subject, why) in plan.refused {
+            if self.writer.problems.note((&at, &subject), why) {
                 tracing::warn!(object = %at, "{why}");
             }
         }
@@ -335,6 +344,15 @@ impl<'a, S: Server> Lead<'a, S> {
         let now = Instant::now();
         let outcome = Outcome::of(result);
         let what = write.body.what();
+        if is_gone(write, result) {
+            // There is nothing left to say it of; what was said before is not true of a new one.
+            self.writer.problems.over(&write.object);
+            self.echoes.remove(&(write.object.clone(), what));
+            if let Some(lane) = self.lanes.get_mut(&write.object.cluster) {
+                lane.came_to_nothing(write);
+            }
+            return;
+        }
         let metric = match outcome {
             Outcome::Applied => Metric::WritesApplied,
             Outcome::Conflict => Metric::WritesConflicting,
@@ -350,7 +368,8 @@ impl<'a, S: Server> Lead<'a, S> {
             }
             Err(error) => {
                 let why = format!("{what}: {error}");
-                if self.writer.problems.note(&write.object, &why) {
+                let about = (&write.object, &write.subject);
+                if self.writer.problems.note(about, &why) {
                     tracing::warn!(object = %write.object, what, %error, "not written");
                 }
             }

@@ -143,6 +143,7 @@ impl Admin {
             .count();
         let metrics = &self.shared.telemetry.metrics;
         metrics.set_ejected(u64::try_from(ejected).unwrap_or(u64::MAX));
+        metrics.set_freshness(&snapshot.describe_clusters(), SystemTime::now());
         let mut answer = text(StatusCode::OK, &metrics.text());
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         answer

@@ -235,6 +235,13 @@ pub enum Change {
         /// For people.
         reason: String,
     },
+    /// These kinds are not as fresh as the cluster, and all others are: until it is said anew.
+    Older {
+        /// Of this cluster.
+        cluster: ClusterId,
+        /// By kind.
+        kinds: BTreeMap<Kind, KindFreshness>,
+    },
     /// The source has looked, and its view was right at that time (a bookmark, a quiet rescan).
     Confirmed {
         /// This cluster.
@@ -242,6 +249,16 @@ pub enum Change {
         /// When.
         at: SystemTime,
     },
+}
+
+/// What is known of a kind that is not as fresh as its cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindFreshness {
+    /// When the source's view of it was last known to be right; `None`: it was never listed.
+    #[serde(with = "wire::time")]
+    pub confirmed_at: Option<SystemTime>,
+    /// For people: why.
+    pub reason: String,
 }
 
 /// One declared object.

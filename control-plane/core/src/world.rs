@@ -23,7 +23,7 @@ mod tests;
 
 pub use conditions::Condition;
 pub use dirty::Dirty;
-pub use keep::Place;
+pub use keep::{LastSeen, Place};
 pub use members::{NOT_ADMITTED, Standing, Standings};
 pub use offers::{Offer, OfferName, OfferedEndpoint};
 
@@ -35,7 +35,9 @@ use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, WorkloadName, is_dns
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 
-use crate::model::{Advertised, Change, Kind, Object, ObjectRef, Pod, Refusal, SYSTEM_NAMESPACE};
+use crate::model::{
+    Advertised, Change, Kind, KindFreshness, Object, ObjectRef, Pod, Refusal, SYSTEM_NAMESPACE,
+};
 use crate::rotation::RootNumber;
 use crate::translate::cache::Cache;
 use crate::translate::encode_plain;
@@ -98,6 +100,8 @@ pub struct ClusterStatus<'a> {
     pub objects: BTreeMap<Kind, usize>,
     /// Kinds that were never seen, although the cluster is: nothing is told that depends on them.
     pub unknown: &'a BTreeSet<Kind>,
+    /// Kinds that are not as fresh as the cluster.
+    pub older: &'a BTreeMap<Kind, KindFreshness>,
     /// Grows with every change of its objects and of its state.
     pub revision: u64,
 }
@@ -196,6 +200,7 @@ impl World {
             Change::InitDone { cluster, kept } => self.complete(&cluster, &kept, now),
             Change::Listed { cluster, kind } => self.listed_late(&cluster, kind),
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
+            Change::Older { cluster, kinds } => self.age(&cluster, kinds),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
         };
         if settles {
@@ -376,6 +381,20 @@ impl World {
         }
     }
 
+    fn age(&mut self, cluster: &ClusterId, kinds: BTreeMap<Kind, KindFreshness>) -> Dirty {
+        let found = self.clusters.get_mut(cluster);
+        let Some(cluster) = found.filter(|cluster| cluster.older != kinds) else {
+            return Dirty::default();
+        };
+        cluster.older = kinds;
+        // On disk, too, it is as old as it is.
+        cluster.revision = cluster.revision.saturating_add(1);
+        Dirty {
+            freshness: [cluster.id.clone()].into(),
+            ..Dirty::default()
+        }
+    }
+
     fn confirm(&mut self, cluster: &ClusterId, at: SystemTime) -> Dirty {
         let Some(cluster) = self.clusters.get_mut(cluster) else {
             return Dirty::default();
@@ -450,6 +469,7 @@ impl World {
             confirmed_at: cluster.confirmed_at,
             objects: cluster.counts(),
             unknown: cluster.unknown(),
+            older: &cluster.older,
             revision: cluster.revision,
         })
     }

@@ -216,8 +216,10 @@ pub struct Plan {
     pub writes: Vec<Write>,
     /// How many objects of each kind of write are as they should be.
     pub unchanged: BTreeMap<&'static str, u64>,
-    /// What would have to be written, but is somebody else's: why.
-    pub refused: Vec<(ObjectRef, String)>,
+    /// What would have to be written, but is somebody else's, and why.
+    pub refused: Vec<(ObjectRef, Subject, &'static str)>,
+    /// All that was looked at, with its objects that are not as they should be.
+    pub amiss: BTreeMap<Subject, BTreeSet<ObjectRef>>,
 }
 
 impl Plan {
@@ -227,6 +229,10 @@ impl Plan {
             body,
             subject: subject.clone(),
         });
+    }
+
+    fn refuse(&mut self, object: ObjectRef, why: &'static str, subject: &Subject) {
+        self.refused.push((object, subject.clone(), why));
     }
 
     fn unchanged(&mut self, what: &'static str) {
@@ -467,7 +473,12 @@ impl Planner {
             let Some(subject) = self.pending.pop_first() else {
                 break;
             };
+            let (writes, refused) = (plan.writes.len(), plan.refused.len());
             look(world, settings, &subject, &mut plan);
+            let written = plan.writes.iter().skip(writes).map(|write| &write.object);
+            let refused = plan.refused.iter().skip(refused).map(|(at, ..)| at);
+            let amiss = written.chain(refused).cloned().collect();
+            plan.amiss.insert(subject, amiss);
         }
         plan
     }

@@ -3,11 +3,11 @@
 //! Lines of JSON: what the file is, one line for each object, and at the end how many there are and
 //! the SHA-256 of all that stands before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use isthmus_control_plane_core::model::{Kind, Object};
+use isthmus_control_plane_core::model::{Kind, KindFreshness, Object};
 use isthmus_control_plane_core::world::Place;
 use isthmus_proto::ids::ClusterId;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,8 @@ pub(super) struct About {
     pub(super) mark: Mark,
     /// Kinds that were never seen.
     pub(super) unknown: BTreeSet<Kind>,
+    /// Kinds that were not as fresh as the rest.
+    pub(super) older: BTreeMap<Kind, KindFreshness>,
 }
 
 /// Which cluster was seen, and up to where.
@@ -106,6 +108,8 @@ struct Head {
     versions: Versions,
     #[serde(default)]
     unknown: BTreeSet<Kind>,
+    #[serde(default)]
+    older: BTreeMap<Kind, KindFreshness>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +133,7 @@ impl About {
             seen,
             mark: Mark::default(),
             unknown: BTreeSet::new(),
+            older: BTreeMap::new(),
         }
     }
 }
@@ -181,6 +186,7 @@ pub(super) fn write(
         uid: about.mark.uid.clone(),
         versions: about.mark.versions.clone(),
         unknown: about.unknown.clone(),
+        older: about.older.clone(),
     };
     line(&mut out, &head)?;
     let (mut objects, mut place) = (0usize, None);
@@ -284,6 +290,7 @@ fn head(line: &[u8], mesh_domain: &str, cluster: &ClusterId) -> Result<About, Re
             versions: head.versions,
         },
         unknown: head.unknown,
+        older: head.older,
         ..About::new(mesh_domain, cluster, seen)
     })
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::manifest;
 use crate::source::KindReport;
-use isthmus_control_plane_core::model::{Change, Kind, Object, ObjectRef};
+use isthmus_control_plane_core::model::{Change, Kind, KindFreshness, Object, ObjectRef};
 use isthmus_control_plane_core::world::World;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -456,6 +456,18 @@ fn which_cluster_it_was_and_what_was_not_seen_of_it_outlives_a_restart() {
         kept: kept.clone(),
     };
     tell(&hub, done, 100);
+    let older = |hub: &Hub| hub.read(|world| world.clusters().next().unwrap().older.clone());
+    let forbidden = KindFreshness {
+        confirmed_at: Some(at(40)),
+        reason: "forbidden".to_owned(),
+    };
+    let kinds = BTreeMap::from([(Kind::HttpRoute, forbidden)]);
+    let cluster = east();
+    let change = Change::Older {
+        cluster,
+        kinds: kinds.clone(),
+    };
+    tell(&hub, change, 100);
     let (told, heard) = watch::channel(report("41"));
     saved.follow(&east(), heard);
     saved.write(&hub, CONFIRM_EVERY);
@@ -467,6 +479,7 @@ fn which_cluster_it_was_and_what_was_not_seen_of_it_outlives_a_restart() {
     let (again, saved) = disk.start(MESH);
     assert_eq!(saved.mark(&east()), mark());
     assert_eq!(unknown(&again), kept);
+    assert_eq!(older(&again), kinds);
     // A source that has seen nothing yet takes nothing of it away.
     saved.follow(&east(), watch::channel(Report::default()).1);
     assert_eq!(saved.mark(&east()), mark());

@@ -166,6 +166,13 @@ impl Lane {
         }
     }
 
+    /// A write has come back, and its object is not there any more.
+    pub(super) fn came_to_nothing(&mut self, write: &Write) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.failures = 0;
+        self.refusals.remove(&write.object);
+    }
+
     /// Takes out all that waits.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Write> {
         self.queue.clear();

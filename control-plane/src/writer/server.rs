@@ -101,3 +101,13 @@ pub(super) fn is_kind_absent(result: &Result<(), ApiError>) -> bool {
     };
     matches!(result, Err(ApiError::Status { code: 404, message, .. }) if generic(message))
 }
+
+/// Somebody deleted the object while its status was on the way. The watch tells of it, too.
+pub(super) fn is_gone(write: &Write, result: &Result<(), ApiError>) -> bool {
+    let is_status = matches!(
+        write.body,
+        Body::Parents(_) | Body::Conditions(_) | Body::ImportStatus(_)
+    );
+    let not_found = matches!(result, Err(error) if error.is_not_found());
+    is_status && not_found && !is_kind_absent(result)
+}

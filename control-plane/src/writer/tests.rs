@@ -429,6 +429,43 @@ async fn what_somebody_made_in_the_same_moment_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_deleted_while_its_status_was_on_the_way_is_no_problem() {
+    let mesh = Mesh::start();
+    mesh.put("east", service("cart"));
+    mesh.put("east", export("cart"));
+    // It is gone, and no watch has told yet.
+    let at = "/apis/multicluster.x-k8s.io/v1beta1/namespaces/shop/serviceexports/cart";
+    mesh.fake("east").remove(at);
+    mesh.fake("east").changes();
+    mesh.leads.send_replace(true);
+    mesh.until("imported", |mesh| mesh.is_imported("west", "cart"))
+        .await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(mesh.problems.list(), vec![]);
+    assert_eq!(mesh.counted("isthmus_writes_refused_total"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_problem_is_over_once_nothing_is_wanted_there_any_more() {
+    let mesh = Mesh::start();
+    let foreign = json!({
+        "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceImport",
+        "metadata": { "name": "cart", "namespace": "shop" },
+        "spec": { "type": "Headless", "ports": [] },
+    });
+    mesh.put("west", foreign);
+    mesh.leads.send_replace(true);
+    mesh.put("east", service("cart"));
+    mesh.put("east", export("cart"));
+    mesh.until("said", |mesh| !mesh.problems.list().is_empty())
+        .await;
+    let at = "/apis/multicluster.x-k8s.io/v1beta1/namespaces/shop/serviceexports/cart";
+    mesh.fake("east").remove(at);
+    mesh.until("over", |mesh| mesh.problems.list().is_empty())
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cluster_with_the_older_version_of_the_kind_is_served_too() {
     let mesh = Mesh::start();
     mesh.fake("west")

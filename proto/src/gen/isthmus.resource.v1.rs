@@ -1322,7 +1322,7 @@ impl ::prost::Name for HandleKey {
     }
 }
 /// Name in discovery: the cluster. Unknown, empty and stale are three states.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClusterFreshness {
     /// Required.
     #[prost(string, tag = "1")]
@@ -1336,6 +1336,9 @@ pub struct ClusterFreshness {
     /// For people: why it is not fresh.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
+    /// The kinds of objects of which less is known, or older; every other kind is as the cluster. Each once, by name.
+    #[prost(message, repeated, tag = "5")]
+    pub kinds: ::prost::alloc::vec::Vec<KindFreshness>,
 }
 impl ::prost::Name for ClusterFreshness {
     const NAME: &'static str = "ClusterFreshness";
@@ -1345,6 +1348,32 @@ impl ::prost::Name for ClusterFreshness {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/isthmus.resource.v1.ClusterFreshness".into()
+    }
+}
+/// A kind of objects that is not as fresh as its cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KindFreshness {
+    /// As manifests name it, such as "EndpointSlice". Required.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Unknown or stale; anything else is rejected.
+    #[prost(enumeration = "Freshness", tag = "2")]
+    pub state: i32,
+    /// When the source last confirmed its view of the kind. Absent while unknown.
+    #[prost(message, optional, tag = "3")]
+    pub confirmed_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// For people: why it is not fresh.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for KindFreshness {
+    const NAME: &'static str = "KindFreshness";
+    const PACKAGE: &'static str = "isthmus.resource.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "isthmus.resource.v1.KindFreshness".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/isthmus.resource.v1.KindFreshness".into()
     }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -1,6 +1,6 @@
 //! How does a snapshot read as JSON?
 
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_proxy_core::balance::{StatsView, Ticks};
 use isthmus_proxy_core::snapshot::Snapshot;
@@ -34,14 +34,22 @@ pub(super) fn snapshot(snapshot: &Snapshot, now: Ticks) -> Value {
         })).collect::<Vec<_>>(),
         "clusters": content.clusters.iter().map(|c| json!({
             "name": c.name, "state": c.state.name(), "reason": c.reason,
-            "confirmed_at": c.confirmed_at
-                .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-                .map(|at| at.as_secs_f64()),
+            "confirmed_at": seconds(c.confirmed_at),
+            "older_kinds": c.kinds.iter().map(|(kind, of)| json!({
+                "kind": kind, "state": of.state.name(), "reason": of.reason,
+                "confirmed_at": seconds(of.confirmed_at),
+            })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "services": content.services.iter().map(|s| service(s, now)).collect::<Vec<_>>(),
         "exports": content.exports,
         "handle_epochs": content.handle_epochs,
     })
+}
+
+/// Since 1970.
+fn seconds(at: Option<SystemTime>) -> Option<f64> {
+    let since = at?.duration_since(UNIX_EPOCH).ok()?;
+    Some(since.as_secs_f64())
 }
 
 fn service(service: &ServiceView, now: Ticks) -> Value {

@@ -154,6 +154,9 @@ fn explanation(found: &Explanation, now: Ticks) -> Value {
         "places": found.places.iter().map(|p| format!("{p:?}")).collect::<Vec<_>>(),
         "clusters": found.clusters.iter().map(|c| json!({
             "name": c.name, "state": c.state.name(), "reason": c.reason,
+            "older_kinds": c.kinds.iter().map(|(kind, of)| json!({
+                "kind": kind, "state": of.state.name(), "reason": of.reason,
+            })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "failure": found.failure.map(|f| f.name()),
         "flag": found.failure.map(|f| f.flag()),

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::snapshot::cluster::Freshness;
+use isthmus_proxy_core::snapshot::describe::ClusterView;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -52,6 +54,17 @@ pub(super) struct Result {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Named {
     name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCluster {
+    cluster: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    cluster: String,
+    kind: String,
 }
 
 /// What tells one series from another, before it becomes labels.
@@ -150,6 +163,9 @@ pub struct Metrics {
     /// When our certificate ends, in seconds since 1970.
     pub certificate_expires: Gauge<i64>,
     ejected: Gauge<u64, AtomicU64>,
+    cluster_up: Family<OfCluster, Gauge>,
+    cluster_age: Family<OfCluster, Gauge<f64, AtomicU64>>,
+    kind_age: Family<OfKind, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -179,10 +195,14 @@ impl Default for Metrics {
             discovery_up: Gauge::default(),
             certificate_expires: Gauge::default(),
             ejected: Gauge::default(),
+            cluster_up: Family::default(),
+            cluster_age: Family::default(),
+            kind_age: Family::default(),
             registry: Registry::default(),
         };
         register_calls(&mut registry, &metrics);
         register_states(&mut registry, &metrics);
+        register_freshness(&mut registry, &metrics);
         Self {
             registry,
             ..metrics
@@ -293,7 +313,51 @@ fn register_states(registry: &mut Registry, metrics: &Metrics) {
     );
 }
 
+fn register_freshness(registry: &mut Registry, metrics: &Metrics) {
+    registry.register(
+        "cluster_up",
+        "1: the control plane lists and watches the cluster",
+        metrics.cluster_up.clone(),
+    );
+    registry.register(
+        "cluster_age_seconds",
+        "Since what is known of the cluster was last known to be right",
+        metrics.cluster_age.clone(),
+    );
+    registry.register(
+        "kind_age_seconds",
+        "The same of a kind that is older than its cluster",
+        metrics.kind_age.clone(),
+    );
+}
+
 impl Metrics {
+    /// How old what is known of each cluster is: as it is now, and nothing of clusters that are gone.
+    pub fn set_freshness(&self, clusters: &[ClusterView], now: SystemTime) {
+        let age = |at: SystemTime| now.duration_since(at).unwrap_or_default().as_secs_f64();
+        self.cluster_up.clear();
+        self.cluster_age.clear();
+        self.kind_age.clear();
+        for view in clusters {
+            let cluster = OfCluster {
+                cluster: view.name.clone(),
+            };
+            let up = i64::from(view.state == Freshness::Synced);
+            self.cluster_up.get_or_create(&cluster).set(up);
+            if let Some(at) = view.confirmed_at {
+                self.cluster_age.get_or_create(&cluster).set(age(at));
+            }
+            for (kind, of) in &view.kinds {
+                let Some(at) = of.confirmed_at else { continue };
+                let kind = OfKind {
+                    cluster: view.name.clone(),
+                    kind: kind.clone(),
+                };
+                self.kind_age.get_or_create(&kind).set(age(at));
+            }
+        }
+    }
+
     /// The counters of one kind of event. Where there are too many kinds, those of all others.
     #[must_use]
     pub fn series(&self, key: &SeriesKey) -> Series {

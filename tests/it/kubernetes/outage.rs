@@ -69,6 +69,28 @@ fn healthy(config: &Value, service: &str) -> usize {
     endpoints.map_or(0, |all| all.iter().filter(healthy).count())
 }
 
+/// Waits until the client's proxy says this of west, and whether its slices are older than the rest.
+async fn until_told(mesh: &Mesh, state: &str, older: bool) {
+    let what = format!("west is told to be {state}");
+    until_within(NOTICED, &what, async || {
+        let config = mesh.proxy("east/web-1").json("/config").await;
+        let clusters = config["clusters"].as_array().cloned().unwrap_or_default();
+        let west = clusters.into_iter().find(|c| c["name"] == "west");
+        let west = west.unwrap_or_default();
+        let kinds = west["older_kinds"].as_array().cloned().unwrap_or_default();
+        let aged = |kind: &Value| {
+            kind["kind"] == "EndpointSlice"
+                && kind["state"] == "stale"
+                && kind["confirmed_at"].is_number()
+        };
+        check(
+            west["state"] == state && kinds.iter().any(aged) == older,
+            west,
+        )
+    })
+    .await;
+}
+
 /// Waits until the client's proxy knows so many endpoints of a service to be healthy.
 async fn until_healthy(mesh: &Mesh, service: &str, count: usize) {
     let what = format!("{count} of {service}");
@@ -129,6 +151,7 @@ async fn nobody_notices(outage: Outage) {
 
     begin(&mut mesh, outage).await;
     until_west(&mesh, "stale").await;
+    until_told(&mesh, "stale", true).await;
     for _ in 0..rounds() {
         mesh.control_mut().kill();
         load.more(50).await;
@@ -152,6 +175,7 @@ async fn nobody_notices(outage: Outage) {
 
     end(&mut mesh, outage).await;
     until_west(&mesh, "synced").await;
+    until_told(&mesh, "synced", false).await;
     mesh.mark_in_server("west/books-1", false).await;
     until_healthy(&mesh, "books", 1).await;
     mesh.mark_in_server("west/books-1", true).await;

@@ -1,13 +1,13 @@
 //! Which ways lead between networks, what may pass them, and how old is what lies behind?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::resource::{self, gateway_address};
 
 use crate::model::{
-    GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, Reach, ServiceRef,
+    GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, KindFreshness, Reach, ServiceRef,
 };
 use crate::translate::endpoint::{MESH_PORT, backends};
 use crate::translate::{Answer, Client, Encoded, List, encode, encode_plain, octets};
@@ -169,9 +169,31 @@ pub(crate) fn freshness(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer
             state: state.into(),
             confirmed_at: confirmed_at.map(Into::into),
             reason: cluster.reason.clone(),
+            kinds: older(cluster),
         };
         encode_plain(cluster.id.as_str(), &message)
     }))
+}
+
+/// The kinds of which less is known than of the cluster, or older.
+fn older(cluster: &Cluster) -> Vec<resource::KindFreshness> {
+    let unknown = cluster.unknown().iter().map(|kind| (*kind, None));
+    let older = cluster.older.iter().map(|(kind, of)| (*kind, Some(of)));
+    let kinds: BTreeMap<Kind, Option<&KindFreshness>> = unknown.chain(older).collect();
+    let kinds = kinds.into_iter().map(|(kind, of)| {
+        let confirmed_at = of.and_then(|of| of.confirmed_at);
+        let state = match confirmed_at {
+            Some(_) => resource::Freshness::Stale,
+            None => resource::Freshness::Unknown,
+        };
+        resource::KindFreshness {
+            kind: kind.as_str().to_owned(),
+            state: state.into(),
+            confirmed_at: confirmed_at.map(Into::into),
+            reason: of.map(|of| of.reason.clone()).unwrap_or_default(),
+        }
+    });
+    kinds.collect()
 }
 
 /// What the gateways of the client's cluster may forward to: the meshed endpoints of what is

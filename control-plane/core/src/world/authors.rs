@@ -18,6 +18,7 @@ pub(super) fn concerns(change: &Change) -> bool {
         Change::Init { .. }
         | Change::Refused { .. }
         | Change::Lost { .. }
+        | Change::Older { .. }
         | Change::Confirmed { .. } => return false,
     };
     matches!(

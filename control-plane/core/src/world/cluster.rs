@@ -10,8 +10,8 @@ use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
     AccessPolicy, ClusterProfile, ClusterProperty, ConfigMap, EndpointSlice, Gateway, GatewayClass,
-    Kind, Labels, MeshCluster, Object, ObjectRef, Pod, Reach, ReferenceGrant, Route, Service,
-    ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
+    Kind, KindFreshness, Labels, MeshCluster, Object, ObjectRef, Pod, Reach, ReferenceGrant, Route,
+    Service, ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
 use crate::world::refused::Refused;
@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     pub(crate) state: State,
     pub(crate) reason: String,
     pub(crate) confirmed_at: Option<SystemTime>,
+    /// Kinds that are not as fresh as the cluster.
+    pub(crate) older: BTreeMap<Kind, KindFreshness>,
     pub(crate) keys: Vec<HandleKey>,
     pub(crate) list: u64,
     /// Kinds that the source cannot see now; what was known of them is kept.
@@ -253,6 +255,7 @@ impl Cluster {
             state: State::Unknown,
             reason: "not listed yet".to_owned(),
             confirmed_at: None,
+            older: BTreeMap::new(),
             keys: Vec::new(),
             list: 0,
             unseen: BTreeSet::new(),

@@ -3,12 +3,12 @@
 //! Objects go out in pages, so that nobody waits while a large cluster is written down; they come
 //! back as what a cluster was when it was seen last: stale, and as old as they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use isthmus_proto::ids::ClusterId;
 
-use crate::model::{Kind, Object, Spec};
+use crate::model::{Kind, KindFreshness, Object, Spec};
 use crate::world::cluster::Cluster;
 use crate::world::table::{Stamp, Table};
 use crate::world::{Dirty, State, World};
@@ -35,6 +35,17 @@ impl Place {
             name: object.name.clone(),
         }
     }
+}
+
+/// How a cluster was when it was seen last.
+#[derive(Debug, Clone, Copy)]
+pub struct LastSeen<'a> {
+    /// When.
+    pub at: SystemTime,
+    /// Kinds that were never seen.
+    pub unknown: &'a BTreeSet<Kind>,
+    /// Kinds that were not as fresh as the rest.
+    pub older: &'a BTreeMap<Kind, KindFreshness>,
 }
 
 impl World {
@@ -67,7 +78,7 @@ impl World {
         &mut self,
         cluster: &ClusterId,
         objects: &[Object],
-        (seen, unknown): (SystemTime, &BTreeSet<Kind>),
+        seen: LastSeen<'_>,
         now: SystemTime,
     ) -> (bool, Dirty) {
         let stamp = self.stamp(now);
@@ -82,9 +93,10 @@ impl World {
             }
         }
         found.state = State::Stale;
-        found.unknown.clone_from(unknown);
+        found.unknown.clone_from(seen.unknown);
+        found.older.clone_from(seen.older);
         "not seen since the control plane started".clone_into(&mut found.reason);
-        found.confirmed_at = Some(seen.min(now));
+        found.confirmed_at = Some(seen.at.min(now));
         // What it says of other clusters, and whom it cuts off, counts again.
         self.settle();
         (true, self.settled(Dirty::everything(), stamp))

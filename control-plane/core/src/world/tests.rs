@@ -90,6 +90,59 @@ fn a_lost_cluster_keeps_what_it_had_and_says_how_old_it_is() {
     assert!(responses[0].resources.iter().all(|one| one.name == "west"));
 }
 
+/// What is forbidden or lost alone is as old as it is, and no other kind is.
+#[test]
+fn a_kind_that_is_older_than_its_cluster_is_told_with_its_age() {
+    let mut world = shop_of(&["east", "west"]);
+    let (mut proxy, mut session) = caller(&world);
+    proxy.settle(&mut session, &world);
+    let older = |kinds: &[(Kind, Option<u64>)]| Change::Older {
+        cluster: id("west"),
+        kinds: kinds
+            .iter()
+            .map(|(kind, confirmed)| {
+                let of = KindFreshness {
+                    confirmed_at: confirmed.map(at),
+                    reason: "forbidden".into(),
+                };
+                (*kind, of)
+            })
+            .collect(),
+    };
+    let both = older(&[(Kind::HttpRoute, Some(40)), (Kind::TrustPolicy, None)]);
+    session.dirty(&world.apply(both.clone(), at(60)));
+    let responses = proxy.settle(&mut session, &world);
+    assert_eq!(responses.len(), 1);
+    let west: resource::ClusterFreshness = proxy.get(T::ClusterFreshness, "west");
+    assert_eq!(west.state(), resource::Freshness::Synced);
+    let told = west.kinds.iter().map(|of| {
+        let confirmed = of.confirmed_at.map(|at| at.seconds);
+        (of.kind.as_str(), of.state(), confirmed, of.reason.as_str())
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            (
+                "HTTPRoute",
+                resource::Freshness::Stale,
+                Some(prost_types::Timestamp::from(at(40)).seconds),
+                "forbidden"
+            ),
+            (
+                "TrustPolicy",
+                resource::Freshness::Unknown,
+                None,
+                "forbidden"
+            ),
+        ]
+    );
+    assert!(world.apply(both, at(61)).is_empty(), "nothing new");
+    session.dirty(&world.apply(older(&[]), at(62)));
+    proxy.settle(&mut session, &world);
+    let west: resource::ClusterFreshness = proxy.get(T::ClusterFreshness, "west");
+    assert_eq!(west.kinds, vec![]);
+}
+
 #[test]
 fn confirmations_are_told_in_steps() {
     let mut world = shop_of(&["east"]);

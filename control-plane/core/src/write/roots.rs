@@ -65,7 +65,7 @@ pub(super) fn look(
     if found.is_some() && managed.is_none() {
         let why = "a ConfigMap of this name was not made by the mesh, and stays as it is: \
                    sidecars of this namespace are not told where the control plane is";
-        plan.refused.push((at, why.to_owned()));
+        plan.refuse(at, why, subject);
         return;
     }
     let body = RootsBody {

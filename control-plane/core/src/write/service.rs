@@ -175,10 +175,8 @@ impl Place<'_> {
         if let Some(import) = self.import
             && import.value.managed.is_none()
         {
-            plan.refused.push((
-                at(Kind::ServiceImport, self.name),
-                FOREIGN_IMPORT.to_owned(),
-            ));
+            let at = at(Kind::ServiceImport, self.name);
+            plan.refuse(at, FOREIGN_IMPORT, self.subject);
             // What was made before the other one came has lost its purpose.
             if settings.removals {
                 self.remove_service(plan);
@@ -321,7 +319,7 @@ impl Place<'_> {
         let at = reference(self.cluster, Kind::Service, self.namespace, self.derived);
         match self.service.map(|entry| &entry.value) {
             Some(service) if !self.is_ours(service) => {
-                plan.refused.push((at, FOREIGN_SERVICE.to_owned()));
+                plan.refuse(at, FOREIGN_SERVICE, self.subject);
             }
             // Kubernetes does not change a service from one to the other.
             Some(service) if (service.kind == ServiceType::Headless) != body.headless => {

@@ -149,7 +149,7 @@ fn write(place: &Place<'_>, name: &str, mut body: SliceBody, plan: &mut Plan) {
     };
     let Some(managed) = &found.managed else {
         let why = "an EndpointSlice of this name was not made by the mesh, and stays as it is";
-        plan.refused.push((at, why.to_owned()));
+        plan.refuse(at, why, place.subject);
         return;
     };
     body.uid = uid_of(Some(managed));

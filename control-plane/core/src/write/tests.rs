@@ -245,7 +245,7 @@ fn what_others_made_is_neither_changed_nor_removed() {
     let squatter = service("east", &derived_name("shop", "cart"), 77);
     run.put(squatter.clone());
     let plan = run.plan();
-    let refused: Vec<_> = plan.refused.iter().map(|(at, _)| at.clone()).collect();
+    let refused: Vec<_> = plan.refused.iter().map(|(at, ..)| at.clone()).collect();
     assert_eq!(refused, [own.reference()]);
     run.planner.everything(&run.world);
     run.settle();
@@ -255,7 +255,7 @@ fn what_others_made_is_neither_changed_nor_removed() {
     assert_eq!(run.import("east", "cart").unwrap().ips, [] as [IpAddr; 0]);
     run.planner.everything(&run.world);
     let refused = run.plan().refused;
-    assert!(refused.iter().any(|(at, _)| *at == squatter.reference()));
+    assert!(refused.iter().any(|(at, ..)| *at == squatter.reference()));
     run.remove(&export("east", "cart").reference());
     run.settle();
     assert_eq!(run.import("west", "cart"), Some(foreign));

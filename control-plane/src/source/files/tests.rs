@@ -76,7 +76,10 @@ impl Running {
             }
             Change::InitDone { .. } => (self.listed, self.lost) = (true, None),
             Change::Lost { reason, .. } => self.lost = Some(reason),
-            Change::Confirmed { .. } | Change::Listed { .. } | Change::Refused { .. } => {}
+            Change::Confirmed { .. }
+            | Change::Listed { .. }
+            | Change::Older { .. }
+            | Change::Refused { .. } => {}
         }
     }
 

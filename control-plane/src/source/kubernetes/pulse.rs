@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{Change, Kind};
+use isthmus_control_plane_core::model::{Change, Kind, KindFreshness};
 use isthmus_control_plane_core::watch::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -40,7 +40,12 @@ pub(super) struct Pulse {
     kept: BTreeSet<Kind>,
     /// What was last confirmed.
     confirmed: Option<Instant>,
+    /// The kinds that were told to be less fresh than the cluster.
+    older: Older,
 }
+
+/// When a kind was last confirmed, and why not since.
+type Older = BTreeMap<Kind, (Option<Instant>, String)>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
@@ -64,6 +69,7 @@ impl Pulse {
             stage: Stage::First(None),
             kept: BTreeSet::new(),
             confirmed: None,
+            older: Older::new(),
         }
     }
 
@@ -73,7 +79,9 @@ impl Pulse {
             let statuses = self.shared.statuses().clone();
             let now = Instant::now();
             self.tell(&statuses, now);
-            for change in self.judge(&statuses, now) {
+            let mut changes = self.judge(&statuses, now);
+            changes.extend(self.age(&statuses, now));
+            for change in changes {
                 if self.out.send(change).await.is_err() {
                     return;
                 }
@@ -114,6 +122,30 @@ impl Pulse {
             }
             (Stage::Synced, None) => self.confirm(statuses, now),
         }
+    }
+
+    /// Which kinds are not as fresh as the cluster, if that is different now.
+    fn age(&mut self, statuses: &Statuses, now: Instant) -> Option<Change> {
+        // Before the first list is whole nothing is said of any kind.
+        if matches!(self.stage, Stage::First(_)) {
+            return None;
+        }
+        let older = older(statuses, now);
+        if older == self.older {
+            return None;
+        }
+        self.older = older;
+        let kinds = self.older.iter().map(|(kind, (confirmed, reason))| {
+            let of = KindFreshness {
+                confirmed_at: confirmed.map(|at| time_of(at, now)),
+                reason: reason.clone(),
+            };
+            (*kind, of)
+        });
+        Some(Change::Older {
+            cluster: self.shared.cluster.clone(),
+            kinds: kinds.collect(),
+        })
     }
 
     fn confirm(&mut self, statuses: &Statuses, now: Instant) -> Vec<Change> {
@@ -260,6 +292,33 @@ fn unseen(statuses: &Statuses) -> BTreeSet<Kind> {
         .filter(unseen)
         .filter_map(kind_of)
         .collect()
+}
+
+/// The kinds that can't be seen, or of which nothing was heard for long.
+fn older(statuses: &Statuses, now: Instant) -> Older {
+    let older = |collection: &&Collection| {
+        let (kind, status) = (kind_of(collection)?, statuses.get(collection.name())?);
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let why = match &status.state {
+            State::Absent => return None,
+            State::Forbidden { why } => why.clone(),
+            // Shorter than this it is only asked again.
+            State::Lost { since: lost, why } if since(*lost) >= LOST => why.clone(),
+            State::Unknown | State::Listing | State::Lost { .. } if !status.listed => {
+                "not listed yet".to_owned()
+            }
+            State::Unknown | State::Listing | State::Watching | State::Lost { .. } => {
+                let heard = status.last_heard?;
+                if since(heard) < UNHEARD {
+                    return None;
+                }
+                format!("nothing was heard for {} s", UNHEARD.as_secs())
+            }
+        };
+        let confirmed = status.confirmed_at.filter(|_| status.listed);
+        Some((kind, (confirmed, why)))
+    };
+    COLLECTIONS.iter().filter_map(|one| older(&one)).collect()
 }
 
 fn kind_of(collection: &Collection) -> Option<Kind> {

@@ -6,7 +6,7 @@ mod server;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use isthmus_control_plane_core::model::{Kind, Object, ObjectRef, Spec};
+use isthmus_control_plane_core::model::{Kind, KindFreshness, Object, ObjectRef, Spec};
 use serde_json::{Value, json};
 
 use super::*;
@@ -74,6 +74,7 @@ struct Running {
     deletes: Vec<String>,
     confirmed: usize,
     refused: BTreeMap<String, String>,
+    older: BTreeMap<Kind, KindFreshness>,
 }
 
 impl Running {
@@ -99,6 +100,7 @@ impl Running {
             deletes: Vec::new(),
             confirmed: 0,
             refused: BTreeMap::new(),
+            older: BTreeMap::new(),
         }
     }
 
@@ -130,6 +132,7 @@ impl Running {
             Change::Refused { at, why } => {
                 self.refused.insert(at.to_string(), why.message);
             }
+            Change::Older { kinds, .. } => self.older = kinds,
             Change::Confirmed { .. } => self.confirmed += 1,
         }
     }
@@ -401,6 +404,12 @@ async fn a_kind_that_is_forbidden_is_kept_and_listed_when_it_may_be() {
     let mut running = Running::listed(&server).await;
     assert_eq!(running.kept, [Kind::ServiceExport]);
     assert_eq!(running.state("ServiceExport"), Some(KindState::Forbidden));
+    running
+        .until("its age is told", |r| {
+            let of = r.older.get(&Kind::ServiceExport);
+            of.is_some_and(|of| of.confirmed_at.is_none() && of.reason.contains("is forbidden"))
+        })
+        .await;
     server.put(PODS, pod("cart", "10.0.0.1"));
     running
         .until("the others go on", |r| r.has("Pod shop/cart"))
@@ -410,6 +419,9 @@ async fn a_kind_that_is_forbidden_is_kept_and_listed_when_it_may_be() {
         .until("it is listed late", |r| {
             r.kept.is_empty() && r.has("ServiceExport shop/cart")
         })
+        .await;
+    running
+        .until("it is as fresh as the rest", |r| r.older.is_empty())
         .await;
     assert_eq!(running.lost, None);
 }

@@ -3,13 +3,14 @@
 //! Plain values for people and for JSON. Two snapshots of equal content describe equally; the
 //! generation stands beside the content.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource::Protocol;
 
-use super::cluster::{ClusterFreshness, Freshness};
+use super::cluster::{ClusterFreshness, Freshness, KindFreshness};
 use super::own::InboundMode;
 use super::service::{Scope, Service};
 use super::{Generation, Snapshot};
@@ -99,6 +100,8 @@ pub struct ClusterView {
     pub confirmed_at: Option<SystemTime>,
     /// Why it is not fresh.
     pub reason: String,
+    /// Kinds that are not as fresh as the rest.
+    pub kinds: BTreeMap<String, KindFreshness>,
 }
 
 /// A service.
@@ -232,6 +235,7 @@ impl Snapshot {
             state: cluster.state,
             confirmed_at: cluster.confirmed_at,
             reason: cluster.reason.clone(),
+            kinds: cluster.kinds.clone(),
         };
         self.clusters.iter().map(view).collect()
     }

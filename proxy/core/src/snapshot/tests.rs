@@ -524,6 +524,12 @@ fn flat_kinds() -> Vec<Update> {
             nanos: 2,
         }),
         reason: "watch lost".into(),
+        kinds: vec![resource::KindFreshness {
+            kind: "HTTPRoute".into(),
+            state: resource::Freshness::Unknown.into(),
+            confirmed_at: None,
+            reason: "forbidden".into(),
+        }],
     };
     let keys = resource::HandleKeys {
         cluster: "east".into(),

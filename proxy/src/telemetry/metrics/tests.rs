@@ -79,3 +79,36 @@ fn beyond_the_bound_all_others_are_one() {
         "{seventh:?}"
     );
 }
+
+/// A kind that is as fresh as its cluster has no series, and a cluster that is gone has none.
+#[test]
+fn what_is_known_of_clusters_and_kinds_is_as_old_as_it_is() {
+    use isthmus_proxy_core::snapshot::cluster::KindFreshness;
+    use std::collections::BTreeMap;
+
+    let metrics = Metrics::default();
+    let second = |s| Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(s));
+    let route = KindFreshness {
+        state: Freshness::Stale,
+        confirmed_at: second(40),
+        reason: "forbidden".into(),
+    };
+    let view = ClusterView {
+        name: "west".into(),
+        state: Freshness::Synced,
+        confirmed_at: second(90),
+        reason: String::new(),
+        kinds: BTreeMap::from([("HTTPRoute".into(), route)]),
+    };
+    metrics.set_freshness(&[view], second(100).unwrap());
+    let text = metrics.text();
+    for line in [
+        "isthmus_cluster_up{cluster=\"west\"} 1",
+        "isthmus_cluster_age_seconds{cluster=\"west\"} 10.0",
+        "isthmus_kind_age_seconds{cluster=\"west\",kind=\"HTTPRoute\"} 60.0",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    metrics.set_freshness(&[], second(100).unwrap());
+    assert!(!metrics.text().contains("west"), "{}", metrics.text());
+}

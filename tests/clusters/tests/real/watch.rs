@@ -104,7 +104,10 @@ impl Heard {
                     Change::InitDone { kept, .. } => self.kept = kept.iter().copied().collect(),
                     Change::Confirmed { .. } => self.confirmed += 1,
                     Change::Refused { .. } => {}
-                    Change::Init { .. } | Change::Listed { .. } | Change::Lost { .. } => {}
+                    Change::Init { .. }
+                    | Change::Listed { .. }
+                    | Change::Older { .. }
+                    | Change::Lost { .. } => {}
                 }
                 self.world.apply(change, SystemTime::now());
             }

@@ -161,7 +161,7 @@ fn a_slice_that_somebody_deletes_comes_back_and_anothers_is_left_alone() {
     run.put(foreign.clone());
     let plan = run.plan();
     assert_eq!(plan.writes, []);
-    assert!(plan.refused.iter().any(|(refused, _)| *refused == at));
+    assert!(plan.refused.iter().any(|(refused, ..)| *refused == at));
     assert_eq!(
         run.servers.find("east", Kind::EndpointSlice, &name),
         Some(foreign.spec)

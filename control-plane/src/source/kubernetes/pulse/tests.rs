@@ -52,6 +52,7 @@ fn said(pulse: &mut Pulse, statuses: &Statuses, now: Instant) -> Vec<String> {
         Change::Lost { reason, .. } => format!("lost: {reason}"),
         Change::Confirmed { .. } => "confirmed".to_owned(),
         Change::Listed { kind, .. } => format!("listed {kind}"),
+        Change::Older { kinds, .. } => format!("older: {:?}", kinds.keys()),
         other @ (Change::Init { .. }
         | Change::Apply(_)
         | Change::Refused { .. }
@@ -166,6 +167,37 @@ fn a_confirmation_is_as_old_as_the_oldest_kind_that_counts() {
     statuses.insert("Pod", status(State::Watching, true, later));
     assert_eq!(said(&mut pulse, &statuses, later), ["confirmed"]);
     assert_eq!(pulse.confirmed, Some(later));
+}
+
+/// Each is as old as it is; a short trouble is none, and what is well is not named.
+#[test]
+fn a_kind_that_is_not_seen_is_told_with_its_age() {
+    let begun = Instant::now();
+    let mut pulse = pulse();
+    let mut statuses = well(begun);
+    statuses.insert("TrustPolicy", status(forbidden(), false, begun));
+    assert_eq!(pulse.age(&statuses, begun), None, "not listed yet");
+    said(&mut pulse, &statuses, begun);
+    let mut aged = |statuses: &Statuses, now| {
+        let Change::Older { kinds, .. } = pulse.age(statuses, now)? else {
+            panic!("another change");
+        };
+        let of = |(kind, of): (Kind, KindFreshness)| (kind, of.confirmed_at.is_some(), of.reason);
+        Some(kinds.into_iter().map(of).collect::<Vec<_>>())
+    };
+    let never = (Kind::TrustPolicy, false, "no".to_owned());
+    assert_eq!(aged(&statuses, begun), Some(vec![never.clone()]));
+    assert_eq!(aged(&statuses, begun), None, "nothing new");
+    statuses.insert("TCPRoute", status(lost(begun), true, begun));
+    assert_eq!(aged(&statuses, begun), None, "it is only asked again");
+    let later = begun + LOST;
+    let lost_one = (Kind::TcpRoute, true, "refused".to_owned());
+    assert_eq!(aged(&statuses, later), Some(vec![lost_one, never.clone()]));
+    assert_eq!(aged(&statuses, later), None, "its time is the same");
+    statuses.insert("TCPRoute", status(State::Listing, true, later));
+    assert_eq!(aged(&statuses, later), Some(vec![never]));
+    statuses.insert("TrustPolicy", status(State::Absent, false, later));
+    assert_eq!(aged(&statuses, later), Some(Vec::new()));
 }
 
 /// Whoever writes into the cluster waits for what it compares with, and for no more.

@@ -207,6 +207,15 @@ fn both_ways() -> MeshPlan {
         })
 }
 
+/// Hundreds of requests while a root is replaced, and streams that are open all the time.
+/// `ISTHMUS_FULL`: as many as are promised.
+fn size() -> (usize, usize) {
+    match std::env::var_os("ISTHMUS_FULL") {
+        Some(_) => (200, 20),
+        None => (2, 3),
+    }
+}
+
 /// F16, figure 7: both trust domains talk all the time, and no step is taken before every proxy is
 /// ready for it.
 #[tokio::test]
@@ -219,7 +228,8 @@ async fn a_root_is_replaced_under_load_without_a_failed_request() {
         mesh.client("west/app").http("cart"),
     ]);
     let mut streams = Vec::new();
-    for _ in 0..3 {
+    let (hundreds, open) = size();
+    for _ in 0..open {
         let queue = mesh.client("east/web").port("queue", 90);
         streams.push(queue.tcp().await.unwrap());
     }
@@ -239,7 +249,9 @@ async fn a_root_is_replaced_under_load_without_a_failed_request() {
         mesh.client("east/web").http("cart"),
         mesh.client("west/app").http("cart"),
     ]);
-    load.more(50).await;
+    for _ in 0..hundreds / 2 {
+        load.more(100).await;
+    }
     until_rotation(&mesh, "it goes on waiting", waits).await;
     mesh.control_mut().kill();
     mesh.control_mut().start().await;
@@ -264,7 +276,9 @@ async fn a_root_is_replaced_under_load_without_a_failed_request() {
         (&west["new_root"], &west["sequence"]),
         (&2.into(), &4.into())
     );
-    load.more(100).await;
+    for _ in 0..hundreds / 2 {
+        load.more(100).await;
+    }
     load.stop_without_failure().await;
     let new = std::fs::read(mesh.proxy("west/cart-1").state_dir().join("chain.pem")).unwrap();
     assert_ne!(old, new);

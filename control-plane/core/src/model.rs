@@ -447,7 +447,7 @@ pub struct MeshCluster {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
     /// The root that its trust domain should have, by number from 1; `None`: whichever it has.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<u32>,
     /// Which cluster is meant: the UID of its namespace `kube-system`, where whoever let it in has
     /// written that down.

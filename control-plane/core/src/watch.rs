@@ -293,6 +293,7 @@ impl Feed {
                 self.shut(Sort::Absent, "not served", now);
                 let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
                 if now.saturating_duration_since(since) >= ABSENT {
+                    self.seen = None;
                     return self.known.clear();
                 }
             }
@@ -427,6 +428,11 @@ impl Feed {
                         why,
                     },
                     Sort::Forbidden => State::Forbidden { why },
+                    // A server that starts, or something in between, says so of what it will know.
+                    Sort::Absent if self.seen.is_some() => State::Lost {
+                        since: trouble.since,
+                        why,
+                    },
                     Sort::Absent => State::Absent,
                 }
             }

@@ -369,12 +369,32 @@ fn objects_go_with_their_kind_but_not_at_the_first_word() {
         if !gone.is_empty() {
             break gone;
         }
+        // Nothing says yet that there is none.
+        assert!(matches!(feed.state(), State::Lost { .. }));
         assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
     };
     assert!(now.duration_since(first) >= ABSENT);
+    assert_eq!(feed.state(), State::Absent);
     let names: Vec<&str> = gone.iter().map(|name| name.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(feed.objects(), 0);
+}
+
+/// A control plane that starts knows that there was such a kind, and not yet that it is gone.
+#[test]
+fn a_kind_that_was_seen_before_a_restart_is_not_gone_at_the_first_word() {
+    let mut now = start();
+    let mut feed = Feed::resuming(Version::read("9"));
+    ask(&mut feed, &mut now);
+    let first = now;
+    feed.failed(Failure::NotFound, now);
+    assert!(matches!(feed.state(), State::Lost { .. }));
+    while feed.state() != State::Absent {
+        assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+        feed.failed(Failure::NotFound, now);
+        assert!(now.duration_since(first) <= ABSENT + seconds(30));
+    }
+    assert!(now.duration_since(first) >= ABSENT);
 }
 
 #[test]

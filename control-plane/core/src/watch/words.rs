@@ -156,7 +156,7 @@ pub enum State {
         /// For people.
         why: String,
     },
-    /// The server does not know the kind.
+    /// The server does not know the kind, and has not known it for long.
     Absent,
 }
 

@@ -4,6 +4,7 @@
 //! complete, and without the format that they came in. What could not be understood stays visible
 //! (`invalid`), because a condition that is dropped would widen a rule.
 
+mod change;
 mod service;
 mod route;
 mod policy;
@@ -12,6 +13,7 @@ mod status;
 mod roots;
 mod wire;
 
+pub use change::{Change, KindFreshness};
 pub use cluster::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, GatewayClass};
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use roots::{Advertised, ConfigMap, ROOTS_NAME};
@@ -24,7 +26,7 @@ pub use status::{
     MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Refusal, Said, Truth,
 };
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -188,77 +190,6 @@ impl std::fmt::Display for ObjectRef {
         }
         f.write_str(&self.name)
     }
-}
-
-/// What a source tells, in order, for each cluster.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "handed on one by one, and most are Apply"
-)]
-pub enum Change {
-    /// A full list begins. What was known stays until `InitDone`.
-    Init {
-        /// Of this cluster.
-        cluster: ClusterId,
-    },
-    /// An object is there, or has changed.
-    Apply(Object),
-    /// An object is there, and is not taken as it is: what was known under its name stays.
-    Refused {
-        /// This object.
-        at: ObjectRef,
-        /// Why.
-        why: Refusal,
-    },
-    /// An object is gone.
-    Delete(ObjectRef),
-    /// The list is complete: what it did not name is gone.
-    InitDone {
-        /// Of this cluster.
-        cluster: ClusterId,
-        /// But for these kinds, which could not be listed: what was known of them stays.
-        kept: BTreeSet<Kind>,
-    },
-    /// A kind that the last `InitDone` had kept is listed now: what was not applied since the last
-    /// `Init` is gone.
-    Listed {
-        /// Of this cluster.
-        cluster: ClusterId,
-        /// This kind.
-        kind: Kind,
-    },
-    /// The source cannot see the cluster any more; all that was known is kept.
-    Lost {
-        /// This cluster.
-        cluster: ClusterId,
-        /// For people.
-        reason: String,
-    },
-    /// These kinds are not as fresh as the cluster, and all others are: until it is said anew.
-    Older {
-        /// Of this cluster.
-        cluster: ClusterId,
-        /// By kind.
-        kinds: BTreeMap<Kind, KindFreshness>,
-    },
-    /// The source has looked, and its view was right at that time (a bookmark, a quiet rescan).
-    Confirmed {
-        /// This cluster.
-        cluster: ClusterId,
-        /// When.
-        at: SystemTime,
-    },
-}
-
-/// What is known of a kind that is not as fresh as its cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KindFreshness {
-    /// When the source's view of it was last known to be right; `None`: it was never listed.
-    #[serde(with = "wire::time")]
-    pub confirmed_at: Option<SystemTime>,
-    /// For people: why.
-    pub reason: String,
 }
 
 /// One declared object.

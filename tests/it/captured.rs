@@ -135,7 +135,7 @@ async fn h2spec(to: SocketAddr) {
         "-p",
         &port,
         "-o",
-        "5",
+        "20",
         "--strict",
         "--path",
         "/bytes/1000",

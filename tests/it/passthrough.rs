@@ -30,7 +30,10 @@ async fn outside(ip: &str) -> String {
 
 /// Does a word come back?
 async fn echoes(client: &Client) -> bool {
-    let mut io = client.tcp().await.unwrap();
+    // What is refused may be reset before it is seen to be connected.
+    let Ok(mut io) = client.tcp().await else {
+        return false;
+    };
     let (_, mut back) = (io.write_all(b"word").await, [0; 4]);
     let answered = timeout(ANSWERED_WITHIN, io.read_exact(&mut back))
         .await

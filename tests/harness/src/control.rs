@@ -109,7 +109,11 @@ impl ControlPlane {
         .await;
     }
 
-    fn begin(&mut self) {
+    /// Starts it, and waits for nothing.
+    ///
+    /// # Panics
+    /// It runs already, or its configuration is refused.
+    pub fn begin(&mut self) {
         assert!(self.running.is_none(), "the control plane runs already");
         let config = Config::parse(&self.config.to_string()).expect("the harness's configuration");
         let (kill, killed) = oneshot::channel();

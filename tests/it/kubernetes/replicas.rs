@@ -115,7 +115,7 @@ async fn a_replica_that_does_not_reach_its_keys_serves_nobody_and_says_why() {
     let roots = std::fs::read_to_string(mesh.control().roots_file()).unwrap();
     mesh.replica_mut(1).kill();
     mesh.server("east").link.set(isthmus_tests::Fault::Stall);
-    mesh.replica_mut(1).start_unready().await;
+    mesh.replica_mut(1).begin();
     let other = mesh.replicas()[1];
     until_within(NOTICED, "it says what it waits for", async || {
         let ready = isthmus_tests::admin::get(other.admin(), "/ready").await;

@@ -40,8 +40,9 @@ pub(super) struct Pulse {
     kept: BTreeSet<Kind>,
     /// What was last confirmed.
     confirmed: Option<Instant>,
-    /// The kinds that were told to be less fresh than the cluster.
-    older: Older,
+    /// The kinds that were told to be less fresh than the cluster; `None`: nothing was told, and what
+    /// was known before still counts.
+    older: Option<Older>,
 }
 
 /// When a kind was last confirmed, and why not since.
@@ -69,7 +70,7 @@ impl Pulse {
             stage: Stage::First(None),
             kept: BTreeSet::new(),
             confirmed: None,
-            older: Older::new(),
+            older: None,
         }
     }
 
@@ -131,21 +132,22 @@ impl Pulse {
             return None;
         }
         let older = older(statuses, now);
-        if older == self.older {
+        if self.older.as_ref() == Some(&older) {
             return None;
         }
-        self.older = older;
-        let kinds = self.older.iter().map(|(kind, (confirmed, reason))| {
+        let kinds = older.iter().map(|(kind, (confirmed, reason))| {
             let of = KindFreshness {
                 confirmed_at: confirmed.map(|at| time_of(at, now)),
                 reason: reason.clone(),
             };
             (*kind, of)
         });
-        Some(Change::Older {
+        let change = Change::Older {
             cluster: self.shared.cluster.clone(),
             kinds: kinds.collect(),
-        })
+        };
+        self.older = Some(older);
+        Some(change)
     }
 
     fn confirm(&mut self, statuses: &Statuses, now: Instant) -> Vec<Change> {

@@ -200,6 +200,17 @@ fn a_kind_that_is_not_seen_is_told_with_its_age() {
     assert_eq!(aged(&statuses, later), Some(Vec::new()));
 }
 
+/// What was restored from disk is as old as it was, until the first list is whole.
+#[test]
+fn that_all_kinds_are_fresh_is_told_too() {
+    let now = Instant::now();
+    let mut pulse = pulse();
+    said(&mut pulse, &well(now), now);
+    let fresh = |change| matches!(change, Some(Change::Older { kinds, .. }) if kinds.is_empty());
+    assert!(fresh(pulse.age(&well(now), now)));
+    assert_eq!(pulse.age(&well(now), now), None);
+}
+
 /// Whoever writes into the cluster waits for what it compares with, and for no more.
 #[test]
 fn a_cluster_that_is_back_after_an_outage_is_seen_again_kind_by_kind() {

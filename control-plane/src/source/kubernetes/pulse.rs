@@ -131,7 +131,14 @@ impl Pulse {
         if matches!(self.stage, Stage::First(_)) {
             return None;
         }
-        let older = older(statuses, now);
+        let mut older = older(statuses, now);
+        // What each try says is not news: the first reason stays as long as the kind is as old.
+        for (kind, (confirmed, reason)) in &mut older {
+            let told = self.older.as_ref().and_then(|told| told.get(kind));
+            if let Some((_, first)) = told.filter(|(since, _)| since == confirmed) {
+                reason.clone_from(first);
+            }
+        }
         if self.older.as_ref() == Some(&older) {
             return None;
         }

@@ -194,6 +194,12 @@ fn a_kind_that_is_not_seen_is_told_with_its_age() {
     let lost_one = (Kind::TcpRoute, true, "refused".to_owned());
     assert_eq!(aged(&statuses, later), Some(vec![lost_one, never.clone()]));
     assert_eq!(aged(&statuses, later), None, "its time is the same");
+    statuses.insert("TCPRoute", status(forbidden(), true, begun));
+    assert_eq!(
+        aged(&statuses, later),
+        None,
+        "what each try says is not news"
+    );
     statuses.insert("TCPRoute", status(State::Listing, true, later));
     assert_eq!(aged(&statuses, later), Some(vec![never]));
     statuses.insert("TrustPolicy", status(State::Absent, false, later));

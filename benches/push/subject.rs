@@ -148,12 +148,9 @@ impl Subject {
     pub(crate) fn processor_time(&self) -> Outcome<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
         let after = stat.rsplit(") ").next().unwrap_or_default();
-        let fields: Vec<u64> = after
-            .split(' ')
-            .filter_map(|field| field.parse().ok())
-            .collect();
-        // proc(5): utime and stime, fields 14 and 15; the state is no number.
-        let ticks: u64 = fields.iter().skip(10).take(2).sum();
+        // proc(5): utime and stime are fields 14 and 15; what is behind the name begins with field 3.
+        let fields = after.split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(ticks * 1000 / TICKS))
     }
 

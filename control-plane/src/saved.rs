@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use isthmus_control_plane_core::world::{LastSeen, Place, State};
 use isthmus_proto::ids::ClusterId;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use crate::hub::Hub;
 use crate::source::Report;
@@ -27,6 +27,10 @@ pub use format::{Mark, Refused};
 
 /// A cluster that changes is written this often at most.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
+/// ... and this often, however long it takes.
+const WRITE_AT_LEAST: Duration = Duration::from_secs(60);
+/// Times as long as writing takes, nothing is written after it.
+const REST: u32 = 20;
 /// A cluster that is only confirmed is written this often: a control plane that is killed may
 /// think that what it knows is older than it is, by so much.
 const CONFIRM_EVERY: Duration = Duration::from_secs(60);
@@ -184,15 +188,14 @@ impl Saved {
 
     /// Writes what has changed, again and again.
     pub async fn keep(self: Arc<Self>, hub: Arc<Hub>) {
-        let mut ticks = interval(WRITE_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let begun = Instant::now();
             let (saved, hub) = (Arc::clone(&self), Arc::clone(&hub));
             let writing = tokio::task::spawn_blocking(move || saved.write(&hub, CONFIRM_EVERY));
             if writing.await.is_err() {
                 tracing::error!("writing the saved worlds panicked");
             }
+            sleep(rest(begun.elapsed())).await;
         }
     }
 
@@ -289,6 +292,12 @@ fn revision(
 ) -> Option<(u64, Option<SystemTime>)> {
     let status = world.clusters().find(|status| status.cluster == cluster)?;
     Some((status.revision, status.confirmed_at))
+}
+
+/// How long nothing is written after writing took so long: where much changes all the time, clients
+/// need the processor more than the disk does.
+fn rest(took: Duration) -> Duration {
+    took.saturating_mul(REST).clamp(WRITE_EVERY, WRITE_AT_LEAST)
 }
 
 fn file(cluster: &ClusterId) -> String {

@@ -516,3 +516,10 @@ fn a_file_of_the_version_before_is_read() {
         (all(&hub), (State::Stale, Some(at(100))))
     );
 }
+
+#[test]
+fn writing_takes_a_small_part_of_the_time() {
+    assert_eq!(rest(Duration::ZERO), WRITE_EVERY);
+    assert_eq!(rest(Duration::from_secs(1)), Duration::from_secs(20));
+    assert_eq!(rest(Duration::from_secs(9)), WRITE_AT_LEAST);
+}

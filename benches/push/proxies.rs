@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
-use isthmus_proto::identity::IssueRequest;
 use isthmus_proto::identity::identity_service_client::IdentityServiceClient;
+use isthmus_proto::identity::{IssueRequest, IssueResponse};
 use isthmus_proto::resource::{ClusterFreshness, Endpoint, Service, TrustBundle, Workload};
 use prost::Name as _;
 use rcgen::{CertificateParams, KeyPair};
@@ -20,10 +21,11 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 
 use crate::Outcome;
 use crate::objects::{self, Size};
@@ -77,6 +79,22 @@ pub(crate) async fn connect(
     Ok((callers, idle))
 }
 
+/// Asks again as long as the control plane says that too many ask at once.
+async fn issue(
+    mut client: IdentityServiceClient<Channel>,
+    request: IssueRequest,
+) -> Outcome<IssueResponse> {
+    loop {
+        match client.issue(request.clone()).await {
+            Ok(issued) => return Ok(issued.into_inner()),
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
+}
+
 async fn one(
     number: usize,
     fleet: &Arc<Fleet>,
@@ -95,10 +113,7 @@ async fn one(
         token: servers::token(&account, &pod_name),
         cluster: objects::cluster_name(cluster),
     };
-    let issued = IdentityServiceClient::new(channel)
-        .issue(request)
-        .await?
-        .into_inner();
+    let issued = issue(IdentityServiceClient::new(channel), request).await?;
     let chain: Vec<_> = issued
         .chain
         .iter()

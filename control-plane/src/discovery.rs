@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clients::{Clients, Place};
-use crate::hub::{Heard, Hub, Inbox};
+use crate::hub::{Heard, Hub};
 use crate::listener::{Connection, Cut};
 use crate::metrics::{Metric, Metrics};
 use crate::trust::Peer;
@@ -99,7 +99,6 @@ impl AggregatedDiscoveryService for Discovery {
             shared: Arc::clone(&self.shared),
             requests: request.into_inner(),
             responses: send,
-            inbox: self.shared.hub.subscribe(),
             peer,
             connection,
         };
@@ -115,7 +114,6 @@ struct Stream {
     shared: Arc<Shared>,
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Outcome>,
-    inbox: Arc<Inbox>,
     peer: Peer,
     connection: Connection,
 }
@@ -195,6 +193,11 @@ impl Stream {
     }
 
     async fn serve(mut self, mut session: Session, place: Place) -> End {
+        // First the ear, then the look: nothing falls in between.
+        let listener = self.shared.hub.listen(session.client());
+        if let Err(end) = self.still_trusted(&session) {
+            return end;
+        }
         let mut stop = self.shared.stop.clone();
         let expiry = sleep_until(expiry(self.peer.not_after));
         tokio::pin!(expiry);
@@ -205,6 +208,10 @@ impl Stream {
         // Whose changes were not told yet, and since when.
         let mut heard = Heard::new();
         loop {
+            if let Some(moved) = session.moved() {
+                listener.follow(moved);
+                due = true;
+            }
             if due && let Some(permit) = room.take() {
                 match self.shared.hub.read(|world| session.poll(world)) {
                     Some(response) => {
@@ -238,12 +245,14 @@ impl Stream {
                     Ok(None) | Err(_) => return End::Gone,
                 },
                 () = sleep_until(pace.next), if !pace.allows() => {}
-                dirty = self.inbox.next() => {
+                news = listener.next() => {
                     if let Err(end) = self.still_trusted(&session) {
                         return end;
                     }
-                    session.dirty(&dirty);
-                    self.inbox.heard(&mut heard);
+                    for one in &news {
+                        session.dirty(&one.dirty);
+                        one.add_heard(&mut heard);
+                    }
                     due = true;
                 }
                 permit = responses.reserve(), if wait => match permit {

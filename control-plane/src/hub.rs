@@ -1,15 +1,16 @@
 //! Who changes the world, and who hears of it?
 //!
 //! One task writes: it takes the sources' changes, one cluster's as fairly as another's, and tells
-//! every session what may be different. What a session has not looked at yet is merged, so a slow
-//! client costs one set of names and not a queue.
+//! those whom it may concern what may be different. They share what they are told; what somebody has
+//! not looked at for long is merged, so a slow client costs one set of names and not a queue.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use isthmus_control_plane_core::model::{Change, Kind, Spec};
+use isthmus_control_plane_core::session::{Client, Interests, Moved, SessionNumber};
 use isthmus_control_plane_core::world::{Dirty, World};
 use isthmus_proto::ids::ClusterId;
 use tokio::sync::{Notify, mpsc, watch};
@@ -25,15 +26,27 @@ const BATCH_MAX: usize = 256;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// ... and at the latest after this.
 const DEBOUNCE_MAX: Duration = Duration::from_millis(200);
+/// Pieces of news that lie in an inbox one by one; more are merged.
+const NEWS_MAX: usize = 64;
 
 /// The world, its one writer and its many readers.
 #[derive(Debug)]
 pub struct Hub {
     world: watch::Sender<World>,
-    sessions: Mutex<Vec<Weak<Inbox>>>,
+    listeners: Mutex<Listeners>,
     /// Sources that come and go, in their order, until the writer has taken them.
     seats: Mutex<Vec<(ClusterId, Option<Seat>)>>,
     seated: Notify,
+}
+
+/// Who hears what.
+#[derive(Debug, Default)]
+struct Listeners {
+    /// Of everything.
+    all: Vec<Weak<Inbox>>,
+    /// Of what concerns them.
+    sessions: BTreeMap<SessionNumber, Arc<Inbox>>,
+    interests: Interests,
 }
 
 /// What a source has told, and where it tells more.
@@ -42,54 +55,96 @@ type Seat = (Vec<Change>, mpsc::Receiver<Change>);
 /// Where the sources' changes come from, cluster by cluster. `None` is the end of a source.
 type Changes = StreamMap<ClusterId, Pin<Box<dyn Stream<Item = Option<Change>> + Send>>>;
 
-/// What one session has not looked at yet.
-#[derive(Debug, Default)]
-pub struct Inbox {
-    news: Mutex<News>,
-    wake: Notify,
-}
-
 /// Since when each cluster has something new.
 pub type Heard = BTreeMap<ClusterId, Instant>;
 
+/// What may be different, and since when.
+#[derive(Debug, Clone, Default)]
+pub struct News {
+    /// What it is.
+    pub dirty: Dirty,
+    /// Whose change it was.
+    pub heard: Heard,
+}
+
+impl News {
+    fn merge(&mut self, newer: &Self) {
+        self.dirty.merge(&newer.dirty);
+        newer.add_heard(&mut self.heard);
+    }
+
+    /// Adds since when there is something new. What is there already is older, and stays.
+    pub fn add_heard(&self, known: &mut Heard) {
+        for (cluster, since) in &self.heard {
+            known.entry(cluster.clone()).or_insert(*since);
+        }
+    }
+}
+
+/// What somebody has not looked at yet.
 #[derive(Debug, Default)]
-struct News {
-    dirty: Dirty,
-    heard: Heard,
+pub struct Inbox {
+    news: Mutex<Vec<Arc<News>>>,
+    wake: Notify,
 }
 
 impl Inbox {
-    /// Waits until something is different, and takes it. Cancel-safe: what is not returned stays.
-    pub async fn next(&self) -> Dirty {
+    /// Waits until something is different, and takes it, oldest first. Cancel-safe: what is not
+    /// returned stays.
+    pub async fn next(&self) -> Vec<Arc<News>> {
         loop {
-            let dirty = std::mem::take(&mut self.lock().dirty);
-            if !dirty.is_empty() {
-                return dirty;
+            let news = std::mem::take(&mut *self.lock());
+            if !news.is_empty() {
+                return news;
             }
             self.wake.notified().await;
         }
     }
 
-    /// Adds since when there is something new, by cluster; it is told once. What is there already is
-    /// older, and stays.
-    pub fn heard(&self, known: &mut Heard) {
-        for (cluster, since) in std::mem::take(&mut self.lock().heard) {
-            known.entry(cluster).or_insert(since);
-        }
-    }
-
-    fn put(&self, dirty: &Dirty, heard: &Heard) {
+    fn put(&self, one: &Arc<News>) {
         let mut news = self.lock();
-        news.dirty.merge(dirty);
-        for (cluster, since) in heard {
-            news.heard.entry(cluster.clone()).or_insert(*since);
+        if news.len() >= NEWS_MAX {
+            let mut merged = News::default();
+            for older in news.drain(..) {
+                merged.merge(&older);
+            }
+            news.push(Arc::new(merged));
         }
+        news.push(Arc::clone(one));
         drop(news);
         self.wake.notify_one();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, News> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<News>>> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's place among the listeners, given back when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    hub: Arc<Hub>,
+    number: SessionNumber,
+    inbox: Arc<Inbox>,
+}
+
+impl Listener {
+    /// As [`Inbox::next`]: of what concerns the session.
+    pub async fn next(&self) -> Vec<Arc<News>> {
+        self.inbox.next().await
+    }
+
+    /// The session wants other services than before. What changes from now on is heard.
+    pub fn follow(&self, moved: Moved) {
+        self.hub.listeners().interests.follow(self.number, moved);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut listeners = self.hub.listeners();
+        listeners.sessions.remove(&self.number);
+        listeners.interests.leave(self.number);
     }
 }
 
@@ -99,7 +154,7 @@ impl Hub {
     pub fn new(world: World) -> Self {
         Self {
             world: watch::Sender::new(world),
-            sessions: Mutex::new(Vec::new()),
+            listeners: Mutex::default(),
             seats: Mutex::default(),
             seated: Notify::new(),
         }
@@ -154,17 +209,36 @@ impl Hub {
     pub fn change(&self, change: impl FnOnce(&mut World) -> Dirty) {
         let mut dirty = Dirty::default();
         self.world.send_modify(|world| dirty = change(world));
-        self.publish((dirty, Heard::new()));
+        let heard = Heard::new();
+        self.publish(News { dirty, heard });
     }
 
-    /// A place to hear of what is different from now on.
+    /// A place to hear of everything that is different from now on.
     #[must_use]
     pub fn subscribe(&self) -> Arc<Inbox> {
         let inbox = Arc::new(Inbox::default());
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|session| session.strong_count() > 0);
-        sessions.push(Arc::downgrade(&inbox));
+        let all = &mut self.listeners().all;
+        all.retain(|listener| listener.strong_count() > 0);
+        all.push(Arc::downgrade(&inbox));
         inbox
+    }
+
+    /// A place to hear of what concerns a client from now on, and what it [follows](Listener::follow).
+    #[must_use]
+    pub fn listen(self: &Arc<Self>, client: &Client) -> Listener {
+        let inbox = Arc::new(Inbox::default());
+        let mut listeners = self.listeners();
+        let number = listeners.interests.enter(client);
+        listeners.sessions.insert(number, Arc::clone(&inbox));
+        drop(listeners);
+        let hub = Arc::clone(self);
+        Listener { hub, number, inbox }
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the changes of all sources, as they come and go. Does not end by itself.
@@ -216,22 +290,25 @@ impl Hub {
         }
     }
 
-    fn publish(&self, (dirty, heard): (Dirty, Heard)) {
-        if dirty.is_empty() {
+    fn publish(&self, news: News) {
+        if news.dirty.is_empty() {
             return;
         }
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        for session in sessions.iter().filter_map(Weak::upgrade) {
-            session.put(&dirty, &heard);
+        let news = Arc::new(news);
+        let listeners = self.listeners();
+        for inbox in listeners.all.iter().filter_map(Weak::upgrade) {
+            inbox.put(&news);
         }
+        let concerned = listeners.interests.concerned(&news.dirty);
+        let sessions = concerned.iter().filter_map(|at| listeners.sessions.get(at));
+        sessions.for_each(|inbox| inbox.put(&news));
     }
 }
 
 /// What the sessions will be told.
 #[derive(Default)]
 struct Pending {
-    dirty: Dirty,
-    heard: Heard,
+    news: News,
     first: Option<Instant>,
     last: Option<Instant>,
     urgent: bool,
@@ -243,9 +320,9 @@ impl Pending {
             return;
         }
         let now = Instant::now();
-        self.dirty.merge(dirty);
-        if !self.heard.contains_key(source) {
-            self.heard.insert(source.clone(), now);
+        self.news.dirty.merge(dirty);
+        if !self.news.heard.contains_key(source) {
+            self.news.heard.insert(source.clone(), now);
         }
         self.first.get_or_insert(now);
         self.last = Some(now);
@@ -255,9 +332,8 @@ impl Pending {
         Some((self.last? + DEBOUNCE).min(self.first? + DEBOUNCE_MAX))
     }
 
-    fn take(&mut self) -> (Dirty, Heard) {
-        let taken = std::mem::take(self);
-        (taken.dirty, taken.heard)
+    fn take(&mut self) -> News {
+        std::mem::take(self).news
     }
 }
 

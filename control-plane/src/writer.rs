@@ -208,9 +208,10 @@ impl<'a, S: Server> Lead<'a, S> {
             let due = self.due();
             tokio::select! {
                 // Cancel-safe, all of them: what is not returned stays where it is.
-                dirty = inbox.next() => {
+                news = inbox.next() => {
                     let planner = &mut self.planner;
-                    self.writer.hub.read(|world| planner.note(world, &dirty));
+                    let note = |world: &World| news.iter().for_each(|one| planner.note(world, &one.dirty));
+                    self.writer.hub.read(note);
                     self.look_soon();
                 }
                 changed = self.servers.changed(), if !gone => {

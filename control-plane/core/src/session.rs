@@ -14,6 +14,7 @@ mod admission;
 mod channel;
 mod due;
 mod epoch;
+mod interest;
 mod question;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,8 @@ use admission::{check, cut};
 use channel::{Channel, Draft, Part};
 use epoch::Epochs;
 pub use epoch::SEEN;
+use interest::Wanted;
+pub use interest::{Interests, Moved, SessionNumber};
 use question::{Asker, Asking, Subject, asking};
 
 /// Names of one type that a client may subscribe to.
@@ -72,6 +75,7 @@ pub struct Session {
     settled: bool,
     providers: BTreeMap<ServiceRef, Vec<ClusterId>>,
     nonces: u64,
+    wanted: Wanted,
     /// What the client has from another replica, and is newer.
     epochs: Epochs,
 }
@@ -110,6 +114,7 @@ impl Session {
             settled: false,
             providers,
             nonces: 0,
+            wanted: Wanted::default(),
             epochs: Epochs::default(),
         }
     }
@@ -164,6 +169,7 @@ impl Session {
         if kind == ResourceType::Endpoint {
             self.forget_providers();
         }
+        self.note_wanted();
         Ok(())
     }
 
@@ -174,6 +180,7 @@ impl Session {
             self.channels.values_mut().for_each(Channel::all_due);
         }
         self.resolve(world);
+        self.note_wanted();
         self.find_clusters(world);
         match self.removed_endpoints(world) {
             Ahead::Nothing => {}

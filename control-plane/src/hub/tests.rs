@@ -61,8 +61,8 @@ async fn a_session_hears_of_what_is_different() {
     for change in all {
         from_east.send(change).await.unwrap();
     }
-    let dirty = timeout(LIMIT, inbox.next()).await.unwrap();
-    assert!(!dirty.is_empty());
+    let news = timeout(LIMIT, inbox.next()).await.unwrap();
+    assert!(news.iter().all(|one| !one.dirty.is_empty()));
     assert_eq!(
         (state(&hub, "east"), state(&hub, "west")),
         (State::Synced, State::Unknown)
@@ -97,8 +97,7 @@ async fn who_may_come_in_is_not_kept_back() {
     ] {
         let begun = Instant::now();
         from_east.send(change).await.unwrap();
-        let dirty = timeout(LIMIT, inbox.next()).await.unwrap();
-        assert!(!dirty.is_empty());
+        timeout(LIMIT, inbox.next()).await.unwrap();
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }
@@ -111,7 +110,8 @@ async fn what_a_session_has_not_looked_at_is_merged() {
         hub.change(|world| world.remove_cluster(&east()));
         hub.change(|world| world.add_cluster(&east()).unwrap());
     }
-    assert!(!inbox.next().await.is_empty());
+    let news = inbox.next().await;
+    assert!(news.len() <= NEWS_MAX, "{} pieces of news", news.len());
     let again = timeout(Duration::ZERO, inbox.next()).await;
     assert!(again.is_err(), "one set of names, however many changes");
 }

@@ -61,6 +61,8 @@ pub(crate) struct Channel {
     absent: BTreeSet<String>,
     /// Subjects to be compared with the world.
     pub(crate) due: BTreeSet<Subject>,
+    /// Subjects that are wanted, or held, since somebody looked.
+    pub(crate) begun: Vec<Subject>,
     in_flight: Option<InFlight>,
     pub(crate) acked: u64,
     pub(crate) nacked: u64,
@@ -116,6 +118,7 @@ impl Channel {
             unresolved: BTreeSet::new(),
             absent: BTreeSet::new(),
             due: BTreeSet::new(),
+            begun: Vec::new(),
             in_flight: None,
             acked: 0,
             nacked: 0,
@@ -127,13 +130,21 @@ impl Channel {
             let Some(subject) = subject_of(kind, name) else {
                 continue;
             };
-            let holding = channel.holdings.entry(subject.clone()).or_default();
+            let holding = channel.holding(&subject);
             holding
                 .held
                 .insert(name.as_str().into(), Version::parse(version));
             channel.due.insert(subject);
         }
         channel
+    }
+
+    /// What the client has of a subject; new, if it had nothing.
+    fn holding(&mut self, subject: &Subject) -> &mut Holding {
+        if !self.holdings.contains_key(subject) {
+            self.begun.push(subject.clone());
+        }
+        self.holdings.entry(subject.clone()).or_default()
     }
 
     /// Is a response waiting for its acknowledgement?
@@ -207,7 +218,7 @@ impl Channel {
                 self.absent.insert(key.to_owned());
             }
             Some(subject) => {
-                let holding = self.holdings.entry(subject.clone()).or_default();
+                let holding = self.holding(&subject);
                 // A second name for what is held already: the client has to hear it with its names.
                 holding.resend |= anew;
                 holding.keys.insert(key.to_owned());

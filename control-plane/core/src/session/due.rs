@@ -15,15 +15,27 @@ impl Session {
         }
         let mut redefined = false;
         for (key, affected) in &dirty.services {
-            if affected.concerns(&self.client.cluster) {
+            if !affected.concerns(&self.client.cluster) {
+                continue;
+            }
+            redefined |= affected.definition;
+            if self.wanted.contains(key) {
                 self.service_due(key, affected);
-                redefined |= affected.definition;
             }
         }
         if redefined {
             self.addresses_due();
         }
         self.rest_due(dirty);
+    }
+
+    /// Everything about a service.
+    pub(crate) fn wholly_due(&mut self, key: &ServiceKey) {
+        let all = Affected {
+            definition: true,
+            ..Affected::default()
+        };
+        self.service_due(key, &all);
     }
 
     fn service_due(&mut self, key: &ServiceKey, affected: &Affected) {

@@ -30,7 +30,7 @@ pub struct Dirty {
 }
 
 /// A service by what manifests call it; stands for its cluster-local names and its clusterset name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServiceKey {
     pub(crate) namespace: String,
     pub(crate) name: String,

@@ -278,6 +278,8 @@ struct Run {
     proxy: Proxy,
     session: Session,
     sent: BTreeMap<(T, String), String>,
+    interests: Interests,
+    number: SessionNumber,
 }
 
 impl Run {
@@ -291,18 +293,35 @@ impl Run {
         let client = client(&world, "east/shop/web-1", "web", "sidecar");
         let mut proxy = Proxy::sidecar(&client, &KEYS);
         let session = proxy.connect(client);
+        let mut interests = Interests::default();
+        let number = interests.enter(session.client());
         Self {
             world,
             there,
             proxy,
             session,
             sent: BTreeMap::new(),
+            interests,
+            number,
         }
     }
 
     fn change(&mut self, change: Change) {
         let dirty = self.world.apply(change, at(7));
-        self.session.dirty(&dirty);
+        self.tell(&dirty);
+    }
+
+    /// The session hears only of what concerns it, as far as it is known by now.
+    fn tell(&mut self, dirty: &Dirty) {
+        if self.interests.concerned(dirty).contains(&self.number) {
+            self.session.dirty(dirty);
+        }
+    }
+
+    fn follow(&mut self) {
+        if let Some(moved) = self.session.moved() {
+            self.interests.follow(self.number, moved);
+        }
     }
 
     fn ask(&mut self, key: &str, wanted: bool) {
@@ -367,7 +386,7 @@ impl Run {
             Event::Relist(cluster) => {
                 let objects: Vec<_> = self.there.values().cloned().collect();
                 let dirty = list(&mut self.world, cluster, &objects);
-                self.session.dirty(&dirty);
+                self.tell(&dirty);
             }
             Event::Lose(cluster) => {
                 self.change(Change::Lost {
@@ -381,6 +400,8 @@ impl Run {
                 drop(lost);
                 let client = self.session.client().clone();
                 self.session = self.proxy.connect(client);
+                self.interests.leave(self.number);
+                self.number = self.interests.enter(self.session.client());
                 self.sent.retain(|(kind, name), version| {
                     let held = self.proxy.holds.get(kind).and_then(|held| held.get(name));
                     held.is_some_and(|(held, _)| held == version)
@@ -392,6 +413,7 @@ impl Run {
     }
 
     fn poll(&mut self) {
+        self.follow();
         let Some(response) = self.session.poll(&self.world) else {
             return;
         };
@@ -426,6 +448,7 @@ proptest! {
         for key in KEYS {
             run.ask(key, true);
         }
+        run.follow();
         run.proxy.settle(&mut run.session, &run.world);
         for cluster in CLUSTERS {
             // No cluster is lost at the end: freshness would differ.
@@ -435,6 +458,7 @@ proptest! {
             });
         }
         // Lists that named nothing new remove nothing: InitDone follows an Init.
+        run.follow();
         run.proxy.settle(&mut run.session, &run.world);
         let objects: Vec<_> = run.there.values().cloned().collect();
         let fresh = build(&objects, &CLUSTERS);

@@ -7,6 +7,8 @@
 
 #[path = "push/objects.rs"]
 mod objects;
+#[path = "push/hostile.rs"]
+mod hostile;
 #[path = "push/servers.rs"]
 mod servers;
 #[path = "push/subject.rs"]
@@ -49,8 +51,14 @@ async fn measure(size: Size) -> Outcome {
     let fleet = servers::start(size).await?;
     let folder = tempfile::tempdir()?;
     println!(
-        "{} clusters, {} services, {} endpoints; {} proxies with {} services each, {} with none",
-        size.clusters, size.services, size.endpoints, size.proxies, size.each, size.idle
+        "{} clusters, and {} hostile ones; {} services, {} endpoints; {} proxies with {} services each, {} with none",
+        size.clusters,
+        size.hostile,
+        size.services,
+        size.endpoints,
+        size.proxies,
+        size.each,
+        size.idle
     );
     let mut control = Subject::start(folder.path(), &fleet).await?;
     let cold = control.ready(&fleet, "synced").await?;

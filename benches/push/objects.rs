@@ -16,6 +16,8 @@ const POD_PADDING: usize = 4_300;
 pub(crate) struct Size {
     /// API servers.
     pub(crate) clusters: usize,
+    /// API servers besides that mean harm.
+    pub(crate) hostile: usize,
     /// Services of all clusters together, all of them exported.
     pub(crate) services: usize,
     /// Endpoints of all clusters together: pods, and their places in slices.
@@ -37,6 +39,7 @@ impl Size {
     pub(crate) fn of(words: &[String]) -> Outcome<Self> {
         let mut size = Self {
             clusters: 10,
+            hostile: 0,
             services: 10_000,
             endpoints: 100_000,
             proxies: 1_000,
@@ -50,6 +53,7 @@ impl Size {
             let value: usize = value.parse()?;
             match key {
                 "clusters" => size.clusters = value.max(1),
+                "hostile" => size.hostile = value,
                 "services" => size.services = value.max(1),
                 "endpoints" => size.endpoints = value.max(1),
                 "proxies" => size.proxies = value,

@@ -27,9 +27,10 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Outcome;
+use crate::hostile;
 use crate::objects::{self, Size};
 
-type Body = BoxBody<Bytes, Infallible>;
+pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
 /// Every watch hears of the version so often.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(5);
@@ -97,7 +98,7 @@ impl Fleet {
 pub(crate) async fn start(size: Size) -> Outcome<Arc<Fleet>> {
     let mut listeners = Vec::new();
     let mut servers = Vec::new();
-    for _ in 0..size.clusters {
+    for _ in 0..size.clusters + size.hostile {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         servers.push(Server {
             address: listener.local_addr()?,
@@ -160,22 +161,23 @@ async fn answer(fleet: &Arc<Fleet>, cluster: usize, request: Request<Incoming>) 
             &json!({ "metadata": { "name": "kube-system", "uid": uid } }),
         );
     }
+    let number = |key: &str| -> Option<usize> {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(name, _)| *name == key)?.1.parse().ok()
+    };
+    let from = number("continue").unwrap_or(0);
+    if cluster >= fleet.size.clusters {
+        return hostile::answer(fleet, path, query, from);
+    }
     let collections = objects::collections(fleet.size);
     let Some((path, count)) = collections.into_iter().find(|(at, _)| *at == path) else {
         let status = json!({ "kind": "Status", "code": 404, "reason": "NotFound", "message": "no such kind" });
         return whole(StatusCode::NOT_FOUND, &status);
     };
-    let number = |key: &str| -> Option<usize> {
-        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        pairs.find(|(name, _)| *name == key)?.1.parse().ok()
-    };
     if query.contains("watch=") {
         return watching(fleet, cluster, path);
     }
-    let (from, limit) = (
-        number("continue").unwrap_or(0),
-        number("limit").unwrap_or(500),
-    );
+    let limit = number("limit").unwrap_or(500);
     list(
         fleet,
         (cluster, path),
@@ -271,7 +273,7 @@ pub(crate) fn token(account: &str, pod: &str) -> String {
     format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(payload.to_string()))
 }
 
-fn whole(status: StatusCode, value: &Value) -> Response<Body> {
+pub(crate) fn whole(status: StatusCode, value: &Value) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(value.to_string())).boxed());
     *response.status_mut() = status;
     response

@@ -99,7 +99,7 @@ impl Subject {
             let clusters: Value = serde_json::from_str(&self.get("/clusters").await?)?;
             let clusters = clusters.as_array().map_or(&[][..], Vec::as_slice);
             let so = clusters.iter().filter(|cluster| cluster["state"] == state);
-            if ready.contains("\"ready\": true") && so.count() == fleet.servers.len() {
+            if ready.contains("\"ready\": true") && so.count() == fleet.size.clusters {
                 return Ok(self.began.elapsed());
             }
             if self.began.elapsed() > PATIENCE {
@@ -123,7 +123,7 @@ impl Subject {
                 }
             }
             sizes.sort();
-            if sizes.len() >= fleet.servers.len() && sizes == last {
+            if sizes.len() >= fleet.size.clusters && sizes == last {
                 return Ok(());
             }
             last = sizes;

@@ -240,7 +240,8 @@ async fn trial(
                 | Change::Delete(_)
                 | Change::Listed { .. }
                 | Change::Older { .. }
-                | Change::Confirmed { .. } => told.push(change),
+                | Change::Confirmed { .. }
+                | Change::Reached { .. } => told.push(change),
             }
         }
         false

@@ -11,7 +11,7 @@ use isthmus_proto::discovery::aggregated_discovery_service_server::AggregatedDis
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -27,6 +27,8 @@ const QUEUE: usize = 1;
 pub const UNREAD_MAX: Duration = Duration::from_secs(60);
 /// A client says who it is within this time.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that has newer from elsewhere is looked at so often.
+const HELD_BACK_EVERY: Duration = Duration::from_secs(1);
 /// Requests of a stream: so many at once ...
 const REQUESTS_BURST: u32 = 1_000;
 /// ... and one more after each.
@@ -230,6 +232,7 @@ impl Stream {
                 }
             }
             let wait = room.is_none();
+            let held_back = session.holds_back() && !due;
             let unread = blocked + self.shared.unread_max;
             tokio::select! {
                 // All are cancel-safe: messages, permits and what is dirty stay where they are.
@@ -260,6 +263,7 @@ impl Stream {
                     Err(_) => return End::Gone,
                 },
                 () = sleep_until(unread), if wait => return End::Cut,
+                () = sleep(HELD_BACK_EVERY), if held_back => due = true,
                 () = self.responses.closed() => return End::Gone,
                 () = &mut expiry => {
                     let status = Status::unauthenticated("the client certificate has ended");

@@ -344,7 +344,8 @@ fn cluster_of(change: &Change) -> &ClusterId {
         | Change::Listed { cluster, .. }
         | Change::Lost { cluster, .. }
         | Change::Older { cluster, .. }
-        | Change::Confirmed { cluster, .. } => cluster,
+        | Change::Confirmed { cluster, .. }
+        | Change::Reached { cluster, .. } => cluster,
         Change::Apply(object) => &object.cluster,
         Change::Delete(at) | Change::Refused { at, .. } => &at.cluster,
     }
@@ -391,7 +392,8 @@ fn is_urgent(change: &Change) -> bool {
         | Change::Listed { .. }
         | Change::Lost { .. }
         | Change::Older { .. }
-        | Change::Confirmed { .. } => false,
+        | Change::Confirmed { .. }
+        | Change::Reached { .. } => false,
     }
 }
 

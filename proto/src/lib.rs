@@ -7,6 +7,7 @@ pub mod spiffe;
 pub mod ids;
 pub mod locality;
 pub mod handle;
+pub mod positions;
 
 /// The delta-xDS envelope (`envoy.service.discovery.v3`).
 #[allow(

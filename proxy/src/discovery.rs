@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
 use isthmus_proto::ids::ClusterId;
+use isthmus_proto::positions::{self, Positions};
 use isthmus_proxy_core::balance::{Me, Ticks};
 use isthmus_proxy_core::snapshot::{
     ClusterFreshness, Kind, Snapshot, SnapshotBuilder, Update, persist,
@@ -90,7 +91,8 @@ impl Discovery {
         let file = shared.config.state_dir.join("snapshot.bin");
         let mut builder = SnapshotBuilder::new(me);
         let saved = restore(&file, shared.config.workload.as_str());
-        let mut subscription = Subscription::new(node(shared, &BTreeMap::new()), saved.as_ref());
+        let unknown = node(shared, &BTreeMap::new(), &Positions::default());
+        let mut subscription = Subscription::new(unknown, saved.as_ref());
         for kind in standing(shared.config.role) {
             subscription.want(*kind, "*");
         }
@@ -241,9 +243,10 @@ impl Discovery {
             .service_keys()
             .map(ToOwned::to_owned)
             .collect();
-        let saved = self
+        let mut saved = self
             .builder
             .export(self.shared.config.workload.as_str(), keys);
+        saved.positions = self.subscription.positions().clone();
         if let Err(error) = files::write_private(&self.file, &persist::encode(&saved)) {
             // Traffic does not depend on it; the next start does.
             tracing::warn!(error = format!("{error:#}"), "the snapshot is not on disk");
@@ -289,7 +292,11 @@ fn standing(role: Role) -> &'static [Kind] {
 
 /// Who we are, and how new what we have of each cluster is: a control plane that has lost sight of one
 /// must not take us back.
-fn node(shared: &Shared, clusters: &BTreeMap<ClusterId, ClusterFreshness>) -> Node {
+fn node(
+    shared: &Shared,
+    clusters: &BTreeMap<ClusterId, ClusterFreshness>,
+    positions: &Positions,
+) -> Node {
     let config = &shared.config;
     let role = match config.role {
         Role::Sidecar => "sidecar",
@@ -312,6 +319,7 @@ fn node(shared: &Shared, clusters: &BTreeMap<ClusterId, ClusterFreshness>) -> No
     let metadata = prost_types::Struct {
         fields: [
             ("seen".to_owned(), seen),
+            (positions::METADATA.to_owned(), text(&positions.to_string())),
             ("role".to_owned(), text(role)),
             ("network".to_owned(), text(config.network.as_str())),
             ("version".to_owned(), text(env!("CARGO_PKG_VERSION"))),
@@ -418,7 +426,8 @@ async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) 
     let (out, requests) = mpsc::channel(OUT_REQUESTS_MAX);
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
-    let node = node(&shared, &discovery.publish.borrow().clusters);
+    let positions = discovery.subscription.positions();
+    let node = node(&shared, &discovery.publish.borrow().clusters, positions);
     discovery.subscription.introduce(node);
     discovery.subscription.connected();
     // The first request goes out with the call: the server may wait for it before it answers.

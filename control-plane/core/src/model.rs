@@ -13,7 +13,7 @@ mod status;
 mod roots;
 mod wire;
 
-pub use change::{Change, KindFreshness};
+pub use change::{Change, KindFreshness, POSITIONED};
 pub use cluster::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, GatewayClass};
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use roots::{Advertised, ConfigMap, ROOTS_NAME};

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use isthmus_proto::ids::ClusterId;
+use isthmus_proto::positions::Positions;
 
 use crate::model::ServiceRef;
 use crate::translate::{Encoded, endpoint, service};
@@ -76,6 +77,8 @@ pub struct Session {
     providers: BTreeMap<ServiceRef, Vec<ClusterId>>,
     nonces: u64,
     wanted: Wanted,
+    /// What the client was told of how new it is.
+    told: Positions,
     /// What the client has from another replica, and is newer.
     epochs: Epochs,
 }
@@ -115,6 +118,7 @@ impl Session {
             providers,
             nonces: 0,
             wanted: Wanted::default(),
+            told: Positions::default(),
             epochs: Epochs::default(),
         }
     }
@@ -204,7 +208,7 @@ impl Session {
                     service::Resolved::Service(found) => {
                         channel.bind(&key, Some(Subject::Service(found)));
                     }
-                    service::Resolved::Nothing if !self.epochs.is_ahead() => {
+                    service::Resolved::Nothing if !self.epochs.concerns(ResourceType::Service) => {
                         channel.bind(&key, None);
                     }
                     service::Resolved::Nothing | service::Resolved::Unknown => {
@@ -315,7 +319,48 @@ impl Session {
         if !channel.commit(&draft, &nonce, world.generation()) {
             return None;
         }
-        Some(response(kind, draft, nonce, world.generation()))
+        let reached = self.reached(world, kind, &draft);
+        let version_info = reached.version_info(world.generation());
+        Some(response(kind, draft, nonce, version_info))
+    }
+
+    /// How new what the draft says of its clusters is, as far as the client was not told before.
+    fn reached(&mut self, world: &World, kind: ResourceType, draft: &Draft) -> Positions {
+        let mut reached = Positions::default();
+        let kinds = epoch::made_of(kind);
+        if kinds.is_empty() {
+            return reached;
+        }
+        let set = draft.resources.iter().map(|(one, _)| one.name.as_ref());
+        let names = set.chain(draft.removed.iter().map(String::as_str));
+        let own = self.client.cluster.as_str();
+        let of = |name| match kind {
+            ResourceType::ExportedEndpoint => Some(own),
+            _ => question::cluster_of(kind, name),
+        };
+        let clusters: BTreeSet<&str> = names.filter_map(of).collect();
+        for cluster in clusters.into_iter().filter_map(|id| world.clusters.get(id)) {
+            // What is held back is newer than we are.
+            if self.epochs.is_ahead_in(&cluster.id) {
+                continue;
+            }
+            let positions = kinds
+                .iter()
+                .filter_map(|kind| cluster.positions.get_key_value(kind));
+            for (kind, position) in positions {
+                if self.told.set(&cluster.id, kind.as_str(), *position) {
+                    reached.set(&cluster.id, kind.as_str(), *position);
+                }
+            }
+        }
+        reached
+    }
+
+    /// Is something held back from the client because it has newer from elsewhere? Then it is to be
+    /// polled now and then: that we have come as far is no change of the world.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        self.epochs.is_ahead()
     }
 
     /// The versions of the bundles that the client has acknowledged, by trust domain.
@@ -360,7 +405,7 @@ fn response(
     kind: ResourceType,
     draft: Draft,
     nonce: String,
-    generation: u64,
+    version_info: String,
 ) -> DeltaDiscoveryResponse {
     let type_url = kind.type_url();
     let resource = |(encoded, aliases): (Encoded, Vec<String>)| Resource {
@@ -373,7 +418,7 @@ fn response(
         aliases,
     };
     DeltaDiscoveryResponse {
-        system_version_info: generation.to_string(),
+        system_version_info: version_info,
         resources: draft.resources.into_iter().map(resource).collect(),
         type_url: type_url.clone(),
         nonce,

@@ -455,6 +455,15 @@ impl Feed {
         self.seen.as_ref()
     }
 
+    /// Everything up to here was told; `None`: a list is on its way.
+    #[must_use]
+    pub fn position(&self) -> Option<&Version> {
+        match &self.step {
+            Step::Watch(watch) => Some(&watch.position),
+            Step::List(_) => None,
+        }
+    }
+
     /// Was it ever listed in full?
     #[must_use]
     pub fn listed(&self) -> bool {

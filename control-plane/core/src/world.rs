@@ -202,6 +202,11 @@ impl World {
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
             Change::Older { cluster, kinds } => self.age(&cluster, kinds),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
+            Change::Reached {
+                cluster,
+                kind,
+                position,
+            } => self.reach(&cluster, kind, position),
         };
         if settles {
             dirty.merge(&self.settle());
@@ -412,6 +417,14 @@ impl World {
             freshness: [cluster.id.clone()].into(),
             ..Dirty::default()
         }
+    }
+
+    /// Nothing is different: it is only known how new it is.
+    fn reach(&mut self, cluster: &ClusterId, kind: Kind, position: u64) -> Dirty {
+        if let Some(cluster) = self.clusters.get_mut(cluster) {
+            cluster.positions.insert(kind, position);
+        }
+        Dirty::default()
     }
 
     fn note(&mut self, dirty: Dirty) -> Dirty {

@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+use isthmus_proto::positions::Positions;
 
 use crate::snapshot::update::KINDS;
 use crate::snapshot::{Kind, Rejected, Saved, Update};
@@ -89,6 +90,8 @@ pub struct Subscription {
     /// The response whose updates were handed out and whose verdict has not come.
     unacked: Option<Unacked>,
     backoff: Backoff,
+    /// How new what we were told is.
+    positions: Positions,
 }
 
 /// A response that waits for its verdict.
@@ -123,7 +126,16 @@ impl Subscription {
             nonces: VecDeque::new(),
             unacked: None,
             backoff: Backoff::default(),
+            positions: saved
+                .map(|saved| saved.positions.clone())
+                .unwrap_or_default(),
         }
+    }
+
+    /// How new what we were told is: to be said at the next stream, and to be saved.
+    #[must_use]
+    pub fn positions(&self) -> &Positions {
+        &self.positions
     }
 
     /// Wants a name, a key, or `*` of a kind, from now on. True if that is news; false also if
@@ -240,10 +252,12 @@ impl Subscription {
         self.backoff.answered();
         self.nonces.truncate(NONCES_MAX - 1);
         self.nonces.push_front(response.nonce.clone());
+        let (generation, positions) = Positions::of_version_info(&response.system_version_info);
+        self.positions.extend(positions);
         let mut unacked = Unacked {
             kind,
             nonce: response.nonce,
-            version_info: response.system_version_info,
+            version_info: generation.to_owned(),
             offered: HashMap::new(),
             refused: Vec::new(),
         };

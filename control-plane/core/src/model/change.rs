@@ -67,7 +67,24 @@ pub enum Change {
         /// When.
         at: SystemTime,
     },
+    /// All that the cluster's store says of a kind up to this position was told.
+    Reached {
+        /// Of this cluster.
+        cluster: ClusterId,
+        /// This kind.
+        kind: Kind,
+        /// A `resourceVersion`.
+        position: u64,
+    },
 }
+
+/// Kinds whose positions are told ([`Change::Reached`]): what makes endpoints and policies.
+pub const POSITIONED: [Kind; 4] = [
+    Kind::Pod,
+    Kind::EndpointSlice,
+    Kind::ServiceExport,
+    Kind::AccessPolicy,
+];
 
 /// What is known of a kind that is not as fresh as its cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -338,7 +338,7 @@ impl Channel {
             draft.removed.insert(name.to_string());
             draft.gone.push((subject.clone(), name.clone()));
         }
-        if asker.epochs.is_ahead() && wanted {
+        if asker.epochs.concerns(self.kind) && wanted {
             return part == Part::Removals
                 || self.careful(asker, (subject, holding), desired, (draft, bytes_max));
         }

@@ -27,6 +27,15 @@ impl Version {
         })
     }
 
+    /// As a number, if it is one of a store that is met: etcd counts in 63 bits.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => u64::try_from(*number).ok(),
+            Self::Opaque(_) => None,
+        }
+    }
+
     /// Is it known to be older than the other?
     #[must_use]
     pub fn is_before(&self, other: &Self) -> bool {

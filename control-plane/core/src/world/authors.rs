@@ -19,7 +19,8 @@ pub(super) fn concerns(change: &Change) -> bool {
         | Change::Refused { .. }
         | Change::Lost { .. }
         | Change::Older { .. }
-        | Change::Confirmed { .. } => return false,
+        | Change::Confirmed { .. }
+        | Change::Reached { .. } => return false,
     };
     matches!(
         kind,

@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     pub(crate) state: State,
     pub(crate) reason: String,
     pub(crate) confirmed_at: Option<SystemTime>,
+    /// Up to where in its store each kind was told, as far as the source counts.
+    pub(crate) positions: BTreeMap<Kind, u64>,
     /// Kinds that are not as fresh as the cluster.
     pub(crate) older: BTreeMap<Kind, KindFreshness>,
     pub(crate) keys: Vec<HandleKey>,
@@ -255,6 +257,7 @@ impl Cluster {
             state: State::Unknown,
             reason: "not listed yet".to_owned(),
             confirmed_at: None,
+            positions: BTreeMap::new(),
             older: BTreeMap::new(),
             keys: Vec::new(),
             list: 0,

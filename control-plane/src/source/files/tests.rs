@@ -79,6 +79,7 @@ impl Running {
             Change::Confirmed { .. }
             | Change::Listed { .. }
             | Change::Older { .. }
+            | Change::Reached { .. }
             | Change::Refused { .. } => {}
         }
     }

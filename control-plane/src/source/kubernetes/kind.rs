@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use isthmus_control_plane_core::model::{Change, Kind};
+use isthmus_control_plane_core::model::{Change, Kind, POSITIONED};
 use isthmus_control_plane_core::watch::{Ask, Failure, Feed, Name, State, Told, Version};
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
@@ -34,6 +34,8 @@ pub(super) struct Watcher {
     bytes: u64,
     /// Objects of lists that have no name to be told by.
     nameless: usize,
+    /// The position that was last told.
+    reached: Option<u64>,
     chance: RandomState,
     turns: u64,
 }
@@ -74,6 +76,7 @@ impl Watcher {
             absent: 0,
             bytes: 0,
             nameless: 0,
+            reached: None,
             chance: RandomState::new(),
             turns: 0,
         }
@@ -164,6 +167,7 @@ impl Watcher {
                 for told in told {
                     self.tell(told).await?;
                 }
+                self.reach().await?;
             }
             Err(refused) => {
                 let (cluster, kind) = (&self.shared.cluster, self.collection.name());
@@ -227,10 +231,12 @@ impl Watcher {
 
     async fn event(&mut self, line: &Bytes) -> Result<(), Deaf> {
         match read::event(line) {
-            Ok(event) => match self.feed.event(event, Instant::now()) {
-                Some(told) => self.tell(told).await,
-                None => Ok(()),
-            },
+            Ok(event) => {
+                if let Some(told) = self.feed.event(event, Instant::now()) {
+                    self.tell(told).await?;
+                }
+                self.reach().await
+            }
             Err(why) => self.failed(Failure::Malformed(why)).await,
         }
     }
@@ -314,6 +320,27 @@ impl Watcher {
         }
         let changes = moved.pods.into_iter().map(Change::Apply).collect();
         self.send(changes).await
+    }
+
+    /// Tells up to where everything was told, if that is further than before.
+    async fn reach(&mut self) -> Result<(), Deaf> {
+        let What::Objects(kind) = self.collection.what else {
+            return Ok(());
+        };
+        let Some(position) = self.feed.position().and_then(Version::number) else {
+            return Ok(());
+        };
+        if !POSITIONED.contains(&kind) || self.reached == Some(position) {
+            return Ok(());
+        }
+        self.reached = Some(position);
+        let cluster = self.shared.cluster.clone();
+        let reached = Change::Reached {
+            cluster,
+            kind,
+            position,
+        };
+        self.send(vec![reached]).await
     }
 
     async fn send(&mut self, changes: Vec<Change>) -> Result<(), Deaf> {

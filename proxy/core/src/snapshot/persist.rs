@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use isthmus_proto::positions::Positions;
 
 use super::builder::SnapshotBuilder;
 use super::shelf::Shelf;
@@ -39,6 +40,8 @@ pub struct Saved {
     pub empty: BTreeSet<(Kind, String)>,
     /// Keys under which the proxy asked for services, to ask for again.
     pub keys: BTreeSet<String>,
+    /// How new all of it is.
+    pub positions: Positions,
 }
 
 /// One accepted resource; or a policy that never was, and that denies as long as it is there.
@@ -208,6 +211,7 @@ const RECORD: u8 = 1;
 const ANSWERED: u8 = 2;
 const EMPTY: u8 = 3;
 const KEY: u8 = 4;
+const POSITIONS: u8 = 5;
 
 /// The bytes of a file.
 #[must_use]
@@ -238,6 +242,10 @@ pub fn encode(saved: &Saved) -> Vec<u8> {
     for key in &saved.keys {
         payload.push(KEY);
         put(&mut payload, key.as_bytes());
+    }
+    if !saved.positions.is_empty() {
+        payload.push(POSITIONS);
+        put(&mut payload, saved.positions.to_string().as_bytes());
     }
     let mut file = Vec::with_capacity(payload.len() + 28);
     file.extend_from_slice(MAGIC);
@@ -388,6 +396,7 @@ impl Reader<'_> {
             KEY => {
                 saved.keys.insert(self.text()?);
             }
+            POSITIONS => saved.positions = Positions::read(&self.text()?),
             _ => return Err(self.malformed("a record has a tag that is not known")),
         }
         Ok(())
@@ -422,15 +431,19 @@ mod tests {
             proptest::collection::btree_set(kind(), 0..3),
             proptest::collection::btree_set((kind(), "[a-z:/]{0,5}"), 0..3),
             proptest::collection::btree_set("[a-z:/]{0,5}", 0..3),
+            "([a-z]{1,4}/[A-Z][a-z]{0,3}=[0-9]{1,9} ){0,3}",
         )
-            .prop_map(|(generation, records, answered, empty, keys)| Saved {
-                owner: "east/shop/cart-1".to_owned(),
-                generation: Generation(generation),
-                records,
-                answered,
-                empty,
-                keys,
-            })
+            .prop_map(
+                |(generation, records, answered, empty, keys, positions)| Saved {
+                    owner: "east/shop/cart-1".to_owned(),
+                    generation: Generation(generation),
+                    records,
+                    answered,
+                    empty,
+                    keys,
+                    positions: Positions::read(&positions),
+                },
+            )
     }
 
     #[test]

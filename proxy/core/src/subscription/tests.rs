@@ -61,7 +61,7 @@ fn response(
     removed: &[&str],
 ) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
-        system_version_info: format!("world {nonce}"),
+        system_version_info: format!("world-{nonce}"),
         resources,
         type_url: kind.type_url().to_owned(),
         nonce: nonce.to_owned(),
@@ -170,7 +170,7 @@ fn a_refused_version_is_named_and_not_held() {
         .unwrap();
     assert_eq!(
         (status.nacks, status.acked_version.as_str(), status.held),
-        (1, "world 1", 1)
+        (1, "world-1", 1)
     );
 }
 

@@ -107,6 +107,7 @@ impl Heard {
                     Change::Init { .. }
                     | Change::Listed { .. }
                     | Change::Older { .. }
+                    | Change::Reached { .. }
                     | Change::Lost { .. } => {}
                 }
                 self.world.apply(change, SystemTime::now());

@@ -2,12 +2,13 @@
 
 use std::time::UNIX_EPOCH;
 
-use isthmus_proto::discovery::Node;
+use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
+use isthmus_proto::positions::{self, Positions};
 use isthmus_proto::resource::TrustBundle;
 use prost_types::value::Kind as ValueKind;
 
 use super::*;
-use crate::model::Kind;
+use crate::model::{Kind, POSITIONED};
 use crate::world::{NOT_ADMITTED, Standing, Standings};
 
 /// Longer than two replicas may differ.
@@ -35,6 +36,29 @@ fn seen(clusters: &[(&str, u64)]) -> Node {
         metadata: Some(metadata),
         ..Node::default()
     }
+}
+
+/// As [`seen`], of one that was told of west up to this position.
+fn seen_up_to(clusters: &[(&str, u64)], position: u64) -> Node {
+    let mut node = seen(clusters);
+    let mut positions = Positions::default();
+    for kind in POSITIONED {
+        positions.set(&id("west"), kind.as_str(), position);
+    }
+    let text = value(ValueKind::StringValue(positions.to_string()));
+    let metadata = node.metadata.as_mut().unwrap();
+    metadata.fields.insert(positions::METADATA.to_owned(), text);
+    node
+}
+
+fn reach(world: &mut World, kind: Kind, position: u64) {
+    let cluster = id("west");
+    let reached = Change::Reached {
+        cluster,
+        kind,
+        position,
+    };
+    assert!(world.apply(reached, at(5)).is_empty());
 }
 
 fn policy(cluster: &str, name: &str) -> Object {
@@ -160,6 +184,101 @@ fn a_replica_that_is_as_new_holds_nothing_back() {
     proxy.settle(&mut session, &world);
     let endpoints = proxy.names(T::Endpoint).join(" ");
     assert!(endpoints.contains("west/shop/cart-12"), "{endpoints}");
+}
+
+/// Less than a minute behind: no time could tell, and the position does.
+#[test]
+fn a_replica_that_has_not_come_as_far_brings_nothing_back() {
+    let mut proxy = informed();
+    let before = proxy.state();
+    let mut behind = replica(&long_ago());
+    for kind in POSITIONED {
+        reach(&mut behind, kind, 900);
+    }
+    let node = seen_up_to(&[("east", 1), ("west", 1)], 901);
+    let mut session = proxy.connect_as(web(&behind), &node);
+    proxy.settle(&mut session, &behind);
+    let west = |state: &BTreeMap<(T, String), String>| {
+        let of_west = |(kind, name): &&(T, String)| *kind == T::Endpoint && name.contains("#west/");
+        state.keys().filter(of_west).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(west(&proxy.state()), west(&before));
+    assert!(session.holds_back());
+
+    // It comes as far, kind by kind: what it says then counts.
+    for change in [
+        Change::Apply(pod("west", "cart", 30)),
+        Change::Delete(pod("west", "cart", 12).reference()),
+    ] {
+        tell(&mut behind, &mut session, change);
+    }
+    proxy.settle(&mut session, &behind);
+    for kind in POSITIONED {
+        assert!(session.holds_back(), "{kind}");
+        reach(&mut behind, kind, 950);
+        proxy.settle(&mut session, &behind);
+    }
+    assert!(!session.holds_back());
+    tell(
+        &mut behind,
+        &mut session,
+        Change::Apply(pod("west", "cart", 40)),
+    );
+    proxy.settle(&mut session, &behind);
+    let endpoints = proxy.names(T::Endpoint).join(" ");
+    assert!(endpoints.contains("west/shop/cart-40"), "{endpoints}");
+}
+
+#[test]
+fn a_store_that_was_made_anew_is_believed_by_its_time() {
+    let mut proxy = informed();
+    let mut world = replica(&long_ago());
+    for kind in POSITIONED {
+        reach(&mut world, kind, 12);
+    }
+    // Confirmed much later than what the client has seen.
+    let confirmed = Change::Confirmed {
+        cluster: id("west"),
+        at: at(LATER),
+    };
+    world.apply(confirmed, at(LATER));
+    let node = seen_up_to(&[("east", 1), ("west", 1)], 901);
+    let mut session = proxy.connect_as(web(&world), &node);
+    proxy.settle(&mut session, &world);
+    assert!(!session.holds_back());
+    let endpoints = proxy.names(T::Endpoint).join(" ");
+    assert!(endpoints.contains("west/shop/cart-12"), "{endpoints}");
+}
+
+/// A response says how far what it is made of was told, once.
+#[test]
+fn a_client_is_told_how_new_its_endpoints_are() {
+    let mut world = replica(&now());
+    reach(&mut world, Kind::Pod, 7);
+    reach(&mut world, Kind::AccessPolicy, 8);
+    let client = web(&world);
+    let mut proxy = Proxy::sidecar(&client, &[EVERYWHERE]);
+    let mut session = proxy.connect(client);
+    let told = |responses: &[DeltaDiscoveryResponse]| {
+        let infos = responses.iter().map(|one| &one.system_version_info);
+        let positions = infos.map(|info| Positions::of_version_info(info).1.to_string());
+        positions
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+    };
+    let first = proxy.settle(&mut session, &world);
+    assert_eq!(told(&first), ["west/Pod=7"]);
+    tell(
+        &mut world,
+        &mut session,
+        Change::Apply(pod("west", "cart", 40)),
+    );
+    assert!(told(&proxy.settle(&mut session, &world)).is_empty());
+    reach(&mut world, Kind::Pod, 9);
+    let gone = Change::Delete(pod("west", "cart", 40).reference());
+    tell(&mut world, &mut session, gone);
+    let last = proxy.settle(&mut session, &world);
+    assert_eq!(told(&last), ["west/Pod=9"]);
 }
 
 #[test]

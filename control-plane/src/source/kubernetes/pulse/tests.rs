@@ -56,6 +56,7 @@ fn said(pulse: &mut Pulse, statuses: &Statuses, now: Instant) -> Vec<String> {
         other @ (Change::Init { .. }
         | Change::Apply(_)
         | Change::Refused { .. }
+        | Change::Reached { .. }
         | Change::Delete(_)) => {
             format!("{other:?}")
         }

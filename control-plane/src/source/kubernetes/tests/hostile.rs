@@ -76,6 +76,7 @@ async fn duplicates_swaps_and_half_lines_change_nothing_in_the_end() {
                 .all(|asked| asked.query["resourceVersion"] == "34")
     };
     running.until("it goes on at the bookmark", resumed).await;
+    assert_eq!(running.reached.get(&Kind::Pod), Some(&34));
     running
         .until("it is not lost", |r| {
             r.state("Pod") == Some(KindState::Watching)

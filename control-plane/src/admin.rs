@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request, Response, StatusCode};
 use isthmus_control_plane_core::model::Object;
-use isthmus_control_plane_core::world::{Place, State};
+use isthmus_control_plane_core::world::{ClusterStatus, Place, State};
 use isthmus_proto::ids::ClusterId;
 
 use crate::authority::registry::Authorities;
@@ -186,7 +186,7 @@ impl Admin {
             let view = world.clusters().map(|status| ClusterView {
                 cluster: status.cluster.to_string(),
                 state: state(status.state),
-                reason: status.reason.to_owned(),
+                reason: told(&status),
                 age_seconds: status
                     .confirmed_at
                     .map(|at| now.duration_since(at).unwrap_or_default().as_secs_f64()),
@@ -249,6 +249,16 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+/// Why a cluster is not seen, and what that means for the others.
+fn told(status: &ClusterStatus<'_>) -> String {
+    let withdrawn = if status.expired {
+        "; its endpoints are withdrawn from the other clusters"
+    } else {
+        ""
+    };
+    format!("{}{withdrawn}", status.reason)
 }
 
 fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Full<Bytes>> {

@@ -290,6 +290,13 @@ impl Parts {
             hub.run().await;
             "the world's writer"
         });
+        if let Some(life) = config.stale_life {
+            let hub = Arc::clone(&self.hub);
+            tasks.spawn(async move {
+                hub.expire(life).await;
+                "the end of what was not seen for long"
+            });
+        }
         if let Some(home) = &config.home {
             let configured = config.clusters.iter().map(|cluster| cluster.name.clone());
             let of = (home, configured.collect());

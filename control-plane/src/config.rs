@@ -2,13 +2,14 @@
 //!
 //! `RawConfig` is the JSON as it is written, `Config` is what it means. Errors name the key.
 
+mod advertise;
 mod writes;
 
+pub use advertise::Advertise;
 pub use writes::Writes;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,27 +60,24 @@ pub enum ConfigError {
     },
 }
 
+/// So long the endpoints of a cluster that can't be seen count, if nobody says otherwise.
+const STALE_SECONDS: u64 = 24 * 3_600;
+
 /// The JSON.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     mesh_domain: Option<String>,
     certificate_seconds: Option<u64>,
+    stale_seconds: Option<u64>,
     state_dir: PathBuf,
     listen: RawListen,
     clusters: Vec<RawCluster>,
     home: Option<RawHome>,
     keys: Option<KeysAt>,
     write: Option<bool>,
-    advertise: Option<RawAdvertise>,
+    advertise: Option<advertise::Raw>,
     writes: Option<writes::Raw>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAdvertise {
-    address: Option<String>,
-    home: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,6 +131,9 @@ pub struct Config {
     pub mesh_domain: String,
     /// How long a workload's certificate is valid. Default: 36 h; at least 5 s, at most 30 days.
     pub certificate_lifetime: Duration,
+    /// How long the endpoints of a cluster that can't be seen count in the other clusters. Default: 24 h;
+    /// `None`: for ever.
+    pub stale_life: Option<Duration>,
     /// Where keys are kept.
     pub state_dir: PathBuf,
     /// Where proxies come for certificates and discovery (TLS). Port 0: any.
@@ -162,15 +163,6 @@ pub enum KeysAt {
     Files,
     /// In Secrets of the home cluster: all replicas have them.
     Secrets,
-}
-
-/// Where proxies find [`Config::discovery`], HOST:PORT; at least one of both.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advertise {
-    /// From every cluster; `None`: clusters other than the home cluster are not told.
-    pub address: Option<String>,
-    /// From the home cluster. Default: `address`.
-    pub home: Option<String>,
 }
 
 /// The cluster whose MeshCluster objects name the others, and whose word counts for the mesh.
@@ -272,6 +264,7 @@ impl Config {
         if !CERTIFICATE_SECONDS.contains(&seconds) {
             return Err(value("certificate_seconds", "not 5 to 2592000"));
         }
+        let stale = raw.stale_seconds.unwrap_or(STALE_SECONDS);
         let address = |key: &str, text: &str| {
             text.parse()
                 .map_err(|_| value(key, format!("{text:?} is not IP:PORT")))
@@ -283,12 +276,13 @@ impl Config {
             keys: keys(raw.keys, home.as_ref().filter(|_| write), &clusters)?,
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
-            advertise: advertise(raw.advertise, home.as_ref())?,
+            advertise: advertise::understand(raw.advertise, home.as_ref())?,
             home,
             writes: writes::understand(raw.writes)?,
             clusters,
             write,
             certificate_lifetime: Duration::from_secs(seconds),
+            stale_life: (stale > 0).then(|| Duration::from_secs(stale)),
             state_dir: raw.state_dir,
             mesh_domain,
         })
@@ -404,38 +398,6 @@ fn in_cluster(cluster: &ClusterConfig) -> bool {
     }
 }
 
-fn advertise(
-    raw: Option<RawAdvertise>,
-    home: Option<&Home>,
-) -> Result<Option<Advertise>, ConfigError> {
-    let Some(raw) = raw else { return Ok(None) };
-    let told = [
-        ("advertise.address", &raw.address),
-        ("advertise.home", &raw.home),
-    ];
-    for (key, text) in told {
-        let parts = text.as_ref().map(|text| text.rsplit_once(':'));
-        let good = parts.is_none_or(|parts| {
-            parts.is_some_and(|(host, port)| {
-                let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-                let is_v6 = bare.is_some_and(|h| h.parse::<Ipv6Addr>().is_ok());
-                (is_dns_name(host) || is_v6) && port.parse::<NonZeroU16>().is_ok()
-            })
-        });
-        if !good {
-            return Err(value(key, "not HOST:PORT"));
-        }
-    }
-    match (&raw.address, &raw.home) {
-        (None, None) => Err(value("advertise", "one of address and home is needed")),
-        (_, Some(_)) if home.is_none() => Err(value("advertise.home", "there is no home cluster")),
-        _ => Ok(Some(Advertise {
-            address: raw.address,
-            home: raw.home,
-        })),
-    }
-}
-
 /// Exactly one of the two.
 fn origin(
     key: &str,
@@ -525,6 +487,13 @@ mod tests {
         );
         let config = with(|j| j["mesh_domain"] = serde_json::Value::Null).unwrap();
         assert_eq!(config.mesh_domain, MESH_DOMAIN);
+        let stale = |seconds: u64| {
+            with(|j| j["stale_seconds"] = seconds.into())
+                .unwrap()
+                .stale_life
+        };
+        assert_eq!(config.stale_life, Some(Duration::from_secs(86_400)));
+        assert_eq!((stale(60), stale(0)), (Some(Duration::from_secs(60)), None));
     }
 
     #[test]

@@ -15,8 +15,10 @@ use serde_json::Value;
 use crate::kubernetes::{Access, Allow, Api, ApiError, Credential, Refused, kubeconfig};
 use crate::manifest::yaml;
 
-/// Lifetime that is asked for. API servers may give less.
-pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// API servers give no shorter ones.
+const LIFETIME_MIN: Duration = Duration::from_secs(600);
+/// The annotation of a credential's Secret that says when it ends, in seconds since 1970.
+pub const EXPIRES_ANNOTATION: &str = "isthmus.dev/expires";
 /// What a service account is called as a user.
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// Longest token that is looked into, in bytes.
@@ -108,11 +110,17 @@ impl Life {
         })
     }
 
-    /// When it should be renewed: half of its life is left for clusters that are away.
+    /// How long it lives.
+    #[must_use]
+    pub fn whole(&self) -> Duration {
+        self.expires.duration_since(self.issued).unwrap_or_default()
+    }
+
+    /// When it should be renewed: two thirds of its life are left, for clusters that are away and for a
+    /// control plane that is.
     #[must_use]
     pub fn due(&self) -> SystemTime {
-        let life = self.expires.duration_since(self.issued).unwrap_or_default();
-        self.issued + life / 2
+        self.issued + self.whole() / 3
     }
 }
 
@@ -142,8 +150,10 @@ pub async fn tend(
     if now < life.due() {
         return Ok(Tended::Until(life.due()));
     }
+    // As long as whoever joined the cluster has chosen. The server may give less.
+    let lifetime = life.whole().max(LIFETIME_MIN);
     let issued = Api::new(access.clone())?
-        .token((&life.namespace, &life.account), &[], None, LIFETIME)
+        .token((&life.namespace, &life.account), &[], None, lifetime)
         .await
         .map_err(CredentialError::Request)?;
     tried(access, &issued.token)
@@ -152,12 +162,21 @@ pub async fn tend(
     let renewed =
         with_token(&text, &issued.token).ok_or_else(|| place.wrong("no user with a token"))?;
     secret["data"][&place.key] = STANDARD.encode(renewed).into();
+    let expires = issued.expires.duration_since(SystemTime::UNIX_EPOCH);
+    if let (Ok(expires), Some(annotations)) = (expires, annotations(&mut secret)) {
+        let seconds = expires.as_secs().to_string();
+        annotations.insert(EXPIRES_ANNOTATION.to_owned(), seconds.into());
+    }
     // With its resource version: over the Secret that was read, or not at all, because a person may
     // have replaced it meanwhile.
     home.replace(&path, &secret)
         .await
         .map_err(CredentialError::Home)?;
     Ok(Tended::Renewed(issued.expires))
+}
+
+fn annotations(secret: &mut Value) -> Option<&mut serde_json::Map<String, Value>> {
+    secret.pointer_mut("/metadata/annotations")?.as_object_mut()
 }
 
 /// Does the new token open the door?
@@ -220,9 +239,9 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_whose_it_is_and_when_half_of_it_is_over() {
+    fn a_token_says_whose_it_is_and_when_a_third_of_it_is_over() {
         let claims = json!({ "sub": "system:serviceaccount:isthmus-system:isthmus-control-plane",
-            "iat": 1_000, "exp": 3_000, "aud": ["x"] });
+            "iat": 1_000, "exp": 4_000, "aud": ["x"] });
         let life = Life::of(&token(&claims)).unwrap();
         assert_eq!(
             (life.namespace.as_str(), life.account.as_str()),

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clients::{Clients, Place};
-use crate::hub::{Heard, Hub};
+use crate::hub::{Heard, Hub, Listener, News};
 use crate::listener::{Connection, Cut};
 use crate::metrics::{Metric, Metrics};
 use crate::trust::Peer;
@@ -194,10 +194,16 @@ impl Stream {
         Ok((session, place))
     }
 
-    async fn serve(mut self, mut session: Session, place: Place) -> End {
+    async fn serve(mut self, session: Session, place: Place) -> End {
         // First the ear, then the look: nothing falls in between.
-        let listener = self.shared.hub.listen(session.client());
-        if let Err(end) = self.still_trusted(&session) {
+        let mut telling = Telling {
+            listener: self.shared.hub.listen(session.client()),
+            session,
+            place,
+            due: true,
+            heard: Heard::new(),
+        };
+        if let Err(end) = self.still_trusted(&telling.session) {
             return end;
         }
         let mut stop = self.shared.stop.clone();
@@ -205,65 +211,49 @@ impl Stream {
         tokio::pin!(expiry);
         let responses = self.responses.clone();
         let mut pace = Pace::new();
-        // Is there perhaps something to say; room for it; since when is there none?
-        let (mut due, mut room, mut blocked) = (true, None, Instant::now());
-        // Whose changes were not told yet, and since when.
-        let mut heard = Heard::new();
+        // Is there room for a response, and since when is there none?
+        let (mut room, mut blocked) = (None, Instant::now());
         loop {
-            if let Some(moved) = session.moved() {
-                listener.follow(moved);
-                due = true;
-            }
-            if due && let Some(permit) = room.take() {
-                match self.shared.hub.read(|world| session.poll(world)) {
+            telling.follow();
+            if telling.due
+                && let Some(permit) = room.take()
+            {
+                match telling.next(&self.shared) {
                     Some(response) => {
-                        self.count(&response);
-                        self.shared.metrics.lags(std::mem::take(&mut heard));
                         mpsc::Permit::send(permit, Ok(response));
-                        place.update(&session);
                         blocked = Instant::now();
                     }
-                    None => {
-                        due = false;
-                        room = Some(permit);
-                        // They do not concern this client.
-                        heard.clear();
-                    }
+                    None => room = Some(permit),
                 }
             }
             let wait = room.is_none();
-            let held_back = session.holds_back() && !due;
             let unread = blocked + self.shared.unread_max;
             tokio::select! {
                 // All are cancel-safe: messages, permits and what is dirty stay where they are.
                 request = self.requests.message(), if pace.allows() => match request {
                     Ok(Some(request)) => {
                         pace.take();
-                        if let Err(end) = self.take(&mut session, &request) {
+                        if let Err(end) = self.take(&mut telling.session, &request) {
                             return end;
                         }
-                        place.update(&session);
-                        due = true;
+                        telling.place.update(&telling.session);
+                        telling.due = true;
                     }
                     Ok(None) | Err(_) => return End::Gone,
                 },
                 () = sleep_until(pace.next), if !pace.allows() => {}
-                news = listener.next() => {
-                    if let Err(end) = self.still_trusted(&session) {
+                news = telling.listener.next() => {
+                    if let Err(end) = self.still_trusted(&telling.session) {
                         return end;
                     }
-                    for one in &news {
-                        session.dirty(&one.dirty);
-                        one.add_heard(&mut heard);
-                    }
-                    due = true;
+                    telling.hear(&news);
                 }
                 permit = responses.reserve(), if wait => match permit {
                     Ok(permit) => room = Some(permit),
                     Err(_) => return End::Gone,
                 },
                 () = sleep_until(unread), if wait => return End::Cut,
-                () = sleep(HELD_BACK_EVERY), if held_back => due = true,
+                () = sleep(HELD_BACK_EVERY), if telling.is_held_back() => telling.due = true,
                 () = self.responses.closed() => return End::Gone,
                 () = &mut expiry => {
                     let status = Status::unauthenticated("the client certificate has ended");
@@ -295,11 +285,55 @@ impl Stream {
         }
         Ok(session.handle(request)?)
     }
+}
 
-    fn count(&self, response: &DeltaDiscoveryResponse) {
+/// What one client is told.
+struct Telling {
+    session: Session,
+    place: Place,
+    listener: Listener,
+    /// Is there perhaps something to say?
+    due: bool,
+    /// Whose changes were not told yet, and since when.
+    heard: Heard,
+}
+
+impl Telling {
+    /// What the session wants since the last time is heard of from now on.
+    fn follow(&mut self) {
+        if let Some(moved) = self.session.moved() {
+            self.listener.follow(moved);
+            self.due = true;
+        }
+    }
+
+    /// Is something held back from the client, and nothing else to say?
+    fn is_held_back(&self) -> bool {
+        self.session.holds_back() && !self.due
+    }
+
+    fn hear(&mut self, news: &[Arc<News>]) {
+        for one in news {
+            self.session.dirty(&one.dirty);
+            one.add_heard(&mut self.heard);
+        }
+        self.due = true;
+    }
+
+    /// The next response; `None`: there is nothing to say.
+    fn next(&mut self, shared: &Shared) -> Option<DeltaDiscoveryResponse> {
+        let Some(response) = shared.hub.read(|world| self.session.poll(world)) else {
+            self.due = false;
+            // They do not concern this client.
+            self.heard.clear();
+            return None;
+        };
         let kind = ResourceType::of_url(&response.type_url);
         let kind = kind.map_or_else(String::new, |kind| format!("{kind:?}"));
-        self.shared.metrics.count(Metric::Pushes, &kind);
+        shared.metrics.count(Metric::Pushes, &kind);
+        shared.metrics.lags(std::mem::take(&mut self.heard));
+        self.place.update(&self.session);
+        Some(response)
     }
 }
 

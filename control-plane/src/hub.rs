@@ -14,7 +14,7 @@ use isthmus_control_plane_core::session::{Client, Interests, Moved, SessionNumbe
 use isthmus_control_plane_core::world::{Dirty, World};
 use isthmus_proto::ids::ClusterId;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _, StreamMap};
 
@@ -26,6 +26,8 @@ const BATCH_MAX: usize = 256;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// ... and at the latest after this.
 const DEBOUNCE_MAX: Duration = Duration::from_millis(200);
+/// It is looked so often whether a cluster was not seen for too long.
+const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 /// Pieces of news that lie in an inbox one by one; more are merged.
 const NEWS_MAX: usize = 64;
 
@@ -185,6 +187,14 @@ impl Hub {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         seats.push((cluster.clone(), changes));
         self.seated.notify_one();
+    }
+
+    /// Withdraws what was not seen for longer than `life`, now and then. Does not end by itself.
+    pub async fn expire(&self, life: Duration) {
+        loop {
+            sleep(EXPIRE_EVERY).await;
+            self.change(|world| world.expire(life, SystemTime::now()));
+        }
     }
 
     fn reseat(&self, changes: &mut Changes) {

@@ -1,5 +1,8 @@
 //! Which secrets does each cluster have, besides its authority?
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use isthmus_proto::handle::HandleKey;
 use isthmus_proto::ids::ClusterId;
 
@@ -27,7 +30,21 @@ impl TokenKey {
     /// # Errors
     /// The state folder can't be used, or the file in it has another length.
     pub fn open(state: &StateDir, cluster: &ClusterId) -> Result<Self, StateError> {
-        secret(state, &format!("tokens/{cluster}.key")).map(Self)
+        secret(state, &name(cluster)).map(Self)
+    }
+
+    /// The token key that somebody else has made in this folder.
+    ///
+    /// # Errors
+    /// There is none, or it can't be read, or has another length.
+    pub fn read(folder: &Path, cluster: &ClusterId) -> Result<Self, StateError> {
+        let path = folder.join(name(cluster));
+        let bytes = fs::read(&path).map_err(|cause| StateError::Io {
+            act: "reading",
+            path: path.clone(),
+            cause,
+        })?;
+        sized(bytes, path).map(Self)
     }
 
     /// The secret, for HMAC.
@@ -74,11 +91,20 @@ fn handle_key(
 
 fn secret(state: &StateDir, name: &str) -> Result<[u8; SECRET_BYTES], StateError> {
     let bytes = state.read_or_create(name, || Ok(random::<SECRET_BYTES>()?.to_vec()))?;
+    sized(bytes, state.path(name))
+}
+
+fn sized(bytes: Vec<u8>, path: PathBuf) -> Result<[u8; SECRET_BYTES], StateError> {
     let length = bytes.len();
     bytes.try_into().map_err(|_| StateError::Invalid {
-        path: state.path(name),
+        path,
         why: format!("has {length} bytes, not {SECRET_BYTES}"),
     })
+}
+
+/// Of a cluster's token key, in the state folder.
+fn name(cluster: &ClusterId) -> String {
+    format!("tokens/{cluster}.key")
 }
 
 #[cfg(test)]

@@ -203,12 +203,12 @@ impl<R: TokenReviewer> TokenReviewer for Arc<R> {
     }
 }
 
-/// Makes a token with the token key in `state_dir`; makes the key if there is none.
+/// Makes a token with the token key in `state_dir`.
 ///
 /// # Errors
-/// The state folder can't be used.
+/// There is no such key: no control plane has started there with this cluster. Or it can't be read.
 pub fn mint(state_dir: &Path, claims: &Claims) -> Result<String, StateError> {
-    let key = TokenKey::open(&StateDir::open(state_dir)?, &claims.cluster)?;
+    let key = TokenKey::read(state_dir, &claims.cluster)?;
     Ok(sign(&key, claims))
 }
 

@@ -128,8 +128,9 @@ pub(crate) struct JoinOptions {
     /// Take fields over that somebody else owns.
     #[arg(long)]
     pub(crate) force: bool,
-    /// How long the first token lasts; the control plane renews it.
-    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
+    /// How long each token lasts. The control plane renews it after a third of that: so long it may be
+    /// away before the cluster has to join again is two thirds of it.
+    #[arg(long, value_name = "HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=8760))]
     pub(crate) token_hours: u32,
 }
 

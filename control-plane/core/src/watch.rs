@@ -39,8 +39,7 @@ pub const PAGE_OBJECTS: usize = 500;
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(45);
 /// A kind that is not served for this long was removed, with its objects.
 pub const ABSENT: Duration = Duration::from_secs(60);
-/// Where every list is older than what was seen for this long, the store was restored from a
-/// backup: what was seen will not come again.
+/// Where every list is older than what was seen for this long, the store was restored from a backup.
 pub const RESTORED: Duration = Duration::from_secs(600);
 /// Watches that the server refuses or breaks off at the same place before it is listed anew.
 const STUCK_MAX: u32 = 5;
@@ -53,7 +52,7 @@ pub struct Feed {
     known: Known,
     pace: Pace,
     step: Step,
-    /// Pages are asked for with this limit.
+    /// Of pages.
     limit: usize,
     /// The newest version that was heard of.
     seen: Option<Version>,
@@ -79,8 +78,7 @@ impl Feed {
         Self::resuming(None)
     }
 
-    /// Of a kind that was seen before, up to this version: by another feed of the same store. A list
-    /// that is older is of the past.
+    /// Of a kind that another feed of the same store has seen up to this version: older lists are past.
     #[must_use]
     pub fn resuming(seen: Option<Version>) -> Self {
         Self {
@@ -458,10 +456,7 @@ impl Feed {
     /// Everything up to here was told; `None`: a list is on its way.
     #[must_use]
     pub fn position(&self) -> Option<&Version> {
-        match &self.step {
-            Step::Watch(watch) => Some(&watch.position),
-            Step::List(_) => None,
-        }
+        self.step.position()
     }
 
     /// Was it ever listed in full?

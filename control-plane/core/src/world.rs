@@ -7,6 +7,7 @@
 
 pub(crate) mod table;
 pub(crate) mod dirty;
+mod expiry;
 pub(crate) mod cluster;
 pub(crate) mod index;
 mod seen;
@@ -94,6 +95,8 @@ pub struct ClusterStatus<'a> {
     pub state: State,
     /// Why it is not synced; empty if it is.
     pub reason: &'a str,
+    /// It was not seen for so long that its endpoints are withdrawn from the other clusters.
+    pub expired: bool,
     /// When the source's view was last known to be right.
     pub confirmed_at: Option<SystemTime>,
     /// How many objects of each kind it has.
@@ -339,7 +342,8 @@ impl World {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
         cluster.forget_refused(|kind| !kept.contains(&kind));
-        if cluster.complete(kept) {
+        // It is seen again: what was withdrawn because it was not comes back.
+        if cluster.complete(kept) | std::mem::take(&mut cluster.expired) {
             dirty = Dirty::everything();
         }
         cluster.state = State::Synced;
@@ -479,6 +483,7 @@ impl World {
             cluster: &cluster.id,
             state: cluster.state,
             reason: &cluster.reason,
+            expired: cluster.expired,
             confirmed_at: cluster.confirmed_at,
             objects: cluster.counts(),
             unknown: cluster.unknown(),

@@ -51,8 +51,9 @@ impl Default for Settings {
         Self {
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(30),
-            ping_every: Duration::from_secs(20),
-            ping_timeout: Duration::from_secs(10),
+            // Whoever is silent is lost within 30 s, with what the pulse waits.
+            ping_every: Duration::from_secs(15),
+            ping_timeout: Duration::from_secs(8),
             page_bytes_max: 16 << 20,
             object_bytes_max: 4 << 20,
             line_bytes_max: 4 << 20,

@@ -2,7 +2,7 @@
 
 use isthmus_control_plane_core::model::{
     AFFINITY_SECONDS, CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, Gateway,
-    GatewayAddress, GatewayClass, Kind, Labels, OtherPort, ReferenceGrant, ServiceExport,
+    GatewayAddress, GatewayClass, Kind, Labels, Managed, OtherPort, ReferenceGrant, ServiceExport,
     ServiceImport, Spec,
 };
 use isthmus_proto::ids::is_dns_name;
@@ -126,7 +126,7 @@ pub(super) fn service_import(
         families: families(&spec.ip_families.unwrap_or_default()),
         is_alpha: version == "v1alpha1",
         observed: status::observed(metadata, raw.status.as_ref(), status::IMPORT),
-        managed: status::managed(metadata),
+        managed: status::managed(metadata).map(Managed::folded),
     }))
 }
 
@@ -287,12 +287,14 @@ struct GrantSpec {
 
 #[derive(Deserialize)]
 struct GrantFrom {
+    group: String,
     kind: String,
     namespace: String,
 }
 
 #[derive(Deserialize)]
 struct GrantTo {
+    group: String,
     kind: String,
     #[serde(default)]
     name: Option<String>,
@@ -303,11 +305,11 @@ pub(super) fn reference_grant(document: &Document<'_>) -> Result<Spec, Failure> 
     let raw: GrantObject = document.decode()?;
     let mut grant = ReferenceGrant::default();
     for from in raw.spec.from {
-        let kind = match from.kind.as_str() {
-            "HTTPRoute" => Kind::HttpRoute,
-            "GRPCRoute" => Kind::GrpcRoute,
-            "TCPRoute" => Kind::TcpRoute,
-            "TLSRoute" => Kind::TlsRoute,
+        let kind = match (from.group.as_str(), from.kind.as_str()) {
+            ("gateway.networking.k8s.io", "HTTPRoute") => Kind::HttpRoute,
+            ("gateway.networking.k8s.io", "GRPCRoute") => Kind::GrpcRoute,
+            ("gateway.networking.k8s.io", "TCPRoute") => Kind::TcpRoute,
+            ("gateway.networking.k8s.io", "TLSRoute") => Kind::TlsRoute,
             _ => continue,
         };
         let namespace = from
@@ -317,9 +319,10 @@ pub(super) fn reference_grant(document: &Document<'_>) -> Result<Spec, Failure> 
         grant.from.push((kind, namespace));
     }
     for to in raw.spec.to {
-        let kind = match to.kind.as_str() {
-            "Service" => Kind::Service,
-            "ServiceImport" => Kind::ServiceImport,
+        let kind = match (to.group.as_str(), to.kind.as_str()) {
+            // The core group.
+            ("", "Service") => Kind::Service,
+            ("multicluster.x-k8s.io", "ServiceImport") => Kind::ServiceImport,
             _ => continue,
         };
         grant

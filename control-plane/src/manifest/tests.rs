@@ -411,3 +411,40 @@ status: {{conditions: [{{type: Ready, status: 'False', reason: Pending}}, {{type
     assert_eq!(found.observed.conditions.len(), 1);
     assert!(import("v1alpha1").is_alpha);
 }
+
+/// A grant is for a kind of a group: one for a namesake of another group grants nothing.
+#[test]
+fn a_grant_is_for_the_kinds_of_its_groups() {
+    let grant = |from: &str, to: &str| {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
+             metadata: {{name: g, namespace: shop}}\n\
+             spec:\n  from: [{{group: {from}, namespace: bank}}]\n  to: [{{group: {to}}}]\n"
+        );
+        match one(&text).spec {
+            Spec::ReferenceGrant(grant) => (grant.from.len(), grant.to.len()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (route, service) = (
+        "gateway.networking.k8s.io, kind: HTTPRoute",
+        "\"\", kind: Service",
+    );
+    assert_eq!(grant(route, service), (1, 1));
+    let import = "multicluster.x-k8s.io, kind: ServiceImport";
+    assert_eq!(grant(route, import), (1, 1));
+    for from in [
+        "\"\", kind: HTTPRoute",
+        "example.com, kind: HTTPRoute",
+        "gateway.networking.k8s.io, kind: Gateway",
+    ] {
+        assert_eq!(grant(from, service), (0, 1), "{from}");
+    }
+    for to in [
+        "serving.knative.dev, kind: Service",
+        "\"\", kind: ServiceImport",
+        "\"\", kind: Secret",
+    ] {
+        assert_eq!(grant(route, to), (1, 0), "{to}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Is every token but a good one refused?
 
+use std::fs;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -179,9 +181,13 @@ fn a_minted_token_is_reviewed_with_the_key_in_the_state_folder() {
     let folder = tempfile::tempdir().unwrap();
     let expires = SystemTime::now() + TOKEN_LIFETIME;
     let claims = Claims::new(&"east/shop/cart-1".parse().unwrap(), "cart", expires).unwrap();
-    let token = mint(folder.path(), &claims).unwrap();
+    // A key that nobody checks tokens with would be worth nothing, and is not made.
+    let none = mint(folder.path(), &claims).unwrap_err();
+    assert!(none.to_string().ends_with("east.key"), "{none}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     let state = StateDir::open(folder.path()).unwrap();
     let reviewer = KeyReviewer::open(&state, [&east(), &"west".parse().unwrap()]).unwrap();
+    let token = mint(folder.path(), &claims).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use http::Method;
+use serde_json::Value;
 
-use super::super::plan::{AppKind, Plan, Pod, REVIEWS};
+use super::super::plan::{AppKind, Plan, Pod, REVIEWS, WEB};
 use super::super::report::Report;
 use super::super::wait;
 use super::{Stage, before, until_traffic};
@@ -27,6 +28,8 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     stage.tell(&format!("{} in west answers 500 from now on.", bad.name));
     turn(plan, &bad, "500").await?;
     let began = Instant::now();
+    let ejected = ejected(plan, &bad).await?;
+    let ejected = ejected.saturating_duration_since(began);
     let ledger = traffic.reviews.ledger();
     let quiet = wait::until(Duration::from_secs(15), async || {
         let window = ledger.since(before(QUIET));
@@ -44,19 +47,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
         .max();
     let effect = last.map_or(Duration::ZERO, |at| at.saturating_duration_since(began));
     let window = Window::of(&samples);
-    report.failed_requests(window.failed);
-    report.time_to_effect(effect);
-    report.demand(
-        effect <= EFFECT_MAX,
-        format!("it took {} until it was out", human(effect)),
-    );
-    report.demand(
-        window.failed <= FAILED_MAX,
-        format!(
-            "{} requests met the bad pod, {FAILED_MAX} are allowed",
-            window.failed
-        ),
-    );
+    judge(report, &window, (ejected, effect));
     for pod in REVIEWS.iter().filter(|pod| pod.name != bad.name) {
         let serves = quiet.of_pod(pod.name) > 0;
         report.demand(
@@ -83,12 +74,56 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     report.figure("neighbours_served", window.served);
     report.time("back_after", healed.elapsed());
     report.because(format!(
-        "{} got its last request {} after it turned bad; {} requests had met it; back when healed",
+        "{} was ejected {} after it turned bad; {} requests had met it, the last after {}; back when healed",
         bad.name,
-        human(effect),
-        window.failed
+        human(ejected),
+        window.failed,
+        human(effect)
     ));
     Ok(())
+}
+
+/// Was the pod out in time, before too many met it?
+fn judge(report: &mut Report, window: &Window, (ejected, effect): (Duration, Duration)) {
+    report.failed_requests(window.failed);
+    report.time_to_effect(ejected);
+    report.time("last_request_after", effect);
+    report.demand(
+        ejected <= EFFECT_MAX && effect <= EFFECT_MAX,
+        format!(
+            "it took {} until it was ejected, {} until it got nothing",
+            human(ejected),
+            human(effect)
+        ),
+    );
+    report.demand(
+        window.failed <= FAILED_MAX,
+        format!(
+            "{} requests met the bad pod, {FAILED_MAX} are allowed",
+            window.failed
+        ),
+    );
+}
+
+/// When web's sidecar says that it has ejected the pod.
+async fn ejected(plan: &Plan, bad: &Pod) -> anyhow::Result<Instant> {
+    let end = format!("/{}", bad.name);
+    let ejected = wait::until(Duration::from_secs(15), async || {
+        let config = client::json(plan.admin(&WEB), "/config").await?;
+        let services = config["services"].as_array().into_iter().flatten();
+        let mut endpoints =
+            services.flat_map(|one| one["endpoints"].as_array().into_iter().flatten());
+        let is_out = |one: &Value| {
+            let is_it = one["name"]
+                .as_str()
+                .is_some_and(|name| name.ends_with(&end));
+            is_it && one["stats"]["ejected"] == true
+        };
+        Ok(endpoints.any(is_out).then(Instant::now))
+    });
+    ejected
+        .await?
+        .with_context(|| format!("web's sidecar did not eject {}", bad.name))
 }
 
 /// Tells an application to be bad, or good again: directly, as its owner would.

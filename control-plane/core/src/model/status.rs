@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::model::{Labels, Reach, Spec};
 
@@ -172,4 +173,58 @@ impl Managed {
     pub fn is_ours(labels: &Labels) -> bool {
         labels.get(MANAGED_LABEL).map(String::as_str) == Some(MANAGED_BY)
     }
+
+    /// With the words of others as hashes only: an import carries what another cluster exports, and what
+    /// that writes must not fill the memory that is the importing cluster's own.
+    #[must_use]
+    pub fn folded(self) -> Self {
+        Self {
+            labels: fold(&self.labels),
+            annotations: fold(&self.annotations),
+            ..self
+        }
+    }
+}
+
+/// Keys that the mesh itself writes.
+const OWN_PREFIXES: [&str; 3] = ["multicluster.kubernetes.io/", "isthmus.dev/", MANAGED_LABEL];
+
+/// Where the hashes of others' words stand.
+const OTHERS: &str = "#";
+
+/// Keys of our own as they are; of the others a hash of each with its value, all in one text.
+fn fold(words: &Labels) -> Labels {
+    let (mut folded, mut others) = (Labels::new(), String::new());
+    for (key, value) in words {
+        if OWN_PREFIXES.iter().any(|own| key.starts_with(own)) {
+            folded.insert(key.clone(), value.clone());
+        } else {
+            others.push_str(&word(key, value));
+            others.push(' ');
+        }
+    }
+    if !others.is_empty() {
+        folded.insert(OTHERS.to_owned(), others);
+    }
+    folded
+}
+
+/// Do folded words have all that is wanted?
+pub(crate) fn folded_hold(folded: &Labels, wanted: &Labels) -> bool {
+    let others = folded.get(OTHERS).map(String::as_str).unwrap_or_default();
+    wanted.iter().all(|(key, value)| {
+        let own = OWN_PREFIXES.iter().any(|own| key.starts_with(own));
+        let hash = || word(key, value);
+        folded.get(key) == Some(value) || !own && others.split(' ').any(|one| one == hash())
+    })
+}
+
+fn word(key: &str, value: &str) -> String {
+    let mut sha = Sha256::new();
+    for part in [key, value] {
+        sha.update(part.len().to_be_bytes());
+        sha.update(part);
+    }
+    let digest: [u8; 32] = sha.finalize().into();
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }

@@ -61,7 +61,7 @@ pub(crate) struct Channel {
     absent: BTreeSet<String>,
     /// Subjects to be compared with the world.
     pub(crate) due: BTreeSet<Subject>,
-    /// Subjects that are wanted, or held, since somebody looked.
+    /// Subjects that are new since somebody looked.
     pub(crate) begun: Vec<Subject>,
     in_flight: Option<InFlight>,
     pub(crate) acked: u64,
@@ -383,8 +383,7 @@ impl Channel {
             if holding.refused.get(*name) == Some(&one.version) || has {
                 continue;
             }
-            // Services are few and carry every name they were asked for by; what belongs to a
-            // service carries a name only with the first answer to it.
+            // What belongs to a service carries a name only with the first answer to it.
             let aliases: Vec<String> = match self.kind {
                 ResourceType::Service => holding.keys.iter().cloned().collect(),
                 ResourceType::Endpoint | ResourceType::Route => new_keys.clone(),

@@ -48,6 +48,11 @@ pub(crate) fn endpoints(
         let Some(cluster) = world.listed(provider.as_str()) else {
             continue;
         };
+        // Nobody counts on who was not seen for long, and nobody believes who is cut off.
+        let out = cluster.expired || world.is_distrusted(provider.as_str());
+        if out && *provider != client.cluster {
+            continue;
+        }
         let at = EndpointsKey {
             reach: service.reach,
             ports_of: (service.reach == Reach::Cluster).then(|| client.cluster.clone()),

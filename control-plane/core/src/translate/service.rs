@@ -9,7 +9,10 @@ use isthmus_proto::ids::{ClusterId, Namespace, ServiceName, is_label};
 use isthmus_proto::resource;
 
 use crate::import;
-use crate::model::{Kind, Reach, Service, ServicePort, ServiceRef, ServiceType, TrafficPolicy};
+use crate::model::{
+    Kind, OtherPort, Reach, Service, ServiceImport, ServicePort, ServiceRef, ServiceType,
+    TargetPort, TrafficPolicy, Transport,
+};
 use crate::translate::{Answer, Client, List, encode, octets};
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -104,9 +107,34 @@ pub(crate) struct View<'a> {
     pub(crate) own: Option<&'a Entry<Service>>,
     /// What all clusters offer, if the name covers that.
     pub(crate) merged: Option<import::Merged>,
+    /// What the client's cluster imports and nobody exports: known, and empty. If it were unknown, calls
+    /// to its address would pass through as they are.
+    orphan: Option<Orphan<'a>>,
     pub(crate) traffic: Option<&'a TrafficPolicy>,
     /// Does the name cover what other clusters export?
     pub(crate) covers: bool,
+}
+
+/// An import without an export.
+struct Orphan<'a> {
+    import: &'a Entry<ServiceImport>,
+    ports: Vec<ServicePort>,
+}
+
+impl<'a> Orphan<'a> {
+    fn of(import: &'a Entry<ServiceImport>) -> Self {
+        let tcp = |port: &&OtherPort| port.transport == Transport::Tcp;
+        let ports = import.value.ports.iter().filter(tcp);
+        let port = |port: &OtherPort| ServicePort {
+            name: port.name.clone(),
+            port: port.port,
+            target: TargetPort::Number(port.port),
+            protocol: resource::Protocol::Unspecified,
+            app_protocol: port.app_protocol.clone(),
+        };
+        let ports = ports.map(port).collect();
+        Self { import, ports }
+    }
 }
 
 impl<'a> View<'a> {
@@ -134,11 +162,18 @@ impl<'a> View<'a> {
         } else {
             None
         };
+        let imported = || cluster.imports.get(namespace, name).map(Orphan::of);
+        let orphan = if merged.is_none() && service.reach == Reach::Clusterset {
+            imported()
+        } else {
+            None
+        };
         Some(Self {
             cluster,
             service,
             own,
             merged,
+            orphan,
             traffic,
             covers,
         })
@@ -146,9 +181,10 @@ impl<'a> View<'a> {
 
     /// Its ports; empty: there is no such service.
     pub(crate) fn ports(&self) -> &[ServicePort] {
+        let orphan = self.orphan.as_ref().map(|orphan| orphan.ports.as_slice());
         let merged = self.merged.as_ref().map(|merged| merged.ports.as_slice());
-        self.own
-            .map_or_else(|| merged.unwrap_or_default(), |own| &own.value.ports)
+        let own = self.own.map(|own| own.value.ports.as_slice());
+        own.or(merged).or(orphan).unwrap_or_default()
     }
 
     /// Is all known that could make it exist, or change it?
@@ -165,7 +201,8 @@ impl<'a> View<'a> {
         let stamp = self
             .own
             .map(|own| own.stamp)
-            .or(self.merged.as_ref().map(|m| m.stamp))?;
+            .or(self.merged.as_ref().map(|m| m.stamp))
+            .or(self.orphan.as_ref().map(|o| o.import.stamp))?;
         let long = format!("{name}.{namespace}.{}", reach.suffix());
         let hostnames = match reach {
             Reach::Cluster => {

@@ -466,6 +466,12 @@ fn an_import_has_the_address_that_its_cluster_gave_it() {
         "cart",
         Spec::ServiceImport(ServiceImport {
             ips: ips.clone(),
+            ports: vec![OtherPort {
+                port: 80,
+                transport: Transport::Tcp,
+                name: "http".to_owned(),
+                app_protocol: None,
+            }],
             ..ServiceImport::default()
         }),
     ));
@@ -484,6 +490,15 @@ fn an_import_has_the_address_that_its_cluster_gave_it() {
     assert_eq!(proxy.names(T::Service), [name]);
     let service: resource::Service = proxy.get(T::Service, name);
     assert_eq!(service.addresses[0].address.as_ref(), [10, 96, 0, 77]);
+    // Nobody exports it any more: it is known to be empty, and its address to be of the mesh.
+    let mut orphaned = objects.clone();
+    orphaned.retain(|object| !matches!(object.spec, Spec::ServiceExport(_)));
+    let proxy = seen(&orphaned, "east/shop/web-1", "web", &[key]);
+    let service: resource::Service = proxy.get(T::Service, name);
+    assert_eq!(service.addresses[0].address.as_ref(), [10, 96, 0, 77]);
+    assert_eq!((service.ports.len(), service.ports[0].port), (1, 80));
+    assert!(proxy.names(T::Endpoint).is_empty());
+    assert!(proxy.is_absent(T::Endpoint, key) || proxy.is_absent(T::Endpoint, name));
     // Nobody takes an address from a service of another namespace, or from one with pods.
     let thief = ServiceImport {
         ips: vec!["10.96.0.5".parse().unwrap()],

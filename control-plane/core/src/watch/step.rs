@@ -13,6 +13,16 @@ pub(super) enum Step {
     Watch(Watching),
 }
 
+impl Step {
+    /// Everything up to here was told.
+    pub(super) fn position(&self) -> Option<&Version> {
+        match self {
+            Self::Watch(watch) => Some(&watch.position),
+            Self::List(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) token: Option<String>,

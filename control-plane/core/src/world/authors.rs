@@ -47,7 +47,8 @@ impl World {
         let distrusted = self.cut_off();
         if distrusted != self.distrusted {
             self.distrusted = distrusted;
-            dirty.trust = true;
+            // Roots and connections, and the endpoints that are not called any more.
+            dirty.all = true;
         }
         let declared: Vec<Option<MeshCluster>> = self
             .clusters
@@ -160,7 +161,7 @@ mod tests {
         list(&mut world, "west", &[]);
         assert_eq!(believed(&world), ["east", "west"]);
         let dirty = world.apply(Change::Apply(cut("east", "a", &["west"])), at(3));
-        assert!(dirty.trust, "{dirty:?}");
+        assert!(dirty.all, "{dirty:?}");
         assert_eq!(believed(&world), ["east"]);
         assert_eq!(world.distrusted_by("west").unwrap().name, "a");
         let other = cut("east", "b", &["west"]);
@@ -170,7 +171,7 @@ mod tests {
             world.is_distrusted("west"),
             "the other policy still says so"
         );
-        assert!(world.apply(Change::Delete(other.reference()), at(6)).trust);
+        assert!(world.apply(Change::Delete(other.reference()), at(6)).all);
         assert_eq!(believed(&world), ["east", "west"]);
     }
 

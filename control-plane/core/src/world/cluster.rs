@@ -43,6 +43,7 @@ pub(crate) struct Cluster {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) state: State,
     pub(crate) reason: String,
+    pub(crate) expired: bool,
     pub(crate) confirmed_at: Option<SystemTime>,
     /// Up to where in its store each kind was told, as far as the source counts.
     pub(crate) positions: BTreeMap<Kind, u64>,
@@ -256,6 +257,7 @@ impl Cluster {
             trust_domain,
             state: State::Unknown,
             reason: "not listed yet".to_owned(),
+            expired: false,
             confirmed_at: None,
             positions: BTreeMap::new(),
             older: BTreeMap::new(),

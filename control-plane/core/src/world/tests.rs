@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{PolicyTarget, Spec};
+use crate::model::{Observed, PolicyTarget, Spec, TrustPolicy};
 use crate::sample::*;
 use crate::session::{ResourceType as T, Session};
 
@@ -88,6 +88,81 @@ fn a_lost_cluster_keeps_what_it_had_and_says_how_old_it_is() {
     assert_eq!(west.confirmed_at.unwrap(), at(1).into());
     // I4: not a word about the other cluster.
     assert!(responses[0].resources.iter().all(|one| one.name == "west"));
+}
+
+/// F27: it does not count for ever, at home it does, and it is back with the first look.
+#[test]
+fn a_cluster_that_is_lost_for_too_long_is_withdrawn_from_the_others() {
+    let mut world = shop_of(&["east", "west"]);
+    let (mut proxy, mut session) = caller(&world);
+    proxy.settle(&mut session, &world);
+    let before: Vec<String> = proxy
+        .names(T::Endpoint)
+        .iter()
+        .map(|n| (*n).to_owned())
+        .collect();
+    let of = |names: &[String], cluster: &str| names.iter().any(|n| n.contains(cluster));
+    assert!(of(&before, "#east/") && of(&before, "#west/"));
+    let life = Duration::from_secs(3_600);
+    let lost = |cluster: &str| Change::Lost {
+        cluster: id(cluster),
+        reason: "no route".into(),
+    };
+    for cluster in ["east", "west"] {
+        session.dirty(&world.apply(lost(cluster), at(60)));
+    }
+    assert!(world.expire(life, at(3_601)).is_empty());
+    session.dirty(&world.expire(life, at(3_602)));
+    proxy.settle(&mut session, &world);
+    let left: Vec<String> = proxy
+        .names(T::Endpoint)
+        .iter()
+        .map(|n| (*n).to_owned())
+        .collect();
+    assert!(of(&left, "#east/") && !of(&left, "#west/"), "{left:?}");
+    assert!(world.expire(life, at(9_999)).is_empty(), "said once");
+    let done = Change::InitDone {
+        cluster: id("west"),
+        kept: Kind::ALL.into(),
+    };
+    session.dirty(&world.apply(done, at(10_000)));
+    proxy.settle(&mut session, &world);
+    assert_eq!(proxy.names(T::Endpoint), before);
+}
+
+#[test]
+fn a_cluster_that_is_cut_off_is_called_no_more() {
+    let mut world = shop_of(&["east", "west"]);
+    world.set_mesh_authors(Some([id("east")].into()));
+    let (mut proxy, mut session) = caller(&world);
+    proxy.settle(&mut session, &world);
+    assert!(
+        proxy
+            .names(T::Endpoint)
+            .iter()
+            .any(|n| n.contains("#west/"))
+    );
+    let policy = TrustPolicy {
+        distrusted: [id("west")].into(),
+        observed: Observed::default(),
+    };
+    let mut policy = object("east", "shop", "cut-off", Spec::TrustPolicy(policy));
+    policy.namespace = None;
+    session.dirty(&world.apply(Change::Apply(policy.clone()), at(60)));
+    proxy.settle(&mut session, &world);
+    let left = proxy.names(T::Endpoint);
+    assert!(
+        !left.is_empty() && !left.iter().any(|n| n.contains("#west/")),
+        "{left:?}"
+    );
+    session.dirty(&world.apply(Change::Delete(policy.reference()), at(61)));
+    proxy.settle(&mut session, &world);
+    assert!(
+        proxy
+            .names(T::Endpoint)
+            .iter()
+            .any(|n| n.contains("#west/"))
+    );
 }
 
 /// What is forbidden or lost alone is as old as it is, and no other kind is.

@@ -8,8 +8,10 @@ use crate::model::{Labels, MANAGED_LABEL};
 const LABEL_BYTES_MAX: usize = 63;
 /// Longest prefix of a key.
 const PREFIX_BYTES_MAX: usize = 253;
-/// All annotations of an import together. Kubernetes takes 256 KiB.
-const ANNOTATIONS_BYTES_MAX: usize = 128 * 1024;
+/// All annotations of an import together. Kubernetes takes 256 KiB; every importing cluster stores them.
+const ANNOTATIONS_BYTES_MAX: usize = 8 * 1024;
+/// Labels, and annotations, of an import.
+const WORDS_MAX: usize = 64;
 /// What only the mesh, or the API itself, says of an import.
 const RESERVED: [&str; 3] = [
     "multicluster.kubernetes.io/",
@@ -17,13 +19,13 @@ const RESERVED: [&str; 3] = [
     "kubectl.kubernetes.io/",
 ];
 
-/// The exported labels that Kubernetes takes; one that it would refuse must not keep the import from
+/// The exported labels that Kubernetes takes, the first ones if there are many; one that it would refuse must not keep the import from
 /// being written.
 pub(super) fn labels(exported: &Labels) -> Labels {
     let fits = |(key, value): &(&String, &String)| {
         is_key(key) && (value.is_empty() || is_name(value)) && key.as_str() != MANAGED_LABEL
     };
-    let kept = exported.iter().filter(fits);
+    let kept = exported.iter().filter(fits).take(WORDS_MAX);
     kept.map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
@@ -34,6 +36,7 @@ pub(super) fn annotations(exported: &Labels) -> Labels {
         bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
         is_key(key) && bytes <= ANNOTATIONS_BYTES_MAX
     });
+    let kept = kept.take(WORDS_MAX);
     kept.map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn annotations_are_bounded_and_their_values_free() {
-        let large = "x".repeat(100 * 1024);
+        let large = "x".repeat(5 * 1024);
         let exported = of(&[
             ("a", &large),
             ("b", &large),
@@ -119,6 +122,8 @@ mod tests {
         let kept = annotations(&exported);
         assert_eq!(kept.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(annotations(&of(&[("z", "{\"any\": 1}")])).len(), 1);
+        let many: Labels = (0..100).map(|n| (format!("n{n}"), String::new())).collect();
+        assert_eq!((annotations(&many).len(), labels(&many).len()), (64, 64));
     }
 
     #[test]

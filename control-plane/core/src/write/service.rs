@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use crate::import::{self, Merged, listed, shortened, verdict};
 use crate::model::{
     IpFamily, Kind, Labels, MANAGED_BY, MANAGED_LABEL, Managed, OtherPort, Said, Service,
-    ServiceImport, ServiceType, Truth,
+    ServiceImport, ServiceType, Truth, folded_hold,
 };
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -372,8 +372,8 @@ fn is_import(import: &ServiceImport, body: &ImportBody) -> bool {
         && import.ports == body.ports
         && import.affinity == body.affinity
         && (newer || import.is_alpha)
-        && holds(&managed.labels, &body.labels)
-        && holds(&managed.annotations, &body.annotations)
+        && folded_hold(&managed.labels, &body.labels)
+        && folded_hold(&managed.annotations, &body.annotations)
         && digest(&managed.annotations) == digest(&body.annotations)
 }
 

@@ -520,12 +520,15 @@ fn labels_affinity_and_ports_of_the_oldest_are_carried_and_dropped_again() {
     assert_eq!(import.ports.len(), 2);
     assert_eq!(run.derived("west", "cart").unwrap().affinity(), Some(60));
     let managed = import.managed.unwrap();
-    assert_eq!(managed.labels["team"], "cart");
-    assert_eq!(managed.annotations["note"], "any thing");
+    let says = |words: &Labels, key, value| folded_hold(words, &labels(&[(key, value)]));
+    assert!(says(&managed.labels, "team", "cart"));
+    assert!(says(&managed.labels, "tier", "1"));
+    assert!(says(&managed.annotations, "note", "any thing"));
+    assert!(!says(&managed.annotations, "note", "other"));
     run.put(exported(&[("team", "cart")]));
     run.settle();
     let managed = run.import("west", "cart").unwrap().managed.unwrap();
-    assert!(!managed.labels.contains_key("tier"));
+    assert!(!says(&managed.labels, "tier", "1"));
 }
 
 #[test]

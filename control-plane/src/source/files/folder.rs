@@ -1,7 +1,8 @@
 //! What has changed in a folder since it was looked at last?
 //!
-//! A file that can't be understood counts as it was. A folder that can't be read is lost, not
-//! empty. What is missing is looked at twice before it is gone: a file on its way from one name to
+//! A file that can't be understood counts as it was. One that never was may declare anything: what the
+//! others say is told, nothing is gone, and the cluster is lost until it is understood. A folder that
+//! can't be read is lost, not empty. What is missing is looked at twice before it is gone: a file on its way from one name to
 //! another, or half-written, is not a deletion.
 
 use std::collections::btree_map::Entry;
@@ -12,7 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{Change, Object, ObjectRef};
+use isthmus_control_plane_core::model::{Change, Kind, Object, ObjectRef};
 use isthmus_proto::ids::ClusterId;
 
 use crate::manifest::{self, Parsed, Problem};
@@ -55,6 +56,8 @@ pub(super) struct Folder {
 enum Stage {
     /// Not told as a whole: never, or not since it was lost. The reason was told.
     Unlisted(Option<String>),
+    /// Told, but for files that were never understood. The reason was told.
+    Partly(String),
     /// Back after it was lost, with this many objects.
     Returning(usize),
     Listed,
@@ -106,7 +109,7 @@ impl Folder {
         let objects = self.objects();
         match self.stage {
             Stage::Listed => self.compare(objects, now, time),
-            Stage::Unlisted(_) | Stage::Returning(_) => self.list(objects),
+            Stage::Unlisted(_) | Stage::Partly(_) | Stage::Returning(_) => self.list(objects),
         }
     }
 
@@ -250,33 +253,18 @@ impl Folder {
         objects
     }
 
-    /// Tells everything, if everything is understood.
+    /// Tells everything, or what is understood of it.
     fn list(&mut self, objects: BTreeMap<ObjectRef, Object>) -> Scan {
         let cluster = self.cluster.clone();
-        // What was never understood may declare anything: a list without it would say that it is
-        // not there, and proxies would drop what they have.
         let unread = self.files.iter().find(|(_, file)| file.good.is_none());
         if let Some((path, file)) = unread {
-            let why = file
-                .errors
-                .first()
-                .map(ToString::to_string)
-                .unwrap_or_default();
+            let why = file.errors.first();
+            let why = why.map(ToString::to_string).unwrap_or_default();
             let reason = format!("{}:{why}", self.name(path));
-            let told = matches!(&self.stage, Stage::Unlisted(Some(old)) if *old == reason);
-            self.stage = Stage::Unlisted(Some(reason.clone()));
-            let changes = if told {
-                Vec::new()
-            } else {
-                vec![Change::Lost { cluster, reason }]
-            };
-            return Scan {
-                changes,
-                again: false,
-            };
+            return self.list_partly(objects, reason);
         }
         // What comes back after a loss may come back piece by piece.
-        let returning = matches!(self.stage, Stage::Unlisted(Some(_)));
+        let returning = matches!(self.stage, Stage::Unlisted(Some(_)) | Stage::Partly(_));
         if returning || matches!(self.stage, Stage::Returning(count) if count != objects.len()) {
             self.stage = Stage::Returning(objects.len());
             return Scan {
@@ -294,6 +282,41 @@ impl Folder {
         });
         self.told = objects;
         self.stage = Stage::Listed;
+        Scan {
+            changes,
+            again: false,
+        }
+    }
+
+    /// Tells what is understood. What is not may declare anything: of no kind does absence mean anything,
+    /// or proxies would drop what they have.
+    fn list_partly(&mut self, objects: BTreeMap<ObjectRef, Object>, reason: String) -> Scan {
+        let cluster = self.cluster.clone();
+        let mut changes = Vec::new();
+        let begun = matches!(self.stage, Stage::Partly(_));
+        if !begun {
+            self.told.clear();
+            changes.push(Change::Init {
+                cluster: cluster.clone(),
+            });
+        }
+        for (at, object) in objects {
+            if self.told.get(&at) != Some(&object) {
+                changes.push(Change::Apply(object.clone()));
+                self.told.insert(at, object);
+            }
+        }
+        if !begun {
+            changes.push(Change::InitDone {
+                cluster: cluster.clone(),
+                kept: Kind::ALL.into(),
+            });
+        }
+        let told = matches!(&self.stage, Stage::Partly(old) if *old == reason);
+        if !told {
+            self.stage = Stage::Partly(reason.clone());
+            changes.push(Change::Lost { cluster, reason });
+        }
         Scan {
             changes,
             again: false,

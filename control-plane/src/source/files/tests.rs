@@ -1,7 +1,7 @@
 //! Does a folder tell what it says, and never that things are gone by mistake?
 
 use super::*;
-use isthmus_control_plane_core::model::{Object, ObjectRef, Spec};
+use isthmus_control_plane_core::model::{Kind, Object, ObjectRef, Spec};
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -13,6 +13,7 @@ struct Running {
     objects: BTreeMap<ObjectRef, Object>,
     listed: bool,
     lost: Option<String>,
+    kept: Vec<Kind>,
     deletes: Vec<String>,
     inits: usize,
 }
@@ -48,6 +49,7 @@ impl Running {
             objects,
             listed: false,
             lost: None,
+            kept: Vec::new(),
             deletes,
             inits: 0,
         }
@@ -74,7 +76,10 @@ impl Running {
                 self.deletes.push(at.name.clone());
                 self.objects.remove(&at);
             }
-            Change::InitDone { .. } => (self.listed, self.lost) = (true, None),
+            Change::InitDone { kept, .. } => {
+                (self.listed, self.lost) = (true, None);
+                self.kept = kept.into_iter().collect();
+            }
             Change::Lost { reason, .. } => self.lost = Some(reason),
             Change::Confirmed { .. }
             | Change::Listed { .. }
@@ -189,7 +194,7 @@ async fn a_bad_file_is_named_and_what_it_said_stays() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_never_understood_keeps_the_list_open() {
+async fn a_file_that_was_never_understood_holds_nothing_up_but_what_is_gone() {
     let mut running = Running::start(&[
         ("a.yaml", pod("a", "10.0.0.1")),
         ("b.yaml", "kind: Pod".to_owned()),
@@ -198,11 +203,22 @@ async fn a_file_that_was_never_understood_keeps_the_list_open() {
     running.until("lost", |r| r.lost.is_some()).await;
     let reason = running.lost.clone().unwrap();
     assert!(reason.starts_with("b.yaml:1:1: "), "{reason}");
-    assert!(!running.listed, "absence would mean that there is none");
+    assert_eq!(running.names(), ["a"]);
+    assert_eq!(
+        running.kept,
+        Kind::ALL,
+        "absence would mean that there is none"
+    );
+    // What is said beside it counts.
+    running.write("c.yaml", &pod("c", "10.0.0.3"));
+    running.until("c", |r| r.names() == ["a", "c"]).await;
     running.write("b.yaml", &pod("b", "10.0.0.2"));
     running
-        .until("listed", |r| r.listed && r.names() == ["a", "b"])
+        .until("listed", |r| {
+            r.lost.is_none() && r.kept.is_empty() && r.names() == ["a", "b", "c"]
+        })
         .await;
+    assert_eq!(running.inits, 2);
 }
 
 #[tokio::test]
@@ -263,6 +279,7 @@ async fn a_folder_that_vanishes_is_lost_and_not_empty() {
         objects,
         listed: false,
         lost: None,
+        kept: Vec::new(),
         deletes,
         inits: 0,
     };

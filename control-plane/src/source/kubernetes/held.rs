@@ -3,7 +3,8 @@
 //! One object of an API server can make several objects of the world. What is not understood, or has
 //! no room, leaves its last good state in place, and is reported by its name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 
 use isthmus_control_plane_core::model::{Change, Kind, ObjectRef, Observed, Refusal};
 use isthmus_control_plane_core::quota::{Cost, Ledger, Quota};
@@ -14,8 +15,21 @@ use crate::manifest::{Parsed, Problem};
 
 /// Objects with a problem that are remembered by name; more are only counted.
 const PROBLEMS_MAX: usize = 500;
+/// More are not even counted.
+const MORE_MAX: usize = 100_000;
 /// Errors of one object that its author is told in its status.
 const ERRORS_TOLD_MAX: usize = 3;
+
+/// What governs may have this part of the quota, besides the quota.
+const GOVERNING_SHARE: usize = 8;
+
+/// Does an object of this kind say who may do what, and who belongs to the mesh?
+fn governs(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::AccessPolicy | Kind::TrustPolicy | Kind::TrafficPolicy | Kind::MeshCluster
+    )
+}
 
 /// Kind, namespace (empty: none), name.
 type Key = (Kind, String, String);
@@ -25,13 +39,15 @@ type Key = (Kind, String, String);
 pub(super) struct Held {
     cluster: ClusterId,
     ledger: Ledger<Key>,
-    /// Of policies, apart: nothing else that fills up the cluster's quota keeps a policy out.
-    policies: Ledger<Key>,
+    /// Of what governs, apart, and besides: nothing else that fills up the cluster's quota keeps a policy
+    /// out, nor what cuts a cluster off.
+    governing: Ledger<Key>,
     /// Of what makes more than one object: how many.
     parts: BTreeMap<Key, usize>,
     problems: BTreeMap<Key, Trouble>,
-    /// Problems that are not remembered by name.
-    more: usize,
+    /// Objects with a problem that are not remembered by name: their hashes.
+    more: HashSet<u64>,
+    hasher: RandomState,
     /// Kinds with refused objects among them.
     more_refused: BTreeSet<Kind>,
 }
@@ -60,10 +76,14 @@ impl Held {
         Self {
             cluster: cluster.clone(),
             ledger: Ledger::new(quota),
-            policies: Ledger::new(quota),
+            governing: Ledger::new(Quota {
+                bytes: quota.bytes / GOVERNING_SHARE,
+                ..quota
+            }),
             parts: BTreeMap::new(),
             problems: BTreeMap::new(),
-            more: 0,
+            more: HashSet::new(),
+            hasher: RandomState::new(),
             more_refused: BTreeSet::new(),
         }
     }
@@ -157,7 +177,8 @@ impl Held {
     pub(super) fn delete(&mut self, kind: Kind, name: &Name) -> Vec<Change> {
         let key = key(kind, name);
         // What was told to be refused is gone, too.
-        let refused = self.problems.contains_key(&key);
+        let unnamed = self.more.contains(&self.hasher.hash_one(&key));
+        let refused = unnamed || self.problems.contains_key(&key);
         self.note(key.clone(), None);
         let parts = self.parts_of(&key);
         self.parts.remove(&key);
@@ -171,8 +192,8 @@ impl Held {
 
     /// Is there room now for an object of this kind that was refused?
     pub(super) fn has_room(&mut self, kind: Kind) -> bool {
-        let ledger = if kind == Kind::AccessPolicy {
-            &self.policies
+        let ledger = if governs(kind) {
+            &self.governing
         } else {
             &self.ledger
         };
@@ -206,27 +227,32 @@ impl Held {
                 }
             }
         }
-        (errors, invalid, self.more)
+        (errors, invalid, self.more.len())
     }
 
     fn ledger_of(&mut self, kind: Kind) -> &mut Ledger<Key> {
-        if kind == Kind::AccessPolicy {
-            &mut self.policies
+        if governs(kind) {
+            &mut self.governing
         } else {
             &mut self.ledger
         }
     }
 
     fn note(&mut self, key: Key, trouble: Option<Trouble>) {
+        let hash = self.hasher.hash_one(&key);
         match trouble {
             None => {
                 self.problems.remove(&key);
+                self.more.remove(&hash);
             }
             Some(trouble) => {
                 if self.problems.len() < PROBLEMS_MAX || self.problems.contains_key(&key) {
+                    self.more.remove(&hash);
                     self.problems.insert(key, trouble);
                 } else {
-                    self.more = self.more.saturating_add(1);
+                    if self.more.len() < MORE_MAX {
+                        self.more.insert(hash);
+                    }
                     if matches!(trouble, Trouble::Refused(..)) {
                         self.more_refused.insert(key.0);
                     }

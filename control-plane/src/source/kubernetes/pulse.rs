@@ -190,7 +190,9 @@ impl Pulse {
     /// Publishes what is known and what is wrong, and logs what is wrong anew.
     fn tell(&self, statuses: &Statuses, now: Instant) {
         let (errors, invalid, more) = self.shared.held().problems();
-        let over_quota = self.shared.held().is_over();
+        // Also what is not even kept in mind has no room.
+        let beyond = statuses.values().any(|status| status.beyond > 0);
+        let over_quota = beyond || self.shared.held().is_over();
         let mut report = Report {
             over_quota,
             origin: self.report.borrow().origin.clone(),

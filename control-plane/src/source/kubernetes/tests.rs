@@ -18,6 +18,8 @@ const PODS: &str = "/api/v1/pods";
 const NODES: &str = "/api/v1/nodes";
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const TRUST_POLICIES: &str = "/apis/isthmus.dev/v1alpha1/trustpolicies";
+const MESH_CLUSTERS: &str = "/apis/isthmus.dev/v1alpha1/meshclusters";
 const POLICIES: &str = "/apis/isthmus.dev/v1alpha1/accesspolicies";
 const EXPORTS: &str = "/apis/multicluster.x-k8s.io/v1beta1/serviceexports";
 /// A test that waits longer than this has failed.

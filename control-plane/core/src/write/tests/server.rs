@@ -213,12 +213,15 @@ impl Servers {
                 .map(|i| i.clusters.clone())
                 .unwrap_or_default(),
             observed: before.map(|i| i.observed).unwrap_or_default(),
-            managed: Some(Managed {
-                uid,
-                labels: body.labels.clone(),
-                annotations: body.annotations.clone(),
-                owner: String::new(),
-            }),
+            managed: Some(
+                Managed {
+                    uid,
+                    labels: body.labels.clone(),
+                    annotations: body.annotations.clone(),
+                    owner: String::new(),
+                }
+                .folded(),
+            ),
         };
         self.store(at, Spec::ServiceImport(spec));
         Ok(())

@@ -373,23 +373,56 @@ async fn something_in_between_that_knows_nothing_takes_nothing_away() {
 }
 
 #[tokio::test]
-async fn what_fills_up_the_quota_keeps_no_policy_out() {
+async fn what_fills_up_the_quota_keeps_out_nothing_that_governs() {
     let server = Server::start().await;
-    for at in 0..20 {
+    for path in [TRUST_POLICIES, MESH_CLUSTERS] {
+        server.serves(path, true);
+    }
+    for at in 0..150 {
         server.put(PODS, pod(&format!("cart-{at}"), "10.0.0.1"));
     }
     let quota = Quota {
-        bytes: 8_000,
+        bytes: 48_000,
         ..Quota::default()
     };
     let mut running = Running::with(&server, quota, SILENCE_MAX);
     running.until("it is listed", |r| r.listed).await;
     let pods = running.objects.len();
-    assert!((1..20).contains(&pods), "{pods}");
+    assert!((1..150).contains(&pods), "{pods}");
     server.put(POLICIES, policy(&["cart"]));
-    running
-        .until("the policy is there", |r| r.has("AccessPolicy shop/who"))
-        .await;
+    let named = |name: &str, spec: Value| json!({ "metadata": { "name": name }, "spec": spec });
+    let cut_off = json!({ "distrustedClusters": ["west"] });
+    server.put(TRUST_POLICIES, named("cut-off", cut_off));
+    server.put(MESH_CLUSTERS, named("west", json!({ "network": "n" })));
+    for name in [
+        "AccessPolicy shop/who",
+        "TrustPolicy cut-off",
+        "MeshCluster west",
+    ] {
+        running.until(name, |r| r.has(name)).await;
+    }
+    assert!(running.report.borrow().over_quota);
+}
+
+#[tokio::test]
+async fn problems_that_are_only_counted_are_over_when_their_objects_are() {
+    let server = Server::start().await;
+    let count = 520;
+    for at in 0..count {
+        server.put(PODS, pod(&format!("bad-{at}"), "no address"));
+    }
+    let mut running = Running::listed(&server).await;
+    let more = |r: &Running| {
+        let report = r.report.borrow();
+        let said = report.errors.get("more").and_then(|list| list.first());
+        said.map(|problem| problem.message.clone())
+    };
+    let counted = |r: &Running| more(r) == Some("20 more objects have problems".to_owned());
+    running.until("they are counted", counted).await;
+    for at in 0..count {
+        server.delete(PODS, &format!("shop/bad-{at}"));
+    }
+    running.until("none is left", |r| more(r).is_none()).await;
 }
 
 #[tokio::test]

@@ -68,6 +68,11 @@ fn name(listen: &AppListen) -> Name {
     }
 }
 
+fn takes(options: &AppListen, peer: SocketAddr) -> bool {
+    let from = &options.accept_from;
+    from.is_empty() || from.iter().any(|network| network.contains(&peer.ip()))
+}
+
 /// Accepts until it must stop; a connection's end is nobody else's business.
 async fn serve<F, C>(options: &AppListen, connection: F) -> anyhow::Result<()>
 where
@@ -87,11 +92,14 @@ where
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
                 // A failed accept (the peer was gone, no more descriptors) concerns one connection.
-                if let Ok((stream, peer)) = accepted {
-                    let _no_delay = stream.set_nodelay(true);
-                    connections.spawn(connection(stream, peer));
-                } else {
-                    tokio::task::yield_now().await;
+                match accepted {
+                    Ok((stream, peer)) if takes(options, peer) => {
+                        let _no_delay = stream.set_nodelay(true);
+                        connections.spawn(connection(stream, peer));
+                    }
+                    // Dropped, and so closed: as a network that has no way here.
+                    Ok(_) => {}
+                    Err(_) => tokio::task::yield_now().await,
                 }
             }
         }

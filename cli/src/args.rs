@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 mod clusters;
 mod why;
@@ -318,6 +319,9 @@ pub(crate) struct AppListen {
     /// The pod's cluster.
     #[arg(long, default_value = "local")]
     pub(crate) cluster: String,
+    /// Take connections from these networks only. Default: from everywhere.
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) accept_from: Vec<IpNet>,
     /// Stop when standard input ends.
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,

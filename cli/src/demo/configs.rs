@@ -64,7 +64,8 @@ pub(crate) fn proxy(plan: &Plan, folder: &Folder, pod: &Pod) -> String {
         "application": address,
         "workers": 1,
         "access_log": null,
-        "passthrough": true,
+        // Everything that is called is of the mesh; nothing leaves this machine.
+        "passthrough": "never",
         "drain_seconds": 2,
     });
     format!("{config:#}\n")

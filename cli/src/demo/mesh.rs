@@ -132,6 +132,11 @@ impl Mesh {
         };
         arguments.extend([kind, "--listen", &listen.to_string()].map(OsString::from));
         arguments.extend(["--name", pod.name, "--cluster", pod.cluster.name()].map(OsString::from));
+        // Its own network, and whoever sits at this machine: from elsewhere only the gateway is open.
+        let network = self.plan.network(pod.cluster);
+        for from in [network.as_str(), "127.0.0.1/32"] {
+            arguments.extend(["--accept-from", from].map(OsString::from));
+        }
         arguments.push("--exit-with-stdin".into());
         if app == AppKind::Greeter {
             arguments.push("--greet".into());

@@ -21,6 +21,7 @@ const STREAM_MESSAGES: usize = 20;
 pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
     let plan = &stage.mesh.plan;
     stage.tell("web speaks gRPC, TCP, to a server that speaks first, and to Redis; all in west.");
+    let began = Instant::now();
     let mut failed = 0;
     let (grpc, tcp) = (plan.local(&Callee::GRPC), plan.local(&Callee::TCP));
     let host = Callee::GRPC.host();
@@ -41,6 +42,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
         "no Redis, which is not installed"
     };
     report.failed_requests(failed);
+    report.time_to_effect(began.elapsed());
     report.because(format!(
         "a gRPC call, {STREAM_MESSAGES} messages there and back on one gRPC stream, TCP, a greeting \
          before a byte was sent, and {redis}"

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
-use super::super::plan::{Callee, GATEWAY_WEST, MESH_DOMAIN, Plan, REVIEWS, WEB};
+use super::super::plan::{AppKind, Callee, GATEWAY_WEST, MESH_DOMAIN, Plan, REVIEWS, WEB};
 use super::super::report::Report;
 use super::super::{metrics, wait};
 use super::Stage;
@@ -109,14 +109,24 @@ async fn bytes_after(gateway: SocketAddr, before: u64) -> anyhow::Result<u64> {
     Ok(crossed.await?.unwrap_or(0))
 }
 
-/// Does a pod in west close a connection that comes from an address of east's network?
+/// Does a pod in west close connections that come from an address of east's network, to its sidecar and
+/// to its application?
 async fn is_closed(plan: &Plan) -> bool {
     let [pod, ..] = REVIEWS;
     let from = SocketAddr::new(plan.address(&WEB), 0);
+    for door in [plan.mesh(&pod), plan.app(&pod, AppKind::Http)] {
+        if !is_door_closed(from, door).await {
+            return false;
+        }
+    }
+    true
+}
+
+async fn is_door_closed(from: SocketAddr, door: SocketAddr) -> bool {
     let knock = async {
         let socket = TcpSocket::new_v4()?;
         socket.bind(from)?;
-        let mut stream = socket.connect(plan.mesh(&pod)).await?;
+        let mut stream = socket.connect(door).await?;
         stream.read(&mut [0_u8; 1]).await
     };
     // Refused, reset or ended: closed. Open and silent: it waits for us to speak.

@@ -54,7 +54,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     report.figure("variation_percent", (variation * 1000.0).round() / 10.0);
     report.figure("connections", caller.opened());
     report.figure("rounds", rounds);
-    report.time("took", over);
+    report.time_to_effect(over);
     report.because(format!(
         "one connection, {}; the counts vary by {:.1} %",
         shares(&window.by_pod, 3),

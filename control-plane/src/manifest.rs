@@ -6,6 +6,7 @@
 //! field that is not known is an error.
 
 mod meta;
+mod place;
 mod status;
 mod workload;
 mod mesh;
@@ -314,8 +315,18 @@ impl Document<'_> {
         }
     }
 
-    /// Something that is wrong with the document as a whole.
+    /// Something that is wrong with the document: where its message says, or as a whole.
     fn failure(&self, message: String) -> Failure {
+        if let Body::Text(text) = &self.body
+            && let Some((line, column)) = place::of(text, &message)
+        {
+            let line = line.saturating_add(self.line).saturating_sub(1);
+            return Failure {
+                line,
+                column,
+                message,
+            };
+        }
         let message = match &self.body {
             Body::Text(_) | Body::Json(_) => message,
             Body::Item(_, at) => format!("items[{at}]: {message}"),

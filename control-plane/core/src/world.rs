@@ -337,6 +337,11 @@ impl World {
         let Some(cluster) = self.clusters.get_mut(cluster) else {
             return Dirty::default();
         };
+        // A list in which no kind was seen is none: what was not known is not known now.
+        let saw = Kind::ALL.iter().any(|kind| !kept.contains(kind));
+        if !saw && cluster.state == State::Unknown {
+            return Dirty::default();
+        }
         let mut dirty = Dirty::default();
         for at in cluster.unnamed(|kind| !kept.contains(&kind)) {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));

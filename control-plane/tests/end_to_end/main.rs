@@ -281,6 +281,14 @@ async fn what_was_good_before_a_restart_is_good_after_it() {
     client.want::<Endpoint>(SERVICE).await;
     let response = client.next().await.unwrap();
     assert_eq!(names(&response), [format!("{SERVICE}#east/shop/cart-1")]);
+    // Nor does it hold up what other files say now.
+    client.want::<AccessPolicy>("*").await;
+    let policy = "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\n\
+                  metadata: {name: nobody, namespace: shop}\nspec: {action: Deny, rules: [{}]}\n";
+    mesh.write("east/nobody.yaml", policy);
+    client
+        .until::<AccessPolicy>(|r| names(r) == ["east/shop/nobody"])
+        .await;
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use isthmus_control_plane::config::Config;
+use isthmus_control_plane::keys::TokenKey;
+use isthmus_control_plane::state::StateDir;
 use isthmus_control_plane::token::{Claims, mint};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -189,7 +191,10 @@ impl ControlPlane {
             .expect("a workload's name");
         let claims = Claims::new(&workload, account, SystemTime::now() + TOKEN_LIFETIME)
             .expect("claims of a pod");
-        mint(&self.state_dir, &claims).expect("the token key of the cluster")
+        // The control plane may not have started yet: it takes the key that is there.
+        let state = StateDir::open(&self.state_dir).expect("the state folder");
+        TokenKey::open(&state, &claims.cluster).expect("the token key of the cluster");
+        mint(&self.state_dir, &claims).expect("a token")
     }
 }
 

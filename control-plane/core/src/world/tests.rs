@@ -131,6 +131,26 @@ fn a_cluster_that_is_lost_for_too_long_is_withdrawn_from_the_others() {
 }
 
 #[test]
+fn a_list_in_which_no_kind_was_seen_is_none() {
+    let mut world = world(&["east"]);
+    let none = || Change::InitDone {
+        cluster: id("east"),
+        kept: Kind::ALL.into(),
+    };
+    world.apply(
+        Change::Init {
+            cluster: id("east"),
+        },
+        at(1),
+    );
+    world.apply(none(), at(1));
+    assert_eq!(state(&world, "east"), State::Unknown);
+    list(&mut world, "east", &[]);
+    world.apply(none(), at(2));
+    assert_eq!(state(&world, "east"), State::Synced);
+}
+
+#[test]
 fn a_cluster_that_is_cut_off_is_called_no_more() {
     let mut world = shop_of(&["east", "west"]);
     world.set_mesh_authors(Some([id("east")].into()));

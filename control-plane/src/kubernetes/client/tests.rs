@@ -253,9 +253,11 @@ async fn a_name_that_leads_to_this_machine_is_not_followed() {
 
 #[tokio::test]
 async fn what_is_too_large_is_not_read_to_its_end() {
-    let fake = Fake::plain(|asked| match asked.uri.path() {
-        // 100 MB, as announced.
-        "/announced" => answer(200, vec![b' '; 100_000_000]),
+    // Made before anybody waits for it.
+    let large = Bytes::from(vec![b' '; 100_000_000]);
+    let fake = Fake::plain(move |asked| match asked.uri.path() {
+        // As announced.
+        "/announced" => answer(200, large.clone()),
         // And without an end.
         _ => {
             let (send, answer) = stream();

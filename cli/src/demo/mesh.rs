@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -329,15 +330,23 @@ impl Mesh {
                 .sum::<usize>()
     }
 
-    /// Which processes ended without being asked to, and the ends of their logs; if none did, the
-    /// ends of the logs of `suspects`.
+    fn every_process(&mut self) -> impl Iterator<Item = &mut Process> {
+        let pods = self.pods.values_mut();
+        let all = pods.flat_map(|p| p.apps.iter_mut().chain([&mut p.proxy]));
+        all.chain([&mut self.control_plane])
+    }
+
+    /// Processes that have ended, and how.
+    pub(crate) fn ended(&mut self) -> Vec<(String, ExitStatus)> {
+        let ended = |process: &mut Process| Some((process.name().to_owned(), process.ended()?));
+        self.every_process().filter_map(ended).collect()
+    }
+
+    /// Which processes have ended, and the ends of their logs; if none has, the ends of the logs of
+    /// `suspects`.
     pub(crate) fn post_mortem(&mut self, suspects: &[Pod]) -> String {
         let mut text = String::new();
-        let all = self
-            .pods
-            .values_mut()
-            .flat_map(|p| p.apps.iter_mut().chain([&mut p.proxy]));
-        for process in all.chain([&mut self.control_plane]) {
+        for process in self.every_process() {
             if let Some(status) = process.ended() {
                 text.push_str(&format!("{} has ended ({status}):\n", process.name()));
                 text.push_str(&indent(&process.tail(TAIL_LINES)));

@@ -157,6 +157,10 @@ impl Stage {
                 report.demand(false, format!("the scene took more than {seconds} s"));
             }
         }
+        // Every scene starts again what it has ended: what is not there now nobody has asked to go.
+        for (name, status) in self.mesh.ended() {
+            report.demand(false, format!("{name} has ended by itself ({status})"));
+        }
         self.screen.say(&report.text());
         self.screen
             .record(&serde_json::to_string(&report).unwrap_or_default());

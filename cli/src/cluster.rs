@@ -1,6 +1,7 @@
 //! Which clusters are in the mesh, and may the control plane do there what it must?
 
 mod join;
+mod member;
 mod list;
 mod leave;
 mod check;
@@ -11,13 +12,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use isthmus_control_plane::kubernetes::Api;
+use serde_json::Value;
 
 use crate::args::{ClusterCommand, Format, Reach};
 use crate::kubernetes;
 
 /// Where MeshClusters are.
-const CLUSTERS: &str = "/apis/isthmus.dev/v1alpha1/meshclusters";
+pub(crate) const CLUSTERS: &str = "/apis/isthmus.dev/v1alpha1/meshclusters";
 /// The namespace whose UID tells clusters apart: it is as old as its cluster.
 const OLDEST: &str = "/api/v1/namespaces/kube-system";
 /// The key of a Secret that has a kubeconfig.
@@ -60,4 +64,10 @@ fn home(reach: &Reach, context: Option<&str>, kubeconfig: Option<&Path>) -> anyh
 /// The Secret that has a cluster's credential.
 fn secret(name: &str) -> String {
     format!("cluster-{name}")
+}
+
+/// The text of a Secret's key; `None`: it has none, or it is no text.
+fn secret_text(secret: &Value, key: &str) -> Option<String> {
+    let data = STANDARD.decode(secret["data"][key].as_str()?).ok()?;
+    String::from_utf8(data).ok()
 }

@@ -1,11 +1,13 @@
 //! What does a cluster need to run the mesh?
 
+pub(crate) mod installed;
 pub(crate) mod objects;
 pub(crate) mod permissions;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use isthmus_control_plane::config::MESH_DOMAIN;
 use isthmus_control_plane::kubernetes::Api;
 use isthmus_control_plane::manifest::yaml;
 use isthmus_proto::ids::{ClusterId, NetworkId};
@@ -14,12 +16,16 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{Format, InstallOptions};
+use crate::cluster::CLUSTERS;
 use crate::{kubernetes, output};
+use installed::{Choice, Installed, said};
 use objects::Plan;
 
 /// Names that a cluster can't have: `control` is the control plane's own trust domain, `mesh` begins
 /// the names of policies for the whole mesh.
 const RESERVED: [&str; 2] = ["control", "mesh"];
+/// The image of this version.
+const IMAGE: &str = concat!("isthmus:", env!("CARGO_PKG_VERSION"));
 /// Longest time until an API server serves a kind whose definition was just written.
 const KIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is asked.
@@ -30,17 +36,9 @@ const KIND_POLL: Duration = Duration::from_millis(250);
 /// # Errors
 /// A name is none, or the API server refuses something.
 pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()> {
-    let network = options.network.as_ref().unwrap_or(&options.cluster);
-    let plan = Plan {
-        cluster: named(&options.cluster, &options.mesh_domain)?.to_string(),
-        network: network.parse::<NetworkId>()?.to_string(),
-        mesh_domain: options.mesh_domain.clone(),
-        image: options.image.clone(),
-        discovery_address: options.discovery_address.clone(),
-        load_balancer: options.load_balancer,
-    };
-    plan.check()?;
     if !options.apply {
+        let nothing = Installed::default();
+        let plan = plan(options, &nothing, None, &mut Choice::default())?;
         return print(&plan, format);
     }
     let reach = &options.reach;
@@ -52,6 +50,14 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
         .context("starting the runtime")?;
     let mut done = Done::new(format);
     runtime.block_on(async {
+        let _: ClusterId = options.cluster.parse()?;
+        let installed = Installed::read(&api).await?;
+        let member = format!("{CLUSTERS}/{}", options.cluster);
+        let member = kubernetes::find(&api, &member).await?.unwrap_or_default();
+        let network = said(&member, "/spec/network");
+        let mut choice = Choice::default();
+        let plan = plan(options, &installed, network.as_deref(), &mut choice)?;
+        choice.tell(&mut done);
         prepare(&api, true, options.force, &mut done).await?;
         for object in objects::control_plane(&plan) {
             apply(&api, &object, options.force, &mut done).await?;
@@ -60,6 +66,73 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
     })?;
     done.end();
     Ok(())
+}
+
+/// How the control plane is to be run: by the flags, and by what is installed where they say nothing.
+///
+/// # Errors
+/// A name is none, or is not the one that the cluster has.
+fn plan(
+    options: &InstallOptions,
+    installed: &Installed,
+    network: Option<&str>,
+    choice: &mut Choice,
+) -> anyhow::Result<Plan> {
+    if let Some(other) = installed
+        .cluster
+        .as_ref()
+        .filter(|c| **c != options.cluster)
+    {
+        bail!(
+            "the control plane in this cluster calls it {other}, and identities carry that name: \
+             --cluster {other}"
+        );
+    }
+    let cluster = &options.cluster;
+    let network = choice.of(
+        "--network",
+        options.network.as_deref(),
+        network,
+        Some(cluster),
+    );
+    let mesh_domain = choice.of(
+        "--mesh-domain",
+        options.mesh_domain.as_deref(),
+        installed.mesh_domain.as_deref(),
+        Some(MESH_DOMAIN),
+    );
+    let image = choice.of(
+        "--image",
+        options.image.as_deref(),
+        installed.image.as_deref(),
+        Some(IMAGE),
+    );
+    let discovery_address = choice.of(
+        "--discovery-address",
+        options.discovery_address.as_deref(),
+        installed.discovery_address.as_deref(),
+        None,
+    );
+    let load_balancer = choice.switch(
+        "--load-balancer",
+        options.load_balancer,
+        installed.load_balancer,
+    );
+    let mesh_domain = mesh_domain.context("--mesh-domain is empty")?;
+    let plan = Plan {
+        cluster: named(cluster, &mesh_domain)?.to_string(),
+        network: network
+            .unwrap_or_default()
+            .parse::<NetworkId>()?
+            .to_string(),
+        mesh_domain,
+        image: image.context("--image is empty")?,
+        discovery_address,
+        // Who never asked for one type may have set another by other means.
+        load_balancer: options.load_balancer.or(load_balancer.then_some(true)),
+    };
+    plan.check()?;
+    Ok(plan)
 }
 
 /// A cluster's name that the mesh can have.

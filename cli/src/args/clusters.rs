@@ -28,28 +28,32 @@ impl Reach {
         isthmus install --cluster east | less\n  \
         isthmus install --cluster east --network east-net | kubectl apply --server-side -f -\n  \
         isthmus install --cluster east --apply --context east\n\n\
+        Applied again, flags that are not given keep what is installed, and the output says what; what is\n\
+        printed is of the flags alone. An empty --discovery-address= takes the address back.\n\n\
         Definitions of the Multi-Cluster Services API are applied only where there are none.")]
 pub(crate) struct InstallOptions {
     /// The name of this cluster in the mesh: identities carry it, it can't be changed later.
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: String,
-    /// The network that its pods are on. Default: one of its own, with the cluster's name.
+    /// The network that its pods are on. Default: as installed, else one of its own, with the cluster's
+    /// name.
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
-    /// The domain below which every cluster has its trust domain.
-    #[arg(long, value_name = "DOMAIN", default_value = "mesh.internal")]
-    pub(crate) mesh_domain: String,
-    /// The image that has the control plane.
-    #[arg(long, default_value = concat!("isthmus:", env!("CARGO_PKG_VERSION")))]
-    pub(crate) image: String,
+    /// The domain below which every cluster has its trust domain. Default: as installed, else
+    /// `mesh.internal`.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) mesh_domain: Option<String>,
+    /// The image that has the control plane. Default: as installed, else `isthmus:` and this version.
+    #[arg(long)]
+    pub(crate) image: Option<String>,
     /// Where proxies of other clusters reach the control plane (its Service `control-plane`, port 15012).
-    /// Without it only pods of this cluster are told where it is.
+    /// Default: as installed; without one only pods of this cluster are told where it is.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) discovery_address: Option<String>,
     /// Let the cluster's load balancer lead to it: the Service `control-plane` becomes one of type
-    /// LoadBalancer.
-    #[arg(long)]
-    pub(crate) load_balancer: bool,
+    /// LoadBalancer. Default: as installed; `=false` makes it one of type ClusterIP.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) load_balancer: Option<bool>,
     /// Apply it, by server-side apply, instead of printing it.
     #[arg(long)]
     pub(crate) apply: bool,
@@ -96,7 +100,8 @@ pub(crate) enum ClusterCommand {
         --server https://10.1.0.4:6443\n\n\
         In the cluster it makes a namespace, a service account that may do what docs/KUBERNETES.md says,\n\
         and the definitions; in the home cluster a Secret with that account's token, and a MeshCluster.\n\
-        Doing it twice does no harm: the token is made anew.")]
+        Doing it twice does no harm: the token is made anew, and flags that are not given keep what is\n\
+        there; the output says what. An empty --region= or --zone= takes it away.")]
 pub(crate) struct JoinOptions {
     /// Its name in the mesh: identities carry it, it can't be changed later.
     pub(crate) name: String,
@@ -110,21 +115,23 @@ pub(crate) struct JoinOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) home_kubeconfig: Option<PathBuf>,
     /// The network that its pods are on: the same name says that pods reach each other without a
-    /// gateway. Default: one of its own, with the cluster's name.
+    /// gateway. Default: as it was, else one of its own, with the cluster's name.
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
-    /// The region of pods whose node does not say.
+    /// The region of pods whose node does not say. Default: as it was.
     #[arg(long)]
     pub(crate) region: Option<String>,
-    /// The zone of pods whose node does not say.
+    /// The zone of pods whose node does not say. Default: as it was.
     #[arg(long)]
     pub(crate) zone: Option<String>,
-    /// Where the control plane reaches the API server, if not where the kubeconfig says.
+    /// Where the control plane reaches the API server. Default: as it was, else where the kubeconfig
+    /// says.
     #[arg(long, value_name = "URL")]
     pub(crate) server: Option<String>,
-    /// The domain below which every cluster has its trust domain.
-    #[arg(long, value_name = "DOMAIN", default_value = "mesh.internal")]
-    pub(crate) mesh_domain: String,
+    /// The domain below which every cluster has its trust domain. Default: that of the
+    /// control plane.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) mesh_domain: Option<String>,
     /// Take fields over that somebody else owns.
     #[arg(long)]
     pub(crate) force: bool,
@@ -181,7 +188,8 @@ pub(crate) struct CheckOptions {
     /// The cluster that the control plane runs in.
     #[command(flatten)]
     pub(crate) reach: Reach,
-    /// The domain below which every cluster has its trust domain.
-    #[arg(long, value_name = "DOMAIN", default_value = "mesh.internal")]
-    pub(crate) mesh_domain: String,
+    /// The domain below which every cluster has its trust domain. Default: that of the
+    /// control plane.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) mesh_domain: Option<String>,
 }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
+use isthmus_control_plane::config::MESH_DOMAIN;
 use isthmus_control_plane::kubernetes::{Access, Allow, Api, Credential, kubeconfig};
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use super::facts::{self, Facts};
 use super::judge::{Finding, Level, judge};
 use super::{CLUSTERS, CREDENTIAL_KEY};
 use crate::args::{CheckOptions, Format};
+use crate::install::installed::mesh_domain;
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::ACCOUNT;
 use crate::kubernetes::{self, text};
@@ -43,7 +45,13 @@ pub(super) async fn run(options: &CheckOptions, format: Format) -> anyhow::Resul
     let looks = known.iter().map(|cluster| look(&api, &access, cluster));
     let clusters = join_all(looks).await;
     let wanted = |name: &String| options.names.is_empty() || options.names.contains(name);
-    let mut found = judge(&clusters, &options.mesh_domain);
+    let mesh_domain = match &options.mesh_domain {
+        Some(given) => given.clone(),
+        None => mesh_domain(&api)
+            .await?
+            .unwrap_or_else(|| MESH_DOMAIN.to_owned()),
+    };
+    let mut found = judge(&clusters, &mesh_domain);
     found.retain(|finding| wanted(&finding.cluster));
     let broken = found.iter().any(|finding| finding.level == Level::Broken);
     match format {

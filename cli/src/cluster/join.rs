@@ -10,9 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use isthmus_control_plane::kubernetes::{Access, Api, Credential, Roots};
 use isthmus_control_plane::manifest::yaml;
-use isthmus_proto::ids::{ClusterId, NetworkId};
 use serde_json::{Value, json};
 
+use super::member::Member;
 use super::{CLUSTERS, CREDENTIAL_KEY, OLDEST, UID, home, secret};
 use crate::args::{Format, JoinOptions};
 use crate::install::objects::SYSTEM;
@@ -29,28 +29,25 @@ const SECONDS_OF_HOUR: u64 = 3600;
 /// # Errors
 /// Something is refused; what was done before it may be done again.
 pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result<()> {
-    let name = install::named(&options.name, &options.mesh_domain)?;
-    let network: NetworkId = options
-        .network
-        .as_deref()
-        .unwrap_or(name.as_str())
-        .parse()?;
     let reach = &options.reach;
     let text = kubernetes::read(reach.kubeconfig.as_deref())?;
     let mut access = kubernetes::access(&text, reach.context.as_deref())
-        .with_context(|| format!("the cluster {name}"))?;
+        .with_context(|| format!("the cluster {}", options.name))?;
     let joining = Api::new(access.clone())?;
     let home = home(
         reach,
         options.home_context.as_deref(),
         options.home_kubeconfig.as_deref(),
     )?;
+    let member = Box::pin(Member::chosen(options, &home, &access)).await?;
+    let name = &member.name;
     let uid = identity(&joining)
         .await
         .with_context(|| format!("the cluster {name}"))?;
     unclaimed(&home, name.as_str(), &uid).await?;
 
     let mut done = Done::new(format);
+    member.choice.tell(&mut done);
     install::prepare(&joining, false, options.force, &mut done).await?;
     let lifetime = Duration::from_secs(u64::from(options.token_hours) * SECONDS_OF_HOUR);
     let issued = joining
@@ -58,9 +55,7 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
         .await
         .with_context(|| format!("a token for {SYSTEM}/{ACCOUNT} in {name}"))?;
     done.step("issued", &format!("a token for {ACCOUNT} in {name}"));
-    if let Some(server) = &options.server {
-        access.server = server.parse().context("--server is no URL")?;
-    }
+    access.server = member.server.parse().context("--server is no URL")?;
     access.credential = Credential::Token(issued.token.clone());
     tried(&access).await.with_context(|| {
         format!(
@@ -86,33 +81,10 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
         "data": { CREDENTIAL_KEY: STANDARD.encode(yaml::text(&kubeconfig)) },
     });
     install::apply(&home, &credential, true, &mut done).await?;
-    let cluster = declared(options, &name, &network, &uid);
+    let cluster = member.declared(&uid);
     install::apply(&home, &cluster, true, &mut done).await?;
     done.end();
     Ok(())
-}
-
-/// The cluster as a member of the mesh.
-fn declared(options: &JoinOptions, name: &ClusterId, network: &NetworkId, uid: &str) -> Value {
-    let mut spec = json!({
-        "network": network.as_str(),
-        "trustDomain": format!("{name}.{}", options.mesh_domain),
-        "credential": { "secretRef": { "name": secret(name.as_str()) } },
-    });
-    for (key, value) in [("region", &options.region), ("zone", &options.zone)] {
-        if let Some(value) = value {
-            spec[key] = value.as_str().into();
-        }
-    }
-    json!({
-        "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster",
-        "metadata": {
-            "name": name.as_str(),
-            "labels": { "app.kubernetes.io/part-of": "isthmus" },
-            "annotations": { UID: uid },
-        },
-        "spec": spec,
-    })
 }
 
 /// What tells a cluster from all others.

@@ -14,6 +14,12 @@ pub(crate) const MANAGED_BY: &str = "isthmus";
 /// Where the control plane serves proxies, and where it is ready.
 const DISCOVERY_PORT: u16 = 15012;
 const ADMIN_PORT: u16 = 15014;
+/// The Service where proxies find the control plane.
+pub(crate) const DISCOVERY_SERVICE: &str = "control-plane";
+/// The container that is the control plane.
+pub(crate) const CONTAINER: &str = "control-plane";
+/// Where its ConfigMap has its configuration.
+pub(crate) const CONFIG_KEY: &str = "control-plane.json";
 /// Nobody, in images without users.
 const USER: u32 = 65_532;
 /// Longer than streams may take to end when the control plane stops.
@@ -48,8 +54,8 @@ pub(crate) struct Plan {
     pub(crate) image: String,
     /// HOST:PORT by which proxies of other clusters reach it.
     pub(crate) discovery_address: Option<String>,
-    /// Its Service is one of type LoadBalancer.
-    pub(crate) load_balancer: bool,
+    /// Its Service is one of type LoadBalancer, or one of type ClusterIP; `None`: nothing is said.
+    pub(crate) load_balancer: Option<bool>,
 }
 
 impl Plan {
@@ -185,9 +191,13 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata(name, Some(SYSTEM)),
             "spec": { "selector": selector, "ports": ports } })
     };
-    let mut discovery = service("control-plane", json!([port("discovery", DISCOVERY_PORT)]));
-    if plan.load_balancer {
-        discovery["spec"]["type"] = "LoadBalancer".into();
+    let mut discovery = service(
+        DISCOVERY_SERVICE,
+        json!([port("discovery", DISCOVERY_PORT)]),
+    );
+    if let Some(outside) = plan.load_balancer {
+        let kind = if outside { "LoadBalancer" } else { "ClusterIP" };
+        discovery["spec"]["type"] = kind.into();
     }
     vec![
         json!({ "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster", "metadata": metadata(&plan.cluster, None),
@@ -196,7 +206,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
                 "trustDomain": format!("{}.{}", plan.cluster, plan.mesh_domain),
             } }),
         json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
-            "data": { "control-plane.json": format!("{:#}\n", config(plan)) } }),
+            "data": { CONFIG_KEY: format!("{:#}\n", config(plan)) } }),
         discovery,
         service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
         deployment(plan, &selector),
@@ -216,7 +226,7 @@ fn config(plan: &Plan) -> Value {
         "clusters": [{ "name": plan.cluster, "kubernetes": { "in_cluster": true } }],
         "keys": "secrets",
         "advertise": {
-            "home": format!("control-plane.{SYSTEM}.svc:{DISCOVERY_PORT}"),
+            "home": format!("{DISCOVERY_SERVICE}.{SYSTEM}.svc:{DISCOVERY_PORT}"),
             "address": plan.discovery_address,
         },
     })
@@ -253,7 +263,7 @@ fn deployment(plan: &Plan, selector: &Value) -> Value {
                         "seccompProfile": { "type": "RuntimeDefault" },
                     },
                     "containers": [{
-                        "name": "control-plane",
+                        "name": CONTAINER,
                         "image": plan.image,
                         "args": ["control-plane", "--config", "/etc/isthmus/control-plane.json"],
                         "ports": [
@@ -319,7 +329,7 @@ mod tests {
             mesh_domain: "mesh.internal".to_owned(),
             image: "isthmus:test".to_owned(),
             discovery_address: Some("cp.example.com:15012".to_owned()),
-            load_balancer: true,
+            load_balancer: Some(true),
         }
     }
 

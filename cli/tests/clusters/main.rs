@@ -1,4 +1,8 @@
 //! Do the commands that install the mesh and join clusters work on real API servers?
 
 #[cfg(test)]
+mod tool;
+#[cfg(test)]
 mod commands;
+#[cfg(test)]
+mod again;

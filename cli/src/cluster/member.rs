@@ -1,0 +1,222 @@
+//! As what does a cluster join: by the flags, and by what it was where they say nothing?
+
+use anyhow::Context as _;
+use isthmus_control_plane::config::MESH_DOMAIN;
+use isthmus_control_plane::kubernetes::{Access, Allow, Api, kubeconfig};
+use isthmus_proto::ids::{ClusterId, NetworkId};
+use serde_json::{Value, json};
+
+use super::{CLUSTERS, CREDENTIAL_KEY, UID, secret, secret_text};
+use crate::args::JoinOptions;
+use crate::install;
+use crate::install::installed::{self, Choice, said};
+use crate::install::objects::SYSTEM;
+use crate::kubernetes;
+
+/// A cluster as a member of the mesh.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Its name.
+    pub(super) name: ClusterId,
+    /// Where the control plane reaches its API server: a URL.
+    pub(super) server: String,
+    /// What was kept of what it was.
+    pub(super) choice: Choice,
+    network: NetworkId,
+    mesh_domain: String,
+    region: Option<String>,
+    zone: Option<String>,
+}
+
+impl Member {
+    /// What the flags say, and what the home cluster has of an earlier `join`.
+    ///
+    /// # Errors
+    /// A name is none, or the home cluster does not answer.
+    pub(super) async fn chosen(
+        options: &JoinOptions,
+        home: &Api,
+        access: &Access,
+    ) -> anyhow::Result<Self> {
+        let _: ClusterId = options.name.parse()?;
+        let before = before(home, &options.name)
+            .await
+            .context("the home cluster")?;
+        let mesh_domain = installed::mesh_domain(home)
+            .await
+            .context("the home cluster")?;
+        Self::of(options, &before, mesh_domain.as_deref(), access)
+    }
+
+    fn of(
+        options: &JoinOptions,
+        before: &Before,
+        mesh_domain: Option<&str>,
+        access: &Access,
+    ) -> anyhow::Result<Self> {
+        let mut choice = Choice::default();
+        let there = |pointer| said(&before.cluster, pointer);
+        let own = there("/spec/trustDomain");
+        let own = own.as_deref().and_then(|domain| {
+            let rest = domain.strip_prefix(&options.name)?;
+            rest.strip_prefix('.')
+        });
+        let mesh_domain = choice.of(
+            "--mesh-domain",
+            options.mesh_domain.as_deref(),
+            mesh_domain.or(own),
+            Some(MESH_DOMAIN),
+        );
+        let mesh_domain = mesh_domain.context("--mesh-domain is empty")?;
+        let name = install::named(&options.name, &mesh_domain)?;
+        let network = choice.of(
+            "--network",
+            options.network.as_deref(),
+            there("/spec/network").as_deref(),
+            Some(name.as_str()),
+        );
+        let mut place = |flag, given: &Option<String>, pointer| {
+            choice.of(flag, given.as_deref(), there(pointer).as_deref(), None)
+        };
+        let region = place("--region", &options.region, "/spec/region");
+        let zone = place("--zone", &options.zone, "/spec/zone");
+        let server = choice.of(
+            "--server",
+            options.server.as_deref(),
+            before.server.as_deref(),
+            Some(&access.server.to_string()),
+        );
+        Ok(Self {
+            network: network.unwrap_or_default().parse()?,
+            server: server.unwrap_or_default(),
+            choice,
+            name,
+            mesh_domain,
+            region,
+            zone,
+        })
+    }
+
+    /// Its MeshCluster. `uid` is that of its oldest namespace.
+    pub(super) fn declared(&self, uid: &str) -> Value {
+        let name = self.name.as_str();
+        let mut spec = json!({
+            "network": self.network.as_str(),
+            "trustDomain": format!("{name}.{}", self.mesh_domain),
+            "credential": { "secretRef": { "name": secret(name) } },
+        });
+        for (key, value) in [("region", &self.region), ("zone", &self.zone)] {
+            if let Some(value) = value {
+                spec[key] = value.as_str().into();
+            }
+        }
+        json!({
+            "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster",
+            "metadata": {
+                "name": name,
+                "labels": { "app.kubernetes.io/part-of": "isthmus" },
+                "annotations": { UID: uid },
+            },
+            "spec": spec,
+        })
+    }
+}
+
+/// What an earlier `join` left in the home cluster.
+#[derive(Debug, Default)]
+struct Before {
+    /// Its MeshCluster; null: there is none.
+    cluster: Value,
+    /// Where the control plane was to find its API server.
+    server: Option<String>,
+}
+
+async fn before(home: &Api, name: &str) -> anyhow::Result<Before> {
+    let cluster = kubernetes::find(home, &format!("{CLUSTERS}/{name}")).await?;
+    let Some(cluster) = cluster else {
+        return Ok(Before::default());
+    };
+    let path = format!("/api/v1/namespaces/{SYSTEM}/secrets/{}", secret(name));
+    let credential = kubernetes::find(home, &path).await?.unwrap_or_default();
+    // A credential that nobody understands is made anew, and has no place to be kept.
+    let allow = Allow {
+        loopback: true,
+        insecure: true,
+        ..Allow::default()
+    };
+    let server = secret_text(&credential, CREDENTIAL_KEY)
+        .and_then(|text| Some(kubeconfig(&text, None, &allow).ok()?.server.to_string()));
+    Ok(Before { cluster, server })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Reach;
+    use isthmus_control_plane::kubernetes::{Credential, Roots};
+
+    fn options() -> JoinOptions {
+        JoinOptions {
+            name: "west".to_owned(),
+            reach: Reach::default(),
+            home_context: None,
+            home_kubeconfig: None,
+            network: None,
+            region: None,
+            zone: None,
+            server: None,
+            mesh_domain: None,
+            force: false,
+            token_hours: 24,
+        }
+    }
+
+    fn access() -> Access {
+        Access {
+            server: "https://203.0.113.9:6443".parse().unwrap(),
+            roots: Roots::Given(Vec::new()),
+            server_name: None,
+            credential: Credential::Anonymous,
+            loopback: false,
+            namespace: None,
+        }
+    }
+
+    #[test]
+    fn what_a_cluster_was_it_stays_unless_a_flag_says_otherwise() {
+        let spec = json!({ "network": "shared", "region": "r", "zone": "z",
+            "trustDomain": "west.corp.example" });
+        let before = Before {
+            cluster: json!({ "spec": spec }),
+            server: Some("https://west:6443/".to_owned()),
+        };
+        let kept = Member::of(&options(), &before, None, &access()).unwrap();
+        let declared = kept.declared("u");
+        for key in ["network", "region", "zone", "trustDomain"] {
+            assert_eq!(declared["spec"][key], spec[key], "{key}");
+        }
+        assert_eq!(kept.server, "https://west:6443/");
+        let other = JoinOptions {
+            network: Some("own".to_owned()),
+            region: Some(String::new()),
+            server: Some("https://198.51.100.1".to_owned()),
+            ..options()
+        };
+        let changed = Member::of(&other, &before, Some("mesh.internal"), &access()).unwrap();
+        let declared = changed.declared("u");
+        assert_eq!(declared["spec"]["network"], "own");
+        assert_eq!(declared["spec"].get("region"), None);
+        assert_eq!(declared["spec"]["zone"], "z");
+        assert_eq!(declared["spec"]["trustDomain"], "west.mesh.internal");
+        assert_eq!(changed.server, "https://198.51.100.1");
+    }
+
+    #[test]
+    fn a_cluster_that_comes_first_gets_a_network_of_its_own() {
+        let first = Member::of(&options(), &Before::default(), None, &access()).unwrap();
+        let declared = first.declared("u");
+        assert_eq!(declared["spec"]["network"], "west");
+        assert_eq!(declared["spec"]["trustDomain"], "west.mesh.internal");
+        assert_eq!(first.server, access().server.to_string());
+    }
+}

@@ -1,0 +1,141 @@
+//! Does a command that is run again keep what its flags decided the first time?
+
+use isthmus_test_clusters::Cluster;
+use serde_json::{Value, json};
+
+use crate::tool::{Tool, programs, start, steps};
+
+const DEPLOYMENT: &str =
+    "/apis/apps/v1/namespaces/isthmus-system/deployments/isthmus-control-plane";
+const SERVICE: &str = "/api/v1/namespaces/isthmus-system/services/control-plane";
+const CONFIG: &str = "/api/v1/namespaces/isthmus-system/configmaps/isthmus-control-plane";
+const HOME: &str = "/apis/isthmus.dev/v1alpha1/meshclusters/east";
+const MEMBER: &str = "/apis/isthmus.dev/v1alpha1/meshclusters/west";
+
+/// Everything that the flags of `install` decide.
+async fn installed(east: &Cluster) -> Value {
+    let get = async |path| east.admin().get(path).await.unwrap();
+    let config = get(CONFIG).await;
+    let config = config["data"]["control-plane.json"].as_str().unwrap();
+    let config: Value = serde_json::from_str(config).unwrap();
+    json!({
+        "image": get(DEPLOYMENT).await["spec"]["template"]["spec"]["containers"][0]["image"],
+        "type": get(SERVICE).await["spec"]["type"],
+        "network": get(HOME).await["spec"]["network"],
+        "trustDomain": get(HOME).await["spec"]["trustDomain"],
+        "mesh_domain": config["mesh_domain"],
+        "address": config["advertise"]["address"],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn installing_again_keeps_what_is_installed_but_for_flags_that_are_given() {
+    let Some(programs) = programs() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let tool = Tool {
+        folder: folder.path().to_owned(),
+    };
+    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
+    let install = "install --cluster east --apply --kubeconfig EAST";
+    let first = tool
+        .done(&format!(
+            "{install} --network east-net --image registry.example/isthmus:7 --load-balancer \
+             --mesh-domain corp.example --discovery-address cp.example.com:15012"
+        ))
+        .await;
+    assert_eq!(steps(&first, "kept"), Vec::<&str>::new(), "{first}");
+    let before = installed(&east).await;
+    assert_eq!(before["type"], "LoadBalancer");
+    assert_eq!(before["trustDomain"], "east.corp.example");
+
+    let again = tool.done(install).await;
+    assert_eq!(installed(&east).await, before);
+    let kept = steps(&again, "kept");
+    for flag in [
+        "--network east-net",
+        "--image registry.example/isthmus:7",
+        "--load-balancer",
+        "--mesh-domain corp.example",
+        "--discovery-address cp.example.com:15012",
+    ] {
+        assert!(kept.contains(&flag), "{flag}: {again}");
+    }
+
+    // What others changed is installed, too.
+    let deployment = east.admin().get(DEPLOYMENT).await.unwrap();
+    let mut containers = deployment["spec"]["template"]["spec"]["containers"].clone();
+    containers[0]["image"] = "registry.example/isthmus:8".into();
+    let patch = json!({ "spec": { "template": { "spec": { "containers": containers } } } });
+    east.admin().merge(DEPLOYMENT, &patch).await.unwrap();
+    tool.done(install).await;
+    assert_eq!(
+        installed(&east).await["image"],
+        "registry.example/isthmus:8"
+    );
+
+    tool.done(&format!(
+        "{install} --force --image isthmus:9 --discovery-address= --load-balancer=false --network other"
+    ))
+    .await;
+    let after = installed(&east).await;
+    assert_eq!(after["image"], "isthmus:9");
+    assert_eq!(after["address"], Value::Null);
+    assert_eq!(after["type"], "ClusterIP");
+    assert_eq!(after["network"], "other");
+    assert_eq!(after["mesh_domain"], "corp.example");
+
+    let renamed = tool
+        .refused("install --cluster north --apply --kubeconfig EAST")
+        .await;
+    assert!(renamed.contains("--cluster east"), "{renamed}");
+    east.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given() {
+    let Some(programs) = programs() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let tool = Tool {
+        folder: folder.path().to_owned(),
+    };
+    let (east, west) = tokio::join!(
+        start(&programs, "east", "10.96.0.0/16", folder.path()),
+        start(&programs, "west", "10.97.0.0/16", folder.path()),
+    );
+    tool.done("install --cluster east --apply --kubeconfig EAST --mesh-domain corp.example")
+        .await;
+    let join = "cluster join west --kubeconfig WEST --home-kubeconfig EAST";
+    // The same API server by another name, as a control plane in a pod may need it.
+    let given = std::fs::read_to_string(folder.path().join("WEST")).unwrap();
+    let server = given.split("https://127.0.0.1:").nth(1).unwrap();
+    let port: String = server.chars().take_while(char::is_ascii_digit).collect();
+    let elsewhere = format!("https://localhost:{port}/");
+    tool.done(&format!(
+        "{join} --network shared --region eu --zone eu-1 --server {elsewhere}"
+    ))
+    .await;
+    let member = async || {
+        let cluster = east.admin().get(MEMBER).await.unwrap();
+        cluster["spec"].clone()
+    };
+    let before = member().await;
+    assert_eq!(before["trustDomain"], "west.corp.example", "{before}");
+
+    let again = tool.done(join).await;
+    assert_eq!(member().await, before);
+    let server = format!("--server {elsewhere}");
+    let kept = steps(&again, "kept");
+    for flag in ["--network shared", "--region eu", "--zone eu-1", &server] {
+        assert!(kept.contains(&flag), "{flag}: {again}");
+    }
+    let tried = format!("the token at {elsewhere}");
+    assert_eq!(steps(&again, "tried"), [&tried], "{again}");
+
+    tool.done(&format!("{join} --network own --zone=")).await;
+    let after = member().await;
+    assert_eq!(after["network"], "own");
+    assert_eq!(after["region"], "eu");
+    assert_eq!(after.get("zone"), None, "{after}");
+    east.end().await.unwrap();
+    west.end().await.unwrap();
+}

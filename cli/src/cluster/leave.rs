@@ -14,11 +14,16 @@ use crate::install::objects::{self, MANAGED_BY, MANAGED_LABEL, SYSTEM};
 use crate::install::{self, Done};
 use crate::kubernetes;
 
-/// What the mesh makes in a cluster: the imports first, for the Services are derived from them.
-const DERIVED: [&str; 3] = [
-    "/apis/multicluster.x-k8s.io/v1beta1/serviceimports",
-    "/api/v1/services",
-    "/api/v1/configmaps",
+/// What the mesh makes in a cluster, each by the versions of which one is enough: the imports first,
+/// for Services and EndpointSlices are derived from them. Not every cluster collects what they leave.
+const DERIVED: [&[&str]; 4] = [
+    &[
+        "/apis/multicluster.x-k8s.io/v1beta1/serviceimports",
+        "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
+    ],
+    &["/api/v1/services"],
+    &["/apis/discovery.k8s.io/v1/endpointslices"],
+    &["/api/v1/configmaps"],
 ];
 
 /// Takes it out.
@@ -71,8 +76,12 @@ pub(super) async fn run(options: &LeaveOptions, format: Format) -> anyhow::Resul
             let (path, _) = objects::place(object).context("an object without a place")?;
             gone(&api, &path, &install::title(object), &mut done).await?;
         }
-        for collection in DERIVED {
-            derived(&api, collection, &mut done).await?;
+        for versions in DERIVED {
+            for collection in versions {
+                if derived(&api, collection, &mut done).await? {
+                    break;
+                }
+            }
         }
     }
     done.end();
@@ -96,12 +105,12 @@ async fn meant(api: &Api, known: Option<&Value>, name: &str) -> anyhow::Result<(
     Ok(())
 }
 
-/// Deletes what the mesh made of one kind.
-async fn derived(api: &Api, collection: &str, done: &mut Done) -> anyhow::Result<()> {
+/// Deletes what the mesh made of one kind; `false`: it is not served in this version.
+async fn derived(api: &Api, collection: &str, done: &mut Done) -> anyhow::Result<bool> {
     let managed = format!("{MANAGED_LABEL}={MANAGED_BY}");
     let body = match api.list(collection, &[("labelSelector", &managed)]).await {
         Ok(body) => body,
-        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) if error.is_not_found() => return Ok(false),
         Err(error) => return Err(error).with_context(|| format!("listing {collection}")),
     };
     let list: Value = serde_json::from_slice(&body)?;
@@ -113,7 +122,7 @@ async fn derived(api: &Api, collection: &str, done: &mut Done) -> anyhow::Result
         let path = format!("{base}namespaces/{namespace}/{plural}/{name}");
         gone(api, &path, &format!("{plural} {namespace}/{name}"), done).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Deletes; what is not there is as good.

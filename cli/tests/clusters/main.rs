@@ -6,3 +6,5 @@ mod tool;
 mod commands;
 #[cfg(test)]
 mod again;
+#[cfg(test)]
+mod leave;

@@ -6,6 +6,7 @@ mod list;
 mod leave;
 mod check;
 mod facts;
+mod definitions;
 mod judge;
 
 use std::path::Path;

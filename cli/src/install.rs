@@ -209,9 +209,13 @@ pub(crate) async fn prepare(
     force: bool,
     done: &mut Done,
 ) -> anyhow::Result<()> {
+    for object in objects::access(home) {
+        apply(api, &object, force, done).await?;
+    }
     let ours = objects::definitions()?;
-    for object in objects::access(home).iter().chain(&ours) {
-        apply(api, object, force, done).await?;
+    for object in &ours {
+        // The group is ours: an old definition gives way, whoever applied it.
+        apply(api, object, true, done).await?;
     }
     let mut wanted = ours;
     for object in objects::foreign_definitions()? {

@@ -7,6 +7,7 @@ use isthmus_control_plane::kubernetes::{Api, ApiError, timestamp};
 use serde_json::{Value, json};
 
 use super::OLDEST;
+use super::definitions::{self, Kinds};
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::{PERMISSIONS, Place};
 use crate::kubernetes::{self, text};
@@ -14,23 +15,6 @@ use crate::kubernetes::{self, text};
 /// Questions of one cluster that are asked at a time.
 const AT_A_TIME: usize = 8;
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-/// Kinds that a cluster should have: API group and version, kinds.
-pub(super) const KINDS: [(&str, &[&str]); 2] = [
-    (
-        "isthmus.dev/v1alpha1",
-        &[
-            "MeshCluster",
-            "AccessPolicy",
-            "TrafficPolicy",
-            "TrustPolicy",
-        ],
-    ),
-    (
-        "multicluster.x-k8s.io/v1beta1",
-        &["ServiceExport", "ServiceImport"],
-    ),
-];
-
 /// A cluster, as far as it could be seen.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Facts {
@@ -50,8 +34,8 @@ pub(super) struct Facts {
     pub(super) ahead: Option<i64>,
     /// What the control plane may not do: verb and resource, and where.
     pub(super) forbidden: Vec<String>,
-    /// Kinds that it does not have.
-    pub(super) missing: Vec<String>,
+    /// Which kinds are not as they should be.
+    pub(super) kinds: Kinds,
     /// UID of its oldest namespace.
     pub(super) uid: Option<String>,
     /// The ranges that its services have addresses from; `None`: it does not say.
@@ -93,9 +77,7 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
             return facts;
         }
     }
-    for (version, kinds) in KINDS {
-        facts.missing.extend(missing(api, version, kinds).await);
-    }
+    facts.kinds = definitions::of(api).await;
     let oldest = kubernetes::find(api, OLDEST).await.ok().flatten();
     facts.uid = oldest.map(|namespace| text(&namespace, "/metadata/uid").to_owned());
     facts.service_cidrs = cidrs(
@@ -143,19 +125,6 @@ fn told(attributes: &Value) -> String {
         }
     }
     out
-}
-
-/// The kinds of a version that are not served, by what everybody may see.
-async fn missing(api: &Api, version: &str, kinds: &[&str]) -> Vec<String> {
-    let served = kubernetes::find(api, &format!("/apis/{version}"))
-        .await
-        .ok()
-        .flatten();
-    let served = served.unwrap_or_default();
-    let resources = served.get("resources").and_then(Value::as_array);
-    let has = |kind: &str| resources.into_iter().flatten().any(|r| r["kind"] == kind);
-    let absent = kinds.iter().filter(|kind| !has(kind));
-    absent.map(|kind| format!("{kind} {version}")).collect()
 }
 
 async fn cidrs(api: &Api, path: &str, pointer: &str) -> Option<Vec<String>> {

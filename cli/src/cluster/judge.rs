@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::definitions::Kinds;
 use super::facts::Facts;
+
+/// The first definitions of the Multi-Cluster Services API that serve both versions.
+const UPSTREAM: &str =
+    "https://raw.githubusercontent.com/kubernetes-sigs/mcs-api/v0.5.0/config/crd";
 
 /// A clock that is further away makes certificates and tokens that are not valid yet, in seconds.
 /// Certificates are backdated by ten minutes.
@@ -142,19 +147,43 @@ fn permissions(facts: &Facts, found: &mut Vec<Finding>) {
 
 fn definitions(facts: &Facts, found: &mut Vec<Finding>) {
     let finding = about(facts, "definitions");
-    if facts.missing.is_empty() {
+    let kinds = &facts.kinds;
+    if *kinds == Kinds::default() {
         let message = "every kind is served".to_owned();
         found.push(Finding { message, ..finding });
         return;
     }
-    for kind in &facts.missing {
+    let mut tell = |level, message, fix| {
         found.push(Finding {
-            level: Level::Broken,
-            message: format!("{kind} is not served"),
-            fix: again(facts),
+            level,
+            message,
+            fix,
             ..finding.clone()
         });
+    };
+    for kind in &kinds.missing {
+        tell(Level::Broken, format!("{kind} is not served"), again(facts));
     }
+    for kind in &kinds.other {
+        let version = env!("CARGO_PKG_VERSION");
+        let message = format!("{kind} has another schema than in version {version}");
+        tell(Level::Broken, message, again(facts));
+    }
+    for kind in &kinds.older {
+        let message =
+            format!("{kind} is not served, only an older version: some fields are left out");
+        tell(Level::Warning, message, upgrade(kind));
+    }
+}
+
+/// How a definition that is somebody else's comes to serve the newer version, too: what is stored in the
+/// older one has to stay readable, so ours, which has only one, can't take its place.
+fn upgrade(kind: &str) -> String {
+    let plural = kind.split(' ').next().unwrap_or_default().to_lowercase();
+    format!(
+        "whoever installed it may have a newer one; else kubectl apply --context CONTEXT --server-side \
+         --force-conflicts -f {UPSTREAM}/multicluster.x-k8s.io_{plural}s.yaml"
+    )
 }
 
 fn trust_domain(facts: &Facts, mesh_domain: &str, found: &mut Vec<Finding>) {
@@ -304,7 +333,9 @@ mod tests {
         ];
         clusters[0].ahead = Some(-400);
         clusters[0].forbidden = vec!["list pods".to_owned(), "watch pods".to_owned()];
-        clusters[0].missing = vec!["MeshCluster isthmus.dev/v1alpha1".to_owned()];
+        clusters[0].kinds.missing = vec!["MeshCluster isthmus.dev/v1alpha1".to_owned()];
+        clusters[0].kinds.other = vec!["TrustPolicy isthmus.dev/v1alpha1".to_owned()];
+        clusters[0].kinds.older = vec!["ServiceImport multicluster.x-k8s.io/v1beta1".to_owned()];
         clusters[0].pod_cidrs = vec!["10.0.0.0/8".to_owned()];
         clusters[1].pod_cidrs = vec!["10.244.3.0/24".to_owned()];
         clusters[2].unreachable = Some("it does not answer".to_owned());
@@ -329,7 +360,7 @@ mod tests {
             "pod CIDR",
             "trust domain",
         ];
-        assert_eq!(checks.map(of), [1, 2, 1, 1, 1, 2], "{found:#?}");
+        assert_eq!(checks.map(of), [1, 2, 2, 1, 1, 2], "{found:#?}");
     }
 
     #[test]

@@ -36,6 +36,14 @@ pub(crate) const ACCOUNT: &str = "isthmus-control-plane";
 /// What pods read the mesh's roots from, in every meshed namespace.
 pub(crate) const ROOTS: &str = "isthmus-roots";
 
+/// The definitions of our own kinds.
+pub(crate) const DEFINITIONS: &[&str] = &[
+    "meshclusters.isthmus.dev",
+    "accesspolicies.isthmus.dev",
+    "trafficpolicies.isthmus.dev",
+    "trustpolicies.isthmus.dev",
+];
+
 const READ: &[&str] = &["get", "list", "watch"];
 /// Server-side apply patches, and creates what is not there.
 const OWN: &[&str] = &["create", "patch", "delete"];
@@ -89,6 +97,14 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     ),
     everywhere("about.k8s.io", &["clusterproperties"], READ),
     everywhere("networking.k8s.io", &["servicecidrs"], &["list"]),
+    Permission {
+        names: DEFINITIONS,
+        ..everywhere(
+            "apiextensions.k8s.io",
+            &["customresourcedefinitions"],
+            &["get"],
+        )
+    },
     everywhere("multicluster.x-k8s.io", &["serviceimports"], OWN),
     everywhere(
         "multicluster.x-k8s.io",

@@ -8,3 +8,5 @@ mod commands;
 mod again;
 #[cfg(test)]
 mod leave;
+#[cfg(test)]
+mod definitions;

@@ -71,16 +71,21 @@ pub(crate) fn steps<'v>(done: &'v Value, what: &str) -> Vec<&'v str> {
         .collect()
 }
 
-/// Messages of the findings that are broken.
-pub(crate) async fn broken(tool: &Tool) -> Vec<String> {
+/// Everything that `cluster check` finds.
+pub(crate) async fn findings(tool: &Tool) -> Vec<Value> {
     let output = tool
         .run("cluster check --kubeconfig EAST --output json")
         .await;
     let said: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|why| panic!("{why}: {}", String::from_utf8_lossy(&output.stderr)));
     assert_eq!(output.status.success(), said["ok"] == true, "{said}");
-    let all = said["findings"].as_array().unwrap().iter();
-    let broken = all.filter(|finding| finding["level"] == "broken");
+    said["findings"].as_array().unwrap().clone()
+}
+
+/// Messages of the findings of a level, with their clusters.
+pub(crate) fn of_level(findings: &[Value], level: &str) -> Vec<String> {
+    let all = findings.iter();
+    let wanted = all.filter(|finding| finding["level"] == level);
     let told = |finding: &Value| {
         assert_ne!(finding["fix"], "", "{finding}");
         format!(
@@ -89,5 +94,10 @@ pub(crate) async fn broken(tool: &Tool) -> Vec<String> {
             finding["message"].as_str().unwrap()
         )
     };
-    broken.map(told).collect()
+    wanted.map(told).collect()
+}
+
+/// Messages of the findings that are broken.
+pub(crate) async fn broken(tool: &Tool) -> Vec<String> {
+    of_level(&findings(tool).await, "broken")
 }

@@ -136,9 +136,9 @@ pub(crate) struct JoinOptions {
     #[arg(long)]
     pub(crate) force: bool,
     /// How long each token lasts. The control plane renews it after a third of that: so long it may be
-    /// away before the cluster has to join again is two thirds of it.
-    #[arg(long, value_name = "HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..=8760))]
-    pub(crate) token_hours: u32,
+    /// away before the cluster has to join again is two thirds of it. Default: as it was, else 72.
+    #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..=8760))]
+    pub(crate) token_hours: Option<u32>,
 }
 
 /// Options of `isthmus cluster list`.

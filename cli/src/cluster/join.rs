@@ -3,7 +3,7 @@
 //! First everything in the cluster that joins, then the credential is tried, then the home cluster is
 //! told: whatever stops half-way can be done again.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
@@ -22,7 +22,6 @@ use crate::kubernetes;
 
 /// Characters in a line of PEM (RFC 7468 §2).
 const PEM_COLUMNS: usize = 64;
-const SECONDS_OF_HOUR: u64 = 3600;
 
 /// Lets the control plane in, and tells it.
 ///
@@ -49,9 +48,8 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
     let mut done = Done::new(format);
     member.choice.tell(&mut done);
     install::prepare(&joining, false, options.force, &mut done).await?;
-    let lifetime = Duration::from_secs(u64::from(options.token_hours) * SECONDS_OF_HOUR);
     let issued = joining
-        .token((SYSTEM, ACCOUNT), &[], None, lifetime)
+        .token((SYSTEM, ACCOUNT), &[], None, member.token_life)
         .await
         .with_context(|| format!("a token for {SYSTEM}/{ACCOUNT} in {name}"))?;
     done.step("issued", &format!("a token for {ACCOUNT} in {name}"));

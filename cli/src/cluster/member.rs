@@ -1,8 +1,11 @@
 //! As what does a cluster join: by the flags, and by what it was where they say nothing?
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use isthmus_control_plane::config::MESH_DOMAIN;
-use isthmus_control_plane::kubernetes::{Access, Allow, Api, kubeconfig};
+use isthmus_control_plane::credential::Life;
+use isthmus_control_plane::kubernetes::{Access, Allow, Api, Credential, kubeconfig};
 use isthmus_proto::ids::{ClusterId, NetworkId};
 use serde_json::{Value, json};
 
@@ -13,6 +16,10 @@ use crate::install::installed::{self, Choice, said};
 use crate::install::objects::SYSTEM;
 use crate::kubernetes;
 
+/// How long a token lasts where nobody says otherwise, in hours.
+const TOKEN_HOURS: &str = "72";
+const SECONDS_OF_HOUR: u64 = 3600;
+
 /// A cluster as a member of the mesh.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -20,6 +27,8 @@ pub(super) struct Member {
     pub(super) name: ClusterId,
     /// Where the control plane reaches its API server: a URL.
     pub(super) server: String,
+    /// How long each token of the control plane's lasts.
+    pub(super) token_life: Duration,
     /// What was kept of what it was.
     pub(super) choice: Choice,
     network: NetworkId,
@@ -86,7 +95,16 @@ impl Member {
             before.server.as_deref(),
             Some(&access.server.to_string()),
         );
+        let given = options.token_hours.map(|hours| hours.to_string());
+        let hours = choice.of(
+            "--token-hours",
+            given.as_deref(),
+            before.token_hours.map(|hours| hours.to_string()).as_deref(),
+            Some(TOKEN_HOURS),
+        );
+        let hours: u64 = hours.unwrap_or_default().parse().context("--token-hours")?;
         Ok(Self {
+            token_life: Duration::from_secs(hours.saturating_mul(SECONDS_OF_HOUR)),
             network: network.unwrap_or_default().parse()?,
             server: server.unwrap_or_default(),
             choice,
@@ -129,6 +147,8 @@ struct Before {
     cluster: Value,
     /// Where the control plane was to find its API server.
     server: Option<String>,
+    /// How long its token lasts, if for an hour at least.
+    token_hours: Option<u64>,
 }
 
 async fn before(home: &Api, name: &str) -> anyhow::Result<Before> {
@@ -144,16 +164,25 @@ async fn before(home: &Api, name: &str) -> anyhow::Result<Before> {
         insecure: true,
         ..Allow::default()
     };
-    let server = secret_text(&credential, CREDENTIAL_KEY)
-        .and_then(|text| Some(kubeconfig(&text, None, &allow).ok()?.server.to_string()));
-    Ok(Before { cluster, server })
+    let access = secret_text(&credential, CREDENTIAL_KEY)
+        .and_then(|text| kubeconfig(&text, None, &allow).ok());
+    let life = match access.as_ref().map(|access| &access.credential) {
+        Some(Credential::Token(token)) => Life::of(token).map(|life| life.whole()),
+        _ => None,
+    };
+    let hours = life.map(|life| life.as_secs() / SECONDS_OF_HOUR);
+    Ok(Before {
+        cluster,
+        server: access.map(|access| access.server.to_string()),
+        token_hours: hours.filter(|hours| *hours > 0),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::Reach;
-    use isthmus_control_plane::kubernetes::{Credential, Roots};
+    use isthmus_control_plane::kubernetes::Roots;
 
     fn options() -> JoinOptions {
         JoinOptions {
@@ -167,7 +196,7 @@ mod tests {
             server: None,
             mesh_domain: None,
             force: false,
-            token_hours: 24,
+            token_hours: None,
         }
     }
 
@@ -189,6 +218,7 @@ mod tests {
         let before = Before {
             cluster: json!({ "spec": spec }),
             server: Some("https://west:6443/".to_owned()),
+            token_hours: Some(240),
         };
         let kept = Member::of(&options(), &before, None, &access()).unwrap();
         let declared = kept.declared("u");
@@ -196,6 +226,7 @@ mod tests {
             assert_eq!(declared["spec"][key], spec[key], "{key}");
         }
         assert_eq!(kept.server, "https://west:6443/");
+        assert_eq!(kept.token_life, Duration::from_secs(240 * SECONDS_OF_HOUR));
         let other = JoinOptions {
             network: Some("own".to_owned()),
             region: Some(String::new()),
@@ -218,5 +249,6 @@ mod tests {
         assert_eq!(declared["spec"]["network"], "west");
         assert_eq!(declared["spec"]["trustDomain"], "west.mesh.internal");
         assert_eq!(first.server, access().server.to_string());
+        assert_eq!(first.token_life, Duration::from_secs(72 * SECONDS_OF_HOUR));
     }
 }

@@ -111,7 +111,7 @@ async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given()
     let port: String = server.chars().take_while(char::is_ascii_digit).collect();
     let elsewhere = format!("https://localhost:{port}/");
     tool.done(&format!(
-        "{join} --network shared --region eu --zone eu-1 --server {elsewhere}"
+        "{join} --network shared --region eu --zone eu-1 --server {elsewhere} --token-hours 12"
     ))
     .await;
     let member = async || {
@@ -125,7 +125,13 @@ async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given()
     assert_eq!(member().await, before);
     let server = format!("--server {elsewhere}");
     let kept = steps(&again, "kept");
-    for flag in ["--network shared", "--region eu", "--zone eu-1", &server] {
+    for flag in [
+        "--network shared",
+        "--region eu",
+        "--zone eu-1",
+        "--token-hours 12",
+        &server,
+    ] {
         assert!(kept.contains(&flag), "{flag}: {again}");
     }
     let tried = format!("the token at {elsewhere}");

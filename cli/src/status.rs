@@ -11,9 +11,9 @@ use crate::args::{Format, MeshAddresses, StatusOptions};
 use crate::client;
 use crate::demo::state::State;
 use crate::output;
-use forward::Forward;
 
 mod tables;
+mod replicas;
 mod forward;
 
 /// `isthmus status`.
@@ -35,8 +35,7 @@ pub(crate) fn run(options: &StatusOptions, format: Format) -> anyhow::Result<()>
 
 async fn look(options: &StatusOptions) -> anyhow::Result<Value> {
     if options.reach.is_given() {
-        let forward = Forward::open(&options.reach).await?;
-        return Ok(ask(Some(forward.at), &[]).await);
+        return replicas::look(&options.reach).await;
     }
     let (control_plane, proxies) = addresses(&options.mesh)?;
     Ok(ask(control_plane, &proxies).await)
@@ -48,8 +47,7 @@ async fn look(options: &StatusOptions) -> anyhow::Result<Value> {
 /// It can't be asked.
 pub(crate) async fn page(options: &StatusOptions, path: &str) -> anyhow::Result<Value> {
     if options.reach.is_given() {
-        let forward = Forward::open(&options.reach).await?;
-        return client::json(forward.at, path).await;
+        return replicas::page(&options.reach, path).await;
     }
     let (control_plane, _) = addresses(&options.mesh)?;
     client::json(control_plane.context("name it with --control-plane")?, path).await

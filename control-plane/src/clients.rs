@@ -38,6 +38,9 @@ pub struct Client {
     pub remote: String,
     /// Since when, in seconds since 1970.
     pub since: u64,
+    /// When the certificate that it shows ends, in seconds since 1970. A proxy that has a new one opens
+    /// its stream anew, so this is the newest.
+    pub certificate_not_after: Option<u64>,
     /// By resource type.
     pub types: BTreeMap<String, TypeState>,
     /// How it stands with roots.
@@ -123,15 +126,12 @@ impl Clients {
         }
         let number = table.next;
         table.next = table.next.wrapping_add(1);
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
         let client = Client {
             identity: identity.unwrap_or_default(),
             node: node.to_owned(),
             remote: connection.remote.to_string(),
-            since,
+            since: seconds(SystemTime::now()),
+            certificate_not_after: connection.peer.as_ref().map(|peer| seconds(peer.not_after)),
             types: types(session),
             proxy: Proxy {
                 name: session.client().workload().clone(),
@@ -207,6 +207,11 @@ impl Drop for Place {
             .unwrap_or_else(PoisonError::into_inner);
         table.entries.remove(&self.number);
     }
+}
+
+/// Since 1970.
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn types(session: &Session) -> BTreeMap<String, TypeState> {

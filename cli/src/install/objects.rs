@@ -16,6 +16,8 @@ const DISCOVERY_PORT: u16 = 15012;
 const ADMIN_PORT: u16 = 15014;
 /// The Service where proxies find the control plane.
 pub(crate) const DISCOVERY_SERVICE: &str = "control-plane";
+/// The label of its pods.
+pub(crate) const COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "control-plane");
 /// The container that is the control plane.
 pub(crate) const CONTAINER: &str = "control-plane";
 /// Where its ConfigMap has its configuration.

@@ -14,7 +14,6 @@ use tokio::time::timeout;
 
 use crate::args::Reach;
 use crate::install::objects::SYSTEM;
-use crate::install::permissions::ACCOUNT;
 
 /// Longest time until the way is open.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,11 +31,11 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    /// Opens the way to a control plane in the cluster of this context.
+    /// Opens the way to a pod of the control plane in the cluster of this context.
     ///
     /// # Errors
-    /// There is no `kubectl`, or it does not reach a control plane.
-    pub(super) async fn open(reach: &Reach) -> anyhow::Result<Self> {
+    /// There is no `kubectl`, or it does not reach the pod.
+    pub(super) async fn open(reach: &Reach, pod: &str) -> anyhow::Result<Self> {
         let mut command = Command::new("kubectl");
         if let Some(file) = &reach.kubeconfig {
             command.arg("--kubeconfig").arg(file);
@@ -44,7 +43,7 @@ impl Forward {
         if let Some(context) = &reach.context {
             command.args(["--context", context]);
         }
-        let target = format!("deployment/{ACCOUNT}");
+        let target = format!("pod/{pod}");
         command
             .args(["--namespace", SYSTEM, "port-forward", &target])
             .arg(format!(":{ADMIN_PORT}"))
@@ -57,7 +56,7 @@ impl Forward {
             "kubectl, which opens the way into the control plane's pod, cannot be started; \
              --control-plane names an address that is reachable without it",
         )?;
-        let opened = timeout(OPEN_TIMEOUT, opened(&mut kubectl)).await;
+        let opened = timeout(OPEN_TIMEOUT, opened(&mut kubectl, pod)).await;
         let at = opened.with_context(|| {
             let seconds = OPEN_TIMEOUT.as_secs();
             format!("kubectl port-forward opened nothing within {seconds} s")
@@ -69,7 +68,7 @@ impl Forward {
     }
 }
 
-async fn opened(kubectl: &mut Child) -> anyhow::Result<SocketAddr> {
+async fn opened(kubectl: &mut Child, pod: &str) -> anyhow::Result<SocketAddr> {
     let stdout = kubectl.stdout.take().context("kubectl has no output")?;
     let mut lines = BufReader::new(stdout).lines();
     while let Some(line) = lines.next_line().await.context("reading from kubectl")? {
@@ -87,10 +86,7 @@ async fn opened(kubectl: &mut Child) -> anyhow::Result<SocketAddr> {
             .await
             .context("reading from kubectl")?;
     }
-    bail!(
-        "kubectl port-forward to deployment {SYSTEM}/{ACCOUNT}: {}",
-        why.trim()
-    )
+    bail!("kubectl port-forward to pod {SYSTEM}/{pod}: {}", why.trim())
 }
 
 /// `Forwarding from 127.0.0.1:40123 -> 15014`

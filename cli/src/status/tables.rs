@@ -21,6 +21,7 @@ pub(super) fn all(seen: &Value) -> String {
     if let Some(error) = get(world, "error").as_str() {
         parts.push(format!("Control plane\n  {error}\n"));
     } else if !world.is_null() {
+        parts.push(replicas(get(seen, "replicas")));
         parts.push(clusters(world));
         parts.push(problems(world, now));
     }
@@ -40,6 +41,36 @@ pub(super) fn all(seen: &Value) -> String {
     }
     parts.retain(|part| !part.is_empty());
     parts.join("\n")
+}
+
+/// The pods of the control plane, if it was asked by way of them.
+fn replicas(listed: &Value) -> String {
+    if items(listed).is_empty() {
+        return String::new();
+    }
+    let row = |replica: &Value| {
+        let leads = match get(replica, "leads").as_bool() {
+            Some(true) => "leads".to_owned(),
+            Some(false) => "-".to_owned(),
+            None => unknown(),
+        };
+        let (answers, seen, proxies) = match get(replica, "error").as_str() {
+            Some(why) => (format!("no: {why}"), unknown(), unknown()),
+            None => (
+                "yes".to_owned(),
+                format!(
+                    "{} of {}",
+                    text(replica, "synced"),
+                    text(replica, "clusters")
+                ),
+                text(replica, "proxies"),
+            ),
+        };
+        vec![text(replica, "name"), leads, proxies, seen, answers]
+    };
+    let rows: Vec<Vec<String>> = items(listed).iter().map(row).collect();
+    let head = ["replica", "writes", "proxies", "clusters synced", "answers"];
+    table("Control plane", &head, &rows)
 }
 
 fn clusters(world: &Value) -> String {
@@ -220,14 +251,27 @@ fn proxies(clients: &Value, now: f64) -> String {
                 format!("{refused} ({last})")
             },
             number(client, "since").map_or_else(unknown, |since| seconds(now - since)),
+            number(client, "certificate_not_after").map_or_else(unknown, |end| left(end - now)),
         ]
     };
     let rows: Vec<Vec<String>> = items(clients).iter().map(row).collect();
-    table(
-        "Proxies",
-        &["proxy", "identity", "acknowledged", "refused", "connected"],
-        &rows,
-    )
+    let head = [
+        "proxy",
+        "identity",
+        "acknowledged",
+        "refused",
+        "connected",
+        "certificate",
+    ];
+    table("Proxies", &head, &rows)
+}
+
+/// How long a certificate is still valid.
+fn left(number: f64) -> String {
+    if number <= 0.0 {
+        return "ended".to_owned();
+    }
+    format!("{} left", seconds(number))
 }
 
 /// The endpoints that one proxy knows, and what it has measured of them.
@@ -441,13 +485,39 @@ mod tests {
             "Endpoint": { "acked_generation": 12, "nacked": 0, "last_nack": null },
             "Route": { "acked_generation": 9, "nacked": 2, "last_nack": "bad route" },
         });
-        let client =
-            json!({ "node": "east/shop/web-1", "identity": "id", "since": 40, "types": types });
+        let client = json!({ "node": "east/shop/web-1", "identity": "id", "since": 40, "types": types,
+                "certificate_not_after": 7300 });
         let text = proxies(&json!([client]), 100.0);
+        let row = [
+            "east/shop/web-1",
+            "id",
+            "12",
+            "2 (bad route)",
+            "60 s",
+            "2 h left",
+        ];
+        assert_eq!(cells(&text, "web-1"), row);
         assert_eq!(
-            cells(&text, "web-1"),
-            ["east/shop/web-1", "id", "12", "2 (bad route)", "60 s"]
+            cells(&proxies(&json!([client]), 8000.0), "web-1")[5],
+            "ended"
         );
+    }
+
+    #[test]
+    fn replicas_say_who_leads_and_who_does_not_answer() {
+        let text = replicas(&json!([
+            { "name": "cp-1", "leads": true, "proxies": 3, "synced": 2, "clusters": 2 },
+            { "name": "cp-2", "leads": false, "error": "its pod is not ready" },
+        ]));
+        assert_eq!(
+            cells(&text, "cp-1"),
+            ["cp-1", "leads", "3", "2 of 2", "yes"]
+        );
+        assert_eq!(
+            cells(&text, "cp-2"),
+            ["cp-2", "-", "?", "?", "no: its pod is not ready"]
+        );
+        assert_eq!(replicas(&Value::Null), "");
     }
 
     #[test]

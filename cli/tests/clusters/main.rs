@@ -10,3 +10,5 @@ mod again;
 mod leave;
 #[cfg(test)]
 mod definitions;
+#[cfg(test)]
+mod status;

@@ -19,7 +19,10 @@ impl Tool {
             _ => word.to_owned(),
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
+        // A test may have a `kubectl` of its own in the folder.
+        let path = std::env::var("PATH").unwrap_or_default();
         command
+            .env("PATH", format!("{}:{path}", self.folder.display()))
             .args(line.split_whitespace().map(file))
             .env_remove("KUBECONFIG");
         tokio::task::spawn_blocking(move || command.output().unwrap())

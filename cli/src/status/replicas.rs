@@ -1,0 +1,228 @@
+//! Which replicas of the control plane are there, and what do they say together?
+//!
+//! A proxy is connected to one of them, and each watches the clusters by itself: one alone knows half of
+//! the proxies, and cannot say that another one is lost.
+
+use anyhow::{Context as _, bail, ensure};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::forward::Forward;
+use super::{ask, items};
+use crate::args::Reach;
+use crate::client;
+use crate::install::objects::{COMPONENT, SYSTEM};
+use crate::install::permissions::ACCOUNT;
+use crate::kubernetes::{self, text};
+
+/// One pod of the control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Replica {
+    name: String,
+    /// Its pod is ready, so that proxies are sent to it.
+    ready: bool,
+    /// It holds the Lease, and writes; `None`: that could not be seen.
+    leads: Option<bool>,
+}
+
+/// What every ready replica says, as one.
+///
+/// # Errors
+/// There is no replica, or none that answers.
+pub(super) async fn look(reach: &Reach) -> anyhow::Result<Value> {
+    let replicas = list(reach).await?;
+    let answers = join_all(replicas.iter().map(|replica| answer(reach, replica))).await;
+    let said = replicas.into_iter().zip(answers).collect();
+    merged(said)
+}
+
+/// A page of the replica that leads; of another one if that does not answer.
+///
+/// # Errors
+/// None of them answers.
+pub(super) async fn page(reach: &Reach, path: &str) -> anyhow::Result<Value> {
+    let mut replicas = list(reach).await?;
+    replicas.retain(|replica| replica.ready);
+    replicas.sort_by_key(|replica| replica.leads != Some(true));
+    let mut why = Vec::new();
+    for replica in replicas {
+        let asked = async {
+            let forward = Forward::open(reach, &replica.name).await?;
+            client::json(forward.at, path).await
+        };
+        match asked.await {
+            Ok(page) => return Ok(page),
+            Err(error) => why.push(format!("{}: {error:#}", replica.name)),
+        }
+    }
+    if why.is_empty() {
+        bail!("no pod of the control plane in {SYSTEM} is ready");
+    }
+    bail!("no pod of the control plane answers: {}", why.join("; "))
+}
+
+/// The pods of the control plane in the cluster of this context, by name.
+async fn list(reach: &Reach) -> anyhow::Result<Vec<Replica>> {
+    let api = kubernetes::connect(reach.kubeconfig.as_deref(), reach.context.as_deref())?;
+    let path = format!("/api/v1/namespaces/{SYSTEM}/pods");
+    let (label, value) = COMPONENT;
+    let selector = format!("app.kubernetes.io/name=isthmus,{label}={value}");
+    let pods = api.list(&path, &[("labelSelector", &selector)]).await;
+    let pods = pods.context("listing the pods of the control plane")?;
+    let pods: Value = serde_json::from_slice(&pods)?;
+    let pods = items(&pods["items"]);
+    ensure!(
+        !pods.is_empty(),
+        "there is no pod of a control plane in {SYSTEM}: is it installed in this cluster?"
+    );
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{ACCOUNT}");
+    let lease = kubernetes::find(&api, &path).await.ok();
+    let leader = lease.map(|lease| leader(&lease.unwrap_or_default()).to_owned());
+    let replica = |pod: &Value| {
+        let name = text(pod, "/metadata/name");
+        Replica {
+            name: name.to_owned(),
+            ready: is_ready(pod),
+            leads: leader.as_ref().map(|leader| leader == name),
+        }
+    };
+    let mut replicas: Vec<Replica> = pods.iter().map(replica).collect();
+    replicas.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(replicas)
+}
+
+/// The pod that holds a Lease: what makes the holder no other's stands behind its name.
+fn leader(lease: &Value) -> &str {
+    let holder = text(lease, "/spec/holderIdentity");
+    holder.rsplit_once('_').map_or(holder, |(pod, _)| pod)
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = items(&pod["status"]["conditions"]);
+    let ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
+    conditions.iter().any(ready) && pod["metadata"].get("deletionTimestamp").is_none()
+}
+
+/// What one says; why it can't be asked, if so.
+async fn answer(reach: &Reach, replica: &Replica) -> Result<Value, String> {
+    if !replica.ready {
+        return Err("its pod is not ready".to_owned());
+    }
+    let forward = Forward::open(reach, &replica.name).await;
+    let forward = forward.map_err(|error| format!("{error:#}"))?;
+    let said = ask(Some(forward.at), &[]).await;
+    let pages = ["world", "services", "proxies"];
+    match pages.iter().find_map(|page| said[page]["error"].as_str()) {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(said),
+    }
+}
+
+/// The proxies of all; the world and the services as the one that leads sees them.
+fn merged(said: Vec<(Replica, Result<Value, String>)>) -> anyhow::Result<Value> {
+    let mut proxies = Vec::new();
+    let mut replicas = Vec::new();
+    let mut best: Option<(bool, Value)> = None;
+    for (replica, answer) in said {
+        let leads = replica.leads == Some(true);
+        let mut row = json!({
+            "name": replica.name, "ready": replica.ready, "leads": replica.leads,
+        });
+        match answer {
+            Ok(said) => {
+                let clusters = items(&said["world"]["clusters"]);
+                let synced = clusters.iter().filter(|one| one["state"] == "synced");
+                row["synced"] = synced.count().into();
+                row["clusters"] = clusters.len().into();
+                row["proxies"] = items(&said["proxies"]).len().into();
+                proxies.extend(items(&said["proxies"]).iter().map(|proxy| {
+                    let mut proxy = proxy.clone();
+                    proxy["replica"] = replica.name.as_str().into();
+                    proxy
+                }));
+                if best.as_ref().is_none_or(|(best, _)| leads && !best) {
+                    best = Some((leads, said));
+                }
+            }
+            Err(why) => row["error"] = why.into(),
+        }
+        replicas.push(row);
+    }
+    let Some((_, mut seen)) = best else {
+        let why = replicas.iter().map(|row| {
+            let (name, why) = (text(row, "/name"), text(row, "/error"));
+            format!("{name}: {why}")
+        });
+        let why: Vec<String> = why.collect();
+        bail!("no pod of the control plane answers: {}", why.join("; "));
+    };
+    seen["proxies"] = proxies.into();
+    seen["replicas"] = replicas.into();
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica(name: &str, leads: bool) -> Replica {
+        Replica {
+            name: name.to_owned(),
+            ready: true,
+            leads: Some(leads),
+        }
+    }
+
+    fn says(generation: u64, node: &str) -> Result<Value, String> {
+        let clusters = json!([{ "cluster": "east", "state": "synced" }, { "state": "stale" }]);
+        Ok(json!({
+            "world": { "generation": generation, "clusters": clusters },
+            "services": {}, "proxies": [{ "node": node }],
+        }))
+    }
+
+    #[test]
+    fn proxies_are_of_all_and_the_world_is_the_leaders() {
+        let said = vec![
+            (replica("a", false), says(3, "east/shop/web-1")),
+            (replica("b", true), says(7, "east/shop/web-2")),
+            (replica("c", false), Err("hangs".to_owned())),
+        ];
+        let seen = merged(said).unwrap();
+        assert_eq!(seen["world"]["generation"], 7);
+        assert_eq!(
+            seen["proxies"],
+            json!([
+                { "node": "east/shop/web-1", "replica": "a" },
+                { "node": "east/shop/web-2", "replica": "b" },
+            ])
+        );
+        assert_eq!(seen["replicas"][0]["synced"], 1);
+        assert_eq!(seen["replicas"][1]["leads"], true);
+        assert_eq!(seen["replicas"][2]["error"], "hangs");
+    }
+
+    #[test]
+    fn that_nobody_answers_is_an_error_that_names_all() {
+        let said = vec![
+            (replica("a", true), Err("hangs".to_owned())),
+            (replica("b", false), Err("its pod is not ready".to_owned())),
+        ];
+        let why = merged(said).unwrap_err().to_string();
+        assert!(why.ends_with("a: hangs; b: its pod is not ready"), "{why}");
+    }
+
+    #[test]
+    fn the_leader_is_the_pod_that_holds_the_lease() {
+        let lease = json!({ "spec": { "holderIdentity": "isthmus-control-plane-7f-x2_00ff" } });
+        assert_eq!(leader(&lease), "isthmus-control-plane-7f-x2");
+        assert_eq!(leader(&json!({})), "");
+        let pod = |status: &str| {
+            json!({ "metadata": {}, "status": { "conditions": [
+            { "type": "Ready", "status": status } ] } })
+        };
+        assert!(is_ready(&pod("True")));
+        assert!(!is_ready(&pod("False")));
+        assert!(!is_ready(&json!({})));
+    }
+}

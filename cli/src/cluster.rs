@@ -7,6 +7,7 @@ mod leave;
 mod check;
 mod facts;
 mod definitions;
+mod ranges;
 mod judge;
 
 use std::path::Path;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::OLDEST;
 use super::definitions::{self, Kinds};
+use super::ranges;
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::{PERMISSIONS, Place};
 use crate::kubernetes::{self, text};
@@ -40,6 +41,8 @@ pub(super) struct Facts {
     pub(super) uid: Option<String>,
     /// The ranges that its services have addresses from; `None`: it does not say.
     pub(super) service_cidrs: Option<Vec<String>>,
+    /// Why those ranges can't be found out, if so.
+    pub(super) unranged: Option<String>,
     /// The ranges that its pods have addresses from.
     pub(super) pod_cidrs: Vec<String>,
 }
@@ -80,12 +83,10 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
     facts.kinds = definitions::of(api).await;
     let oldest = kubernetes::find(api, OLDEST).await.ok().flatten();
     facts.uid = oldest.map(|namespace| text(&namespace, "/metadata/uid").to_owned());
-    facts.service_cidrs = cidrs(
-        api,
-        "/apis/networking.k8s.io/v1/servicecidrs",
-        "/spec/cidrs",
-    )
-    .await;
+    match ranges::of(api).await {
+        Ok(found) => facts.service_cidrs = Some(found),
+        Err(why) => facts.unranged = Some(why),
+    }
     let nodes = cidrs(api, "/api/v1/nodes", "/spec/podCIDRs").await;
     facts.pod_cidrs = nodes.unwrap_or_default();
     facts

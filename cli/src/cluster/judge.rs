@@ -57,6 +57,7 @@ pub(super) fn judge(clusters: &[Facts], mesh_domain: &str) -> Vec<Finding> {
     }
     twins(clusters, &mut found);
     overlaps(clusters, &mut found);
+    unranged(clusters, &mut found);
     found
 }
 
@@ -258,6 +259,26 @@ fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
     }
 }
 
+/// What could not be compared is said, where it matters.
+fn unranged(clusters: &[Facts], found: &mut Vec<Finding>) {
+    for facts in clusters {
+        let Some(why) = &facts.unranged else { continue };
+        let network = &facts.network;
+        let beside = |other: &Facts| other.network == *network && other.name != facts.name;
+        if !clusters.iter().any(beside) {
+            continue;
+        }
+        found.push(Finding {
+            level: Level::Warning,
+            message: format!("not checked: its range of service addresses is not known: {why}"),
+            fix: format!(
+                "compare --service-cluster-ip-range of the API servers on network {network} yourself"
+            ),
+            ..about(facts, "service CIDR")
+        });
+    }
+}
+
 /// The first pair of ranges that have an address in common.
 fn meeting<'a>(ours: &'a [String], theirs: &'a [String]) -> Option<(&'a str, &'a str)> {
     let pairs = ours
@@ -374,6 +395,18 @@ mod tests {
             (1, Level::Warning),
             "{found:#?}"
         );
+    }
+
+    #[test]
+    fn ranges_that_are_not_known_are_told_where_another_cluster_is_on_the_network() {
+        let (mut east, west) = (cluster("east", "a"), cluster("west", "a"));
+        east.unranged = Some("may not".to_owned());
+        let found = bad(&[east.clone(), west]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(found[0].level, Level::Warning);
+        assert!(found[0].message.ends_with("may not"), "{found:#?}");
+        assert!(!found[0].fix.is_empty());
+        assert_eq!(bad(&[east, cluster("west", "b")]), vec![]);
     }
 
     #[test]

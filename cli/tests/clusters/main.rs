@@ -12,3 +12,5 @@ mod leave;
 mod definitions;
 #[cfg(test)]
 mod status;
+#[cfg(test)]
+mod ranges;

@@ -247,6 +247,17 @@ impl Api {
         self.object(ask).await
     }
 
+    /// [`create`](Self::create) for its answer alone: the API server makes nothing.
+    ///
+    /// # Errors
+    /// There is no answer, or it is a refusal.
+    pub async fn try_create(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
+        let ask = Ask::new(Verb::Create, Method::POST, path)
+            .query(&[("fieldManager", FIELD_MANAGER), ("dryRun", "All")])
+            .body("application/json", object);
+        self.object(ask).await
+    }
+
     /// Writes a whole object; with a `resourceVersion` only over that one.
     ///
     /// # Errors

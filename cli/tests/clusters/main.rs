@@ -14,3 +14,5 @@ mod definitions;
 mod status;
 #[cfg(test)]
 mod ranges;
+#[cfg(test)]
+mod e2e;

@@ -145,7 +145,10 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// What a request on stream 1 comes to: a status, `reset` or `gone`.
-async fn outcome(mut io: impl AsyncRead + AsyncWrite + Unpin, fields: &[(&str, &str)]) -> String {
+pub(crate) async fn outcome(
+    mut io: impl AsyncRead + AsyncWrite + Unpin,
+    fields: &[(&str, &str)],
+) -> String {
     let mut words = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     words.extend(frame(SETTINGS, 0, 0, &[]));
     // END_STREAM and END_HEADERS.

@@ -24,6 +24,8 @@ mod protocols;
 #[cfg(test)]
 mod ambiguous;
 #[cfg(test)]
+mod canonical;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod log;

@@ -331,11 +331,12 @@ async fn an_answer_that_breaks_off_is_seen_to_be_broken() {
     let client = mesh.client("east/web").port("echo", 80);
     let mut sender = client.http1().await.unwrap();
     let request = client.request("GET", "/reset").body(full("")).unwrap();
-    let answer = sender.send_request(request).await.unwrap();
-    assert!(
-        Reply::read(answer).await.is_err(),
-        "half an answer looked like a whole one"
-    );
+    // The end may be heard before the head is.
+    let whole = match sender.send_request(request).await {
+        Ok(answer) => Reply::read(answer).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!whole, "half an answer looked like a whole one");
 }
 
 /// A proxy that waited for the client before it asks the server would wait on every one of these

@@ -34,6 +34,8 @@ pub(super) struct ToService<'a> {
     current: Option<Current>,
     tried: SmallVec<[EndpointId; 4]>,
     retries: u32,
+    /// An endpoint has refused it unprocessed.
+    refused: bool,
     /// Held while a retry is in flight.
     retry: Option<Ticket>,
     copies: Option<Box<Copies>>,
@@ -65,6 +67,7 @@ impl<'a> ToService<'a> {
             current: None,
             tried: SmallVec::new(),
             retries: 0,
+            refused: false,
             retry: None,
             copies: None,
         }
@@ -257,6 +260,12 @@ impl Plan for ToService<'_> {
             Retry::Idempotent => self.head.method.is_idempotent(),
             Retry::Never => false,
         };
+        // Not processed, and by nobody's illness (RFC 9113 §8.7): many streams at once, before the peer
+        // has said how many it takes, are no reason to run out of retries. Once, as in gRFC A6.
+        if failure == Failure::UpstreamRefused && !std::mem::replace(&mut self.refused, true) {
+            self.current = None;
+            return true;
+        }
         allowed && self.may_retry()
     }
 

@@ -136,7 +136,11 @@ async fn status(tool: &Tool) {
         "{json:#}"
     );
     // Two gateways, the client and two pods are connected; the file names four of them.
-    assert_eq!(json["proxies"].as_array().unwrap().len(), 5, "{json:#}");
+    let proxies = json["proxies"].as_array().unwrap();
+    assert_eq!(proxies.len(), 5, "{json:#}");
+    let end = |proxy: &Value| proxy["certificate_not_after"].as_u64();
+    let since = |proxy: &Value| proxy["since"].as_u64();
+    assert!(proxies.iter().all(|one| end(one) > since(one)), "{json:#}");
     let configs = json["configs"].as_object().unwrap();
     assert_eq!(configs.len(), 4);
     assert!(

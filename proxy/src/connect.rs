@@ -94,6 +94,8 @@ pub struct Upstream {
     pub reused: bool,
     /// Where the connection is kept for the next request.
     pub home: Option<SocketAddr>,
+    /// A proxy of the mesh is at its other end: what it says for the mesh counts.
+    pub peer: bool,
 }
 
 /// Sends a request's head to the hop. `end`: there is no body.
@@ -130,6 +132,7 @@ pub async fn request(
                             tx: Tx::H2(tx),
                             reused: false,
                             home: None,
+                            peer: true,
                         });
                     }
                     Err(Broken::Refused) => {}
@@ -169,6 +172,7 @@ async fn application(
                         tx: Tx::H2(tx),
                         reused: false,
                         home: None,
+                        peer: false,
                     });
                 }
                 Err(Broken::Refused) => {}
@@ -198,6 +202,7 @@ async fn application(
         tx,
         reused,
         home: Some(address),
+        peer: false,
     })
 }
 

@@ -31,6 +31,7 @@ pub mod reply;
 pub mod upgrade;
 
 use feed::{Kept, feed};
+use upgrade::Switch;
 
 /// A request, read and made canonical.
 #[derive(Debug)]
@@ -166,6 +167,10 @@ pub trait Plan {
     }
     /// Changes the answer's head before it is passed on.
     fn respond(&mut self, head: &mut ResponseHead);
+    /// Is it a proxy of the mesh who asks, and understands what proxies tell each other?
+    fn asked_by_peer(&self) -> bool {
+        false
+    }
     /// One try, until the answer's head. None: no limit of its own.
     fn try_timeout(&self) -> Option<Duration>;
     /// All tries together. None: no limit.
@@ -311,7 +316,8 @@ async fn attempt(
     let mut head = {
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
         let first = [asked.deadline, tried].into_iter().flatten().min();
-        let heads = final_head(&mut upstream.rx, &asked.request.head.method, answer);
+        let method = upgrade::asked_by(&asked.request.head);
+        let heads = final_head(&mut upstream.rx, method, answer);
         let heads = pin!(heads);
         match within(first, pin!(unless(heads, feeding.as_mut()))).await {
             Some(Ok(head)) => head?,
@@ -322,7 +328,8 @@ async fn attempt(
             None => return Err(Failure::TryTimeout),
         }
     };
-    if upgrade::accepted(asked.request, &head) {
+    let switch = upgrade::read(asked.request, &mut head, upstream.peer)?;
+    if switch == Switch::Accepted {
         // It is no longer a request: there is nothing to try again.
         plan.answered(&head, false);
         plan.respond(&mut head);
@@ -339,6 +346,9 @@ async fn attempt(
         return Ok(Attempt::Again);
     }
     plan.respond(&mut head);
+    if switch == Switch::Refused {
+        upgrade::refuse(&mut head, &answer.context, plan.asked_by_peer());
+    }
     // An answer before the request's end leaves the rest of the request in the way; and who is
     // going away says so.
     answer.keep_alive &= fed.get() && !asked.worker.is_draining();

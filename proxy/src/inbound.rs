@@ -283,6 +283,7 @@ impl Inbound {
         let registered = self.worker.connections.register(&live);
         let mut plan = ToApplication {
             idle: self.idle(Timeouts::default().idle_http),
+            by_peer: asked.port.is_some(),
             worker: &self.worker,
             permit,
             hop,

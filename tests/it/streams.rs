@@ -125,6 +125,67 @@ async fn a_websocket_over_http2_reaches_an_http1_application() {
     }
 }
 
+/// A client in east, and the same HTTP/1.1 application beside it and behind a gateway.
+async fn near_and_far() -> Mesh {
+    Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web")
+                .service_with("near", 1, |s| s.port("http", 80, "http", App::Http))
+        })
+        .cluster("west", |c| {
+            c.service_with("far", 1, |s| s.port("http", 80, "http", App::Http))
+        })
+        .start()
+        .await
+}
+
+/// S18: an application that does not know the protocol answers the request, as RFC 9110 §7.8 allows.
+#[tokio::test]
+async fn an_upgrade_that_is_ignored_is_answered_as_an_ordinary_request() {
+    let mesh = near_and_far().await;
+    for (service, pod) in [("near", "east/near-1"), ("far", "west/far-1")] {
+        let client = mesh.client("east/web").http(service);
+        let mut io = client.tcp().await.unwrap();
+        let request =
+            "GET /heads HTTP/1.1\r\nhost: echo\r\nupgrade: foo\r\nconnection: upgrade, close\r\n\r\n";
+        io.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        timeout(SOON, io.read_to_string(&mut said))
+            .await
+            .expect("it ends")
+            .unwrap();
+        assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "{said}");
+        assert!(said.contains(&format!("x-pod: {pod}\r\n")), "{said}");
+        let (head, body) = said.split_once("\r\n\r\n").unwrap();
+        assert!(
+            body.starts_with("GET /heads") && !head.contains("x-mesh-"),
+            "{said}"
+        );
+        // RFC 8441 §5: any 2xx would open the stream.
+        let mut sender = dial(client.tcp().await.unwrap()).await;
+        until("the sidecar allows it", async || {
+            let allowed = sender.is_extended_connect_protocol_enabled();
+            check(allowed, allowed)
+        })
+        .await;
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri("http://echo/heads")
+            .body(())
+            .unwrap();
+        let protocol = h2::ext::Protocol::from_static("foo");
+        request.extensions_mut().insert(protocol);
+        let (answer, _to) = sender.send_request(request, false).unwrap();
+        let answer = timeout(SOON, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 501);
+        assert_eq!(answer.headers()["x-pod"], pod);
+        assert!(!answer.headers().contains_key("x-mesh-status"));
+        let mut body = answer.into_body();
+        let told = timeout(SOON, body.data()).await.unwrap().unwrap().unwrap();
+        assert!(told.starts_with(b"GET /heads"), "{told:?}");
+    }
+}
+
 /// An application that speaks HTTP/2 by a foreign implementation, a task for each stream.
 fn h2_app<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F

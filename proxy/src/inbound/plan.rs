@@ -59,6 +59,8 @@ pub(super) struct ToApplication<'a> {
     pub(super) head: &'a RequestHead,
     /// Without a byte either way.
     pub(super) idle: Duration,
+    /// A proxy of the mesh asks.
+    pub(super) by_peer: bool,
     /// A second try was made.
     pub(super) again: bool,
 }
@@ -87,7 +89,12 @@ impl Plan for ToApplication<'_> {
     }
 
     fn respond(&mut self, head: &mut ResponseHead) {
-        head.fields.retain(|name, _| name != b"x-mesh-reason");
+        // An application can't speak for the mesh.
+        head.fields.retain(|name, _| !name.starts_with(b"x-mesh-"));
+    }
+
+    fn asked_by_peer(&self) -> bool {
+        self.by_peer
     }
 
     fn try_timeout(&self) -> Option<Duration> {

@@ -147,7 +147,7 @@ async fn an_upgrade_that_is_ignored_is_answered_as_an_ordinary_request() {
         let client = mesh.client("east/web").http(service);
         let mut io = client.tcp().await.unwrap();
         let request =
-            "GET /heads HTTP/1.1\r\nhost: echo\r\nupgrade: foo\r\nconnection: upgrade, close\r\n\r\n";
+            "GET /heads HTTP/1.1\r\nhost: echo\r\nupgrade: foo\r\nconnection: upgrade\r\n\r\n";
         io.write_all(request.as_bytes()).await.unwrap();
         let mut said = String::new();
         timeout(SOON, io.read_to_string(&mut said))
@@ -184,6 +184,43 @@ async fn an_upgrade_that_is_ignored_is_answered_as_an_ordinary_request() {
         let told = timeout(SOON, body.data()).await.unwrap().unwrap().unwrap();
         assert!(told.starts_with(b"GET /heads"), "{told:?}");
     }
+}
+
+/// S18: what was said in the other protocol is no request.
+#[tokio::test]
+async fn bytes_behind_a_refused_upgrade_are_no_request() {
+    let mut mesh = near_and_far().await;
+    let words = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nhost: echo\r\nupgrade: foo\r\nconnection: upgrade\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: echo\r\n\r\n"
+        )
+    };
+    let answers = async |mesh: &Mesh, service: &str, path: &str| {
+        let client = mesh.client("east/web").http(service);
+        let mut io = client.tcp().await.unwrap();
+        io.write_all(words(path).as_bytes()).await.unwrap();
+        let mut said = String::new();
+        timeout(SOON, io.read_to_string(&mut said))
+            .await
+            .expect("the connection is closed")
+            .unwrap();
+        assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+        said
+    };
+    for service in ["near", "far"] {
+        for status in ["200", "426", "500"] {
+            let said = answers(&mesh, service, &format!("/status/{status}")).await;
+            assert!(said.contains(&format!("HTTP/1.1 {status} ")), "{said}");
+        }
+    }
+    for pod in ["east/near-1", "west/far-1"] {
+        let heads = mesh.app(pod).record.heads();
+        assert!(!heads.iter().any(|h| h.contains("smuggled")), "{heads:?}");
+    }
+    // What the mesh itself says, too.
+    mesh.app_mut("west/far-1").stop().await;
+    let said = answers(&mesh, "far", "/").await;
+    assert!(said.starts_with("HTTP/1.1 503 "), "{said}");
 }
 
 /// An application that speaks HTTP/2 by a foreign implementation, a task for each stream.

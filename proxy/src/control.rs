@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::config::Config;
-use crate::tls::{TlsStore, client_config_of};
+use crate::tls::{TlsStore, client_config_of, read_root};
 
 /// Addresses of the control plane that are tried in one go.
 pub const ADDRESSES_MAX: usize = 16;
@@ -182,7 +182,9 @@ fn roots(config: &Config, domain: &TrustDomain) -> Result<TrustBundles> {
         origin: None,
         retiring: Vec::new(),
     };
-    Ok(TrustBundles::new([Arc::new(TrustRoots::compile(&bundle)?)]))
+    let roots = TrustRoots::compile(&bundle, read_root)
+        .with_context(|| format!("the control plane's roots in {}", path.display()))?;
+    Ok(TrustBundles::new([Arc::new(roots)]))
 }
 
 #[cfg(test)]

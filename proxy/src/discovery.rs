@@ -89,7 +89,7 @@ impl Discovery {
     #[must_use]
     pub fn new(shared: &Arc<Shared>, me: Me, publish: watch::Sender<Arc<Snapshot>>) -> Self {
         let file = shared.config.state_dir.join("snapshot.bin");
-        let mut builder = SnapshotBuilder::new(me);
+        let mut builder = SnapshotBuilder::new(me, crate::tls::read_root);
         let saved = restore(&file, shared.config.workload.as_str());
         let unknown = node(shared, &BTreeMap::new(), &Positions::default());
         let mut subscription = Subscription::new(unknown, saved.as_ref());

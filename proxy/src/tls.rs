@@ -170,6 +170,17 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
+/// Is this a root certificate, as the verifier will read it? DER, and nothing behind it.
+///
+/// # Errors
+/// Why not.
+pub fn read_root(der: &[u8]) -> Result<(), String> {
+    match webpki::anchor_from_trusted_cert(&CertificateDer::from(der)) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(format!("no certificate: {why}")),
+    }
+}
+
 /// The identity in a certificate that the verifier has passed.
 #[must_use]
 pub fn identity(certificates: Option<&[CertificateDer<'_>]>) -> Option<SpiffeId> {
@@ -256,11 +267,11 @@ impl Verifier {
             .iter()
             .map(|der| CertificateDer::from(&**der))
             .collect();
-        let anchors = roots
+        // Each was read before its bundle was taken; one that can't be vouches for nobody.
+        let anchors: Vec<TrustAnchor<'_>> = roots
             .iter()
-            .map(webpki::anchor_from_trusted_cert)
-            .collect::<Result<Vec<TrustAnchor<'_>>, _>>()
-            .map_err(|e| Error::General(format!("a root of {}: {e}", id.trust_domain())))?;
+            .filter_map(|root| webpki::anchor_from_trusted_cert(root).ok())
+            .collect();
         let leaf = EndEntityCert::try_from(leaf).map_err(|_| bad_encoding())?;
         leaf.verify_for_usage(self.algorithms.all, &anchors, chain, now, usage, None, None)
             .map_err(|e| match e {
@@ -387,6 +398,8 @@ impl ServerCertVerifier for Verifier {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_proto::resource::TrustBundle;
+    use isthmus_proxy_core::identify::TrustRoots;
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{ClientConnection, NamedGroup, ServerConnection};
 
@@ -408,6 +421,55 @@ mod tests {
             since: SystemTime::now(),
         });
         Arc::new(store)
+    }
+
+    /// An authority, and the chain that it gives this workload.
+    fn signed(uri: &str) -> (CertificateDer<'static>, Vec<CertificateDer<'static>>) {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap();
+        let issuer = rcgen::Issuer::new(params, key);
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap();
+        (root.der().clone(), vec![leaf.der().clone()])
+    }
+
+    fn trust(
+        roots: &[&[u8]],
+        read: fn(&[u8]) -> Result<(), String>,
+    ) -> Result<Arc<TlsStore>, String> {
+        let bundle = TrustBundle {
+            trust_domain: "east.mesh.internal".into(),
+            roots: roots.iter().map(|root| root.to_vec().into()).collect(),
+            ..Default::default()
+        };
+        let roots = TrustRoots::compile(&bundle, read).map_err(|e| e.to_string())?;
+        let store = TlsStore::default();
+        store.believe(Arc::new(TrustBundles::new([Arc::new(roots)])));
+        Ok(Arc::new(store))
+    }
+
+    #[test]
+    fn a_malformed_root_is_refused_and_takes_no_good_one_with_it() {
+        let (root, chain) = signed(CART);
+        let mut behind = root.to_vec();
+        behind.push(0);
+        let half = root.get(..root.len() / 2).unwrap();
+        for bad in [b"garbage".as_slice(), &[0x30, 0x00], half, &behind] {
+            let told = trust(&[&root, bad], read_root).unwrap_err();
+            let place = "east.mesh.internal: roots[1]: no certificate: ";
+            assert!(told.starts_with(place), "{told}");
+            // Should one get in all the same, it vouches for nobody, and that is all.
+            let store = trust(&[bad, &root], |_| Ok(())).unwrap();
+            let believes = Verifier::new(store, None).believes(&chain, UnixTime::now());
+            assert!(believes, "by the good root");
+        }
+        let store = trust(&[&root], read_root).unwrap();
+        assert!(Verifier::new(store, None).believes(&chain, UnixTime::now()));
     }
 
     #[test]

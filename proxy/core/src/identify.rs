@@ -156,6 +156,9 @@ pub fn accept_peer(id: &SpiffeId, expected: Expected<'_>) -> Result<PeerIdentity
     }
 }
 
+/// Reads a root certificate, DER: the proxy's parser, which the core has not. `Err`: why it is none.
+pub type ReadRoot = fn(&[u8]) -> Result<(), String>;
+
 /// The roots of one trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustRoots {
@@ -166,11 +169,12 @@ pub struct TrustRoots {
 }
 
 impl TrustRoots {
-    /// Checks a bundle.
+    /// Checks a bundle. A root that can't be read makes it a bad one as a whole: without that root,
+    /// peers that are to be believed would not be.
     ///
     /// # Errors
-    /// The trust domain is none; a root is empty or too long; there are too many.
-    pub fn compile(bundle: &resource::TrustBundle) -> Result<Self, Rejected> {
+    /// The trust domain is none; a root is empty, too long or no certificate; there are too many.
+    pub fn compile(bundle: &resource::TrustBundle, read: ReadRoot) -> Result<Self, Rejected> {
         let rejected = |why: String| Rejected {
             name: bundle.trust_domain.clone(),
             why,
@@ -192,6 +196,7 @@ impl TrustRoots {
                     root.len()
                 )));
             }
+            read(root).map_err(|why| rejected(format!("roots[{at}]: {why}")))?;
         }
         if let Some(at) = bundle
             .retiring
@@ -206,6 +211,20 @@ impl TrustRoots {
             retiring: bundle.retiring.clone(),
             sequence: bundle.sequence,
         })
+    }
+
+    /// Checks a bundle that is to take the place of `held`.
+    ///
+    /// # Errors
+    /// It is a bad one, or not a later one.
+    pub fn after(
+        held: Option<&Self>,
+        bundle: &resource::TrustBundle,
+        read: ReadRoot,
+    ) -> Result<Self, Rejected> {
+        let roots = Self::compile(bundle, read)?;
+        held.map_or(Ok(()), |held| roots.check_replaces(held))?;
+        Ok(roots)
     }
 
     /// Whose roots they are.
@@ -294,17 +313,14 @@ impl TrustBundles {
     /// Checks bundles and keeps the good ones; says which were refused, and why.
     pub fn compile<'a>(
         bundles: impl IntoIterator<Item = &'a resource::TrustBundle>,
+        read: ReadRoot,
     ) -> (Self, Vec<Rejected>) {
         let mut all = Self::default();
         let mut refused = Vec::new();
         for bundle in bundles {
-            let checked = TrustRoots::compile(bundle).and_then(|roots| {
-                all.by_domain
-                    .get(&roots.trust_domain)
-                    .map_or(Ok(()), |held| roots.check_replaces(held))?;
-                Ok(roots)
-            });
-            match checked {
+            let domain: Option<TrustDomain> = bundle.trust_domain.parse().ok();
+            let held = domain.and_then(|domain| all.by_domain.get(&domain));
+            match TrustRoots::after(held.map(Arc::as_ref), bundle, read) {
                 Ok(roots) => {
                     all.by_domain
                         .insert(roots.trust_domain.clone(), Arc::new(roots));

@@ -267,7 +267,7 @@ fn an_inbound_replay_agrees_with_the_decision() {
         host: "cart".to_owned(),
         said: Said::Request(RequestQuestion::default()),
     };
-    let mut builder = SnapshotBuilder::new(me());
+    let mut builder = SnapshotBuilder::new(me(), |_| Ok(()));
     let told = |builder: &mut SnapshotBuilder, ask: &InboundQuestion| {
         explain_inbound(&builder.build(), ask)
     };

@@ -16,6 +16,11 @@ fn bundle(domain: &str, roots: &[&[u8]], sequence: u64) -> resource::TrustBundle
     }
 }
 
+/// Takes any bytes for a certificate.
+fn any(_: &[u8]) -> Result<(), String> {
+    Ok(())
+}
+
 const CART: &str = "spiffe://east.mesh.internal/ns/shop/sa/cart";
 
 #[test]
@@ -116,14 +121,17 @@ fn peers_are_compared_by_their_whole_id() {
 fn bad_bundles_are_refused_and_their_siblings_kept() {
     let long = vec![0x30; ROOT_BYTES_MAX + 1];
     let many = vec![b"r".as_slice(); ROOTS_MAX + 1];
-    let (all, refused) = TrustBundles::compile(&[
-        bundle("East.mesh", &[b"r"], 1),
-        bundle("", &[b"r"], 1),
-        bundle("a.b", &[b"r", b""], 1),
-        bundle("a.b", &[&long], 1),
-        bundle("a.b", &many, 1),
-        bundle("west.mesh", &[b"w"], 1),
-    ]);
+    let (all, refused) = TrustBundles::compile(
+        &[
+            bundle("East.mesh", &[b"r"], 1),
+            bundle("", &[b"r"], 1),
+            bundle("a.b", &[b"r", b""], 1),
+            bundle("a.b", &[&long], 1),
+            bundle("a.b", &many, 1),
+            bundle("west.mesh", &[b"w"], 1),
+        ],
+        any,
+    );
     assert_eq!(all.len(), 1);
     assert_eq!(refused.len(), 5);
     assert_eq!(
@@ -136,7 +144,7 @@ fn bad_bundles_are_refused_and_their_siblings_kept() {
 
 #[test]
 fn an_empty_bundle_believes_nobody() {
-    let (all, refused) = TrustBundles::compile(&[bundle("east.mesh.internal", &[], 4)]);
+    let (all, refused) = TrustBundles::compile(&[bundle("east.mesh.internal", &[], 4)], any);
     assert_eq!(refused, []);
     let refused = all.roots_for(&id(CART)).unwrap_err();
     assert_eq!(
@@ -147,21 +155,22 @@ fn an_empty_bundle_believes_nobody() {
 
 #[test]
 fn sequences_never_go_back() {
-    let at =
-        |sequence, root: &[u8]| TrustRoots::compile(&bundle("a.b", &[root], sequence)).unwrap();
+    let at = |sequence, root: &[u8]| {
+        TrustRoots::compile(&bundle("a.b", &[root], sequence), any).unwrap()
+    };
     assert!(at(2, b"new").newer_than(&at(1, b"old")));
     assert!(!at(1, b"new").newer_than(&at(1, b"old")));
     assert!(at(1, b"old").check_replaces(&at(1, b"old")).is_ok());
     assert!(at(1, b"new").check_replaces(&at(1, b"old")).is_err());
     assert!(at(1, b"old").check_replaces(&at(2, b"new")).is_err());
-    let foreign = TrustRoots::compile(&bundle("c.d", &[b"r"], 9)).unwrap();
+    let foreign = TrustRoots::compile(&bundle("c.d", &[b"r"], 9), any).unwrap();
     assert!(!foreign.newer_than(&at(1, b"old")) && foreign.check_replaces(&at(1, b"old")).is_err());
     for (first, second) in [(1, 2), (2, 1)] {
         let all = TrustBundles::new([first, second].map(|n| Arc::new(at(n, b"r"))));
         assert_eq!(all.roots(&"a.b".parse().unwrap()).unwrap().sequence(), 2);
     }
     let (all, refused) =
-        TrustBundles::compile(&[bundle("a.b", &[b"n"], 2), bundle("a.b", &[b"o"], 1)]);
+        TrustBundles::compile(&[bundle("a.b", &[b"n"], 2), bundle("a.b", &[b"o"], 1)], any);
     assert_eq!(refused.len(), 1);
     assert_eq!(
         all.roots(&"a.b".parse().unwrap()).unwrap().roots(),
@@ -186,6 +195,7 @@ fn ten_thousand_roots_and_ids_never_meet_across_trust_domains() {
             .iter()
             .map(|d| bundle(d, &[d.as_bytes()], 1))
             .collect::<Vec<_>>(),
+        any,
     );
     assert_eq!(refused, []);
     let mut pairs = 0;

@@ -23,7 +23,7 @@ use crate::authorize::{Policy, PolicySet, PolicyTable};
 use crate::balance::Me;
 use crate::handle::{Export, ExportTable, HandleKeys};
 use crate::hop::{Gateway, GatewayTable};
-use crate::identify::{TrustBundles, TrustRoots};
+use crate::identify::{ReadRoot, TrustBundles, TrustRoots};
 
 /// Most keys of one kind that are remembered to lead nowhere. Beyond that they stay unknown.
 pub const EMPTY_KEYS_MAX: usize = 65_536;
@@ -32,6 +32,7 @@ pub const EMPTY_KEYS_MAX: usize = 65_536;
 pub struct SnapshotBuilder {
     /// As configured; the locality comes from the own workload once that is known.
     me: Me,
+    read_root: ReadRoot,
     generation: u64,
     pub(super) workloads: Shelf<Arc<OwnWorkload>>,
     pub(super) policies: Shelf<Arc<Policy>>,
@@ -50,10 +51,11 @@ pub struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    /// Knows nothing yet, except where it is.
+    /// Knows nothing yet, except where it is and how a root certificate is read.
     #[must_use]
-    pub fn new(me: Me) -> Self {
+    pub fn new(me: Me, read_root: ReadRoot) -> Self {
         Self {
+            read_root,
             generation: 0,
             workloads: Shelf::default(),
             policies: Shelf::default(),
@@ -141,11 +143,9 @@ impl SnapshotBuilder {
             Kind::TrustBundle => self.trust.upsert(item, |item, old| {
                 let bundle: resource::TrustBundle = decode(&item.body)?;
                 same_name(&item.name, &bundle.trust_domain)?;
-                let roots = TrustRoots::compile(&bundle).map_err(|rejected| rejected.why)?;
-                if let Some(old) = old {
-                    roots.check_replaces(old).map_err(|rejected| rejected.why)?;
-                }
-                Ok(Arc::new(roots))
+                TrustRoots::after(old.map(Arc::as_ref), &bundle, self.read_root)
+                    .map(Arc::new)
+                    .map_err(|rejected| rejected.why)
             }),
             Kind::Gateway => self.gateways.upsert(item, |item, old| {
                 let gateway: resource::Gateway = decode(&item.body)?;

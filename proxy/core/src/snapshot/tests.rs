@@ -144,7 +144,7 @@ fn broken(kind: Kind, name: &str) -> Update {
 }
 
 pub(crate) fn built(updates: impl IntoIterator<Item = Update>) -> (SnapshotBuilder, Arc<Snapshot>) {
-    let mut builder = SnapshotBuilder::new(me());
+    let mut builder = SnapshotBuilder::new(me(), |_| Ok(()));
     for update in updates {
         let refused = builder.apply(update);
         assert!(refused.is_empty(), "{refused:?}");
@@ -163,6 +163,32 @@ fn pods(snapshot: &Snapshot) -> Option<Vec<&str>> {
     endpoints
         .known()
         .map(|set| set.endpoints().iter().map(|e| e.name.as_str()).collect())
+}
+
+#[test]
+fn a_root_that_is_none_leaves_the_last_good_bundle() {
+    let read = |root: &[u8]| match root {
+        b"garbage" => Err("no certificate".to_owned()),
+        _ => Ok(()),
+    };
+    let mut builder = SnapshotBuilder::new(me(), read);
+    let bundle = |roots: &[&'static [u8]], sequence| {
+        let bundle = resource::TrustBundle {
+            trust_domain: "west.mesh.internal".into(),
+            roots: roots.iter().map(|root| Bytes::from_static(root)).collect(),
+            sequence,
+            ..Default::default()
+        };
+        upsert(Kind::TrustBundle, "west.mesh.internal", &[], &bundle)
+    };
+    assert_eq!(builder.apply(bundle(&[b"good"], 1)), []);
+    let refused = builder.apply(bundle(&[b"good", b"garbage"], 2));
+    let told: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["west.mesh.internal: roots[1]: no certificate"]);
+    let snapshot = builder.build();
+    let held = snapshot.trust.roots(&"west.mesh.internal".parse().unwrap());
+    assert_eq!(held.unwrap().sequence(), 1);
+    assert_eq!(builder.apply(bundle(&[b"good", b"next"], 3)), []);
 }
 
 #[test]
@@ -362,7 +388,7 @@ fn a_bad_resource_keeps_its_last_good_version_and_its_siblings_apply() {
 
 #[test]
 fn a_resource_that_lies_about_its_name_or_parent_is_refused() {
-    let mut builder = SnapshotBuilder::new(me());
+    let mut builder = SnapshotBuilder::new(me(), |_| Ok(()));
     let (_, endpoint) = endpoint_of(CART, "east/shop/cart-1");
     let (_, route) = route_of(CART, "shop/r");
     for update in [
@@ -405,7 +431,7 @@ fn a_policy_that_was_never_understood_denies() {
     // Also after a restart, though not as if it had been accepted.
     let saved = builder.export("x", Default::default());
     assert_eq!(saved.records[0].version, "");
-    let mut again = SnapshotBuilder::new(me());
+    let mut again = SnapshotBuilder::new(me(), |_| Ok(()));
     assert_eq!(again.import(&saved).len(), 1);
     assert_eq!(policies(&mut again), Some(shown));
     assert!(builder.apply(policy("east/p")).is_empty());
@@ -587,7 +613,7 @@ fn content(
     updates: impl IntoIterator<Item = Update>,
     in_between: bool,
 ) -> (Content, SnapshotBuilder) {
-    let mut builder = SnapshotBuilder::new(me());
+    let mut builder = SnapshotBuilder::new(me(), |_| Ok(()));
     for update in updates {
         builder.apply(update);
         if in_between {
@@ -603,7 +629,7 @@ fn what_is_saved_rebuilds_the_same_tables() {
     let keys = std::collections::BTreeSet::from(["host:cart".to_owned()]);
     let file = persist::encode(&builder.export("east/shop/cart-1", keys));
     let saved = persist::decode(&file, "east/shop/cart-1").unwrap();
-    let mut again = SnapshotBuilder::new(me());
+    let mut again = SnapshotBuilder::new(me(), |_| Ok(()));
     let refused: Vec<_> = again.import(&saved).into_iter().map(|r| r.name).collect();
     assert_eq!(refused, ["east/bad"], "the policy that was refused before");
     let after = again.build();

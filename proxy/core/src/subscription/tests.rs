@@ -408,7 +408,7 @@ fn a_nack_is_cut_where_it_gets_too_long() {
 #[test]
 fn after_a_restart_the_saved_versions_and_keys_are_offered() {
     let mut subscription = subscription();
-    let mut builder = SnapshotBuilder::new(me());
+    let mut builder = SnapshotBuilder::new(me(), |_| Ok(()));
     subscription.want_service(KEY);
     sent(&mut subscription);
     for update in take(

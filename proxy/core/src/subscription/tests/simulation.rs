@@ -189,7 +189,7 @@ impl Sim {
                 ..World::default()
             },
             client,
-            builder: SnapshotBuilder::new(me()),
+            builder: SnapshotBuilder::new(me(), |_| Ok(())),
             wanted: BTreeSet::new(),
             server: Server::default(),
             up: VecDeque::new(),
@@ -241,7 +241,7 @@ impl Sim {
         for key in &saved.keys {
             self.client.want_service(key);
         }
-        self.builder = SnapshotBuilder::new(me());
+        self.builder = SnapshotBuilder::new(me(), |_| Ok(()));
         self.builder.import(&saved);
         self.break_off();
     }
@@ -260,7 +260,7 @@ impl Sim {
 
     /// The tables of a proxy that asked for the same things in a quiet world.
     fn expected(&self) -> Arc<Snapshot> {
-        let mut builder = SnapshotBuilder::new(me());
+        let mut builder = SnapshotBuilder::new(me(), |_| Ok(()));
         builder.apply(Update::Answered {
             kind: Kind::AccessPolicy,
         });

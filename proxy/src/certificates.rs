@@ -168,7 +168,7 @@ fn assemble(
     key: &PrivateKeyDer<'static>,
     since: SystemTime,
 ) -> Result<Held> {
-    let found = identity(Some(&chain)).ok_or_else(|| anyhow!("the certificate has no identity"))?;
+    let found = identity(&chain).context("the certificate's identity")?.id;
     if found != *expected {
         bail!("the certificate is {found}'s, not {expected}'s");
     }

@@ -13,6 +13,7 @@ use isthmus_proxy_core::balance::{Outcome, OutlierPolicy};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::hop::{Gateway, GatewayAddress, NextHop, pick_gateway};
 use isthmus_proxy_core::http2::{self, Settings};
+use isthmus_proxy_core::identify::NotIdentified;
 use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
 use rustls::pki_types::ServerName;
 use smallvec::SmallVec;
@@ -26,7 +27,7 @@ use crate::keepalive::{self, Keep};
 use crate::relay::Duplex;
 use crate::stream::{Broken, Rx, Tx};
 use crate::tcp;
-use crate::tls::{IDENTITY_MISMATCH, client_config};
+use crate::tls::{client_config, not_identified};
 use crate::transport::Transport;
 use crate::transport::tls::Tls;
 use crate::tunnel::{self, Peer};
@@ -472,10 +473,8 @@ fn blame(error: &std::io::Error) -> Failure {
     let inner = error
         .get_ref()
         .and_then(|e| e.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::General(text)) if text.starts_with(IDENTITY_MISMATCH) => {
-            Failure::IdentityMismatch
-        }
+    match inner.and_then(not_identified) {
+        Some(NotIdentified::Unexpected { .. }) => Failure::IdentityMismatch,
         Some(_) | None => Failure::ConnectFailed,
     }
 }

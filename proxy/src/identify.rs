@@ -48,17 +48,17 @@ pub async fn identify(worker: &Worker, conn: Accepted) -> Option<Identified> {
         Ok(Ok(tls)) => {
             drop(slot);
             let chain = tls.chain();
-            match tls::identity(Some(&chain)) {
-                Some(id) if tls.alpn() == Some(b"h2") => {
+            match tls::identity(&chain) {
+                Ok(peer) if tls.alpn() == Some(b"h2") => {
                     let transport = Transport::Tls(conn.io, tls.into());
                     return Some(Identified {
                         transport,
-                        peer: PeerIdentity { id },
+                        peer,
                         chain,
                     });
                 }
-                Some(_) => "the peer does not speak h2".to_owned(),
-                None => "the peer showed no identity".to_owned(),
+                Ok(_) => "the peer does not speak h2".to_owned(),
+                Err(error) => format!("the peer showed no identity: {error}"),
             }
         }
         Ok(Err(error)) => error.to_string(),

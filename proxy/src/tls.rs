@@ -1,7 +1,7 @@
 //! Whose certificate do we show, and whose do we believe?
 //!
-//! One verifier for every handshake: the trust domain in the peer's URI SAN picks the roots, which
-//! are never merged, and then the whole SPIFFE ID counts. TLS 1.3 only, no resumption: a ticket
+//! One verifier for every handshake. It reads certificates and checks signatures; who the peer is,
+//! whether it is the one that was expected, and whose roots may vouch for it, the core decides. TLS 1.3 only, no resumption: a ticket
 //! must not outlive a root.
 
 use std::fmt;
@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use isthmus_proto::spiffe::SpiffeId;
-use isthmus_proxy_core::identify::{TrustBundles, identity_of};
+use isthmus_proxy_core::identify::{
+    Expected, LeafFacts, NotIdentified, PeerIdentity, TrustBundles, accept_peer, check_leaf,
+    identity_of,
+};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ResolvesClientCert};
 use rustls::crypto::{
@@ -20,15 +23,13 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme, version,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    version,
 };
 use tokio::sync::watch;
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-/// Longest chain that is looked at: a leaf and what stands between it and a root.
-const CHAIN_MAX: usize = 5;
 
 /// Our certificate of the moment.
 #[derive(Clone)]
@@ -87,8 +88,8 @@ impl TlsStore {
     #[must_use]
     pub fn is_retiring(&self) -> Option<bool> {
         let (held, trust) = (self.held()?, self.trust());
-        let own = spiffe_id(held.key.cert.first()?).ok()?;
-        let roots = trust.roots(own.trust_domain())?;
+        let own = identity(&held.key.cert).ok()?;
+        let roots = trust.roots(own.id.trust_domain())?;
         if !roots.is_retiring() {
             return None;
         }
@@ -181,10 +182,13 @@ pub fn read_root(der: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The identity in a certificate that the verifier has passed.
-#[must_use]
-pub fn identity(certificates: Option<&[CertificateDer<'_>]>) -> Option<SpiffeId> {
-    spiffe_id(certificates?.first()?).ok()
+/// The identity in a chain that is ours, or that the verifier has passed.
+///
+/// # Errors
+/// There is no certificate, or none of a workload.
+pub fn identity(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, Error> {
+    let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+    claimed(leaf, rest, Expected::Anyone)
 }
 
 /// Shows what the store holds at the moment of the handshake.
@@ -244,24 +248,13 @@ impl Verifier {
         now: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), Error> {
-        if chain.len() > CHAIN_MAX {
-            return Err(Error::General("the peer's chain is too long".to_owned()));
-        }
-        let id = spiffe_id(leaf)?;
-        if let Some(expected) = &self.expected
-            && id != *expected
-        {
-            return Err(Error::General(format!(
-                "{IDENTITY_MISMATCH} {expected}, met {id}"
-            )));
-        }
+        let expected = self
+            .expected
+            .as_ref()
+            .map_or(Expected::Anyone, Expected::Exactly);
+        let PeerIdentity { id } = claimed(leaf, chain, expected)?;
         let trust = self.store.trust();
-        let roots = trust.roots(id.trust_domain()).ok_or_else(|| {
-            Error::General(format!(
-                "trust domain {} is not believed",
-                id.trust_domain()
-            ))
-        })?;
+        let roots = trust.roots_for(&id).map_err(refused)?;
         let roots: Vec<CertificateDer<'_>> = roots
             .roots()
             .iter()
@@ -283,21 +276,38 @@ impl Verifier {
     }
 }
 
-/// Begins the error of a handshake in which somebody else answered than was expected.
-pub const IDENTITY_MISMATCH: &str = "expected";
+/// Why the core does not take somebody for a peer: in the error of a handshake.
+#[must_use]
+pub fn not_identified(error: &Error) -> Option<&NotIdentified> {
+    match error {
+        Error::Other(OtherError(inner)) => inner.downcast_ref(),
+        _ => None,
+    }
+}
+
+fn refused(why: NotIdentified) -> Error {
+    Error::Other(OtherError(Arc::new(why)))
+}
 
 fn bad_encoding() -> Error {
     CertificateError::BadEncoding.into()
 }
 
-/// The identity in a leaf, read strictly (X509-SVID §3 and §4).
-fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
-    let (rest, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad_encoding())?;
-    if !rest.is_empty() {
+/// Who a chain says that it is, read strictly (X509-SVID §3 and §4), if that is whom we expect.
+fn claimed(
+    leaf: &CertificateDer<'_>,
+    rest: &[CertificateDer<'_>],
+    expected: Expected<'_>,
+) -> Result<PeerIdentity, Error> {
+    let (behind, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad_encoding())?;
+    if !behind.is_empty() {
         return Err(bad_encoding());
     }
-    let mut uris = Vec::new();
-    let mut others = false;
+    let mut facts = LeafFacts {
+        chain: rest.len().saturating_add(1),
+        ..LeafFacts::default()
+    };
+    let (mut uris, mut others) = (Vec::new(), false);
     for extension in parsed.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(names) => {
@@ -308,18 +318,17 @@ fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
                     }
                 }
             }
-            ParsedExtension::BasicConstraints(basic) if basic.ca => {
-                return Err(Error::General("the peer's leaf is a CA".to_owned()));
-            }
-            ParsedExtension::KeyUsage(usage) if usage.key_cert_sign() || usage.crl_sign() => {
-                return Err(Error::General(
-                    "the peer's leaf may sign certificates".to_owned(),
-                ));
+            ParsedExtension::BasicConstraints(basic) => facts.is_ca |= basic.ca,
+            ParsedExtension::KeyUsage(usage) => {
+                facts.signs_certificates |= usage.key_cert_sign();
+                facts.signs_revocations |= usage.crl_sign();
             }
             _ => {}
         }
     }
-    identity_of(&uris, others).map_err(|e| Error::General(format!("the peer's identity: {e}")))
+    check_leaf(&facts).map_err(refused)?;
+    let id = identity_of(&uris, others).map_err(refused)?;
+    accept_peer(&id, expected).map_err(refused)
 }
 
 impl ClientCertVerifier for Verifier {
@@ -399,7 +408,7 @@ impl ServerCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use isthmus_proto::resource::TrustBundle;
-    use isthmus_proxy_core::identify::TrustRoots;
+    use isthmus_proxy_core::identify::{CHAIN_CERTIFICATES_MAX, TrustRoots};
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{ClientConnection, NamedGroup, ServerConnection};
 
@@ -451,6 +460,38 @@ mod tests {
         let store = TlsStore::default();
         store.believe(Arc::new(TrustBundles::new([Arc::new(roots)])));
         Ok(Arc::new(store))
+    }
+
+    #[test]
+    fn the_core_judges_every_chain_before_its_signature() {
+        let (root, chain) = signed(CART);
+        let store = trust(&[&root], read_root).unwrap();
+        let judged = |chain: &[CertificateDer<'_>], expected: Option<&str>| {
+            let expected = expected.map(|id| id.parse().unwrap());
+            let verifier = Verifier::new(Arc::clone(&store), expected);
+            let (leaf, rest) = chain.split_first().unwrap();
+            verifier.verify(leaf, rest, UnixTime::now(), KeyUsage::client_auth())
+        };
+        assert_eq!(judged(&chain, None), Ok(()));
+        assert_eq!(judged(&chain, Some(CART)), Ok(()));
+        let why = |chain: &[_], expected| {
+            let error = judged(chain, expected).unwrap_err();
+            not_identified(&error).unwrap().clone()
+        };
+        // Namespace and account are right.
+        let west = "spiffe://west.mesh.internal/ns/shop/sa/cart";
+        let unexpected = why(&chain, Some(west));
+        assert!(matches!(unexpected, NotIdentified::Unexpected { .. }));
+        let longest: Vec<_> = chain.iter().cycle().take(CHAIN_CERTIFICATES_MAX).collect();
+        let mut shown: Vec<_> = longest.into_iter().cloned().collect();
+        assert_eq!(judged(&shown, None), Ok(()));
+        shown.push(root.clone());
+        assert_eq!(why(&shown, None), NotIdentified::LongChain(shown.len()));
+        let authority = why(std::slice::from_ref(&root), None);
+        assert!(matches!(authority, NotIdentified::Authority(_)));
+        let (_, foreign) = signed(west);
+        let foreign = why(&foreign, None);
+        assert!(matches!(foreign, NotIdentified::UnknownTrustDomain(_)));
     }
 
     #[test]

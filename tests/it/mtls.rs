@@ -189,6 +189,23 @@ async fn a_malformed_identity_is_refused_even_if_it_is_signed() {
     assert_eq!(status_of(&mesh, cart, right).await.unwrap(), 200);
 }
 
+/// S2: before any signature of it is checked.
+#[tokio::test]
+async fn a_chain_of_twenty_is_refused() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
+    let cart = mesh.proxy("east/cart-1");
+    let right = own(&mesh).leaf(&[RIGHT], |_| {});
+    let mut long = right.clone();
+    let above = long.chain.last().cloned().unwrap();
+    long.chain.resize(20, above);
+    expect_refused(&mesh, cart, "a chain of 20", Some(long)).await;
+    assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
+    assert_eq!(status_of(&mesh, cart, right).await.unwrap(), 200);
+}
+
 /// S1
 #[tokio::test]
 async fn plaintext_to_the_mesh_port_reaches_nobody() {

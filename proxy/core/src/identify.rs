@@ -19,8 +19,8 @@ pub const ROOTS_MAX: usize = 64;
 /// Longest root certificate, DER, in bytes.
 pub const ROOT_BYTES_MAX: usize = 16 * 1024;
 /// Most certificates that a peer may show, its own included. Longer chains are refused before any
-/// signature is checked.
-pub const CHAIN_CERTIFICATES_MAX: usize = 8;
+/// signature is checked. Five between a leaf and its root are more than any authority asks for.
+pub const CHAIN_CERTIFICATES_MAX: usize = 6;
 
 /// A peer that has proven who it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,19 +53,11 @@ pub enum NotIdentified {
     /// No roots of this trust domain are known, or none are left.
     #[error("trust domain {0} is not trusted")]
     UnknownTrustDomain(TrustDomain),
-    /// A valid peer, but not the one that was called.
+    /// Somebody, but not the one that was called.
     #[error("expected {expected}, but {seen} answered")]
     Unexpected {
         /// Whom the endpoint names.
         expected: Box<SpiffeId>,
-        /// Who it was.
-        seen: Box<SpiffeId>,
-    },
-    /// A valid peer of another trust domain.
-    #[error("expected a peer of trust domain {expected}, but {seen} answered")]
-    ForeignTrustDomain {
-        /// Whose peer was expected.
-        expected: TrustDomain,
         /// Who it was.
         seen: Box<SpiffeId>,
     },
@@ -128,31 +120,20 @@ pub enum Expected<'a> {
     Anyone,
     /// This very workload: outbound, where the endpoint names it.
     Exactly(&'a SpiffeId),
-    /// Somebody of this trust domain.
-    Of(&'a TrustDomain),
 }
 
-/// Takes the verified `id` of a peer for the one that was expected. IDs are compared whole: the
-/// right namespace and account of a wrong trust domain are somebody else.
+/// Takes the `id` of a peer for the one that was expected. IDs are compared whole: the right
+/// namespace and account of a wrong trust domain are somebody else.
 ///
 /// # Errors
 /// It is somebody else.
 pub fn accept_peer(id: &SpiffeId, expected: Expected<'_>) -> Result<PeerIdentity, NotIdentified> {
-    let seen = || Box::new(id.clone());
     match expected {
         Expected::Exactly(whom) if whom != id => Err(NotIdentified::Unexpected {
             expected: Box::new(whom.clone()),
-            seen: seen(),
+            seen: Box::new(id.clone()),
         }),
-        Expected::Of(domain) if domain != id.trust_domain() => {
-            Err(NotIdentified::ForeignTrustDomain {
-                expected: domain.clone(),
-                seen: seen(),
-            })
-        }
-        Expected::Anyone | Expected::Exactly(_) | Expected::Of(_) => {
-            Ok(PeerIdentity { id: id.clone() })
-        }
+        Expected::Anyone | Expected::Exactly(_) => Ok(PeerIdentity { id: id.clone() }),
     }
 }
 

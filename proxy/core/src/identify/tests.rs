@@ -93,7 +93,10 @@ fn an_authoritys_certificate_stands_for_no_workload() {
             signs_revocations: true,
             ..leaf
         },
-        LeafFacts { chain: 20, ..leaf },
+        LeafFacts {
+            chain: CHAIN_CERTIFICATES_MAX + 1,
+            ..leaf
+        },
     ] {
         assert!(check_leaf(&bad).is_err(), "{bad:?}");
     }
@@ -113,8 +116,6 @@ fn peers_are_compared_by_their_whole_id() {
         refused.to_string(),
         format!("expected {cart}, but {other} answered")
     );
-    assert!(accept_peer(&cart, Expected::Of(cart.trust_domain())).is_ok());
-    assert!(accept_peer(&other, Expected::Of(cart.trust_domain())).is_err());
 }
 
 #[test]

@@ -79,18 +79,8 @@ async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
     let outbound = client::json(client_admin, &format!("/why?{asked}")).await?;
     let inbound = match server_of(options, state.as_ref(), &outbound) {
         Some((_, admin)) => {
-            let config = client::json(client_admin, "/config").await?;
-            let identity =
-                story::identity(&config).context("the client's sidecar does not say who it is")?;
-            let port = story::target_port(&outbound).unwrap_or(port);
-            let sent = sent(&outbound).unwrap_or_else(|| said(&options.call));
-            // The first of a parameter counts: a route's host before ours.
-            let query = format!(
-                "identity={}&port={port}{sent}&host={}",
-                escape(&identity),
-                escape(&host)
-            );
-            Some(client::json(admin, &format!("/why/inbound?{query}")).await?)
+            let call = (host.as_str(), port, &options.call);
+            Some(inbound(admin, &config, &outbound, call).await)
         }
         None => None,
     };
@@ -98,6 +88,30 @@ async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
         &client,
         json!({ "outbound": outbound, "inbound": inbound }),
     ))
+}
+
+/// What the server's sidecar says of it. That it can't be asked may be the very reason: then the
+/// other half counts all the more, and this one is `{"unavailable": why}`.
+async fn inbound(
+    admin: SocketAddr,
+    client: &Value,
+    outbound: &Value,
+    (host, port, call): (&str, u16, &CallOptions),
+) -> Value {
+    let Some(identity) = story::identity(client) else {
+        return json!({ "unavailable": "the client's sidecar does not say who it is" });
+    };
+    let port = story::target_port(outbound).unwrap_or(port);
+    let sent = sent(outbound).unwrap_or_else(|| said(call));
+    // The first of a parameter counts: a route's host before ours.
+    let query = format!(
+        "identity={}&port={port}{sent}&host={}",
+        escape(&identity),
+        escape(host)
+    );
+    client::json(admin, &format!("/why/inbound?{query}"))
+        .await
+        .unwrap_or_else(|error| json!({ "unavailable": format!("{error:#}") }))
 }
 
 /// The sidecar of the pod that would be called.
@@ -239,6 +253,57 @@ mod tests {
         outbound["judged_as"] = json!("connection");
         assert_eq!(sent(&outbound).as_deref(), Some("&as=connection"));
         assert_eq!(sent(&json!({ "judged_as": null, "route": null })), None);
+    }
+
+    /// A page that answers every question with what its path says.
+    async fn sidecar() -> SocketAddr {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut io, _)) = listener.accept().await {
+                let mut head = [0; 4096];
+                let read = io.read(&mut head).await.unwrap();
+                let head = String::from_utf8_lossy(&head[..read]).into_owned();
+                let answer = match head.split([' ', '?']).nth(1) {
+                    Some("/config") => json!({
+                        "own": { "name": "east/shop/web-1" },
+                        "certificate": { "identity": "spiffe://east.mesh.internal/ns/shop/sa/web" },
+                    }),
+                    _ => json!({ "endpoint": "west/shop/cart-3", "verdict": "it would go there" }),
+                };
+                let body = answer.to_string();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                io.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn what_the_client_would_do_is_told_also_when_the_server_is_dead() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let dead = taken.local_addr().unwrap();
+        drop(taken);
+        let client = sidecar().await;
+        let options = WhyOptions {
+            client_or_reason: "web-1".to_owned(),
+            service: Some("cart".to_owned()),
+            call: CallOptions::default(),
+            server: Some(dead),
+            mesh: crate::args::MeshAddresses {
+                proxies: vec![client],
+                ..Default::default()
+            },
+        };
+        let story = of_call(&options, "cart").await.unwrap();
+        assert_eq!(story.json["outbound"]["verdict"], "it would go there");
+        let why = story.json["inbound"]["unavailable"].as_str().unwrap();
+        assert!(why.contains(&dead.to_string()), "{why}");
+        assert!(story.text.contains("it would go there") && story.text.contains(why));
     }
 
     #[test]

@@ -37,6 +37,11 @@ async fn a_replay_says_what_a_call_would_meet() {
         "{out:#}"
     );
     assert!(text.contains("gateway"), "{out:#}");
+    let [place] = out["places"].as_array().unwrap().as_slice() else {
+        panic!("one place: {out:#}");
+    };
+    assert_eq!(place["healthy"], 2, "{place:#}");
+    assert!(place["distance"].is_string() && place["cost_ms"].is_number());
     // The other side: which policy, for whom, and what would have to change.
     let cart = mesh.proxy("west/cart-1");
     let ask = async |account: &str, path: &str| {

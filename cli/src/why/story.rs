@@ -31,16 +31,25 @@ impl Story {
     pub(super) fn of_call(client: &str, answers: Value) -> Self {
         let mut text = format!("As the sidecar of {client} would decide:\n");
         text.push_str(&answers.get("outbound").map(tree).unwrap_or_default());
-        match answers.get("inbound").filter(|inbound| !inbound.is_null()) {
-            Some(inbound) => {
-                let server = endpoint(answers.get("outbound").unwrap_or(&Value::Null));
-                let server = server.unwrap_or_else(|| "the server".to_owned());
-                text.push_str(&format!("As the sidecar of {server} would decide:\n"));
-                text.push_str(&tree(inbound));
+        let chosen = answers.get("outbound").and_then(endpoint);
+        let inbound = answers.get("inbound").filter(|inbound| !inbound.is_null());
+        let unavailable = inbound.and_then(|inbound| inbound.get("unavailable"));
+        let server = chosen.as_deref().unwrap_or("the server");
+        text.push_str(&match (inbound, unavailable) {
+            (_, Some(why)) => format!(
+                "The sidecar of {server} could not be asked: {}\n",
+                leaf(why)
+            ),
+            (Some(inbound), None) => {
+                format!("As the sidecar of {server} would decide:\n{}", tree(inbound))
             }
-            None => text
-                .push_str("No server's sidecar was asked: no endpoint of the mesh was chosen.\n"),
-        }
+            (None, None) if chosen.is_some() => format!(
+                "The sidecar of {server} was not asked: its address is not known; --server names it.\n"
+            ),
+            (None, None) => {
+                "No server's sidecar was asked: no endpoint of the mesh was chosen.\n".to_owned()
+            }
+        });
         Self {
             text,
             json: answers,
@@ -258,5 +267,22 @@ mod tests {
         assert!(at("sidecar of web-1") < at("shop/cart"));
         assert!(at("shop/cart") < at("sidecar of west/shop/cart-3"));
         assert!(at("sidecar of west/shop/cart-3") < at("policy: east-may-not"));
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_asked_takes_nothing_of_the_clients_half_away() {
+        let outbound = json!({ "service": "shop/cart", "endpoint": "west/shop/cart-3" });
+        let read = |inbound: Value| {
+            Story::of_call("web-1", json!({ "outbound": outbound, "inbound": inbound })).text
+        };
+        let text = read(json!({ "unavailable": "asking http://127.0.0.1:1: refused" }));
+        let last =
+            "sidecar of west/shop/cart-3 could not be asked: asking http://127.0.0.1:1: refused";
+        assert!(
+            text.contains("service: shop/cart") && text.contains(last),
+            "{text}"
+        );
+        let text = read(Value::Null);
+        assert!(text.contains("--server names it"), "{text}");
     }
 }

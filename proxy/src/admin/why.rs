@@ -1,7 +1,7 @@
 //! How does a replayed decision read as JSON?
 
 use isthmus_proxy_core::authorize::Step;
-use isthmus_proxy_core::balance::Ticks;
+use isthmus_proxy_core::balance::{PlaceView, Ticks};
 use isthmus_proxy_core::explain::{
     EndpointStep, Explanation, Found, InboundQuestion, Question, RequestQuestion, RouteStep, Said,
     explain_inbound, explain_outbound,
@@ -151,7 +151,7 @@ fn explanation(found: &Explanation, now: Ticks) -> Value {
         "target_port": usable.and_then(|e| e.target_port),
         "endpoints": found.endpoints.iter().map(|e| endpoint(e, now)).collect::<Vec<_>>(),
         "endpoints_total": found.endpoints_total,
-        "places": found.places.iter().map(|p| format!("{p:?}")).collect::<Vec<_>>(),
+        "places": found.places.iter().map(place).collect::<Vec<_>>(),
         "clusters": found.clusters.iter().map(|c| json!({
             "name": c.name, "state": c.state.name(), "reason": c.reason,
             "older_kinds": c.kinds.iter().map(|(kind, of)| json!({
@@ -183,11 +183,23 @@ fn route(route: &RouteStep) -> Value {
 fn endpoint(step: &EndpointStep, now: Ticks) -> Value {
     json!({
         "endpoint": dump::endpoint(&step.endpoint, now),
-        "distance": format!("{:?}", step.distance).to_lowercase(),
+        "distance": step.distance.name(),
         "target_port": step.target_port,
         "usable": step.usable,
         "why": step.why,
         "next_hop": step.next_hop,
+    })
+}
+
+/// Latencies in milliseconds, shares from 0 to 1. `cost_ms` 0: never measured.
+fn place(place: &PlaceView) -> Value {
+    json!({
+        "distance": place.distance.name(),
+        "healthy": place.healthy,
+        "available": place.available,
+        "penalty_ms": place.penalty.as_secs_f64() * 1e3,
+        "cost_ms": place.cost.as_secs_f64() * 1e3,
+        "share": place.share,
     })
 }
 

@@ -27,6 +27,19 @@ pub enum Distance {
     World,
 }
 
+impl Distance {
+    /// For people and programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::Cluster => "cluster",
+            Self::Region => "region",
+            Self::World => "world",
+        }
+    }
+}
+
 /// Most places of a service: if clusters are charged in more ways, the dearest are one place (ours to
 /// tune).
 pub(super) const PLACES_MAX: usize = 16;

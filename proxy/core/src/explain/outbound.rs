@@ -313,8 +313,10 @@ fn balanced(
     match nearest {
         Some(distance) => {
             explanation.verdict = format!(
-                "{usable} of {} endpoints of {} can take it; the nearest are at distance {distance:?}",
-                explanation.endpoints_total, service.name
+                "{usable} of {} endpoints of {} can take it; the nearest are at distance {}",
+                explanation.endpoints_total,
+                service.name,
+                distance.name()
             );
             Ok(())
         }

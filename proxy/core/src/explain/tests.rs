@@ -93,7 +93,7 @@ fn each_endpoint_says_why_it_can_or_cannot() {
     let hop = "tunnel to 10.1.0.1:15008, who must be spiffe://east.mesh.internal/ns/shop/sa/cart";
     assert_eq!(first.next_hop.as_deref(), Some(hop));
     let verdict = "1 of 5 endpoints of shop/cart.shop.svc.cluster.local can take it; \
-                   the nearest are at distance Cluster";
+                   the nearest are at distance cluster";
     assert_eq!(told.verdict, verdict);
 }
 

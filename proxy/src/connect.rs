@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use isthmus_proto::spiffe::SpiffeId;
 use isthmus_proxy_core::authorize::Permit;
-use isthmus_proxy_core::balance::{Outcome, OutlierPolicy};
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::hop::{Gateway, GatewayAddress, NextHop, pick_gateway};
+use isthmus_proxy_core::hop::NextHop;
 use isthmus_proxy_core::http2::{self, Settings};
 use isthmus_proxy_core::identify::NotIdentified;
 use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
 use rustls::pki_types::ServerName;
-use smallvec::SmallVec;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -33,12 +31,11 @@ use crate::transport::tls::Tls;
 use crate::tunnel::{self, Peer};
 use crate::worker::Worker;
 
+mod gateways;
 mod refused;
 
+use gateways::through_gateway;
 pub use refused::NotOpened;
-
-/// Gateways tried before a connection has failed.
-const GATEWAY_TRIES: usize = 2;
 
 /// Where a request or connection goes next.
 #[derive(Debug, Clone)]
@@ -338,78 +335,6 @@ async fn tunnel_to(
             worker.tunnels.get(peer, identity, open).await
         }
     }
-}
-
-/// A tunnel through one of the gateways, the better of two; if nothing comes of it, through another.
-///
-/// What counts for the gateway is whether an answer to the handshake came through it: in front of a
-/// dead one there is often a load balancer that still takes connections.
-async fn through_gateway(
-    worker: &Rc<Worker>,
-    permit: &Permit,
-    gateways: &[Arc<Gateway>],
-    (sni, identity): (&str, &SpiffeId),
-    limit: Duration,
-) -> Result<Rc<Session>, Failure> {
-    let mut failure = Failure::NoHealthyEndpoint;
-    let mut left: SmallVec<[Arc<Gateway>; 4]> = gateways.iter().cloned().collect();
-    for _ in 0..GATEWAY_TRIES {
-        let now = worker.now();
-        let Some(gateway) = worker.rng(|rng| pick_gateway(&left, rng, now)) else {
-            break;
-        };
-        // The next try takes another one, be it ejected: it may be back.
-        left.retain(|other| !Arc::ptr_eq(other, &gateway));
-        let begun = std::time::Instant::now();
-        let attempt = gateway.stats.begin(now);
-        let result = match dial_any(worker, permit, &gateway.addresses, limit).await {
-            Ok(io) => handshake(worker, io, sni, identity, limit).await,
-            Err(why) => Err(why),
-        };
-        let outcome = match &result {
-            Ok(_) | Err(Failure::IdentityMismatch) => Outcome::Success,
-            Err(_) => Outcome::NoAnswer,
-        };
-        attempt.finish(
-            outcome,
-            begun.elapsed(),
-            worker.now(),
-            &OutlierPolicy::default(),
-        );
-        match result {
-            Ok(_) | Err(Failure::IdentityMismatch) => return result,
-            Err(why) => failure = why,
-        }
-    }
-    Err(failure)
-}
-
-async fn dial_any(
-    worker: &Rc<Worker>,
-    permit: &Permit,
-    addresses: &[GatewayAddress],
-    limit: Duration,
-) -> Result<TcpStream, Failure> {
-    let source = worker.shared.config.source;
-    let mut failure = Failure::ConnectFailed;
-    for address in addresses {
-        let resolved: Vec<SocketAddr> = match address {
-            GatewayAddress::Ip(address) => vec![*address],
-            GatewayAddress::Hostname(name, port) => {
-                match timeout(limit, tokio::net::lookup_host((name.as_str(), *port))).await {
-                    Ok(Ok(found)) => found.collect(),
-                    Ok(Err(_)) | Err(_) => Vec::new(),
-                }
-            }
-        };
-        for address in resolved {
-            match dial(permit, address, source, limit).await {
-                Ok(io) => return Ok(io),
-                Err(why) => failure = why,
-            }
-        }
-    }
-    Err(failure)
 }
 
 async fn dial(

@@ -1,6 +1,7 @@
 //! Does a service outlive the loss of its pods, its gateway, its cluster? (SECURITY F6 to F10)
 
 use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::wait::check;
 use isthmus_tests::{Client, Fault, Mesh, until};
 
 use crate::load::Load;
@@ -121,6 +122,65 @@ async fn one_of_two_gateways_may_die() {
     mesh.link("west/gateway-2").set(Fault::Reset);
     load.more(100).await;
     load.stop_without_failure().await;
+}
+
+/// Whose fault a silence is can't be seen on one connection: the gateway is not ejected for its pods.
+#[tokio::test]
+async fn a_dead_pod_ejects_no_gateway_that_leads_to_it() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.gateways(2).service("cart", 1).service("other", 1)
+        })
+        .start()
+        .await;
+    // What is ejected itself is not tried, and here every call is to go through a gateway.
+    mesh.write(
+        "east",
+        "traffic.yaml",
+        "apiVersion: isthmus.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}
+  outlierDetection: {consecutiveFailures: 0}
+  retries: {attempts: 0}
+",
+    );
+    let cart = mesh.client("east/web").http("cart");
+    assert_eq!(cart.get("/").await.status, 200);
+    mesh.proxy_mut("west/cart-1").stop().await;
+    let gateways = async || {
+        let config = mesh.proxy("east/web-1").json("/config").await;
+        let mut gateways = config["gateways"].as_array().unwrap().clone();
+        gateways.retain(|gateway| gateway["cluster"] == "west");
+        gateways
+    };
+    let attempts = |gateways: &[serde_json::Value]| -> Vec<u64> {
+        let of = |g: &serde_json::Value| g["stats"]["attempts"].as_u64().unwrap();
+        gateways.iter().map(of).collect()
+    };
+    let before = attempts(&gateways().await);
+    until("both gateways were tried often enough", async || {
+        let reply = cart.get("/").await;
+        let now = attempts(&gateways().await);
+        // More than eject anything by default.
+        let tried = now
+            .iter()
+            .zip(&before)
+            .all(|(now, before)| now - before > 10);
+        check(
+            reply.status >= 500 && tried,
+            format!("{} {now:?}", reply.status),
+        )
+    })
+    .await;
+    for gateway in gateways().await {
+        assert_eq!(gateway["stats"]["ejected"], false, "{gateway:#}");
+        assert_eq!(gateway["stats"]["ejections_total"], 0, "{gateway:#}");
+    }
+    let other = mesh.client("east/web").http("other");
+    assert_eq!(other.get("/").await.status, 200);
 }
 
 /// F10: all of them are gone. Failures are told at once and by name; when they are back, so is the

@@ -9,7 +9,9 @@ use isthmus_proto::resource::{self, gateway_address::Kind};
 use isthmus_proto::spiffe::SpiffeId;
 use smallvec::SmallVec;
 
-use crate::balance::{Endpoint, EndpointStats, Me, Rng, Ticks, address, parse, port_number};
+use crate::balance::{
+    Endpoint, EndpointStats, Me, Outcome, Rng, Ticks, address, parse, port_number,
+};
 use crate::failure::Failure;
 use crate::snapshot::Rejected;
 
@@ -229,12 +231,41 @@ pub fn next_hop(
     }
 }
 
+/// What came of trying to reach an endpoint through a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// No connection to the gateway came about.
+    Unreached,
+    /// It came about, and no peer answered through it: the gateway is dead behind a load balancer
+    /// that still takes connections, or the pod is dead behind a gateway that is well.
+    Silent,
+    /// A peer answered, be it another one than was called.
+    Answered,
+}
+
+impl Tried {
+    /// What the gateway is to be remembered for; `None`: nothing. `answered`: a peer did through one
+    /// of the gateways that were tried, so the pod is well.
+    ///
+    /// Whose fault a silence is can't be seen on the connection itself. Where no gateway leads to an
+    /// answer, the endpoint is told of the failure, and the gateways are not.
+    #[must_use]
+    pub fn outcome(self, answered: bool) -> Option<Outcome> {
+        match self {
+            Self::Unreached => Some(Outcome::NoAnswer),
+            Self::Silent if answered => Some(Outcome::NoAnswer),
+            Self::Silent => None,
+            Self::Answered => Some(Outcome::Success),
+        }
+    }
+}
+
 /// Chooses among gateways: the cheaper of two that are not ejected; if all are, the one that
 /// returns first. None only if there are none.
 ///
-/// Tell the gateway's stats how *connecting to it* went, and the endpoint's stats how the call went,
-/// a failed connection included: of several gateways the broken one is then ejected before any pod
-/// behind it is, and behind a single one the pods are, so that other clusters take over.
+/// Tell the gateway's stats how *connecting to it* went ([`Tried::outcome`]), and the endpoint's stats
+/// how the call went, a failed connection included: of several gateways the broken one is then ejected
+/// before any pod behind it is, and behind a single one the pods are, so that other clusters take over.
 pub fn pick_gateway(gateways: &[Arc<Gateway>], rng: &mut Rng, now: Ticks) -> Option<Arc<Gateway>> {
     let usable: SmallVec<[&Arc<Gateway>; 4]> = gateways
         .iter()

@@ -31,6 +31,7 @@ pub(super) fn snapshot(snapshot: &Snapshot, now: Ticks) -> Value {
         })).collect::<Vec<_>>(),
         "gateways": content.gateways.iter().map(|g| json!({
             "name": g.name, "cluster": g.cluster, "network": g.network, "addresses": g.addresses,
+            "stats": g.stats.as_ref().map(|s| stats(s, now)),
         })).collect::<Vec<_>>(),
         "clusters": content.clusters.iter().map(|c| json!({
             "name": c.name, "state": c.state.name(), "reason": c.reason,

@@ -201,6 +201,52 @@ fn a_broken_gateway_is_ejected_and_the_last_one_never() {
 }
 
 #[test]
+fn a_gateway_answers_for_a_dead_pod_only_if_another_one_reaches_it() {
+    let gateways = [gateway("one"), gateway("two")];
+    let (mut rng, now, policy) = (Rng::new(5), Ticks(1_000_000), OutlierPolicy::default());
+    let mut call = |reach: &dyn Fn(&Arc<Gateway>) -> Tried| {
+        let first = pick_gateway(&gateways, &mut rng, now).unwrap();
+        let mut tries = vec![(first.stats.begin(now), reach(&first))];
+        if tries[0].1 != Tried::Answered {
+            let other = gateways.iter().find(|g| !Arc::ptr_eq(g, &first)).unwrap();
+            tries.push((other.stats.begin(now), reach(other)));
+        }
+        let answered = tries.iter().any(|(_, tried)| *tried == Tried::Answered);
+        for (attempt, tried) in tries {
+            if let Some(outcome) = tried.outcome(answered) {
+                let _ = attempt.finish(outcome, Duration::from_millis(20), now, &policy);
+            }
+        }
+    };
+    let failures = || {
+        let of = |gateway: &Arc<Gateway>| gateway.stats.view(now).failures_total;
+        [of(&gateways[0]), of(&gateways[1])]
+    };
+    for _ in 0..100 {
+        call(&|_| Tried::Silent);
+    }
+    assert_eq!(failures(), [0, 0], "the pod is dead");
+    for _ in 0..100 {
+        call(&|gateway| match gateway.name.as_str() {
+            name if name.ends_with("one") => Tried::Silent,
+            _ => Tried::Answered,
+        });
+    }
+    let [one, two] = failures();
+    assert!(
+        one > 0 && two == 0,
+        "its neighbour reaches the pod: {one}, {two}"
+    );
+    for _ in 0..100 {
+        call(&|_| Tried::Unreached);
+    }
+    assert!(
+        gateways.iter().all(|g| g.stats.is_ejected(now)),
+        "nobody else can be to blame"
+    );
+}
+
+#[test]
 fn equal_gateways_share_evenly() {
     let gateways = [gateway("one"), gateway("two"), gateway("three")];
     let mut rng = Rng::new(3);

@@ -76,8 +76,8 @@ pub struct PolicyView {
     pub invalid: Option<String>,
 }
 
-/// A gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A gateway, as discovery describes it and as this proxy has measured it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct GatewayView {
     /// `cluster/namespace/name`.
     pub name: String,
@@ -87,6 +87,8 @@ pub struct GatewayView {
     pub network: String,
     /// Where it is reached.
     pub addresses: Vec<String>,
+    /// How connecting through it went, where a time was given.
+    pub stats: Option<StatsView>,
 }
 
 /// A cluster's freshness.
@@ -176,7 +178,7 @@ impl Snapshot {
                 .iter()
                 .map(|t| (t.trust_domain().to_string(), t.roots().len(), t.sequence()))
                 .collect(),
-            gateways: self.describe_gateways(),
+            gateways: self.describe_gateways(now),
             clusters: self.describe_clusters(),
             services: self
                 .services
@@ -211,7 +213,7 @@ impl Snapshot {
         })
     }
 
-    fn describe_gateways(&self) -> Vec<GatewayView> {
+    fn describe_gateways(&self, now: Option<Ticks>) -> Vec<GatewayView> {
         let mut views: Vec<GatewayView> = self
             .gateways
             .all()
@@ -221,6 +223,7 @@ impl Snapshot {
                 cluster: gateway.cluster.to_string(),
                 network: gateway.network.to_string(),
                 addresses: gateway.addresses.iter().map(gateway_address).collect(),
+                stats: now.map(|now| gateway.stats.view(now)),
             })
             .collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));

@@ -125,20 +125,22 @@ fn spread(held: &Held) -> f64 {
 }
 
 async fn issue(config: &Config, replicas: &mut Replicas) -> Result<Held> {
-    let token = std::fs::read_to_string(&config.token_file)
-        .with_context(|| format!("read the token {}", config.token_file.display()))?;
+    let token = token(&config.token_file)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let csr = CertificateParams::new(Vec::new())?.serialize_request(&key)?;
     let request = IssueRequest {
         csr: csr.der().to_vec().into(),
-        token: token.trim().to_owned(),
+        token,
         cluster: config.cluster.to_string(),
     };
     // The token says who we are. A certificate would be in the way if nobody believes it any more.
     let channel = replicas.connect(config, &Arc::default()).await?;
     let answer = control::answered(IdentityServiceClient::new(channel).issue(request))
         .await
-        .context("ask for a certificate")?;
+        .with_context(|| {
+            let file = config.token_file.display();
+            format!("ask for a certificate with the token in {file}")
+        })?;
     let chain: Vec<_> = answer
         .chain
         .iter()
@@ -150,7 +152,8 @@ async fn issue(config: &Config, replicas: &mut Replicas) -> Result<Held> {
         chain.clone(),
         &key_der.into(),
         SystemTime::now(),
-    )?;
+    )
+    .context("the certificate that was issued")?;
     if let Err(error) = save(config, &key, &chain) {
         // Traffic does not depend on it; the next start does.
         tracing::warn!(
@@ -159,6 +162,17 @@ async fn issue(config: &Config, replicas: &mut Replicas) -> Result<Held> {
         );
     }
     Ok(held)
+}
+
+/// Whether it is a good one, the control plane says.
+fn token(file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("read the token in {}", file.display()))?;
+    let token = text.trim();
+    if token.is_empty() {
+        bail!("the token in {} is empty", file.display());
+    }
+    Ok(token.to_owned())
 }
 
 /// Puts chain and key together, if they are ours and belong to each other.
@@ -190,15 +204,12 @@ fn assemble(
     })
 }
 
-fn paths(config: &Config) -> (PathBuf, PathBuf) {
-    (
-        config.state_dir.join("key.pem"),
-        config.state_dir.join("chain.pem"),
-    )
+fn paths(state_dir: &Path) -> (PathBuf, PathBuf) {
+    (state_dir.join("key.pem"), state_dir.join("chain.pem"))
 }
 
 fn save(config: &Config, key: &KeyPair, chain: &[CertificateDer<'_>]) -> Result<()> {
-    let (key_path, chain_path) = paths(config);
+    let (key_path, chain_path) = paths(&config.state_dir);
     let pem: String = chain
         .iter()
         .map(|der| files::pem("CERTIFICATE", der))
@@ -209,18 +220,8 @@ fn save(config: &Config, key: &KeyPair, chain: &[CertificateDer<'_>]) -> Result<
 
 /// The certificate of an earlier life, if it is still good. Anything else is made anew.
 fn load(config: &Config) -> Option<Held> {
-    let (key_path, chain_path) = paths(config);
-    let read = |path: &Path| std::fs::read(path).ok();
-    let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?).ok()?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(&chain_path)?)
-        .collect::<Result<_, _>>()
-        .ok()?;
-    let since = std::fs::metadata(&chain_path)
-        .and_then(|m| m.modified())
-        .ok()?;
-    match assemble(&config.identity, chain, &key, since) {
-        Ok(held) if held.not_after > SystemTime::now() => Some(held),
-        Ok(_) => None,
+    match on_disk(&config.state_dir, &config.identity) {
+        Ok(held) => held.filter(|held| held.not_after > SystemTime::now()),
         Err(error) => {
             tracing::warn!(
                 error = format!("{error:#}"),
@@ -228,5 +229,117 @@ fn load(config: &Config) -> Option<Held> {
             );
             None
         }
+    }
+}
+
+/// The certificate and the key that were saved. `None`: one of the files is not there.
+///
+/// # Errors
+/// A file can't be read, or what it holds; the error names it, and shows nothing of the key.
+fn on_disk(state_dir: &Path, identity: &SpiffeId) -> Result<Option<Held>> {
+    let (key_path, chain_path) = paths(state_dir);
+    let (Some(key), Some(chain)) = (read(&key_path)?, read(&chain_path)?) else {
+        return Ok(None);
+    };
+    let (key_file, chain_file) = (key_path.display(), chain_path.display());
+    // The reader's own words may hold a line of the file.
+    let key = PrivateKeyDer::from_pem_slice(&key)
+        .map_err(|_| anyhow!("{key_file} holds no private key in PEM"))?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain)
+        .collect::<Result<_, _>>()
+        .map_err(|error| anyhow!("{chain_file}: {error}"))?;
+    if chain.is_empty() {
+        bail!("{chain_file} holds no certificate in PEM");
+    }
+    let since = std::fs::metadata(&chain_path)
+        .and_then(|metadata| metadata.modified())
+        .with_context(|| format!("the time of {chain_file}"))?;
+    assemble(identity, chain, &key, since)
+        .map(Some)
+        .with_context(|| format!("{chain_file} and {key_file}"))
+}
+
+/// `None`: there is no such file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CART: &str = "spiffe://east.mesh.internal/ns/shop/sa/cart";
+
+    fn made(uri: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        let leaf = params.self_signed(&key).unwrap();
+        (key.serialize_pem(), files::pem("CERTIFICATE", leaf.der()))
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_saved_certificate_is_said_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (key_path, chain_path) = paths(dir.path());
+        let read = |key: &str, chain: &str| {
+            std::fs::write(&key_path, key).unwrap();
+            std::fs::write(&chain_path, chain).unwrap();
+            on_disk(dir.path(), &CART.parse().unwrap())
+        };
+        let (key, chain) = made(CART);
+        let (other_key, foreign) = made("spiffe://west.mesh.internal/ns/shop/sa/cart");
+        assert!(read(&key, &chain).unwrap().is_some());
+        // As a tool that takes line ends away would leave it.
+        let flat = key.replace('\n', " ");
+        let (no_base64, in_chain) = (key.replace('M', "!"), chain.replace('M', "!"));
+        let not_der = files::pem("CERTIFICATE", b"garbage");
+        let bad = [
+            ("garbage", chain.as_str(), "key.pem"),
+            (&flat, &chain, "key.pem"),
+            (&no_base64, &chain, "key.pem"),
+            (&other_key, &chain, "key.pem"),
+            (&key, "garbage", "chain.pem"),
+            (&key, &in_chain, "chain.pem"),
+            (&key, &not_der, "chain.pem"),
+            (&other_key, &foreign, "chain.pem"),
+        ];
+        let secret = key.lines().nth(1).unwrap();
+        for (key, chain, file) in bad {
+            let told = format!("{:#}", read(key, chain).unwrap_err());
+            let path = dir.path().join(file).display().to_string();
+            assert!(told.contains(&path) && !told.contains(secret), "{told}");
+        }
+        std::fs::remove_file(&chain_path).unwrap();
+        assert!(
+            on_disk(dir.path(), &CART.parse().unwrap())
+                .unwrap()
+                .is_none()
+        );
+        std::fs::create_dir(&chain_path).unwrap();
+        let told = format!(
+            "{:#}",
+            on_disk(dir.path(), &CART.parse().unwrap()).unwrap_err()
+        );
+        assert!(
+            told.contains("chain.pem"),
+            "not there is one thing, not to be read another: {told}"
+        );
+    }
+
+    #[test]
+    fn a_token_that_is_none_is_said_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let told = || format!("{:#}", token(&file).unwrap_err());
+        assert!(told().contains(&file.display().to_string()), "{}", told());
+        std::fs::write(&file, " \n").unwrap();
+        assert!(told().contains(&file.display().to_string()), "{}", told());
+        std::fs::write(&file, "a.b.c\n").unwrap();
+        assert_eq!(token(&file).unwrap(), "a.b.c");
     }
 }

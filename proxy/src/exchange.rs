@@ -49,7 +49,7 @@ impl Request {
     #[must_use]
     pub fn facts(&self) -> RequestFacts<'_> {
         RequestFacts {
-            method: &self.head.method,
+            method: self.head.asked_method(),
             host: &self.host,
             path: self.path.as_str(),
             fields: &self.head.fields,
@@ -317,7 +317,7 @@ async fn attempt(
     let mut head = {
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
         let first = [asked.deadline, tried].into_iter().flatten().min();
-        let method = upgrade::asked_by(&asked.request.head);
+        let method = asked.request.head.asked_method();
         let heads = final_head(&mut upstream.rx, method, answer);
         let heads = pin!(heads);
         match within(first, pin!(unless(heads, feeding.as_mut()))).await {

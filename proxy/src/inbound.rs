@@ -256,7 +256,7 @@ impl Inbound {
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
         event.request = Some((
-            request.head.method.clone(),
+            request.head.asked_method().clone(),
             request.path.as_str().to_owned(),
         ));
         let port = self.target_port(snapshot, &asked, &request)?;

@@ -295,7 +295,7 @@ impl Outbound {
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
         event.request = Some((
-            request.head.method.clone(),
+            request.head.asked_method().clone(),
             request.path.as_str().to_owned(),
         ));
         event.service = Some(self.service.name.shared());

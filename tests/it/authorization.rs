@@ -125,6 +125,39 @@ async fn an_upgraded_stream_is_cut_when_its_permission_ends() {
     assert!(revoked >= 1.0, "{revoked}");
 }
 
+/// What asks for another protocol is a GET all the same, also where it travels as an extended CONNECT.
+#[tokio::test]
+async fn a_policy_about_a_method_is_not_got_around_by_an_upgrade() {
+    const DENY_GET: &str = "apiVersion: isthmus.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: no-get, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  action: Deny
+  rules:
+  - to: [{methods: [GET]}]
+";
+    let mesh = two_clusters().start().await;
+    let http = mesh.client("east/web").http("cart");
+    assert!(http.upgrade("echo").await.is_ok());
+    mesh.write("west", "policy.yaml", DENY_GET);
+    becomes(&http, 403).await;
+    let record = &mesh.app("west/cart-1").record;
+    let seen = record.requests();
+    let mut io = http.tcp().await.unwrap();
+    let words =
+        b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade, close\r\nupgrade: echo\r\n\r\n";
+    io.write_all(words).await.unwrap();
+    let mut said = Vec::new();
+    let reading = io.read_to_end(&mut said);
+    let _ = tokio::time::timeout(isthmus_tests::wait::SOON, reading)
+        .await
+        .expect("an answer");
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.starts_with("HTTP/1.1 403"), "{said}");
+    assert_eq!(record.requests(), seen, "it was forwarded");
+}
+
 #[tokio::test]
 async fn an_allow_policy_denies_everything_that_it_does_not_name() {
     let mesh = Mesh::builder()

@@ -316,6 +316,18 @@ pub struct RequestHead {
     pub expects_continue: bool,
 }
 
+impl RequestHead {
+    /// The method that counts, for policies and for an HTTP/1.1 application: an extended CONNECT is a GET
+    /// that asks for another protocol, and is written as one (RFC 8441 §5).
+    #[must_use]
+    pub fn asked_method(&self) -> &Method {
+        match self.method {
+            Method::Connect if !self.protocol.is_empty() => &Method::Get,
+            _ => &self.method,
+        }
+    }
+}
+
 /// The head of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {

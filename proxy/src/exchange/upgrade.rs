@@ -10,7 +10,7 @@
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::ResponseContext;
-use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{BodyLength, ResponseHead, Version};
 
 use super::{Downstream, Request};
 use crate::connect::Upstream;
@@ -32,16 +32,6 @@ pub enum Switch {
     Accepted,
     /// The answer is an ordinary one.
     Refused,
-}
-
-/// The method by which an HTTP/1.1 upstream was asked: an extended CONNECT is written as GET, and its
-/// answer has the content of one (RFC 8441 §5).
-#[must_use]
-pub fn asked_by(head: &RequestHead) -> &Method {
-    match head.method {
-        Method::Connect if !head.protocol.is_empty() => &Method::Get,
-        _ => &head.method,
-    }
 }
 
 /// Did the upstream switch protocols? An answer that a proxy of the mesh (`peer`) had to disguise
@@ -142,6 +132,7 @@ mod tests {
     use isthmus_proxy_core::message::Fields;
 
     use super::*;
+    use isthmus_proxy_core::message::{Method, RequestHead};
 
     fn asking_for(protocol: &[u8]) -> Request {
         let head = RequestHead {

@@ -155,7 +155,7 @@ fn judge(
         }
     };
     let facts = request.as_ref().map(|(head, path)| RequestFacts {
-        method: &head.method,
+        method: head.asked_method(),
         host: &question.host,
         path: path.as_str(),
         fields: &head.fields,

@@ -131,10 +131,10 @@ fn read_request(head: &[u8], line: &httparse::Request<'_, '_>) -> Result<Request
         Method::Connect | Method::Trace if has_content => {
             return Err("CONNECT or TRACE with content, RFC 9110 §9.3.6, §9.3.8");
         }
-        Method::Connect => None,
-        // RFC 9110 §7.8 lets us ignore an upgrade; behind content its first byte is contested.
-        _ if has_content => None,
-        _ => facts.protocol(version),
+        // RFC 9110 §7.8 lets us ignore an upgrade; behind content its first byte is contested, and only a
+        // GET stays what it is over HTTP/2 (RFC 8441).
+        Method::Get if !has_content => facts.protocol(version),
+        _ => None,
     };
     Ok(RequestHead {
         method,

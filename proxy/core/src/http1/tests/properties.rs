@@ -57,7 +57,7 @@ fn request() -> impl Strategy<Value = RequestHead> {
                 https: false,
                 authority: authority.into_bytes(),
                 path: path.into_bytes(),
-                protocol: if upgrade {
+                protocol: if upgrade && method == "GET" {
                     b"websocket".to_vec()
                 } else {
                     Vec::new()

@@ -378,6 +378,12 @@ fn one_protocol_named_by_connection_is_an_upgrade() {
         "not named by connection"
     );
     assert_eq!(protocol("Connection: upgrade"), "", "nothing to upgrade to");
+    for method in ["POST", "DELETE", "PURGE"] {
+        let asked = of(&format!(
+            "{method} / HTTP/1.1\nHost: a\nConnection: upgrade\nUpgrade: websocket"
+        ));
+        assert_eq!(asked.protocol, b"", "{method} would become GET");
+    }
     assert_eq!(protocol("Connection: upgrade\nUpgrade: a, b"), "", "two");
     assert_eq!(
         protocol("Connection: upgrade\nUpgrade: a\nUpgrade: b"),

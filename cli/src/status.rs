@@ -19,7 +19,7 @@ mod forward;
 /// `isthmus status`.
 ///
 /// # Errors
-/// Nobody can be asked. A part that doesn't answer is shown as such.
+/// Nobody can be asked, or nobody answers. A part that doesn't answer is shown as such.
 pub(crate) fn run(options: &StatusOptions, format: Format) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -30,7 +30,15 @@ pub(crate) fn run(options: &StatusOptions, format: Format) -> anyhow::Result<()>
         Format::Json => output::json(&seen),
         Format::Text => output::line(tables::all(&seen).trim_end()),
     }
+    anyhow::ensure!(has_answer(&seen), "nobody answered");
     Ok(())
+}
+
+/// Is there anything but errors in what was seen?
+fn has_answer(seen: &Value) -> bool {
+    let answers = |page: &Value| !page.is_null() && page.get("error").is_none();
+    let configs = seen["configs"].as_object();
+    answers(&seen["world"]) || configs.is_some_and(|all| all.values().any(answers))
 }
 
 async fn look(options: &StatusOptions) -> anyhow::Result<Value> {
@@ -112,6 +120,18 @@ fn items(value: &Value) -> &[Value] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_answer_is_enough_and_none_is_an_error() {
+        let error = || json!({ "error": "refused" });
+        let seen =
+            |world: Value, config: Value| json!({ "world": world, "configs": { "a": config } });
+        assert!(!has_answer(&seen(error(), error())));
+        assert!(!has_answer(&json!({ "world": null, "configs": {} })));
+        assert!(has_answer(&seen(json!({ "clusters": [] }), error())));
+        assert!(has_answer(&seen(json!(null), json!({ "generation": 1 }))));
+        assert!(has_answer(&json!({ "world": [] })));
+    }
 
     #[test]
     fn a_proxy_with_two_streams_counts_once() {

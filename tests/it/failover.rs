@@ -4,6 +4,7 @@ use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::wait::check;
 use isthmus_tests::{Client, Fault, Mesh, until};
 
+use crate::faults::EVERY_ANSWER;
 use crate::load::Load;
 
 fn in_both_clusters() -> MeshPlan {
@@ -135,18 +136,7 @@ async fn a_dead_pod_ejects_no_gateway_that_leads_to_it() {
         .start()
         .await;
     // What is ejected itself is not tried, and here every call is to go through a gateway.
-    mesh.write(
-        "east",
-        "traffic.yaml",
-        "apiVersion: isthmus.dev/v1alpha1
-kind: TrafficPolicy
-metadata: {name: cart, namespace: shop}
-spec:
-  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}
-  outlierDetection: {consecutiveFailures: 0}
-  retries: {attempts: 0}
-",
-    );
+    mesh.write("east", "traffic.yaml", EVERY_ANSWER);
     let cart = mesh.client("east/web").http("cart");
     assert_eq!(cart.get("/").await.status, 200);
     mesh.proxy_mut("west/cart-1").stop().await;

@@ -7,6 +7,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::load::Load;
 
+/// A pod that is bad goes on to be asked, and what it says is not covered up by another try.
+pub(crate) const EVERY_ANSWER: &str = "apiVersion: isthmus.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}
+  outlierDetection: {consecutiveFailures: 0}
+  retries: {attempts: 0}
+";
+
 /// F9: nothing passes any more and nobody says so. The other gateway takes over.
 #[tokio::test]
 async fn a_silent_gateway_is_left_for_the_other_one() {
@@ -120,18 +130,7 @@ async fn a_malicious_application_poisons_no_connection() {
         .start()
         .await;
     // What is ejected answers nothing, and here every answer counts.
-    mesh.write(
-        "east",
-        "traffic.yaml",
-        "apiVersion: isthmus.dev/v1alpha1
-kind: TrafficPolicy
-metadata: {name: cart, namespace: shop}
-spec:
-  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: cart}
-  outlierDetection: {consecutiveFailures: 0}
-  retries: {attempts: 0}
-",
-    );
+    mesh.write("east", "traffic.yaml", EVERY_ANSWER);
     let client = mesh.client("east/web").http("cart");
     for n in 0..ANSWERS.len() * 4 {
         let reply = client.get(&format!("/{n}")).await;

@@ -3,7 +3,7 @@
 use isthmus_test_clusters::Cluster;
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, programs, start, steps};
+use crate::tool::{Tool, start, steps};
 
 const DEPLOYMENT: &str =
     "/apis/apps/v1/namespaces/isthmus-system/deployments/isthmus-control-plane";
@@ -30,12 +30,10 @@ async fn installed(east: &Cluster) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn installing_again_keeps_what_is_installed_but_for_flags_that_are_given() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
-    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
     let install = "install --cluster east --apply --kubeconfig EAST";
     let first = tool
         .done(&format!(
@@ -93,20 +91,18 @@ async fn installing_again_keeps_what_is_installed_but_for_flags_that_are_given()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
     let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", folder.path()),
-        start(&programs, "west", "10.97.0.0/16", folder.path()),
+        start(&programs, "east", "10.96.0.0/16", tool.folder()),
+        start(&programs, "west", "10.97.0.0/16", tool.folder()),
     );
     tool.done("install --cluster east --apply --kubeconfig EAST --mesh-domain corp.example")
         .await;
     let join = "cluster join west --kubeconfig WEST --home-kubeconfig EAST";
     // The same API server by another name, as a control plane in a pod may need it.
-    let given = std::fs::read_to_string(folder.path().join("WEST")).unwrap();
+    let given = std::fs::read_to_string(tool.folder().join("WEST")).unwrap();
     let server = given.split("https://127.0.0.1:").nth(1).unwrap();
     let port: String = server.chars().take_while(char::is_ascii_digit).collect();
     let elsewhere = format!("https://localhost:{port}/");

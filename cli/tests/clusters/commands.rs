@@ -4,7 +4,7 @@ use isthmus_control_plane::kubernetes::{Allow, Api, kubeconfig};
 use isthmus_test_clusters::Cluster;
 use isthmus_test_clusters::kubeconfig::Credential;
 
-use crate::tool::{Tool, broken, programs, start, steps};
+use crate::tool::{Tool, broken, start, steps};
 
 const MESH_CLUSTERS: &str = "/apis/isthmus.dev/v1alpha1/meshclusters";
 const SECRET: &str = "/api/v1/namespaces/isthmus-system/secrets/cluster-west";
@@ -126,14 +126,12 @@ async fn only_its_config_map(api: &Api) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn a_cluster_joins_is_checked_and_leaves() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
     let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", folder.path()),
-        start(&programs, "west", "10.96.0.0/16", folder.path()),
+        start(&programs, "east", "10.96.0.0/16", tool.folder()),
+        start(&programs, "west", "10.96.0.0/16", tool.folder()),
     );
 
     let join = "cluster join west --kubeconfig WEST --home-kubeconfig EAST";
@@ -242,12 +240,10 @@ async fn a_cluster_joins_is_checked_and_leaves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_install_prints_an_api_server_takes() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
-    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
     let output = tool.run("install --cluster east").await;
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::tool::{Tool, broken, findings, of_level, programs, start, steps};
+use crate::tool::{Tool, broken, findings, of_level, start, steps};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const EXPORTS: &str =
@@ -12,12 +12,10 @@ const IMPORTS: &str =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_definition_of_ours_is_named_and_replaced_by_what_is_printed() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
-    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
     let install = "install --cluster east --apply --kubeconfig EAST";
     tool.done(install).await;
     assert_eq!(broken(&tool).await, Vec::<String>::new());
@@ -50,12 +48,10 @@ async fn an_old_definition_of_ours_is_named_and_replaced_by_what_is_printed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn older_definitions_of_others_are_left_alone_and_their_upgrade_is_told() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
-    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
     for definition in [EXPORTS, IMPORTS] {
         let old = definition.replace("v1beta1", "v1alpha1");
         let applied = east.admin().apply_text(&old).await.unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::tool::{Tool, programs, start};
+use crate::tool::{Tool, start};
 
 const HOME: &str = "/apis/isthmus.dev/v1alpha1/meshclusters/east";
 const SYSTEM: &str = "/api/v1/namespaces/isthmus-system";
@@ -25,19 +25,17 @@ async fn run(folder: &Path) -> Output {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_test_on_given_clusters_does_not_start_where_a_mesh_is_and_takes_nothing_of_others() {
-    let Some(programs) = programs() else { return };
+    let Some((programs, tool)) = Tool::find() else {
+        return;
+    };
     for program in ["python3", "kubectl"] {
         if let Err(error) = Command::new(program).arg("--help").output() {
             isthmus_test_clusters::skipped(&anyhow::Error::from(error).context(program));
             return;
         }
     }
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
-    };
-    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
-    let free = run(folder.path()).await;
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
+    let free = run(tool.folder()).await;
     let said = String::from_utf8(free.stdout).unwrap();
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(
@@ -47,7 +45,7 @@ async fn the_test_on_given_clusters_does_not_start_where_a_mesh_is_and_takes_not
 
     tool.done("install --cluster east --apply --kubeconfig EAST")
         .await;
-    let refused = run(folder.path()).await;
+    let refused = run(tool.folder()).await;
     assert!(!refused.status.success());
     assert_eq!(String::from_utf8(refused.stdout).unwrap(), "");
     let said = String::from_utf8(refused.stderr).unwrap();

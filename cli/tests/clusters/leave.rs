@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, programs, start, steps};
+use crate::tool::{Tool, start, steps};
 
 const EXPORTS: &str =
     include_str!("../../../deploy/crds/mcs/multicluster.x-k8s.io_serviceexports.yaml");
@@ -27,14 +27,12 @@ fn named(version: &str, kind: &str, name: &str, owner: &str, body: &Value) -> Va
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn imports_of_an_older_version_and_slices_go_with_the_cluster() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
     let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", folder.path()),
-        start(&programs, "west", "10.97.0.0/16", folder.path()),
+        start(&programs, "east", "10.96.0.0/16", tool.folder()),
+        start(&programs, "west", "10.97.0.0/16", tool.folder()),
     );
     for definition in [EXPORTS, IMPORTS] {
         let old = definition.replace("v1beta1", "v1alpha1");

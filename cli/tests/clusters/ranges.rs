@@ -3,7 +3,7 @@
 use isthmus_test_clusters::Cluster;
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, findings, programs, start};
+use crate::tool::{Tool, findings, start};
 
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/isthmus-control-plane";
 
@@ -35,14 +35,12 @@ async fn told(tool: &Tool, forbidden: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranges_that_are_not_listed_are_asked_for_by_a_service_that_is_not_made() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
     let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", folder.path()),
-        start(&programs, "west", "10.96.128.0/17", folder.path()),
+        start(&programs, "east", "10.96.0.0/16", tool.folder()),
+        start(&programs, "west", "10.96.128.0/17", tool.folder()),
     );
     tool.done("install --cluster east --network one --apply --kubeconfig EAST")
         .await;

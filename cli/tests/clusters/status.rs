@@ -8,7 +8,7 @@ use std::path::Path;
 use isthmus_test_clusters::Cluster;
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, programs, start};
+use crate::tool::{Tool, start};
 
 /// Opens a way to the pods of which the folder has an address, as `kubectl port-forward` would.
 const KUBECTL: &str = "#!/bin/sh
@@ -88,15 +88,13 @@ fn admin_page(folder: &Path, pod: &str, generation: u64, nodes: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_replica_is_asked_and_one_that_is_lost_is_named() {
-    let Some(programs) = programs() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let tool = Tool {
-        folder: folder.path().to_owned(),
+    let Some((programs, tool)) = Tool::find() else {
+        return;
     };
-    let kubectl = folder.path().join("kubectl");
+    let kubectl = tool.folder().join("kubectl");
     std::fs::write(&kubectl, KUBECTL).unwrap();
     std::fs::set_permissions(&kubectl, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let east = start(&programs, "east", "10.96.0.0/16", folder.path()).await;
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
     let status = "status --context east --kubeconfig EAST";
     let none = tool.refused(status).await;
     assert!(none.contains("is it installed"), "{none}");
@@ -104,9 +102,9 @@ async fn every_replica_is_asked_and_one_that_is_lost_is_named() {
     tool.done("install --cluster east --apply --kubeconfig EAST")
         .await;
     replicas(&east).await;
-    admin_page(folder.path(), "cp-1", 3, &["east/shop/web-1"]);
+    admin_page(tool.folder(), "cp-1", 3, &["east/shop/web-1"]);
     admin_page(
-        folder.path(),
+        tool.folder(),
         "cp-2",
         7,
         &["east/shop/web-2", "west/shop/web-3"],
@@ -139,14 +137,14 @@ async fn every_replica_is_asked_and_one_that_is_lost_is_named() {
     assert_eq!(trust["told by"], 7, "{trust}");
 
     // The one that leads is lost, too.
-    std::fs::remove_file(folder.path().join("cp-2")).unwrap();
+    std::fs::remove_file(tool.folder().join("cp-2")).unwrap();
     let seen = tool.done(status).await;
     assert_eq!(seen["world"]["generation"], 3, "{seen}");
     let trust = tool
         .done("trust status --context east --kubeconfig EAST")
         .await;
     assert_eq!(trust["told by"], 3, "{trust}");
-    std::fs::remove_file(folder.path().join("cp-1")).unwrap();
+    std::fs::remove_file(tool.folder().join("cp-1")).unwrap();
     let none = tool.refused(status).await;
     assert!(none.contains("cp-1: ") && none.contains("cp-3: "), "{none}");
     east.end().await.unwrap();

@@ -1,28 +1,41 @@
 //! The binary, as tests call it, and clusters for it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use isthmus_test_clusters::{Cluster, Programs, Settings};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// The binary, and a folder for kubeconfigs.
 pub(crate) struct Tool {
-    pub(crate) folder: PathBuf,
+    folder: TempDir,
 }
 
 impl Tool {
+    /// It, and what clusters are started by; `None`: that is not here, and the test is skipped.
+    pub(crate) fn find() -> Option<(Programs, Self)> {
+        let programs = Programs::find();
+        let programs = programs.map_err(|error| isthmus_test_clusters::skipped(&error));
+        let folder = tempfile::tempdir().unwrap();
+        Some((programs.ok()?, Self { folder }))
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Runs it; `east` and `west` in the line are kubeconfigs.
     pub(crate) async fn run(&self, line: &str) -> Output {
         let file = |word: &str| match word {
-            "EAST" | "WEST" => self.folder.join(word).display().to_string(),
+            "EAST" | "WEST" => self.folder().join(word).display().to_string(),
             _ => word.to_owned(),
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
         // A test may have a `kubectl` of its own in the folder.
         let path = std::env::var("PATH").unwrap_or_default();
         command
-            .env("PATH", format!("{}:{path}", self.folder.display()))
+            .env("PATH", format!("{}:{path}", self.folder().display()))
             .args(line.split_whitespace().map(file))
             .env_remove("KUBECONFIG");
         tokio::task::spawn_blocking(move || command.output().unwrap())
@@ -48,12 +61,6 @@ impl Tool {
         assert!(!output.status.success(), "{line} succeeds");
         String::from_utf8(output.stderr).unwrap()
     }
-}
-
-pub(crate) fn programs() -> Option<Programs> {
-    Programs::find()
-        .map_err(|error| isthmus_test_clusters::skipped(&error))
-        .ok()
 }
 
 pub(crate) async fn start(programs: &Programs, name: &str, range: &str, folder: &Path) -> Cluster {

@@ -22,10 +22,10 @@ pub use service::{
     AFFINITY_SECONDS, EndpointSlice, IpFamily, OtherPort, Service, ServiceExport, ServiceImport,
     ServicePort, ServiceType, SliceEndpoint, SlicePort, Spread, TargetPort, Transport,
 };
-pub(crate) use status::folded_hold;
 pub use status::{
     MANAGED_BY, MANAGED_LABEL, Managed, Observed, Parent, ParentStatus, Refusal, Said, Truth,
 };
+pub(crate) use status::{folded_hold, short_hash};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -196,10 +196,10 @@ const OTHERS: &str = "#";
 fn fold(words: &Labels) -> Labels {
     let (mut folded, mut others) = (Labels::new(), String::new());
     for (key, value) in words {
-        if OWN_PREFIXES.iter().any(|own| key.starts_with(own)) {
+        if is_own(key) {
             folded.insert(key.clone(), value.clone());
         } else {
-            others.push_str(&word(key, value));
+            others.push_str(&short_hash([key, value]));
             others.push(' ');
         }
     }
@@ -213,15 +213,25 @@ fn fold(words: &Labels) -> Labels {
 pub(crate) fn folded_hold(folded: &Labels, wanted: &Labels) -> bool {
     let others = folded.get(OTHERS).map(String::as_str).unwrap_or_default();
     wanted.iter().all(|(key, value)| {
-        let own = OWN_PREFIXES.iter().any(|own| key.starts_with(own));
-        let hash = || word(key, value);
-        folded.get(key) == Some(value) || !own && others.split(' ').any(|one| one == hash())
+        let hashed = || {
+            let hash = short_hash([key, value]);
+            others.split(' ').any(|one| one == hash)
+        };
+        folded.get(key) == Some(value) || !is_own(key) && hashed()
     })
 }
 
-fn word(key: &str, value: &str) -> String {
+fn is_own(key: &str) -> bool {
+    OWN_PREFIXES.iter().any(|own| key.starts_with(own))
+}
+
+/// Tells lists of texts apart, in 16 characters.
+pub(crate) fn short_hash<'a, T: AsRef<str> + ?Sized + 'a>(
+    parts: impl IntoIterator<Item = &'a T>,
+) -> String {
     let mut sha = Sha256::new();
-    for part in [key, value] {
+    for part in parts {
+        let part = part.as_ref();
         sha.update(part.len().to_be_bytes());
         sha.update(part);
     }

@@ -35,10 +35,10 @@ pub(crate) struct Epochs {
 }
 
 /// What a client knows of a cluster, and how far behind that we are.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 struct Ahead {
     /// When the client's view was confirmed.
-    seen: Option<SystemTime>,
+    seen: SystemTime,
     positions: BTreeMap<Kind, u64>,
     behind: Behind,
 }
@@ -69,7 +69,12 @@ impl Epochs {
             Some((name.parse().ok()?, at))
         };
         for (cluster, at) in seen.fields.iter().take(CLUSTERS_MAX).filter_map(read) {
-            ahead.entry(cluster).or_default().seen = Some(at);
+            let of = Ahead {
+                seen: at,
+                positions: BTreeMap::new(),
+                behind: Behind::default(),
+            };
+            ahead.insert(cluster, of);
         }
         if let Some(ValueKind::StringValue(text)) = field(positions::METADATA) {
             for (cluster, kind, position) in Positions::read(text).iter() {
@@ -146,8 +151,7 @@ impl Epochs {
 impl Ahead {
     /// How far behind it we are; `None`: not at all.
     fn compare(&self, cluster: &Cluster) -> Option<Behind> {
-        let seen = self.seen?;
-        let confirmed = cluster.confirmed_at;
+        let (seen, confirmed) = (self.seen, cluster.confirmed_at);
         let with_slack = confirmed.and_then(|at| at.checked_add(SLACK));
         if with_slack.is_none_or(|confirmed| confirmed < seen) {
             return Some(Behind::Wholly);

@@ -1,8 +1,6 @@
 //! Which exported labels and annotations can an import carry?
 
-use sha2::{Digest as _, Sha256};
-
-use crate::model::{Labels, MANAGED_LABEL};
+use crate::model::{Labels, MANAGED_LABEL, short_hash};
 
 /// Longest name or value of a label.
 const LABEL_BYTES_MAX: usize = 63;
@@ -46,17 +44,12 @@ pub(super) fn digest(labels: &Labels, annotations: &Labels) -> Option<String> {
     if labels.is_empty() && annotations.is_empty() {
         return None;
     }
-    let mut sha = Sha256::new();
-    for (list, mark) in [(labels, "l"), (annotations, "a")] {
-        for (key, value) in list {
-            for part in [mark, key, value] {
-                sha.update(part.len().to_be_bytes());
-                sha.update(part);
-            }
-        }
-    }
-    let digest: [u8; 32] = sha.finalize().into();
-    Some(digest.iter().take(8).map(|b| format!("{b:02x}")).collect())
+    let marked = [(labels, "l"), (annotations, "a")].into_iter();
+    let parts = marked.flat_map(|(list, mark)| {
+        let words = list.iter();
+        words.flat_map(move |(key, value)| [mark, key.as_str(), value.as_str()])
+    });
+    Some(short_hash(parts))
 }
 
 /// `prefix/name` or `name`.

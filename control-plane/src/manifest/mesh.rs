@@ -97,14 +97,16 @@ pub(super) fn service_import(
     let spec = raw.spec;
     let ips = spec.ips.unwrap_or_default();
     let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
-    let port = |port: ImportPort| {
-        Some(OtherPort {
+    let port = |(at, port): (usize, ImportPort)| {
+        let key = format!("spec.ports[{at}].protocol");
+        Ok(OtherPort {
             port: port.port,
-            transport: transport(port.protocol.as_deref())?,
+            transport: transport(document, &key, port.protocol.as_deref())?,
             name: port.name.unwrap_or_default(),
             app_protocol: port.app_protocol,
         })
     };
+    let ports = spec.ports.into_iter().flatten().enumerate().map(port);
     let listed = raw
         .status
         .as_ref()
@@ -116,14 +118,14 @@ pub(super) fn service_import(
     Ok(Spec::ServiceImport(ServiceImport {
         ips: addresses(document, "spec.ips", &ips)?,
         headless: spec.r#type.as_deref() == Some("Headless"),
-        ports: spec.ports.into_iter().flatten().filter_map(port).collect(),
+        ports: ports.collect::<Result<_, Failure>>()?,
         affinity: sticky.then(|| seconds.unwrap_or(AFFINITY_SECONDS)),
         clusters: clusters.collect(),
         spread: spread(
             spec.internal_traffic_policy.as_deref(),
             spec.traffic_distribution,
         ),
-        families: families(&spec.ip_families.unwrap_or_default()),
+        families: families(document, &spec.ip_families.unwrap_or_default())?,
         is_alpha: version == "v1alpha1",
         observed: status::observed(metadata, raw.status.as_ref(), status::IMPORT),
         managed: status::managed(metadata).map(Managed::folded),

@@ -412,6 +412,57 @@ status: {{conditions: [{{type: Ready, status: 'False', reason: Pending}}, {{type
     assert!(import("v1alpha1").is_alpha);
 }
 
+/// Left out, it would make another service of it: one without a port, or for other addresses.
+#[test]
+fn a_transport_or_a_family_that_is_unknown_is_told_where_it_stands() {
+    let service = "apiVersion: v1\nkind: Service";
+    let import = "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceImport";
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice";
+    let labels = "name: cart, namespace: shop, labels: {kubernetes.io/service-name: cart}";
+    let ports = "ports:\n- port: 80\n- port: 81\n  protocol: TPC";
+    let inner = ports.replace('\n', "\n  ");
+    let cases = [
+        (
+            service,
+            format!("spec:\n  {inner}"),
+            "spec.ports[1].protocol: \"TPC\"",
+            (8, 15),
+        ),
+        (
+            import,
+            format!("spec:\n  {inner}"),
+            "spec.ports[1].protocol: \"TPC\"",
+            (8, 15),
+        ),
+        (
+            slice,
+            ports.to_owned(),
+            "ports[1].protocol: \"TPC\"",
+            (7, 13),
+        ),
+        (
+            service,
+            "spec: {ipFamilies: [IPv4, IPv5]}".into(),
+            "spec.ipFamilies: \"IPv5\"",
+            (4, 27),
+        ),
+        (
+            import,
+            "spec: {ipFamilies: [IPv5]}".into(),
+            "spec.ipFamilies: \"IPv5\"",
+            (4, 21),
+        ),
+    ];
+    for (head, body, message, place) in cases {
+        let parsed = read(&format!("{head}\nmetadata: {{{labels}}}\n{body}\n"));
+        assert_eq!(parsed.objects, [], "{body}");
+        let problem = &parsed.errors[0];
+        assert_eq!((problem.line, problem.column), place, "{problem}");
+        assert!(problem.message.starts_with(message), "{problem}");
+        assert!(problem.object.ends_with(" shop/cart"), "{problem}");
+    }
+}
+
 /// A grant is for a kind of a group: one for a namesake of another group grants nothing.
 #[test]
 fn a_grant_is_for_the_kinds_of_its_groups() {

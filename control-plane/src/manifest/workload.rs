@@ -210,16 +210,16 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
     };
     ips.retain(|ip| *ip != "None");
     let (mut ports, mut others) = (Vec::new(), Vec::new());
-    for port in spec.ports.unwrap_or_default() {
-        match transport(port.protocol.as_deref()) {
-            Some(Transport::Tcp) => ports.push(service_port(document, port)?),
-            Some(transport) => others.push(OtherPort {
+    for (at, port) in spec.ports.unwrap_or_default().into_iter().enumerate() {
+        let key = format!("spec.ports[{at}].protocol");
+        match transport(document, &key, port.protocol.as_deref())? {
+            Transport::Tcp => ports.push(service_port(document, port)?),
+            transport => others.push(OtherPort {
                 port: port.port,
                 transport,
                 name: port.name.unwrap_or_default(),
                 app_protocol: port.app_protocol,
             }),
-            None => {}
         }
     }
     // Services of the mesh's own have the first label, too; these are made for an import.
@@ -238,7 +238,7 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
             spec.internal_traffic_policy.as_deref(),
             spec.traffic_distribution,
         ),
-        families: families(&spec.ip_families.unwrap_or_default()),
+        families: families(document, &spec.ip_families.unwrap_or_default())?,
     }))
 }
 
@@ -251,13 +251,18 @@ pub(super) fn spread(internal: Option<&str>, distribution: Option<String>) -> Sp
 }
 
 /// `ipFamilies`
-pub(super) fn families(listed: &[String]) -> Vec<IpFamily> {
+pub(super) fn families(
+    document: &Document<'_>,
+    listed: &[String],
+) -> Result<Vec<IpFamily>, Failure> {
     let family = |text: &String| match text.as_str() {
-        "IPv4" => Some(IpFamily::V4),
-        "IPv6" => Some(IpFamily::V6),
-        _ => None,
+        "IPv4" => Ok(IpFamily::V4),
+        "IPv6" => Ok(IpFamily::V6),
+        _ => Err(document.failure(format!(
+            "spec.ipFamilies: {text:?} is unknown; it must be IPv4 or IPv6"
+        ))),
     };
-    listed.iter().filter_map(family).collect()
+    listed.iter().map(family).collect()
 }
 
 fn service_port(document: &Document<'_>, raw: RawServicePort) -> Result<ServicePort, Failure> {
@@ -303,13 +308,20 @@ fn protocol(name: &str, app_protocol: Option<&str>) -> Protocol {
     }
 }
 
-/// What carries a port's traffic; `None`: nothing that is known.
-pub(super) fn transport(protocol: Option<&str>) -> Option<Transport> {
+/// What carries a port's traffic. A port that is not understood is an error: without it, its service
+/// would be another one.
+pub(super) fn transport(
+    document: &Document<'_>,
+    key: &str,
+    protocol: Option<&str>,
+) -> Result<Transport, Failure> {
     match protocol {
-        None | Some("TCP" | "") => Some(Transport::Tcp),
-        Some("UDP") => Some(Transport::Udp),
-        Some("SCTP") => Some(Transport::Sctp),
-        Some(_) => None,
+        None | Some("TCP" | "") => Ok(Transport::Tcp),
+        Some("UDP") => Ok(Transport::Udp),
+        Some("SCTP") => Ok(Transport::Sctp),
+        Some(other) => Err(document.failure(format!(
+            "{key}: {other:?} is unknown; it must be TCP, UDP or SCTP"
+        ))),
     }
 }
 
@@ -416,27 +428,34 @@ pub(super) fn endpoint_slice(
         })
     };
     let endpoints = raw.endpoints.unwrap_or_default().into_iter().map(endpoint);
-    let ports = raw
-        .ports
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|p| transport(p.protocol.as_deref()) == Some(Transport::Tcp));
-    let port = |p: RawSlicePort| {
-        Some(SlicePort {
-            name: p.name.unwrap_or_default(),
-            port: p.port?,
-        })
-    };
     let endpoints: Result<_, Failure> = endpoints.collect();
-    Some(endpoints.map(|endpoints| {
+    let ports = slice_ports(document, raw.ports.unwrap_or_default());
+    let read = endpoints.and_then(|endpoints| Ok((endpoints, ports?)));
+    Some(read.map(|(endpoints, ports)| {
         Spec::EndpointSlice(EndpointSlice {
             service,
-            ports: ports.filter_map(port).collect(),
+            ports,
             endpoints,
             managed: status::managed(metadata)
                 .filter(|m| m.labels.contains_key(SERVICE_NAME_LABEL)),
         })
     }))
+}
+
+fn slice_ports(
+    document: &Document<'_>,
+    listed: Vec<RawSlicePort>,
+) -> Result<Vec<SlicePort>, Failure> {
+    let mut ports = Vec::new();
+    for (at, raw) in listed.into_iter().enumerate() {
+        let key = format!("ports[{at}].protocol");
+        let transport = transport(document, &key, raw.protocol.as_deref())?;
+        if let (Transport::Tcp, Some(port)) = (transport, raw.port) {
+            let name = raw.name.unwrap_or_default();
+            ports.push(SlicePort { name, port });
+        }
+    }
+    Ok(ports)
 }
 
 /// Addresses, all of them: one that is dropped would be an endpoint that is missing silently.

@@ -194,6 +194,41 @@ async fn a_bad_file_is_named_and_what_it_said_stays() {
 }
 
 #[tokio::test]
+async fn a_service_with_an_unknown_transport_or_family_stays_as_it_was() {
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: cart, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let mut running =
+        Running::start(&[("cart.yaml", service("{ports: [{port: 80}, {port: 81}]}"))]).await;
+    running.until("listed", |r| r.listed).await;
+    let before = running.objects.clone();
+    for (spec, field) in [
+        (
+            "{ports: [{port: 80, protocol: TPC}]}",
+            "spec.ports[0].protocol: \"TPC\"",
+        ),
+        (
+            "{ipFamilies: [IPv5], ports: [{port: 80}]}",
+            "spec.ipFamilies: \"IPv5\"",
+        ),
+    ] {
+        running.write("cart.yaml", &service(spec));
+        running
+            .until_report(field, |report| {
+                let problem = report.errors.get("cart.yaml").and_then(|all| all.first());
+                problem.is_some_and(|problem| {
+                    (problem.line, problem.object.as_str()) == (4, "Service shop/cart")
+                        && problem.message.starts_with(field)
+                })
+            })
+            .await;
+        assert_eq!(running.objects, before);
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_was_never_understood_holds_nothing_up_but_what_is_gone() {
     let mut running = Running::start(&[
         ("a.yaml", pod("a", "10.0.0.1")),

@@ -294,6 +294,45 @@ async fn what_is_not_understood_keeps_its_last_good_state_and_is_reported_by_nam
         .await;
 }
 
+#[tokio::test]
+async fn a_service_with_an_unknown_transport_or_family_stays_as_it_was() {
+    let server = Server::start().await;
+    let service =
+        |spec: Value| json!({ "metadata": { "name": "cart", "namespace": "shop" }, "spec": spec });
+    server.put(
+        SERVICES,
+        service(json!({ "ports": [{ "port": 80 }, { "port": 81 }] })),
+    );
+    let mut running = Running::listed(&server).await;
+    let before = running.objects.clone();
+    let name = "Service shop/cart";
+    for (spec, field) in [
+        (
+            json!({ "ports": [{ "port": 80, "protocol": "TPC" }] }),
+            "spec.ports[0].protocol: \"TPC\"",
+        ),
+        (
+            json!({ "ipFamilies": ["IPv5"], "ports": [{ "port": 80 }] }),
+            "spec.ipFamilies: \"IPv5\"",
+        ),
+    ] {
+        server.put(SERVICES, service(spec));
+        running
+            .until(field, |r| {
+                let refused = r.refused.get(&format!("east: {name}"));
+                let told = r
+                    .report
+                    .borrow()
+                    .errors
+                    .get(name)
+                    .is_some_and(|all| all[0].message.starts_with(field));
+                told && refused.is_some_and(|why| why.starts_with(field))
+            })
+            .await;
+        assert_eq!(running.objects, before);
+    }
+}
+
 /// Whoever writes statuses hears of it, and again when it is gone.
 #[tokio::test]
 async fn what_is_refused_is_told_by_its_name_and_so_is_its_end() {

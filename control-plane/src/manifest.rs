@@ -5,6 +5,7 @@
 //! that it is about. Fields of Kubernetes that are not used are let through; in our own kinds a
 //! field that is not known is an error.
 
+mod decode;
 mod meta;
 mod place;
 mod status;
@@ -141,7 +142,7 @@ pub fn node_of_pod(json: &[u8]) -> Option<String> {
 /// # Errors
 /// What is wrong with it, for people.
 pub fn place_of_node(json: &[u8]) -> Result<Locality, String> {
-    let head: Head = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let head: Head = decode::json(json)?;
     Ok(workload::place(&head.metadata))
 }
 
@@ -295,23 +296,12 @@ impl Document<'_> {
     /// The document as `T`.
     fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         match &self.body {
-            Body::Text(text) => serde_saphyr::from_str(text).map_err(|error| {
-                let at = error.location();
-                // Both count from 1.
-                let line = at.map_or(1, |l| l.line()).max(1).saturating_add(self.line) - 1;
-                let column = at.map_or(0, |l| l.column());
-                Failure {
-                    line,
-                    column,
-                    message: plain(&error),
-                }
+            Body::Text(text) => decode::yaml(text).map_err(|failure| Failure {
+                line: failure.line.saturating_add(self.line).saturating_sub(1),
+                ..failure
             }),
-            Body::Item(value, _) => {
-                T::deserialize(value).map_err(|error| self.failure(error.to_string()))
-            }
-            Body::Json(bytes) => {
-                serde_json::from_slice(bytes).map_err(|error| self.failure(error.to_string()))
-            }
+            Body::Item(value, _) => decode::item(value).map_err(|why| self.failure(why)),
+            Body::Json(bytes) => decode::json(bytes).map_err(|why| self.failure(why)),
         }
     }
 
@@ -447,14 +437,6 @@ fn understand(
         )),
         _ => None,
     }
-}
-
-/// The error without the picture of the text around it, in one line.
-fn plain(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    // The position is told apart; the library appends it.
-    let text = text.split(" at line ").next().unwrap_or(&text);
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Cuts a file at its document markers (YAML 1.2 §9.1.2: at the beginning of a line, whatever is

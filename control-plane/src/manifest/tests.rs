@@ -191,6 +191,75 @@ fn errors_have_line_and_column() {
     assert!(nameless.errors[0].message.contains("metadata.name"));
 }
 
+/// Of a file with its line, of an API server's object and of an item of a List by its path alone.
+#[test]
+fn a_field_of_a_wrong_type_is_named_with_its_path() {
+    let backends = "rules: [{backendRefs: [{name: cart, port: 80}, {name: pay, weight: many}]}]";
+    let pod = "containers: [{ports: [{containerPort: high}]}]";
+    let weight = "spec.rules[0].backendRefs[1].weight";
+    let container = "spec.containers[0].ports[0].containerPort";
+    let ours = "isthmus.dev/v1alpha1";
+    // Of what kind, the spec, the value that does not fit, its path.
+    let cases = [
+        ("v1 Service", "ports: none", "none", "spec.ports"),
+        (
+            "v1 Service",
+            "ports: [{port: low}]",
+            "low",
+            "spec.ports[0].port",
+        ),
+        (
+            "v1 Service",
+            "ports: [{port: 70000}]",
+            "70000",
+            "spec.ports[0].port",
+        ),
+        (
+            "gateway.networking.k8s.io/v1 HTTPRoute",
+            backends,
+            "many",
+            weight,
+        ),
+        ("v1 Pod", pod, "high", container),
+        (
+            &format!("{ours} MeshCluster"),
+            "zones: a",
+            "zones",
+            "spec.zones",
+        ),
+    ];
+    let before = "kind: Pod\napiVersion: v1\nmetadata: {name: a}\n---\n";
+    for (of, spec, value, path) in cases {
+        let (version, kind) = of.split_once(' ').unwrap();
+        let text = format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec:\n  {spec}\n"
+        );
+        let expected = format!("{path}: ");
+        let problem = &read(&format!("{before}{text}")).errors[0];
+        let column = 3 + spec.rfind(value).unwrap() as u64;
+        assert_eq!((problem.line, problem.column), (9, column), "{problem}");
+        assert!(problem.message.starts_with(&expected), "{problem}");
+        let value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let cluster = "east".parse().unwrap();
+        let told = object(value.to_string().as_bytes(), version, kind, &cluster);
+        let message = &told.errors[0].message;
+        assert!(message.starts_with(&expected), "{message}");
+        assert!(!message.contains("at line"), "{message}");
+        let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [value] });
+        let message = &read(&list.to_string()).errors[0].message;
+        assert!(
+            message.starts_with(&format!("items[0]: {expected}")),
+            "{message}"
+        );
+    }
+    let whole = object(b"7", "v1", "Pod", &"east".parse().unwrap());
+    assert!(
+        whole.errors[0].message.starts_with("invalid type"),
+        "{:?}",
+        whole.errors
+    );
+}
+
 #[test]
 fn other_kinds_are_ignored_and_named_but_not_ours() {
     let parsed = read("apiVersion: batch/v1\nkind: Job\nmetadata: {name: x}\n");

@@ -342,7 +342,8 @@ async fn what_is_refused_is_told_by_its_name_and_so_is_its_end() {
     server.put(SLICES, wrong);
     let mut running = Running::listed(&server).await;
     let at = "east: EndpointSlice shop/a";
-    assert!(running.refused.contains_key(at), "{:?}", running.refused);
+    let why = &running.refused[at];
+    assert!(why.starts_with("endpoints: invalid type"), "{why}");
     server.delete(SLICES, "shop/a");
     running
         .until("it is gone", |r| {

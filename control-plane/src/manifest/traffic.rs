@@ -92,7 +92,7 @@ struct RawRetries {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawOutlier {
-    /// In a row; 0: never ejected. Default: 5.
+    /// In a row; two fifths of it (two at least) if the row lasts half a second; 0: never ejected. Default: 5.
     #[serde(default)]
     consecutive_failures: Option<u32>,
     /// The nth ejection is n times as long. Default: 10s.

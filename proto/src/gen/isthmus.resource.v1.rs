@@ -432,7 +432,7 @@ impl ::prost::Name for Retries {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutlierDetection {
-    /// Failures in a row that eject. Absent: 5. 0 turns ejection off.
+    /// Failures in a row that eject; two fifths of it (two at least) if the row lasts half a second. Absent: 5. 0 turns ejection off.
     #[prost(uint32, optional, tag = "1")]
     pub consecutive_failures: ::core::option::Option<u32>,
     /// First ejection; the nth is n times as long. Default 10 s.

@@ -96,9 +96,9 @@ impl Evidence {
         if self.is_empty() {
             return peers;
         }
-        let belief = forget(now.ms_since(self.stamp), FORGET_MS);
-        let latency = peers + (self.peak - peers) * belief;
-        latency + failure_cost(self.errors * belief, latency)
+        let age = now.ms_since(self.stamp);
+        let latency = peers + (self.peak - peers) * forget(age, FORGET_MS);
+        latency + failure_cost(self.errors * forget(age, FORGET_FAILURES_MS), latency)
     }
 
     /// What a call is expected to cost, for a comparison of places: the mean, as it would be with
@@ -117,6 +117,10 @@ fn failure_cost(errors: f32, latency: f32) -> f32 {
 
 /// Evidence about one endpoint fades within this time (ours to tune; LOAD-BALANCING's 5 s).
 const FORGET_MS: f32 = 5_000.0;
+
+/// Failures fade sooner in a comparison with peers: what goes on failing is ejected, and for that it has
+/// to be asked again (ours to tune).
+const FORGET_FAILURES_MS: f32 = 1_000.0;
 
 /// How much of evidence of this age is still believed: about e^(-age/time), without the exponential.
 pub(super) fn forget(age_ms: f32, time_ms: f32) -> f32 {

@@ -8,6 +8,13 @@ use crate::failure::{Blame, Failure};
 /// Healthy time that takes one ejection off an endpoint's record (ours to tune).
 pub const FORGIVE_EJECTION: Duration = Duration::from_secs(60);
 
+/// A row of failures that lasts so long ejects at fewer of them (ours to tune).
+pub const ROW_IS_LONG: Duration = Duration::from_millis(500);
+/// At two fifths of the limit, and two at least: a pod that failed twice is hardly asked again, so where
+/// little is asked the rest of five would take seconds to come (ours to tune).
+const LONG_ROW_FIFTHS: u32 = 2;
+const LONG_ROW_MIN: u32 = 2;
+
 /// How a call ended, as far as it says something of the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -71,7 +78,8 @@ pub enum Verdict {
 /// When to eject, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierPolicy {
-    /// Failures in a row that eject. 0: never.
+    /// Failures in a row that eject. 0: never. Two fifths of it, and two at least, if nothing else came for
+    /// [`ROW_IS_LONG`].
     pub consecutive_failures: u32,
     /// The first ejection; the nth is n times as long.
     pub base_ejection: Duration,
@@ -90,6 +98,19 @@ impl Default for OutlierPolicy {
 }
 
 impl OutlierPolicy {
+    /// Do so many failures in a row eject, if the first of them was `lasted` ago?
+    #[must_use]
+    pub fn ejects(&self, failures: u32, lasted: Duration) -> bool {
+        let limit = self.consecutive_failures;
+        let needed = if lasted < ROW_IS_LONG {
+            limit
+        } else {
+            let fewer = limit.saturating_mul(LONG_ROW_FIFTHS).div_ceil(5);
+            fewer.max(LONG_ROW_MIN).min(limit)
+        };
+        limit != 0 && failures >= needed
+    }
+
     /// Which ejection in a row this is, and when it ends, if the last one was the `past`th and ended
     /// at `ended`. Healthy time since then is forgiven for.
     #[must_use]
@@ -136,6 +157,27 @@ mod tests {
             policy.sentence(2, second(10), second(1_000)),
             (1, second(1_010))
         );
+    }
+
+    #[test]
+    fn a_row_that_lasts_needs_fewer_failures() {
+        let (short, long) = (ROW_IS_LONG - Duration::from_nanos(1), ROW_IS_LONG);
+        // The limit, and how many eject in a row that lasts.
+        for (limit, fewer) in [(1, 1), (2, 2), (3, 2), (5, 2), (6, 3), (10, 4), (100, 40)] {
+            let policy = OutlierPolicy {
+                consecutive_failures: limit,
+                ..OutlierPolicy::default()
+            };
+            assert!(policy.ejects(limit, short), "{limit}");
+            assert!(!policy.ejects(limit - 1, short), "{limit}");
+            assert!(policy.ejects(fewer, long), "{limit}");
+            assert!(!policy.ejects(fewer - 1, long), "{limit}");
+        }
+        let never = OutlierPolicy {
+            consecutive_failures: 0,
+            ..OutlierPolicy::default()
+        };
+        assert!(!never.ejects(u32::MAX, Duration::MAX));
     }
 
     #[test]

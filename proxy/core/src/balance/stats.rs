@@ -50,6 +50,8 @@ pub struct EndpointStats {
     ejections: AtomicU32,
     /// One of UNSEEN, FRESH, KNOWN, LOST.
     phase: AtomicU32,
+    /// When the first of the failures in a row came.
+    failing_since: AtomicU64,
     // Totals, for people.
     attempts_total: AtomicU64,
     /// When it was chosen last.
@@ -257,8 +259,11 @@ impl EndpointStats {
             .consecutive_failures
             .fetch_add(1, Relaxed)
             .saturating_add(1);
-        let limit = policy.consecutive_failures;
-        if limit == 0 || failures < limit {
+        if failures == 1 {
+            self.failing_since.store(now.0, Relaxed);
+        }
+        let lasted = now.since(Ticks(self.failing_since.load(Relaxed)));
+        if !policy.ejects(failures, lasted) {
             return Verdict::Keep;
         }
         let (count, until) = policy.sentence(self.ejections.load(Relaxed), Ticks(before), now);

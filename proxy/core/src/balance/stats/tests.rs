@@ -47,6 +47,27 @@ fn the_fifth_failure_in_a_row_ejects_and_success_starts_over() {
     assert_eq!(stats.view(until).ejections_total, 2);
 }
 
+/// A pod that failed twice is hardly asked any more: at a low rate five would take seconds to come.
+#[test]
+fn what_fails_for_half_a_second_is_ejected_at_its_second_failure() {
+    let begun = Ticks(1_000 * MS);
+    let late = begun.after(Duration::from_millis(500));
+    let stats = Arc::new(EndpointStats::new());
+    assert_eq!(fail(&stats, begun), Verdict::Keep);
+    let until = late.after(Duration::from_secs(10));
+    assert_eq!(fail(&stats, late), Verdict::Eject { until });
+    // An answer between them begins the row anew.
+    let stats = Arc::new(EndpointStats::new());
+    assert_eq!(fail(&stats, begun), Verdict::Keep);
+    let policy = OutlierPolicy::default();
+    stats
+        .begin(late)
+        .finish(Outcome::Success, Duration::from_millis(1), late, &policy);
+    for _ in 0..4 {
+        assert_eq!(fail(&stats, late), Verdict::Keep);
+    }
+}
+
 #[test]
 fn cancelled_and_refused_calls_never_eject() {
     let stats = Arc::new(EndpointStats::new());

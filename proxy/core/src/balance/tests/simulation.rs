@@ -448,6 +448,36 @@ fn a_failing_pod_is_ejected_within_five_failures_of_each_proxy() {
     );
 }
 
+/// How long one proxy that sends so much asks a pod of three that turned bad, until it is ejected.
+fn ejected_after(of: Pod, rate: f64, seed: u64) -> Duration {
+    let quick = Pod {
+        service_ms: 1.0,
+        ..of
+    };
+    let mut world = World::new(&[quick; 3], 1, seed);
+    world.run(rate, 10.0);
+    world.pods[1].state = State::Failing;
+    let begun = world.now;
+    while !world.proxies[0].stats[1].is_ejected(Ticks(world.now)) {
+        world.run(rate, 0.02);
+    }
+    Ticks(world.now).since(Ticks(begun))
+}
+
+/// Also where so little is asked that a pod which failed is avoided long before it failed five times.
+#[test]
+fn a_failing_pod_is_ejected_in_two_seconds_at_any_rate() {
+    for of in [LOCAL, REMOTE] {
+        for rate in [20.0, 100.0, 500.0, 2_000.0] {
+            for seed in 0..8 {
+                let took = ejected_after(of, rate, seed);
+                let what = format!("{} at {rate} a second, seed {seed}: {took:?}", of.cluster);
+                assert!(took <= Duration::from_secs(2), "{what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_local_cluster_that_fails_or_hangs_is_left_and_found_again() {
     for state in [State::Failing, State::Hanging] {

@@ -9,7 +9,7 @@ use crate::failure::{Blame, Failure};
 pub const FORGIVE_EJECTION: Duration = Duration::from_secs(60);
 
 /// A row of failures that lasts so long ejects at fewer of them (ours to tune).
-pub const ROW_IS_LONG: Duration = Duration::from_millis(500);
+const ROW_IS_LONG: Duration = Duration::from_millis(500);
 /// At two fifths of the limit, and two at least: a pod that failed twice is hardly asked again, so where
 /// little is asked the rest of five would take seconds to come (ours to tune).
 const LONG_ROW_FIFTHS: u32 = 2;
@@ -79,7 +79,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierPolicy {
     /// Failures in a row that eject. 0: never. Two fifths of it, and two at least, if nothing else came for
-    /// [`ROW_IS_LONG`].
+    /// half a second.
     pub consecutive_failures: u32,
     /// The first ejection; the nth is n times as long.
     pub base_ejection: Duration,

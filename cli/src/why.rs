@@ -77,17 +77,49 @@ async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
     let (host, port) = host_and_port(service, namespace_of(&config))?;
     let asked = format!("host={}&port={port}{}", escape(&host), said(&options.call));
     let outbound = client::json(client_admin, &format!("/why?{asked}")).await?;
-    let inbound = match server_of(options, state.as_ref(), &outbound) {
+    let first_use = if story::is_first_use(&outbound) {
+        let control_plane = options.mesh.control_plane;
+        let control_plane = control_plane.or(state.as_ref().map(|state| state.control_plane));
+        Some(first_use(control_plane, &config, (&host, port)).await)
+    } else {
+        None
+    };
+    // What the sidecar has not been told yet, the control plane knows.
+    let decided = first_use.as_ref().unwrap_or(&outbound);
+    let inbound = match server_of(options, state.as_ref(), decided) {
         Some((_, admin)) => {
             let call = (host.as_str(), port, &options.call);
-            Some(inbound(admin, &config, &outbound, call).await)
+            Some(inbound(admin, &config, decided, call).await)
         }
         None => None,
     };
-    Ok(Story::of_call(
-        &client,
-        json!({ "outbound": outbound, "inbound": inbound }),
-    ))
+    let mut answers = json!({ "outbound": outbound, "inbound": inbound });
+    if let Some(first_use) = first_use {
+        answers["first_use"] = first_use;
+    }
+    Ok(Story::of_call(&client, answers))
+}
+
+/// What the client's sidecar would be told at its first call. Where nobody can say it, this is
+/// `{"unavailable": why}`.
+async fn first_use(
+    control_plane: Option<SocketAddr>,
+    client: &Value,
+    (host, port): (&str, u16),
+) -> Value {
+    let Some(at) = control_plane else {
+        return json!({ "unavailable": "its address is not known; --control-plane names it" });
+    };
+    let Some(name) = client.pointer("/own/name").and_then(Value::as_str) else {
+        return json!({ "unavailable": "the client's sidecar does not know its own pod yet" });
+    };
+    let (name, host) = (escape(name), escape(host));
+    client::json(
+        at,
+        &format!("/first-use?client={name}&host={host}&port={port}"),
+    )
+    .await
+    .unwrap_or_else(|error| json!({ "unavailable": format!("{error:#}") }))
 }
 
 /// What the server's sidecar says of it. That it can't be asked may be the very reason: then the

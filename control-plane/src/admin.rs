@@ -6,6 +6,7 @@
 mod front;
 mod page;
 mod services;
+mod first_use;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -91,7 +92,10 @@ impl Admin {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         let dump = path.starts_with("/world")
-            || matches!(path, "/proxies" | "/clusters" | "/services" | "/trust");
+            || matches!(
+                path,
+                "/proxies" | "/clusters" | "/services" | "/trust" | "/first-use"
+            );
         if dump && !remote.ip().to_canonical().is_loopback() {
             return text(StatusCode::FORBIDDEN, "only from this machine\n");
         }
@@ -116,6 +120,10 @@ impl Admin {
             "/trust" => json(StatusCode::OK, &self.told.all()),
             "/services" => json(StatusCode::OK, &self.services()),
             "/world" => json(StatusCode::OK, &self.world()),
+            "/first-use" => match self.first_use(request.uri().query().unwrap_or_default()) {
+                Ok(told) => json(StatusCode::OK, &told),
+                Err(why) => text(StatusCode::BAD_REQUEST, why + "\n"),
+            },
             _ => {
                 let cluster = path
                     .strip_prefix("/world/")
@@ -125,7 +133,7 @@ impl Admin {
                     Some(objects) => json(StatusCode::OK, &objects),
                     None => text(
                         StatusCode::NOT_FOUND,
-                        "/ready /metrics /clusters /proxies /services /trust /world /world/CLUSTER?kind=KIND\n",
+                        "/ready /metrics /clusters /proxies /services /trust /world /world/CLUSTER?kind=KIND /first-use\n",
                     ),
                 }
             }

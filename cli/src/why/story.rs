@@ -31,7 +31,14 @@ impl Story {
     pub(super) fn of_call(client: &str, answers: Value) -> Self {
         let mut text = format!("As the sidecar of {client} would decide:\n");
         text.push_str(&answers.get("outbound").map(tree).unwrap_or_default());
-        let chosen = answers.get("outbound").and_then(endpoint);
+        let first_use = answers.get("first_use");
+        text.push_str(
+            &first_use
+                .map(|told| untold(client, told))
+                .unwrap_or_default(),
+        );
+        let decided = first_use.or(answers.get("outbound"));
+        let chosen = decided.and_then(endpoint);
         let inbound = answers.get("inbound").filter(|inbound| !inbound.is_null());
         let unavailable = inbound.and_then(|inbound| inbound.get("unavailable"));
         let server = chosen.as_deref().unwrap_or("the server");
@@ -191,6 +198,29 @@ fn remedy(failure: &str, policy: &str) -> String {
         _ => "",
     };
     text.to_owned()
+}
+
+/// What a sidecar has not asked for, and would hear.
+fn untold(client: &str, told: &Value) -> String {
+    let begun = format!(
+        "The sidecar of {client} has never asked for it: it does at the first call, which waits for the answer.\n"
+    );
+    match told.get("unavailable") {
+        Some(why) => format!(
+            "{begun}The control plane could not be asked what it would answer: {}\n",
+            leaf(why)
+        ),
+        None => format!(
+            "{begun}As the control plane would answer now:\n{}",
+            tree(told)
+        ),
+    }
+}
+
+/// Has the client's sidecar not been told of the service yet?
+pub(super) fn is_first_use(outbound: &Value) -> bool {
+    let service = outbound.get("service");
+    service.is_some_and(|service| service.get("unknown").is_some())
 }
 
 /// A field as text; empty if it isn't there.

@@ -217,6 +217,59 @@ async fn calls(tool: &Tool) {
     }
 }
 
+/// Before the first call a sidecar knows nothing of a service: the control plane says what it would
+/// be told, and the server's sidecar which policy would decide.
+#[tokio::test]
+async fn a_service_that_was_never_called_is_explained_too() {
+    let mesh = mesh().await;
+    let tool = Tool::of(&mesh);
+    let text = tool.text("why web cart --path /closed").await;
+    let parts = [
+        "The sidecar of east/shop/web-1 has never asked for it",
+        "verdict: the service exists: 1 of 1 endpoints serve",
+        "cluster: west",
+        "exported: yes",
+        "routes:\n    - ",
+        "As the sidecar of west/shop/cart-1 would decide",
+        "west/shop/closed",
+    ];
+    each_is_in(&text, &parts);
+    let json = tool.json("why web cart --path /closed").await;
+    assert_eq!(json["first_use"]["exists"], true, "{json:#}");
+    assert_eq!(json["first_use"]["target_port"], 8080, "{json:#}");
+    assert_eq!(json["inbound"]["allowed"], false, "{json:#}");
+    for (line, exists, verdict) in [
+        (
+            "why web none",
+            false,
+            "no service of the mesh has this name",
+        ),
+        ("why web cart:99", true, "has no port 99"),
+    ] {
+        let json = tool.json(line).await;
+        assert_eq!(json["first_use"]["exists"], exists, "{json:#}");
+        let said = json["first_use"]["verdict"].as_str().unwrap();
+        assert!(said.contains(verdict), "{json:#}");
+        assert!(json["inbound"].is_null(), "{json:#}");
+    }
+    // Asking is no call: the sidecar still knows nothing.
+    let json = tool.json("why web cart").await;
+    assert!(
+        json["outbound"]["service"]["unknown"].is_string(),
+        "{json:#}"
+    );
+    // Where the control plane is not named, it is said how.
+    let proxy = mesh.proxy("east/web-1").listeners().admin.unwrap();
+    let text = tool.text(&format!("why web cart --proxy {proxy}")).await;
+    each_is_in(&text, &["--control-plane names it"]);
+    assert_eq!(
+        mesh.client("east/web").http("cart").get("/").await.status,
+        200
+    );
+    let json = tool.json("why web cart").await;
+    assert!(json["first_use"].is_null(), "{json:#}");
+}
+
 #[tokio::test]
 async fn a_shell_understands_its_completion() {
     let output = Command::new(env!("CARGO_BIN_EXE_isthmus"))

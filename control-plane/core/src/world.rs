@@ -17,6 +17,7 @@ mod touch;
 mod conditions;
 mod keep;
 mod offers;
+mod first_use;
 mod members;
 mod authors;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 
 pub use conditions::Condition;
 pub use dirty::Dirty;
+pub use first_use::{Declared, FirstUse};
 pub use keep::{LastSeen, Place};
 pub use members::{NOT_ADMITTED, Standing, Standings};
 pub use offers::{Offer, OfferName, OfferedEndpoint};

@@ -65,7 +65,7 @@ fn endpoint(endpoint: &OfferedEndpoint) -> Value {
     })
 }
 
-fn health(health: Health) -> &'static str {
+pub(super) fn health(health: Health) -> &'static str {
     match health {
         Health::Healthy => "healthy",
         Health::Draining => "draining",

@@ -106,15 +106,15 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// An answer to a request whose head was read. Who asks for another protocol may send its bytes
-    /// along: if it is refused, they must not be taken for requests.
+    /// An answer to a request whose head was read. Who asks for another protocol or a tunnel may send
+    /// its bytes along: if it is refused, they must not be taken for requests.
     #[must_use]
     pub fn new(tx: Tx, head: &RequestHead, keep_alive: bool) -> Self {
         let context = ResponseContext::of(head);
         Self {
             tx,
             context,
-            keep_alive: keep_alive && head.protocol.is_empty(),
+            keep_alive: keep_alive && head.protocol.is_empty() && head.method != Method::Connect,
             started: false,
             status: 0,
             code: None,

@@ -9,9 +9,10 @@ use h2::Reason;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, Response};
 use isthmus_tests::wait::check;
-use isthmus_tests::{App, Mesh, until};
+use isthmus_tests::{App, Client, Mesh, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Long enough for a busy machine, short enough to tell that something hangs.
@@ -221,6 +222,169 @@ async fn bytes_behind_a_refused_upgrade_are_no_request() {
     mesh.app_mut("west/far-1").stop().await;
     let said = answers(&mesh, "far", "/").await;
     assert!(said.starts_with("HTTP/1.1 503 "), "{said}");
+}
+
+/// Switches protocols when the test says so. The answer tells how many bytes stood behind the head
+/// until then; those that come afterwards go back.
+fn careful(may_switch: watch::Receiver<bool>) -> App {
+    App::custom(move |mut io, record| {
+        let mut may_switch = may_switch.clone();
+        async move {
+            loop {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    // One byte at a time: what is behind the head stays in the socket.
+                    let Ok(byte) = io.read_u8().await else { return };
+                    head.push(byte);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                record.request(head.clone());
+                if head.contains("upgrade: foo") {
+                    break;
+                }
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                if io.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            may_switch.wait_for(|may| *may).await.unwrap();
+            let io = io.into_std().unwrap();
+            let early = io.peek(&mut [0; 4096]).unwrap_or_default();
+            let mut io = TcpStream::from_std(io).unwrap();
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: foo\r\nconnection: upgrade\r\nx-early: {early}\r\n\r\n"
+            );
+            io.write_all(answer.as_bytes()).await.unwrap();
+            let mut space = [0; 4096];
+            while let Ok(n @ 1..) = io.read(&mut space).await {
+                io.write_all(&space[..n]).await.unwrap();
+            }
+        }
+    })
+}
+
+/// One careful application beside the client and one behind a gateway, and what lets them switch.
+async fn careful_ones() -> (Mesh, watch::Sender<bool>) {
+    let (switch, may_switch) = watch::channel(false);
+    let (near, far) = (may_switch.clone(), may_switch);
+    let mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web")
+                .service_with("near", 1, |s| s.port("http", 80, "http", careful(near)))
+        })
+        .cluster("west", |c| {
+            c.service_with("far", 1, |s| s.port("http", 80, "http", careful(far)))
+        })
+        .start()
+        .await;
+    (mesh, switch)
+}
+
+/// The application has the head; then what was sent before these calls by the same way has arrived.
+async fn has_the_head(mesh: &Mesh, pod: &str, client: &Client) {
+    let record = &mesh.app(pod).record;
+    until("the application has the head", async || {
+        let heads = record.heads();
+        check(heads.iter().any(|h| h.contains("upgrade: foo")), "not yet")
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.text(), "ok");
+    }
+}
+
+/// S18: who asks for another protocol may say the first words of it at once.
+#[tokio::test]
+async fn no_byte_reaches_the_application_before_its_101() {
+    for (service, pod) in [("near", "east/near-1"), ("far", "west/far-1")] {
+        let (mesh, switch) = careful_ones().await;
+        let client = mesh.client("east/web").http(service);
+        let mut io = client.tcp().await.unwrap();
+        let ask =
+            "GET /chat HTTP/1.1\r\nhost: echo\r\nupgrade: foo\r\nconnection: upgrade\r\n\r\nbehind";
+        io.write_all(ask.as_bytes()).await.unwrap();
+        let record = &mesh.app(pod).record;
+        until("the application is asked", async || {
+            check(record.requests() > 0, "not yet")
+        })
+        .await;
+        io.write_all(b" and after").await.unwrap();
+        has_the_head(&mesh, pod, &client).await;
+        switch.send(true).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(SOON, io.read_u8()).await.unwrap().unwrap());
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains("x-early: 0\r\n"), "{service}: {head}");
+        let mut back = [0; 16];
+        timeout(SOON, io.read_exact(&mut back))
+            .await
+            .expect("nothing was lost")
+            .unwrap();
+        assert_eq!(&back, b"behind and after");
+    }
+}
+
+/// S18: the same by an extended CONNECT (RFC 8441), whose client may send DATA before it is answered.
+#[tokio::test]
+async fn no_data_of_an_extended_connect_reaches_the_application_before_its_101() {
+    for (service, pod) in [("near", "east/near-1"), ("far", "west/far-1")] {
+        let (mesh, switch) = careful_ones().await;
+        let client = mesh.client("east/web").http(service);
+        let mut sender = dial(client.tcp().await.unwrap()).await;
+        until("the sidecar allows it", async || {
+            let allowed = sender.is_extended_connect_protocol_enabled();
+            check(allowed, allowed)
+        })
+        .await;
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri("http://echo/chat")
+            .body(())
+            .unwrap();
+        let protocol = h2::ext::Protocol::from_static("foo");
+        request.extensions_mut().insert(protocol);
+        let (answer, mut to) = sender.send_request(request, false).unwrap();
+        to.send_data(Bytes::from_static(b"before"), false).unwrap();
+        has_the_head(&mesh, pod, &client).await;
+        switch.send(true).unwrap();
+        let answer = timeout(SOON, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["x-early"], "0", "{service}");
+        let back = timeout(SOON, answer.into_body().data()).await.unwrap();
+        assert_eq!(back.unwrap().unwrap(), "before");
+    }
+}
+
+/// S18: a sidecar is nobody's forward proxy; what is behind a refused CONNECT is no request either.
+#[tokio::test]
+async fn bytes_behind_a_connect_reach_no_application() {
+    let mesh = near_and_far().await;
+    for (service, pod) in [("near", "east/near-1"), ("far", "west/far-1")] {
+        let client = mesh.client("east/web").http(service);
+        let mut io = client.tcp().await.unwrap();
+        let words = "CONNECT echo:80 HTTP/1.1\r\nhost: echo:80\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: echo\r\n\r\n";
+        io.write_all(words.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        let closed = timeout(SOON, io.read_to_end(&mut bytes)).await;
+        let said = String::from_utf8_lossy(&bytes);
+        assert!(closed.is_ok(), "the connection is not closed after {said}");
+        assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+        assert!(said.starts_with("HTTP/1.1 4"), "{said}");
+        let mut sender = dial(client.tcp().await.unwrap()).await;
+        let request = Request::connect("echo:80").body(()).unwrap();
+        let (answer, mut to) = sender.send_request(request, false).unwrap();
+        // It may be refused before all is said.
+        let _ = to.send_data(Bytes::from_static(b"GET /smuggled"), false);
+        if let Ok(answer) = timeout(SOON, answer).await.expect("an answer") {
+            assert!(answer.status().is_client_error(), "{answer:?}");
+        }
+        assert_eq!(client.get("/").await.status, 200);
+        let heads = mesh.app(pod).record.heads();
+        assert_eq!(heads.len(), 1, "{heads:?}");
+    }
 }
 
 /// An application that speaks HTTP/2 by a foreign implementation, a task for each stream.

@@ -11,7 +11,9 @@ use isthmus_proxy_core::canonical;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::Limits;
 use isthmus_proxy_core::http2::{Role, Settings};
-use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{
+    BodyLength, Method, RequestHead, ResponseHead, Version, is_mesh_field,
+};
 use tokio::net::TcpStream;
 
 use crate::exchange::{Answer, Downstream, Request, reply};
@@ -235,10 +237,6 @@ pub fn canonical(mut head: RequestHead) -> Result<Request, Failure> {
     }
     head.fields.retain(|name, _| !is_mesh_field(name));
     Ok(Request { head, host, path })
-}
-
-fn is_mesh_field(name: &[u8]) -> bool {
-    name.starts_with(b"x-mesh-") || name == b"x-forwarded-client-cert"
 }
 
 /// For the access log.

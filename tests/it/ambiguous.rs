@@ -234,7 +234,8 @@ async fn each_ambiguous_http2_request_is_refused_and_reaches_no_application() {
     assert_eq!(outcome(dial(from, to, &state).await, &good).await, "200");
 }
 
-async fn dial(
+/// The mesh port at `to`, as the workload whose state this is.
+pub(crate) async fn dial(
     from: std::net::IpAddr,
     to: std::net::SocketAddr,
     state: &std::path::Path,

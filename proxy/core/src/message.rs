@@ -289,6 +289,18 @@ pub fn is_token(text: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
+/// Is this, in lower case, a field by which proxies of the mesh speak, and nobody else may? `_` counts
+/// as `-`: who reads fields from its environment (RFC 3875 §4.1.18) can't tell one from the other.
+#[must_use]
+pub fn is_mesh_field(name: &[u8]) -> bool {
+    const CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
+    let begins_with = |with: &[u8]| {
+        let alike = |(said, meant): (&u8, &u8)| said == meant || (*said, *meant) == (b'_', b'-');
+        name.len() >= with.len() && name.iter().zip(with).all(alike)
+    };
+    begins_with(b"x-mesh-") || (name.len() == CERTIFICATE.len() && begins_with(CERTIFICATE))
+}
+
 /// The head of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestHead {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::message::{RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{RequestHead, ResponseHead, Version, is_mesh_field};
 use isthmus_proxy_core::snapshot::Snapshot;
 
 use super::CONNECT_TIMEOUT;
@@ -90,7 +90,7 @@ impl Plan for ToApplication<'_> {
 
     fn respond(&mut self, head: &mut ResponseHead) {
         // An application can't speak for the mesh.
-        head.fields.retain(|name, _| !name.starts_with(b"x-mesh-"));
+        head.fields.retain(|name, _| !is_mesh_field(name));
     }
 
     fn asked_by_peer(&self) -> bool {

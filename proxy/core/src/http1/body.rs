@@ -7,7 +7,7 @@
 use super::section::{self, Why};
 use super::{find_line_feed, head_end};
 use crate::failure::Failure;
-use crate::message::{BodyLength, Fields};
+use crate::message::{BodyLength, Fields, is_mesh_field};
 
 /// Bytes of chunk extensions in one body, ours to tune; nobody uses them.
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 4 * 1024;
@@ -367,6 +367,6 @@ pub fn is_forbidden_trailer(name: &[u8]) -> bool {
             | b"forwarded"
             | b"x-real-ip"
     ) || name.starts_with(b"if-")
-        || name.starts_with(b"x-mesh-")
+        || is_mesh_field(name)
         || name.starts_with(b"x-forwarded-")
 }

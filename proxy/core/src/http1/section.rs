@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::message::{BodyLength, Fields, Version, is_token};
+use crate::message::{BodyLength, Fields, Version, is_mesh_field, is_token};
 
 /// The rule that a message breaks.
 pub(super) type Why = &'static str;
@@ -246,7 +246,7 @@ fn must_not_be_named(option: &[u8]) -> bool {
     matches!(
         option.as_slice(),
         b"host" | b"content-length" | b"forwarded" | b"x-real-ip"
-    ) || option.starts_with(b"x-mesh-")
+    ) || is_mesh_field(&option)
         || option.starts_with(b"x-forwarded-")
 }
 

@@ -5,6 +5,7 @@
 //! a path that begins with a slash.
 
 use super::stream::{Asked, UNKNOWN};
+use crate::http1::is_forbidden_trailer;
 use crate::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version, is_token};
 
 /// What is wrong with a list of fields.
@@ -302,9 +303,7 @@ impl List {
         if self.status.is_some() || self.has_request_pseudo() {
             return Err(Fault::Malformed("pseudo field in trailers"));
         }
-        if self.length.is_some() {
-            self.fields.remove(b"content-length");
-        }
+        self.fields.retain(|name, _| !is_forbidden_trailer(name));
         Ok(std::mem::take(&mut self.fields))
     }
 

@@ -171,7 +171,11 @@ pub(crate) async fn outcome(
                 return match payload.first() {
                     Some(0x88) => "200".to_owned(),
                     Some(0x8c) => "400".to_owned(),
-                    other => format!("{other:x?}"),
+                    // A literal: its name's index, its length, the digits.
+                    _ => match payload.get(1..5) {
+                        Some([3, digits @ ..]) => String::from_utf8_lossy(digits).into_owned(),
+                        other => format!("{other:x?}"),
+                    },
                 };
             }
             (RST_STREAM, 1) => return "reset".to_owned(),

@@ -26,6 +26,8 @@ mod ambiguous;
 #[cfg(test)]
 mod canonical;
 #[cfg(test)]
+mod host;
+#[cfg(test)]
 mod claims;
 #[cfg(test)]
 mod streams;

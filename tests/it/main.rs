@@ -46,6 +46,8 @@ mod limits;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod poison;
+#[cfg(test)]
 mod why;
 #[cfg(test)]
 mod captured;

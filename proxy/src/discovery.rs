@@ -14,7 +14,7 @@ use isthmus_proto::ids::ClusterId;
 use isthmus_proto::positions::{self, Positions};
 use isthmus_proxy_core::balance::{Me, Ticks};
 use isthmus_proxy_core::snapshot::{
-    ClusterFreshness, Kind, Snapshot, SnapshotBuilder, Update, persist,
+    ClusterFreshness, Hosts, Kind, Snapshot, SnapshotBuilder, Update, persist,
 };
 use isthmus_proxy_core::subscription::{Asked, Subscription};
 use serde_json::{Value, json};
@@ -89,7 +89,8 @@ impl Discovery {
     #[must_use]
     pub fn new(shared: &Arc<Shared>, me: Me, publish: watch::Sender<Arc<Snapshot>>) -> Self {
         let file = shared.config.state_dir.join("snapshot.bin");
-        let mut builder = SnapshotBuilder::new(me, crate::tls::read_root);
+        let hosts = Hosts::beside(&shared.config.addresses);
+        let mut builder = SnapshotBuilder::new(me, crate::tls::read_root).among(hosts);
         let saved = restore(&file, shared.config.workload.as_str());
         let unknown = node(shared, &BTreeMap::new(), &Positions::default());
         let mut subscription = Subscription::new(unknown, saved.as_ref());

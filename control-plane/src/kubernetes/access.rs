@@ -69,6 +69,16 @@ pub struct Access {
     pub namespace: Option<String>,
 }
 
+impl Access {
+    /// Is the server on this machine by its very address, as in a demo? Then its pods may be, too.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        let host = self.server.host().unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        self.loopback && ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+    }
+}
+
 /// By which a server is verified.
 #[derive(Debug, Clone)]
 pub enum Roots {
@@ -251,7 +261,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Why an address is no API server's, if it can't be one.
-pub(super) fn unfit(ip: IpAddr, loopback: bool) -> Option<&'static str> {
+pub(crate) fn unfit(ip: IpAddr, loopback: bool) -> Option<&'static str> {
     match ip.to_canonical() {
         // What is bound to no address is this machine.
         ip if ip.is_unspecified() && !loopback => {

@@ -13,6 +13,7 @@
 mod collection;
 mod read;
 mod held;
+mod hosts;
 mod places;
 mod kind;
 mod pulse;
@@ -30,7 +31,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{Report, Source};
-use crate::kubernetes::Api;
+use crate::kubernetes::{Access, Api};
 use collection::COLLECTIONS;
 use held::Held;
 use kind::Watcher;
@@ -99,7 +100,8 @@ impl Source for KubernetesSource {
         if out.send(Change::Init { cluster }).await.is_err() {
             return;
         }
-        let shared = Arc::new(Shared::new(&self.cluster, self.quota, self.silence));
+        let shared = Shared::new(&self.cluster, self.quota, self.silence);
+        let shared = Arc::new(shared.among(self.api.access()));
         // They end with this future.
         let mut tasks = JoinSet::new();
         for collection in COLLECTIONS {
@@ -124,6 +126,8 @@ impl Source for KubernetesSource {
 #[derive(Debug)]
 struct Shared {
     cluster: ClusterId,
+    /// Pods may be on loopback addresses.
+    loopback: bool,
     silence: Duration,
     started: Instant,
     held: Mutex<Held>,
@@ -164,6 +168,7 @@ impl Shared {
     fn new(cluster: &ClusterId, quota: Quota, silence: Duration) -> Self {
         Self {
             cluster: cluster.clone(),
+            loopback: false,
             silence,
             started: Instant::now(),
             held: Mutex::new(Held::new(cluster, quota)),
@@ -174,6 +179,13 @@ impl Shared {
             misplaced: AtomicBool::new(false),
             moved: Notify::new(),
             pages: Semaphore::new(PAGES_MAX),
+        }
+    }
+
+    fn among(self, access: &Access) -> Self {
+        Self {
+            loopback: access.is_here(),
+            ..self
         }
     }
 

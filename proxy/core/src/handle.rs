@@ -124,7 +124,7 @@ impl Export {
     }
 }
 
-/// An address that a pod can have. Loopback is one: on a laptop, each pod has its own.
+/// An address that a pod can have. Loopback is one, where our own is: [`Hosts`](crate::snapshot::Hosts).
 fn pod_address(bytes: &[u8]) -> Result<IpAddr, String> {
     let ip = if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         IpAddr::from(Ipv4Addr::from(v4))

@@ -81,6 +81,14 @@ impl Gateway {
             why,
         })
     }
+
+    /// Its addresses that are none of a name.
+    pub(crate) fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter_map(|address| match address {
+            GatewayAddress::Ip(address) => Some(address.ip()),
+            GatewayAddress::Hostname(..) => None,
+        })
+    }
 }
 
 fn check(from: &resource::Gateway, stats: Arc<EndpointStats>) -> Result<Gateway, String> {

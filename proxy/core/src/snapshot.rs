@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod builder;
 pub mod persist;
 pub mod describe;
+pub mod hosts;
 mod compile;
 mod endpoints;
 mod shelf;
@@ -32,6 +33,7 @@ use crate::identify::TrustBundles;
 
 pub use builder::SnapshotBuilder;
 pub use cluster::{ClusterFreshness, Freshness};
+pub use hosts::Hosts;
 pub use own::{InboundMode, OwnPort, OwnWorkload};
 pub use persist::{Record, Saved};
 pub use service::{Known, Scope, Service, ServicePort};

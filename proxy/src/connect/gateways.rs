@@ -10,6 +10,7 @@ use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::{Attempt, OutlierPolicy};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::hop::{Gateway, GatewayAddress, Tried, pick_gateway};
+use isthmus_proxy_core::snapshot::Hosts;
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -99,6 +100,8 @@ async fn dial_any(
     limit: Duration,
 ) -> Result<TcpStream, Failure> {
     let source = worker.shared.config.source;
+    // A name may lead where an address may not.
+    let hosts = Hosts::beside(&worker.shared.config.addresses);
     let mut failure = Failure::ConnectFailed;
     for address in addresses {
         let resolved: Vec<SocketAddr> = match address {
@@ -110,7 +113,7 @@ async fn dial_any(
                 }
             }
         };
-        for address in resolved {
+        for address in resolved.into_iter().filter(|a| hosts.check(a.ip()).is_ok()) {
             match dial(permit, address, source, limit).await {
                 Ok(io) => return Ok(io),
                 Err(why) => failure = why,

@@ -32,7 +32,7 @@ fn governs(kind: Kind) -> bool {
 }
 
 /// Kind, namespace (empty: none), name.
-type Key = (Kind, String, String);
+pub(super) type Key = (Kind, String, String);
 
 /// What one cluster's API server has made of the world.
 #[derive(Debug)]
@@ -291,13 +291,13 @@ impl Held {
 /// Problems by the object that they are about.
 pub(super) type Problems = BTreeMap<String, Vec<Problem>>;
 
-fn key(kind: Kind, name: &Name) -> Key {
+pub(super) fn key(kind: Kind, name: &Name) -> Key {
     let namespace = name.namespace.clone().unwrap_or_default();
     (kind, namespace, name.name.clone())
 }
 
 /// `AccessPolicy shop/cart`
-fn title((kind, namespace, name): &Key) -> String {
+pub(super) fn title((kind, namespace, name): &Key) -> String {
     match namespace.as_str() {
         "" => format!("{kind} {name}"),
         namespace => format!("{kind} {namespace}/{name}"),

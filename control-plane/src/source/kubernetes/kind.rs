@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
 use super::collection::{Collection, What};
+use super::held;
+use super::hosts::misleading;
 use super::read::{self, Raw};
 use super::{Shared, Status};
 use crate::kubernetes::{Api, ApiError, Watch};
@@ -286,10 +288,19 @@ impl Watcher {
         manifest::object(json, &version, kind, &self.shared.cluster)
     }
 
-    fn take(&mut self, kind: Kind, raw: Raw<'_>, parsed: manifest::Parsed) -> Vec<Change> {
+    fn take(&mut self, kind: Kind, raw: Raw<'_>, mut parsed: manifest::Parsed) -> Vec<Change> {
         let Ok(name) = name_of(raw) else {
             return Vec::new();
         };
+        let mut specs = parsed.objects.iter().map(|object| &object.spec);
+        if let Some(message) = specs.find_map(|spec| misleading(spec, self.shared.loopback)) {
+            parsed.errors.push(manifest::Problem {
+                line: 0,
+                column: 0,
+                object: held::title(&held::key(kind, &name)),
+                message,
+            });
+        }
         let observed = || manifest::observed(raw.get().as_bytes(), kind);
         let taken = self.shared.held().apply(kind, &name, parsed, observed);
         if taken.refused {

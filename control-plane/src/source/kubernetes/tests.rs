@@ -86,7 +86,11 @@ impl Running {
     }
 
     fn with(server: &Server, quota: Quota, silence: Duration) -> Self {
-        let api = Api::new(access(server.address)).unwrap();
+        Self::by(access(server.address), quota, silence)
+    }
+
+    fn by(access: Access, quota: Quota, silence: Duration) -> Self {
+        let api = Api::new(access).unwrap();
         let mut source = KubernetesSource::new(&"east".parse().unwrap(), &api, quota);
         source.silence = silence;
         let report = source.report();
@@ -331,6 +335,55 @@ async fn a_service_with_an_unknown_transport_or_family_stays_as_it_was() {
             .await;
         assert_eq!(running.objects, before);
     }
+}
+
+/// S26: the last good state stays, and who owns it is told. S20: no proxy is led to itself.
+#[tokio::test]
+async fn endpoints_on_the_callers_own_host_are_refused() {
+    let server = Server::start().await;
+    server.put(PODS, pod("a", "10.0.0.1"));
+    server.put(SLICES, slice("cart", 2));
+    // By a name: a server on 127.0.0.1 may have its pods there.
+    let elsewhere = Access {
+        server: format!("http://localhost:{}", server.address.port())
+            .parse()
+            .unwrap(),
+        ..access(server.address)
+    };
+    let mut running = Running::by(elsewhere, Quota::default(), SILENCE_MAX);
+    running.until("it is listed", |r| r.listed).await;
+    let before = running.objects.clone();
+    let (a, cart) = ("Pod shop/a", "EndpointSlice shop/cart");
+    for ip in [
+        "127.0.0.1",
+        "::1",
+        "169.254.169.254",
+        "224.0.0.1",
+        "0.0.0.0",
+    ] {
+        server.put(PODS, pod("a", ip));
+        let mut wrong = slice("cart", 2);
+        wrong["endpoints"][1]["addresses"] = json!([ip]);
+        server.put(SLICES, wrong);
+        running
+            .until(&format!("both are refused with {ip}"), |r| {
+                let errors = &r.report.borrow().errors;
+                [a, cart].iter().all(|name| {
+                    let told = r.refused.get(&format!("east: {name}"));
+                    let named = errors.get(*name).map(|all| &all[0].message);
+                    told.is_some_and(|why| why.starts_with(&format!("{ip} is "))) && named == told
+                })
+            })
+            .await;
+        assert_eq!(running.objects, before, "{ip}");
+    }
+    server.put(PODS, pod("a", "10.0.0.2"));
+    server.put(SLICES, slice("cart", 1));
+    running
+        .until("they are taken again", |r| {
+            r.objects != before && r.report.borrow().errors.is_empty()
+        })
+        .await;
 }
 
 /// Whoever writes statuses hears of it, and again when it is gone.

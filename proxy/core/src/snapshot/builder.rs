@@ -11,10 +11,11 @@ use isthmus_proto::ids::{ClusterId, ServiceName};
 use isthmus_proto::resource;
 
 use super::cluster::ClusterFreshness;
-use super::compile::{decode, policy, same_name};
+use super::compile::{decode, policy, same_name, service_name};
+use super::hosts::Hosts;
 use super::own::OwnWorkload;
 use super::service::Service;
-use super::shelf::{Change, Item, Shelf};
+use super::shelf::{Change, Item, Shelf, changed};
 use super::slot::{Empty, Slot};
 use super::table::{Index, ServiceTable};
 use super::update::{Key, Kind, Update};
@@ -33,6 +34,7 @@ pub struct SnapshotBuilder {
     /// As configured; the locality comes from the own workload once that is known.
     me: Me,
     read_root: ReadRoot,
+    hosts: Hosts,
     generation: u64,
     pub(super) workloads: Shelf<Arc<OwnWorkload>>,
     pub(super) policies: Shelf<Arc<Policy>>,
@@ -56,6 +58,7 @@ impl SnapshotBuilder {
     pub fn new(me: Me, read_root: ReadRoot) -> Self {
         Self {
             read_root,
+            hosts: Hosts::default(),
             generation: 0,
             workloads: Shelf::default(),
             policies: Shelf::default(),
@@ -71,6 +74,12 @@ impl SnapshotBuilder {
             last: Arc::new(Snapshot::empty(me.clone())),
             me,
         }
+    }
+
+    /// Where others may be, which are called.
+    #[must_use]
+    pub fn among(self, hosts: Hosts) -> Self {
+        Self { hosts, ..self }
     }
 
     /// Continues the count of an earlier life: the next generation is larger than `generation`.
@@ -151,9 +160,9 @@ impl SnapshotBuilder {
                 let gateway: resource::Gateway = decode(&item.body)?;
                 same_name(&item.name, &gateway.name)?;
                 let stats = old.map(|old| old.stats.clone()).unwrap_or_default();
-                Gateway::compile(&gateway, stats)
-                    .map(Arc::new)
-                    .map_err(|rejected| rejected.why)
+                let gateway = Gateway::compile(&gateway, stats).map_err(|r| r.why)?;
+                self.hosts.check_all(gateway.ips())?;
+                Ok(Arc::new(gateway))
             }),
             Kind::ClusterFreshness => self.clusters.upsert(item, |item, _| {
                 let freshness: resource::ClusterFreshness = decode(&item.body)?;
@@ -164,9 +173,9 @@ impl SnapshotBuilder {
             Kind::ExportedEndpoint => self.exports.upsert(item, |item, _| {
                 let export: resource::ExportedEndpoint = decode(&item.body)?;
                 same_name(&item.name, &format!("{:016x}", export.id))?;
-                Export::compile(&export)
-                    .map(Arc::new)
-                    .map_err(|rejected| rejected.why)
+                let export = Export::compile(&export).map_err(|r| r.why)?;
+                self.hosts.check_all([export.address.ip()])?;
+                Ok(Arc::new(export))
             }),
             Kind::HandleKeys => self.handle_keys.upsert(item, |item, _| {
                 let keys: resource::HandleKeys = decode(&item.body)?;
@@ -231,7 +240,7 @@ impl SnapshotBuilder {
         let result = if kind == Kind::Route {
             slot.upsert_route(item)
         } else {
-            slot.endpoints.upsert(&item)
+            slot.endpoints.upsert(&item, self.hosts)
         };
         match &result {
             Ok(Change::Content) => {
@@ -474,26 +483,10 @@ impl SnapshotBuilder {
     }
 }
 
-/// The table anew if its resources changed, else the last one.
-fn changed<T, U>(shelf: &mut Shelf<T>, last: &Arc<U>, make: impl FnOnce(&Shelf<T>) -> U) -> Arc<U> {
-    if shelf.take_dirty() {
-        Arc::new(make(shelf))
-    } else {
-        last.clone()
-    }
-}
-
 /// Notes that a key leads nowhere, or that this is not known. True if that is news.
 fn note(keys: &mut BTreeSet<Box<str>>, key: &str, empty: bool) -> bool {
     match empty {
         true => keys.len() < EMPTY_KEYS_MAX && keys.insert(key.into()),
         false => keys.remove(key),
     }
-}
-
-fn service_name(resource: &str, service: &str) -> Result<ServiceName, Rejected> {
-    service.parse().map_err(|e| Rejected {
-        name: resource.to_owned(),
-        why: format!("parent {e}"),
-    })
 }

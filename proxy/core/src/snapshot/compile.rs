@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use isthmus_proto::ids::ServiceName;
 use isthmus_proto::resource::Protocol;
 use prost::Message;
 
+use super::Rejected;
 use crate::authorize::Policy;
 
 /// 4 or 16 bytes.
@@ -49,6 +51,14 @@ pub(super) fn same_name(envelope: &str, inside: &str) -> Result<(), String> {
     } else {
         Err(format!("its content is named {inside:?}"))
     }
+}
+
+/// The parent of a resource of this name.
+pub(super) fn service_name(resource: &str, service: &str) -> Result<ServiceName, Rejected> {
+    service.parse().map_err(|e| Rejected {
+        name: resource.to_owned(),
+        why: format!("parent {e}"),
+    })
 }
 
 /// The parent in the name must be the one inside.

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::Rejected;
 use super::compile::{decode, same_name, same_parent};
+use super::hosts::Hosts;
 use super::persist::{Record, checksum};
 use super::shelf::{Change, Item, merged};
 use super::update::Kind;
@@ -44,7 +45,7 @@ struct Held {
 impl Endpoints {
     /// Stores an endpoint. Its measurements outlive the change, unless its addresses changed:
     /// then another pod has taken over the name.
-    pub(super) fn upsert(&mut self, item: &Item) -> Result<Change, Rejected> {
+    pub(super) fn upsert(&mut self, item: &Item, hosts: Hosts) -> Result<Change, Rejected> {
         let (parent, short) = item.name.split_once('#').unwrap_or(("", &item.name));
         let checksum = checksum(&item.body);
         let old = self.held.get_mut(short);
@@ -66,7 +67,7 @@ impl Endpoints {
             });
         }
         let endpoint = self
-            .compile(parent, short, &item.body)
+            .compile((parent, short), &item.body, hosts)
             .map_err(|why| Rejected {
                 name: item.name.clone(),
                 why,
@@ -84,12 +85,18 @@ impl Endpoints {
         Ok(Change::Content)
     }
 
-    fn compile(&self, parent: &str, short: &str, body: &[u8]) -> Result<Endpoint, String> {
+    fn compile(
+        &self,
+        (parent, short): (&str, &str),
+        body: &[u8],
+        hosts: Hosts,
+    ) -> Result<Endpoint, String> {
         let endpoint: resource::Endpoint = decode(body)?;
         same_name(short, &endpoint.name)?;
         same_parent(parent, &endpoint.service)?;
         let stats = Arc::<EndpointStats>::default();
         let mut compiled = Endpoint::compile(&endpoint, stats).map_err(|rejected| rejected.why)?;
+        hosts.check_all(compiled.addresses.iter().copied())?;
         let old = self.held.get(short).map(|held| &held.endpoint);
         if let Some(old) = old.filter(|old| old.addresses == compiled.addresses) {
             compiled.stats = old.stats.clone();

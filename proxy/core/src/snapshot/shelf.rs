@@ -200,3 +200,16 @@ pub(super) fn merged(old: Option<&Arc<[Box<str>]>>, new: &[String]) -> Arc<[Box<
     all.truncate(ALIASES_MAX);
     all.into()
 }
+
+/// The table anew if its resources changed, else the last one.
+pub(super) fn changed<T, U>(
+    shelf: &mut Shelf<T>,
+    last: &Arc<U>,
+    make: impl FnOnce(&Shelf<T>) -> U,
+) -> Arc<U> {
+    if shelf.take_dirty() {
+        Arc::new(make(shelf))
+    } else {
+        last.clone()
+    }
+}

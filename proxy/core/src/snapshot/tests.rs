@@ -416,6 +416,64 @@ fn a_resource_that_lies_about_its_name_or_parent_is_refused() {
     );
 }
 
+/// S20, S26: by its name, and the last good one stays. Who is on loopback himself has neighbours there.
+#[test]
+fn nobody_is_told_to_call_his_own_host() {
+    fn news(ip: &'static [u8]) -> [Update; 3] {
+        let ip = Bytes::from_static(ip);
+        let (name, mut pod) = endpoint_of(CART, "west/shop/cart-1");
+        pod.addresses.push(ip.clone());
+        let gateway = resource::Gateway {
+            name: "west/shop/gateway".into(),
+            cluster: "west".into(),
+            network: "west-net".into(),
+            addresses: vec![resource::GatewayAddress {
+                kind: Some(resource::gateway_address::Kind::Ip(ip.clone())),
+                port: 15443,
+            }],
+            ..Default::default()
+        };
+        let export = resource::ExportedEndpoint {
+            id: 1,
+            workload: "east/shop/cart-1".into(),
+            service: CART.into(),
+            address: ip,
+            port: 15008,
+            ..Default::default()
+        };
+        [
+            upsert(Kind::Endpoint, &name, &[], &pod),
+            upsert(Kind::Gateway, "west/shop/gateway", &[], &gateway),
+            upsert(Kind::ExportedEndpoint, "0000000000000001", &[], &export),
+        ]
+    }
+    let (mut builder, good) = built(news(&[10, 2, 0, 1]));
+    let wrong: [(&[u8], bool); 5] = [
+        (&[127, 0, 0, 1], true),
+        (&[127, 20, 0, 3], true),
+        (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], true),
+        (&[169, 254, 169, 254], false),
+        (&[254, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], false),
+    ];
+    for (ip, on_laptop) in wrong {
+        for update in news(ip) {
+            let refused = builder.apply(update.clone());
+            assert_eq!(refused.len(), 1, "{ip:?} {update:?}");
+            let why = ["loopback", "link-local"];
+            assert!(
+                why.iter().any(|why| refused[0].why.contains(why)),
+                "{refused:?}"
+            );
+        }
+        assert!(Arc::ptr_eq(&good, &builder.build()), "{ip:?}");
+        let hosts = Hosts::beside(&["127.20.0.9".parse().unwrap()]);
+        let mut laptop = SnapshotBuilder::new(me(), |_| Ok(())).among(hosts);
+        for update in news(ip) {
+            assert_eq!(laptop.apply(update).is_empty(), on_laptop, "{ip:?}");
+        }
+    }
+}
+
 #[test]
 fn a_policy_that_was_never_understood_denies() {
     let (mut builder, snapshot) = built([]);

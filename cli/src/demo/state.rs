@@ -2,15 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
 use super::plan::{Plan, Role};
+
+/// Only its owner reads and writes it.
+const MODE: u32 = 0o600;
+/// Bits of those who could write beside the owner.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Admin addresses of a running mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,28 +49,94 @@ impl State {
     /// Writes it where the other commands look; removed when the result is dropped.
     ///
     /// # Errors
-    /// The folder can't be written to.
+    /// The folder can't be written to, or somebody else has a file of that name there.
     pub(super) fn publish(&self) -> anyhow::Result<Published> {
         let path = default_path();
-        let text = serde_json::to_string_pretty(self).context("writing JSON")?;
-        fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
+        self.write(&path)
+            .with_context(|| format!("writing {}", path.display()))?;
         Ok(Published { path })
     }
 
-    /// Reads one; where no path is given, from where a held demo writes it.
+    /// By a new file that takes the name's place: a link that lies in wait there is not followed.
+    fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(self).context("writing JSON")?;
+        let new = path.with_extension(format!("{}.new", std::process::id()));
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(MODE).open(&new)?;
+        let written = file.write_all((text + "\n").as_bytes());
+        let moved = written.and_then(|()| fs::rename(&new, path));
+        if moved.is_err() {
+            let _gone = fs::remove_file(&new);
+        }
+        Ok(moved?)
+    }
+
+    /// Reads one; where no path is given, from where a held demo writes it. There, only a file of
+    /// the caller's own counts: the folder may be everybody's, and whoever wrote the file says whom
+    /// we ask.
     ///
     /// # Errors
-    /// There is none: no demo is held.
+    /// There is none: no demo is held. Or it is not the caller's.
     pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
-        let path = path.map_or_else(default_path, Path::to_owned);
-        let text = fs::read_to_string(&path).with_context(|| {
+        let (path, named) = match path {
+            Some(path) => (path.to_owned(), true),
+            None => (default_path(), false),
+        };
+        let absent = || {
             format!(
                 "no demo is held here ({} can't be read); start one with `isthmus demo --hold`, or \
                  give addresses with --control-plane and --proxy",
                 path.display()
             )
-        })?;
+        };
+        let text = if named {
+            fs::read_to_string(&path).with_context(absent)?
+        } else {
+            let found = fs::symlink_metadata(&path).with_context(absent)?;
+            own_text(&path, &found, rustix::process::geteuid().as_raw())?
+        };
         serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))
+    }
+}
+
+/// What stands in a file that is this user's, and nobody else's.
+fn own_text(path: &Path, found: &Metadata, user: u32) -> anyhow::Result<String> {
+    let reading = || format!("reading {}", path.display());
+    let refused = |why: &str| {
+        format!(
+            "{} is not read: {why}; remove it and start the demo again, or name the file that you mean with --demo",
+            path.display()
+        )
+    };
+    // Looked at before it is opened: opening a pipe would wait for whoever laid it there.
+    if let Some(why) = not_own(found, user) {
+        bail!(refused(&why));
+    }
+    let mut file = File::open(path).with_context(reading)?;
+    let opened = file.metadata().with_context(reading)?;
+    if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
+        bail!(refused("it was replaced meanwhile"));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).with_context(reading)?;
+    Ok(text)
+}
+
+/// Why a file may be somebody else's; `None`: it is this user's own.
+fn not_own(found: &Metadata, user: u32) -> Option<String> {
+    if found.is_symlink() {
+        Some("it is a symbolic link".to_owned())
+    } else if !found.is_file() {
+        Some("it is no file".to_owned())
+    } else if found.uid() != user {
+        Some(format!(
+            "it belongs to user {}, and you are {user}",
+            found.uid()
+        ))
+    } else if found.mode() & WRITABLE_BY_OTHERS != 0 {
+        Some("others may write to it".to_owned())
+    } else {
+        None
     }
 }
 
@@ -109,5 +182,45 @@ mod tests {
         assert_eq!(State::read(Some(&path)).unwrap(), state);
         let none = State::read(Some(&folder.root().join("none"))).unwrap_err();
         assert!(none.to_string().contains("isthmus demo --hold"), "{none}");
+    }
+
+    #[test]
+    fn only_a_file_of_ones_own_is_read() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("state.json"), folder.path().join("link"));
+        let at: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let state = State {
+            control_plane: at,
+            proxies: BTreeMap::new(),
+            folder: "/".into(),
+        };
+        state.write(&file).unwrap();
+        symlink(&file, &link).unwrap();
+        let me = rustix::process::geteuid().as_raw();
+        let read = |path: &Path, user: u32| {
+            let found = fs::symlink_metadata(path).unwrap();
+            own_text(path, &found, user).map_err(|error| error.to_string())
+        };
+        let text = read(&file, me).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+        let refused = |path: &Path, user: u32, why: &str| {
+            let told = read(path, user).unwrap_err();
+            let names = told.contains(&path.display().to_string()) && told.contains("--demo");
+            assert!(names && told.contains(why), "{told}");
+        };
+        refused(&link, me, "symbolic link");
+        refused(folder.path(), me, "no file");
+        refused(&file, me + 1, &format!("belongs to user {me}"));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o620)).unwrap();
+        refused(&file, me, "others may write");
+        // One that is replaced between the look and the opening.
+        let found = fs::symlink_metadata(&link).unwrap();
+        state.write(&link).unwrap();
+        assert!(own_text(&link, &found, me).is_err());
+        assert!(
+            !fs::symlink_metadata(&link).unwrap().is_symlink(),
+            "the link was not followed"
+        );
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn run(options: AppOptions) -> anyhow::Result<()> {
                 })
                 .await
             }
-            App::Guard { command } => guard::run(&command).await,
+            App::Guard { parent, command } => guard::run(parent, &command).await,
         }
     })
 }

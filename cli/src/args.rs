@@ -301,6 +301,9 @@ pub(crate) enum App {
     },
     /// Run another program, and kill it when standard input ends.
     Guard {
+        /// Become the program, and die when this process does. The guard starts itself so.
+        #[arg(long, value_name = "PID", hide = true)]
+        parent: Option<u32>,
         /// The program and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -455,7 +458,7 @@ mod tests {
     fn a_guarded_command_keeps_its_own_flags() {
         let line = "isthmus app guard -- redis-server --port 0";
         let Command::App(AppOptions {
-            app: App::Guard { command },
+            app: App::Guard { command, .. },
         }) = parse(line).unwrap().command
         else {
             panic!("not a guard");

@@ -92,6 +92,33 @@ async fn a_demo_that_is_interrupted_leaves_no_process_behind() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Nobody can clean up then: the kernel does.
+#[tokio::test]
+async fn a_guard_that_is_killed_takes_its_program_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut guard = Command::new(env!("CARGO_BIN_EXE_isthmus"))
+        .args(["app", "guard", "--", "sleep", "1000"])
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let name = |id: &u32| std::fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+    until_within(LIMIT, "the program runs", async || {
+        let names: Vec<_> = processes(folder.path()).iter().map(name).collect();
+        let found = names.iter().any(|name| name.trim() == "sleep");
+        check(found, format!("{names:?}"))
+    })
+    .await;
+    // SIGKILL.
+    guard.kill().unwrap();
+    guard.wait().unwrap();
+    until_within(LIMIT, "the program has ended", async || {
+        let left = processes(folder.path());
+        check(left.is_empty(), format!("{left:?}"))
+    })
+    .await;
+}
+
 /// Nobody can clean up then: the others notice.
 #[tokio::test]
 async fn a_demo_that_is_killed_leaves_no_process_behind() {

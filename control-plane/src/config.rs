@@ -17,7 +17,7 @@ use std::time::Duration;
 use isthmus_control_plane_core::issue::LIFETIME;
 use isthmus_control_plane_core::model::SYSTEM_NAMESPACE;
 use isthmus_control_plane_core::quota::{Allotment, Quota};
-use isthmus_control_plane_core::world::CLUSTERS_MAX;
+use isthmus_control_plane_core::world::{CLUSTERS_MAX, RESERVED};
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
@@ -31,9 +31,6 @@ const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Shorter than 5 s, a certificate is over before it is renewed; longer than 30 days, cutting off a
 /// stolen one takes too long.
 const CERTIFICATE_SECONDS: RangeInclusive<u64> = 5..=30 * 24 * 3600;
-/// `control` is the control plane's own trust domain: the proxies take its word by it. `mesh` is
-/// what stands before the names of policies for the whole mesh.
-const RESERVED: [&str; 2] = ["control", "mesh"];
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]

@@ -54,7 +54,7 @@ pub const CLUSTERS_MAX: usize = 200;
 pub const CONFIRMED_STEP: Duration = Duration::from_secs(60);
 /// Names that a cluster cannot have: `control.<mesh domain>` is the control plane's own trust
 /// domain, and `mesh/` begins the names of policies for the whole mesh.
-const RESERVED: [&str; 2] = ["control", "mesh"];
+pub const RESERVED: [&str; 2] = ["control", "mesh"];
 
 /// Every cluster's objects, and what the shell adds: keys and trust.
 #[derive(Debug)]

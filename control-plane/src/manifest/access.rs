@@ -356,6 +356,9 @@ fn rule(raw: &RawRule) -> Result<AccessRule, Bad> {
         .flatten()
         .map(operation)
         .collect::<Result<_, _>>()?;
+    if raw.headers.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Bad("headers: is empty".to_owned()));
+    }
     let headers = raw
         .headers
         .iter()
@@ -379,6 +382,9 @@ fn caller(raw: &RawCaller) -> Result<Caller, Bad> {
         },
         None => Ok(Vec::new()),
     };
+    if raw.except.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Bad("from.except: is empty".to_owned()));
+    }
     let except = raw
         .except
         .iter()

@@ -1,19 +1,24 @@
 //! What does a cluster of the mesh say of itself?
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use isthmus_control_plane_core::model::{
     Allotment, CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Observed, PRICE_MAX,
     PRIORITY_MAX, Spec,
 };
+use isthmus_control_plane_core::world::RESERVED;
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::locality::Locality;
+use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
 
 use super::mesh::{GATEWAY_PORT, host_name};
 use super::{Bad, Document, Failure, Metadata, status};
 
+/// Every machine is this for itself (RFC 6761 §6.3).
+const LOCALHOST: &str = "localhost";
 /// Most gateways of one cluster.
 const GATEWAYS_MAX: usize = 16;
 /// Which root the trust domain should have, by its number.
@@ -155,8 +160,13 @@ struct IssuerSecretRef {
 
 pub(super) fn mesh_cluster(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: Cluster = document.decode()?;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    if RESERVED.contains(&name) {
+        let why = format!("metadata.name: {name:?} is reserved for the mesh itself");
+        return Err(document.failure(why));
+    }
     let cluster =
-        understand(raw.spec).map_err(|Bad(why)| document.failure(format!("spec.{why}")))?;
+        understand(raw.spec, name).map_err(|Bad(why)| document.failure(format!("spec.{why}")))?;
     let root = metadata
         .annotation(ROOT_ANNOTATION)
         .map(str::parse::<NonZeroU32>);
@@ -173,25 +183,12 @@ pub(super) fn mesh_cluster(document: &Document<'_>, metadata: &Metadata) -> Resu
     }))
 }
 
-fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
+fn understand(raw: ClusterSpec, name: &str) -> Result<MeshCluster, Bad> {
     let network = raw
         .network
         .parse()
         .map_err(|bad| Bad(format!("network: {bad}")))?;
-    let trust_domain = raw.trust_domain.as_deref().map(str::parse).transpose();
-    let listed = raw.gateways.unwrap_or_default();
-    if listed.len() > GATEWAYS_MAX {
-        return Err(Bad(format!("gateways: more than {GATEWAYS_MAX}")));
-    }
-    let mut gateways = Vec::with_capacity(listed.len());
-    for (at, one) in listed.into_iter().enumerate() {
-        let place = |Bad(why)| Bad(format!("gateways[{at}]: {why}"));
-        gateways.push(gateway(one).map_err(place)?);
-    }
-    let mut seen = BTreeSet::new();
-    if let Some(twice) = gateways.iter().find(|one| !seen.insert(*one)) {
-        return Err(Bad(format!("gateways: {twice:?} is named twice")));
-    }
+    let trust_domain = raw.trust_domain.as_deref().map(|text| domain(text, name));
     Ok(MeshCluster {
         root: None,
         network,
@@ -199,8 +196,8 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
             region: raw.region.unwrap_or_default(),
             zone: raw.zone.unwrap_or_default(),
         },
-        trust_domain: trust_domain.map_err(|bad| Bad(format!("trustDomain: {bad}")))?,
-        gateways,
+        trust_domain: trust_domain.transpose()?,
+        gateways: raw.gateways.map(gateways).transpose()?.unwrap_or_default(),
         priority: hint("priority", raw.priority, PRIORITY_MAX)?,
         price: hint("price", raw.price, PRICE_MAX)?,
         passthrough_denied: raw.passthrough == Some(Passthrough::Deny),
@@ -215,6 +212,37 @@ fn understand(raw: ClusterSpec) -> Result<MeshCluster, Bad> {
             .unwrap_or_default(),
         observed: Observed::default(),
     })
+}
+
+/// The mesh domain is not known here: that is compared later.
+fn domain(text: &str, cluster: &str) -> Result<TrustDomain, Bad> {
+    let rest = text.strip_prefix(cluster);
+    if rest.is_none_or(|rest| !rest.starts_with('.')) {
+        return Err(Bad(format!(
+            "trustDomain: {text:?} is another cluster's; this one's begins with {cluster:?} and a dot"
+        )));
+    }
+    text.parse()
+        .map_err(|bad| Bad(format!("trustDomain: {bad}")))
+}
+
+/// None is not the same as nothing written, and nobody knows what it should mean.
+fn gateways(listed: Vec<RawGateway>) -> Result<Vec<GatewayChoice>, Bad> {
+    if listed.is_empty() || listed.len() > GATEWAYS_MAX {
+        return Err(Bad(format!(
+            "gateways: 1 to {GATEWAYS_MAX}, or not written"
+        )));
+    }
+    let mut gateways = Vec::with_capacity(listed.len());
+    for (at, one) in listed.into_iter().enumerate() {
+        let place = |Bad(why)| Bad(format!("gateways[{at}]: {why}"));
+        gateways.push(gateway(one).map_err(place)?);
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = gateways.iter().find(|one| !seen.insert(*one)) {
+        return Err(Bad(format!("gateways: {twice:?} is named twice")));
+    }
+    Ok(gateways)
 }
 
 fn hint(field: &str, written: Option<u32>, most: u32) -> Result<u32, Bad> {
@@ -244,18 +272,36 @@ fn gateway(raw: RawGateway) -> Result<GatewayChoice, Bad> {
         (Some(name), None, None) => Err(Bad(format!("{name:?} is no name of a Gateway"))),
         (None, Some(_), Some(0)) => Err(Bad("port: 0 is no port".to_owned())),
         (None, Some(text), port) => {
-            let address = match text.parse() {
-                Ok(ip) => GatewayAddress::Ip(ip),
-                Err(_) => GatewayAddress::Hostname(
-                    host_name(&text)
-                        .ok_or_else(|| Bad(format!("address: {text:?} is no address")))?,
-                ),
-            };
+            let address = address(&text)?;
             let port = port.unwrap_or(GATEWAY_PORT);
             Ok(GatewayChoice::At { address, port })
         }
         _ => Err(Bad("either name, or address and perhaps port".to_owned())),
     }
+}
+
+/// At which clients on other networks can reach something.
+fn address(text: &str) -> Result<GatewayAddress, Bad> {
+    let refused = |why: &str| Bad(format!("address: {text:?} {why}"));
+    match text.parse() {
+        Ok(ip) if is_reachable(ip) => Ok(GatewayAddress::Ip(ip)),
+        Ok(_) => Err(refused("leads nowhere from another network")),
+        Err(_) => match host_name(text).ok_or_else(|| refused("is no address"))? {
+            name if name == LOCALHOST || name.ends_with(&format!(".{LOCALHOST}")) => {
+                Err(refused("leads nowhere from another network"))
+            }
+            name => Ok(GatewayAddress::Hostname(name)),
+        },
+    }
+}
+
+/// What Kubernetes calls a global unicast address; private ones are among them.
+fn is_reachable(ip: IpAddr) -> bool {
+    let special = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    !special && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()
 }
 
 fn credential(raw: RawCredential) -> Result<CredentialRef, Bad> {
@@ -316,6 +362,17 @@ mod tests {
     }
 
     #[test]
+    fn names_of_the_mesh_itself_are_no_clusters() {
+        for name in RESERVED {
+            let text = manifest("{network: n}").replace("name: west", &format!("name: {name}"));
+            let problem = &read(&text).errors[0];
+            let said = format!("metadata.name: {name:?} is reserved");
+            assert!(problem.message.starts_with(&said), "{problem}");
+            assert_eq!(problem.line, 3);
+        }
+    }
+
+    #[test]
     fn join_says_which_cluster_is_meant() {
         let text = manifest("{network: n}").replace(
             "metadata: {name: west}",
@@ -354,31 +411,30 @@ mod tests {
         assert_eq!(found.issuer.as_deref(), Some("west-ca"));
     }
 
+    fn each_is_refused(cases: &[(&str, &str)]) {
+        for (spec, says) in cases {
+            let parsed = read(&manifest(spec));
+            let message = &parsed
+                .errors
+                .first()
+                .unwrap_or_else(|| panic!("{spec}"))
+                .message;
+            assert!(message.contains(says), "{message} lacks {says}");
+        }
+    }
+
     #[test]
     fn a_cluster_that_is_not_understood_is_refused_with_the_field() {
-        for (spec, says) in [
+        each_is_refused(&[
             ("{network: N}", "spec.network"),
-            ("{network: n, trustDomain: a_b}", "spec.trustDomain"),
-            ("{network: n, gateways: [{}]}", "spec.gateways[0]: either"),
+            ("{network: n, trustDomain: west.a_b}", "spec.trustDomain"),
             (
-                "{network: n, gateways: [{name: a, address: b}]}",
-                "spec.gateways[0]: either",
+                "{network: n, trustDomain: east.mesh.internal}",
+                "spec.trustDomain: \"east.mesh.internal\" is another",
             ),
             (
-                "{network: n, gateways: [{name: a, port: 1}]}",
-                "spec.gateways[0]: either",
-            ),
-            (
-                "{network: n, gateways: [{address: \"a b\"}]}",
-                "spec.gateways[0]: address",
-            ),
-            (
-                "{network: n, gateways: [{address: a, port: 0}]}",
-                "spec.gateways[0]: port",
-            ),
-            (
-                "{network: n, gateways: [{name: a}, {name: a}]}",
-                "named twice",
+                "{network: n, trustDomain: westmost.internal}",
+                "is another cluster's",
             ),
             ("{network: n, credential: {}}", "secretRef"),
             (
@@ -400,14 +456,46 @@ mod tests {
             ),
             ("{network: n, price: 10001}", "spec.price: 10001 is not"),
             ("{network: n, colour: red}", "colour"),
-        ] {
-            let parsed = read(&manifest(spec));
-            let message = &parsed
-                .errors
-                .first()
-                .unwrap_or_else(|| panic!("{spec}"))
-                .message;
-            assert!(message.contains(says), "{message} lacks {says}");
-        }
+        ]);
+    }
+
+    #[test]
+    fn a_gateway_that_leads_nowhere_is_refused_with_its_place() {
+        each_is_refused(&[
+            ("{network: n, gateways: []}", "spec.gateways: 1 to 16"),
+            (
+                "{network: n, gateways: [{address: 127.0.0.1}]}",
+                "spec.gateways[0]: address: \"127.0.0.1\" leads nowhere",
+            ),
+            (
+                "{network: n, gateways: [{address: \"::ffff:10.0.0.1\"}]}",
+                "leads nowhere",
+            ),
+            (
+                "{network: n, gateways: [{address: a.LOCALHOST.}]}",
+                "leads nowhere",
+            ),
+            ("{network: n, gateways: [{}]}", "spec.gateways[0]: either"),
+            (
+                "{network: n, gateways: [{name: a, address: b}]}",
+                "spec.gateways[0]: either",
+            ),
+            (
+                "{network: n, gateways: [{name: a, port: 1}]}",
+                "spec.gateways[0]: either",
+            ),
+            (
+                "{network: n, gateways: [{address: \"a b\"}]}",
+                "spec.gateways[0]: address",
+            ),
+            (
+                "{network: n, gateways: [{address: a, port: 0}]}",
+                "spec.gateways[0]: port",
+            ),
+            (
+                "{network: n, gateways: [{name: a}, {name: a}]}",
+                "named twice",
+            ),
+        ]);
     }
 }

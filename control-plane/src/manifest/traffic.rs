@@ -171,6 +171,11 @@ fn body(spec: &PolicySpec) -> Result<resource::TrafficPolicy, String> {
         value => Ok(value),
     };
     let retries = spec.retries.as_ref().map(|r| {
+        if r.statuses.as_ref().is_some_and(Vec::is_empty) {
+            return Err(
+                "spec.retries.statuses: is empty; attempts: 0 turns retries off".to_owned(),
+            );
+        }
         let statuses = r.statuses.clone().unwrap_or_default();
         if let Some(bad) = statuses.iter().find(|code| !(400..=599).contains(*code)) {
             return Err(format!("spec.retries.statuses: {bad} is not 400 to 599"));

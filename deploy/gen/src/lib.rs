@@ -126,7 +126,7 @@ fn definition(kind: &Kind, spec: &Value) -> Value {
     }));
     columns
         .push(json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" }));
-    json!({
+    let mut definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
@@ -159,7 +159,15 @@ fn definition(kind: &Kind, spec: &Value) -> Value {
                 } },
             }],
         },
-    })
+    });
+    let whole = rules::whole(kind.kind);
+    if !whole.is_null() {
+        let schema = "/spec/versions/0/schema/openAPIV3Schema";
+        if let Some(schema) = definition.pointer_mut(schema) {
+            schema["x-kubernetes-validations"] = whole;
+        }
+    }
+    definition
 }
 
 /// Conditions, as `metav1.Condition` has them.

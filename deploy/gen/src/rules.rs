@@ -3,6 +3,7 @@
 //! Each rule is added to the schema of `Type` or `Type.field` (`[]`: of its items). A rule whose
 //! place is gone fails the generator.
 
+use isthmus_control_plane_core::world::RESERVED;
 use serde_json::{Value, json};
 
 /// The type of `spec` itself.
@@ -45,6 +46,25 @@ pub(crate) fn metadata(kind: &str) -> Value {
     }
 }
 
+/// What must hold of a name and the spec together; `null`: nothing.
+pub(crate) fn whole(kind: &str) -> Value {
+    if kind != "MeshCluster" {
+        return Value::Null;
+    }
+    let reserved = RESERVED.map(|name| format!("'{name}'")).join(", ");
+    let name = format!("!(self.metadata.name in [{reserved}])");
+    let domain =
+        "!has(self.spec.trustDomain) || self.spec.trustDomain.startsWith(self.metadata.name + '.')";
+    cel(&[
+        (&name, "metadata.name: is reserved for the mesh itself"),
+        (
+            domain,
+            "spec.trustDomain: begins with the cluster's name and a dot",
+        ),
+    ])["x-kubernetes-validations"]
+        .take()
+}
+
 /// The rules of a kind.
 pub(crate) fn of(kind: &str) -> Vec<(&'static str, Value)> {
     match kind {
@@ -66,7 +86,7 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
         ("Spec.price", json!({ "maximum": 10_000 })),
         (
             "Spec.gateways",
-            json!({ "maxItems": 16, "x-kubernetes-list-type": "atomic" }),
+            json!({ "minItems": 1, "maxItems": 16, "x-kubernetes-list-type": "atomic" }),
         ),
         (
             "Spec.gateways",
@@ -91,6 +111,14 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
                 (
                     "!has(self.address) || isIP(self.address) || self.address.matches('^([0-9A-Za-z]([-0-9A-Za-z]{0,61}[0-9A-Za-z])?[.]?)+$')",
                     "address: neither an IP address nor a host name",
+                ),
+                (
+                    "!has(self.address) || !isIP(self.address) || ip(self.address).isGlobalUnicast()",
+                    "address: leads nowhere from another network",
+                ),
+                (
+                    "!has(self.address) || !self.address.matches('^([^.]+[.])*[Ll][Oo][Cc][Aa][Ll][Hh][Oo][Ss][Tt][.]?$')",
+                    "address: leads nowhere from another network",
                 ),
             ]),
         ),
@@ -146,11 +174,11 @@ fn access_policy() -> Vec<(&'static str, Value)> {
         ("Selector.matchLabels", json!({ "maxProperties": 32 })),
         ("RawRule.from", some(64)),
         ("RawRule.to", some(64)),
-        ("RawRule.headers", json!({ "maxItems": 32 })),
+        ("RawRule.headers", some(32)),
         // Names nobody: it could be read as everybody.
         ("RawCaller", json!({ "minProperties": 1 })),
         ("RawCaller.authenticated", json!({ "enum": [true] })),
-        ("RawCaller.except", json!({ "maxItems": 64 })),
+        ("RawCaller.except", some(64)),
     ];
     rules.extend(access_lists());
     rules.extend(access_headers());
@@ -295,7 +323,7 @@ fn traffic_policy() -> Vec<(&'static str, Value)> {
         ),
         ("RawRetries.attempts", json!({ "maximum": 10 })),
         ("RawRetries.budgetPercent", json!({ "maximum": 100 })),
-        ("RawRetries.statuses", json!({ "maxItems": 200 })),
+        ("RawRetries.statuses", some(200)),
         (
             "RawRetries.statuses[]",
             json!({ "minimum": 400, "maximum": 599 }),

@@ -165,7 +165,12 @@ impl Feed {
         let Step::List(list) = &mut self.step else {
             return Err(Refused::NotAsked);
         };
+        let first = list.pages == 0;
         list.pages = list.pages.saturating_add(1);
+        if first {
+            self.pace.listed(now);
+            self.counts.lists = self.counts.lists.saturating_add(1);
+        }
         // Pages that bring little cost more: they are not what was asked for.
         let full = page.items.len() >= self.limit / 2;
         let cost = page
@@ -178,9 +183,7 @@ impl Feed {
             return Err(Refused::Endless);
         }
         let got = Version::read(&page.resource_version).ok_or(Refused::NoVersion)?;
-        if list.pages == 1 {
-            self.pace.listed(now);
-            self.counts.lists = self.counts.lists.saturating_add(1);
+        if first {
             self.known.begin_list();
         }
         if let Some(seen) = self.seen.clone().filter(|seen| got.is_before(seen)) {
@@ -310,7 +313,16 @@ impl Feed {
                 self.trouble(Sort::Lost, &why, now);
                 self.pace.failed(now, None);
             }
-            Failure::Malformed(why) | Failure::Status(_, why) => self.fail(&why, now),
+            Failure::Cut(why) => {
+                self.spent(now);
+                self.trouble(Sort::Lost, &why, now);
+                self.pace.failed(now, None);
+            }
+            Failure::Malformed(why) => {
+                self.spent(now);
+                self.fail(&why, now);
+            }
+            Failure::Status(_, why) => self.fail(&why, now),
         }
         Vec::new()
     }
@@ -320,6 +332,17 @@ impl Feed {
         self.trouble(Sort::Lost, why, now);
         self.stuck();
         self.pace.failed(now, None);
+    }
+
+    /// A list that comes to nothing costs the server as much as a good one. Not so a refusal; and a page
+    /// that is too large is asked for again at half its size, which ends by itself.
+    fn spent(&mut self, now: Instant) {
+        if let Step::List(list) = &self.step
+            && list.pages == 0
+        {
+            self.pace.listed(now);
+            self.counts.lists = self.counts.lists.saturating_add(1);
+        }
     }
 
     /// The server will answer so until somebody changes something.

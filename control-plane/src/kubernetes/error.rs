@@ -19,9 +19,12 @@ const SERVER_ERROR: u16 = 500;
 /// Why there is no answer, or none that is used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// No connection, or it ended before the answer did.
+    /// No connection, or it ended before the answer began; of a watch, also later.
     #[error("the API server can't be reached: {0}")]
     Unreachable(String),
+    /// It ended in the middle of the answer.
+    #[error("the answer broke off: {0}")]
+    Cut(String),
     /// It is there, and says nothing.
     #[error("the API server does not answer in time")]
     Silent,
@@ -61,6 +64,7 @@ impl ApiError {
         match self {
             Self::Status { code, .. } => Some(*code),
             Self::Unreachable(_)
+            | Self::Cut(_)
             | Self::Silent
             | Self::Malformed(_)
             | Self::TooLarge { .. }
@@ -97,7 +101,7 @@ impl ApiError {
     #[must_use]
     pub fn is_trouble(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Silent | Self::Credential(_) => true,
+            Self::Unreachable(_) | Self::Cut(_) | Self::Silent | Self::Credential(_) => true,
             Self::Status { code, .. } => *code >= SERVER_ERROR || *code == TOO_MANY,
             Self::Malformed(_) | Self::TooLarge { .. } | Self::Redirect(_) => false,
         }
@@ -115,6 +119,7 @@ impl ApiError {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
             Self::Unreachable(_)
+            | Self::Cut(_)
             | Self::Silent
             | Self::Malformed(_)
             | Self::TooLarge { .. }

@@ -66,7 +66,7 @@ impl Pace {
         self.pause = None;
     }
 
-    /// A list has begun.
+    /// A list has begun, or has failed at its beginning.
     pub(super) fn listed(&mut self, now: Instant) {
         self.lists.rotate_left(1);
         if let Some(last) = self.lists.last_mut() {

@@ -271,6 +271,58 @@ fn there_are_at_most_two_lists_a_minute() {
     assert_eq!(feed.counts().lists, 19);
 }
 
+/// Whoever takes the question and breaks off, or answers with what is no list, has worked for it.
+#[test]
+fn lists_that_come_to_nothing_count_and_refusals_do_not() {
+    let text = || "fault".to_owned();
+    let no_version = |feed: &mut Feed, now| {
+        let mut page = page(1, &[], None);
+        page.resource_version = String::new();
+        assert_eq!(feed.page(page, now), Err(Refused::NoVersion));
+    };
+    type Answer<'a> = &'a dyn Fn(&mut Feed, Instant);
+    let fail = |why: fn(String) -> Failure| {
+        move |feed: &mut Feed, now| assert_eq!(feed.failed(why(text()), now), [])
+    };
+    let (cut, malformed) = (fail(Failure::Cut), fail(Failure::Malformed));
+    let refused = fail(|why| Failure::Status(500, why));
+    let unreached = fail(Failure::Transport);
+    let cases: [(Answer<'_>, bool); 5] = [
+        (&cut, true),
+        (&malformed, true),
+        (&no_version, true),
+        (&refused, false),
+        (&unreached, false),
+    ];
+    for (answer, counts) in cases {
+        let (mut now, mut feed) = (start(), Feed::new());
+        let mut lists: Vec<Instant> = Vec::new();
+        for _ in 0..8 {
+            assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+            lists.push(now);
+            answer(&mut feed, now);
+        }
+        let is_slow = |three: &[Instant]| three[2].duration_since(three[0]) >= seconds(60);
+        assert_eq!(lists.windows(3).all(is_slow), counts, "{lists:?}");
+        assert_eq!(feed.counts().lists, if counts { 8 } else { 0 });
+    }
+}
+
+/// What breaks off later is gone on with where it was: no list begins for it.
+#[test]
+fn a_list_that_breaks_off_later_goes_on() {
+    let (mut now, mut feed) = (start(), Feed::new());
+    ask(&mut feed, &mut now);
+    feed.page(page(5, &[("a", "1", 1)], Some("more")), now)
+        .unwrap();
+    for _ in 0..4 {
+        let next = ask(&mut feed, &mut now);
+        assert!(matches!(next, Ask::List { token: Some(_), .. }), "{next:?}");
+        feed.failed(Failure::Cut("cut".to_owned()), now);
+    }
+    assert_eq!(feed.counts().lists, 1);
+}
+
 #[test]
 fn waits_grow_to_half_a_minute_and_follow_the_server_so_far() {
     let mut now = start();

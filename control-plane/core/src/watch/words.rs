@@ -111,6 +111,8 @@ pub enum Failure {
     Status(u16, String),
     /// No connection, or no word in time.
     Transport(String),
+    /// The answer broke off: the server has done its work, and nothing is to be had of it.
+    Cut(String),
 }
 
 /// Why a page does not count.

@@ -19,7 +19,11 @@ pub(super) async fn whole(
         return Err(ApiError::TooLarge { limit });
     }
     let mut read = BytesMut::with_capacity(announced);
-    while let Some(data) = chunk(&mut body, traffic).await? {
+    let cut = |error| match error {
+        ApiError::Unreachable(why) => ApiError::Cut(why),
+        other => other,
+    };
+    while let Some(data) = chunk(&mut body, traffic).await.map_err(cut)? {
         if read.len().saturating_add(data.len()) > limit {
             return Err(ApiError::TooLarge { limit });
         }

@@ -89,9 +89,12 @@ impl Outcome {
                 500.. => Self::Failed,
                 _ => Self::Refused,
             },
-            Err(ApiError::Unreachable(_) | ApiError::Silent | ApiError::Credential(_)) => {
-                Self::Unreachable
-            }
+            Err(
+                ApiError::Unreachable(_)
+                | ApiError::Cut(_)
+                | ApiError::Silent
+                | ApiError::Credential(_),
+            ) => Self::Unreachable,
             Err(ApiError::Malformed(_) | ApiError::TooLarge { .. } | ApiError::Redirect(_)) => {
                 Self::Unusable
             }

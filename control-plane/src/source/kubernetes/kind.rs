@@ -452,6 +452,7 @@ fn failure(error: &ApiError) -> Failure {
     let text = error.to_string();
     match error {
         ApiError::Unreachable(_) | ApiError::Silent => Failure::Transport(text),
+        ApiError::Cut(_) => Failure::Cut(text),
         ApiError::Credential(_) => Failure::Unauthorized(text),
         ApiError::Malformed(_) | ApiError::Redirect(_) => Failure::Malformed(text),
         ApiError::TooLarge { .. } => Failure::TooLarge(text),

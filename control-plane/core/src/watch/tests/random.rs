@@ -192,9 +192,10 @@ impl Run {
         }
     }
 
-    fn fail(&mut self) {
+    /// Returns whether the server has worked for it.
+    fn fail(&mut self) -> bool {
         let text = || "fault".to_owned();
-        let why = match self.dice.roll(8) {
+        let why = match self.dice.roll(9) {
             0 => Failure::Gone,
             1 => Failure::RetryAfter(Duration::from_secs(self.dice.roll(100))),
             2 => Failure::Forbidden(text()),
@@ -202,17 +203,23 @@ impl Run {
             4 => Failure::TooLarge(text()),
             5 => Failure::Malformed(text()),
             6 => Failure::Status(500, text()),
+            7 => Failure::Cut(text()),
             _ => Failure::Transport(text()),
         };
         if why == Failure::Gone {
             self.list = None;
         }
+        let worked = matches!(why, Failure::Cut(_) | Failure::Malformed(_));
         assert_eq!(self.feed.failed(why, self.now), []);
+        worked
     }
 
     fn list(&mut self, token: Option<&str>) {
         if self.fault(4) {
-            return self.fail();
+            if self.fail() && token.is_none() {
+                self.lists.push(self.now);
+            }
+            return;
         }
         if token.is_none() || self.list.is_none() {
             // A stale replica answers with what was.
@@ -259,7 +266,8 @@ impl Run {
 
     fn watch(&mut self, from: u32) {
         if self.fault(6) {
-            return self.fail();
+            self.fail();
+            return;
         }
         if from < self.server.compacted {
             self.feed.failed(Failure::Gone, self.now);
@@ -339,7 +347,10 @@ impl Run {
             }
             // A replica that has not seen what we have.
             1 => self.tell(Event::Bookmark((from / 2).max(1).to_string())),
-            2 => return self.fail(),
+            2 => {
+                self.fail();
+                return;
+            }
             _ => {}
         }
         if self.feed.is_open() {

@@ -150,7 +150,7 @@ async fn errors_of_every_kind_pass() {
         let server = Server::start().await;
         server.put(PODS, pod("cart", "10.0.0.1"));
         server.script(at_first(
-            4,
+            3,
             |asked| asked.path.ends_with("/pods"),
             move |at| match at % 2 {
                 0 => status(code, "no"),
@@ -257,6 +257,31 @@ async fn what_is_two_hundred_deep_is_refused_where_it_matters() {
             r.report.borrow().errors.contains_key("Service shop/cart")
         })
         .await;
+}
+
+/// The server has worked for such a list as for a whole one.
+#[tokio::test]
+async fn a_list_that_breaks_off_in_its_middle_counts_as_one_of_two_a_minute() {
+    let server = Server::start().await;
+    server.script(|asked| {
+        let begin = r#"{"metadata":{"resourceVersion":"99"},"items":["#;
+        let mut answer = whole(200, begin);
+        // More was announced than comes.
+        let announced = "1000".parse().unwrap();
+        answer.headers_mut().insert("content-length", announced);
+        asked.lists("pods").then_some(answer)
+    });
+    let mut running = Running::start(&server);
+    let pods = |r: &Running| r.report.borrow().kinds.get("Pod").cloned();
+    running
+        .until("two are counted", |r| {
+            pods(r).is_some_and(|pods| pods.lists == 2)
+        })
+        .await;
+    let reason = pods(&running).unwrap().reason;
+    assert!(reason.contains("broke off"), "{reason}");
+    let asked = server.asked();
+    assert_eq!(asked.iter().filter(|asked| asked.lists("pods")).count(), 2);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use isthmus_proto::handle::HandleKey;
 use isthmus_proto::ids::{ClusterId, ServiceName};
+use isthmus_proxy_core::authorize::PolicySet;
 use isthmus_proxy_core::handle::ExportTable;
 use isthmus_proxy_core::snapshot::Snapshot;
 use rustls::pki_types::UnixTime;
@@ -348,7 +349,13 @@ fn retire(worker: &Worker, snapshot: &Snapshot) {
             && (ends.service.is_empty() || services.contains(&*ends.service))
     };
     let metrics = &worker.shared.telemetry.metrics;
-    metrics.retire(is_known, std::time::Instant::now());
+    let now = std::time::Instant::now();
+    metrics.retire(is_known, now);
+    if let PolicySet::Known(table) = &*snapshot.policies {
+        let names = table.policies().iter().map(|policy| policy.name());
+        let names: HashSet<&str> = names.collect();
+        metrics.retire_audited(|name| names.contains(name), now);
+    }
 }
 
 /// Ends when the proxy drains and nothing is open any more, or its time is over.

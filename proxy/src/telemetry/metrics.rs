@@ -56,6 +56,13 @@ struct Named {
     name: String,
 }
 
+impl Named {
+    fn of(name: &str) -> Self {
+        let name = name.to_owned();
+        Self { name }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfCluster {
     cluster: String,
@@ -427,11 +434,17 @@ impl Metrics {
 
     pub(super) fn audited(&self, policies: &[Arc<str>]) {
         for policy in policies {
-            self.audited
-                .get_or_create(&Named {
-                    name: policy.to_string(),
-                })
-                .inc();
+            let known = self.ledger.note_audited(policy);
+            let name = if known { policy } else { OTHER };
+            self.audited.get_or_create(&Named::of(name)).inc();
+        }
+    }
+
+    /// Removes the series of audit policies that are in force no more, as [`Metrics::retire`] does.
+    pub fn retire_audited(&self, is_known: impl Fn(&str) -> bool, now: Instant) {
+        let count = |policy: &str| self.audited.get_or_create(&Named::of(policy)).get();
+        for policy in self.ledger.retire_audited(is_known, count, now) {
+            self.audited.remove(&Named::of(&policy));
         }
     }
 

@@ -12,6 +12,8 @@ use super::{Ends, Result};
 
 /// Series of results, at most; each of their ends has five more. Beyond, all others are one.
 pub const SERIES_MAX: usize = 16 * 1024;
+/// Audit policies that are counted by name, at most. Beyond, all others are one.
+pub const AUDITED_MAX: usize = 1024;
 /// What is in no table any more is kept for that long: several collections.
 pub const UNKNOWN_KEPT: Duration = Duration::from_secs(600);
 
@@ -30,13 +32,30 @@ struct Pages {
     by_ends: HashMap<Ends, Page>,
     /// In all pages.
     results: usize,
+    /// Audit policies that are counted by name.
+    audited: HashMap<String, Unknown>,
 }
+
+/// In no table since then, and what had been counted then.
+type Unknown = Option<(Instant, u64)>;
 
 #[derive(Debug, Default)]
 struct Page {
     results: Vec<Counted>,
-    /// In no table since then, and what had been counted then.
-    unknown: Option<(Instant, u64)>,
+    unknown: Unknown,
+}
+
+/// Is something over that is in no table any more? Not if it was counted meanwhile.
+fn is_over(unknown: &mut Unknown, counted: u64, now: Instant) -> bool {
+    match *unknown {
+        Some((since, then)) if then == counted => {
+            now.saturating_duration_since(since) >= UNKNOWN_KEPT
+        }
+        Some(_) | None => {
+            *unknown = Some((now, counted));
+            false
+        }
+    }
 }
 
 impl Ledger {
@@ -76,15 +95,7 @@ impl Ledger {
                 return false;
             }
             let counted = count(ends, &page.results);
-            match page.unknown {
-                Some((since, then)) if then == counted => {
-                    now.saturating_duration_since(since) >= UNKNOWN_KEPT
-                }
-                Some(_) | None => {
-                    page.unknown = Some((now, counted));
-                    false
-                }
-            }
+            is_over(&mut page.unknown, counted, now)
         });
         let over: Vec<_> = over.map(|(ends, page)| (ends, page.results)).collect();
         if !over.is_empty() {
@@ -93,5 +104,36 @@ impl Ledger {
             self.epoch.fetch_add(1, Ordering::Release);
         }
         over
+    }
+
+    /// A match of an audit policy is about to be counted. False: there are too many policies.
+    pub(super) fn note_audited(&self, policy: &str) -> bool {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if pages.audited.contains_key(policy) {
+            return true;
+        }
+        let has_room = pages.audited.len() < AUDITED_MAX;
+        if has_room {
+            pages.audited.insert(policy.to_owned(), None);
+        }
+        has_room
+    }
+
+    /// Takes out the audit policies that are to be removed.
+    pub(super) fn retire_audited(
+        &self,
+        is_known: impl Fn(&str) -> bool,
+        count: impl Fn(&str) -> u64,
+        now: Instant,
+    ) -> Vec<String> {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = pages.audited.extract_if(|policy, unknown| {
+            if is_known(policy) {
+                *unknown = None;
+                return false;
+            }
+            is_over(unknown, count(policy), now)
+        });
+        over.map(|(policy, _)| policy).collect()
     }
 }

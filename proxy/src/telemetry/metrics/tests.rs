@@ -2,7 +2,7 @@
 
 use isthmus_proxy_core::snapshot::Generation;
 
-use super::ledger::{SERIES_MAX, UNKNOWN_KEPT};
+use super::ledger::{AUDITED_MAX, SERIES_MAX, UNKNOWN_KEPT};
 use super::*;
 
 fn event(service: &str) -> Event {
@@ -111,4 +111,31 @@ fn what_is_known_of_clusters_and_kinds_is_as_old_as_it_is() {
     }
     metrics.set_freshness(&[], second(100).unwrap());
     assert!(!metrics.text().contains("west"), "{}", metrics.text());
+}
+
+#[test]
+fn audit_policies_are_bounded_and_leave_with_their_policy() {
+    let (metrics, begun) = (Metrics::default(), Instant::now());
+    let names = |count: usize| (0..count).map(|at| Arc::from(format!("east/shop/{at}")));
+    for name in names(AUDITED_MAX + 10) {
+        metrics.audited(&[name]);
+    }
+    let lines = || {
+        let text = metrics.text();
+        let lines = text.lines().map(str::to_owned);
+        let lines = lines.filter(|line| line.starts_with("isthmus_audit_matches_total"));
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(lines().len(), AUDITED_MAX + 1);
+    let other = lines().into_iter().find(|line| line.contains("\"other\""));
+    assert!(other.is_some_and(|line| line.ends_with(" 10")));
+    // Those that are gone make room, when the last of them was seen.
+    let is_known = |name: &str| name == "east/shop/7";
+    metrics.retire_audited(is_known, begun);
+    metrics.audited(&[Arc::from("east/shop/8")]);
+    metrics.retire_audited(is_known, begun + UNKNOWN_KEPT);
+    let left = lines();
+    assert_eq!(left.len(), 3, "{left:?}");
+    metrics.audited(&[Arc::from("east/shop/new")]);
+    assert!(metrics.text().contains("east/shop/new"));
 }

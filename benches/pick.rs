@@ -8,7 +8,7 @@ use isthmus_benches::{Outcome as Outcomes, ns_per_op};
 use isthmus_proto::locality::Locality;
 use isthmus_proto::resource;
 use isthmus_proxy_core::balance::{
-    BalancePolicy, Endpoint, EndpointSet, Me, Outcome, OutlierPolicy, Rng, Ticks, pick,
+    BalancePolicy, Call, Endpoint, EndpointSet, Me, Outcome, OutlierPolicy, Rng, Ticks, pick,
 };
 use isthmus_proxy_core::hop::{Gateway, GatewayTable, reachable};
 
@@ -51,12 +51,18 @@ fn measure(
     })
 }
 
+/// The first try, to the port that all have.
+const CALL: Call<'_> = Call {
+    port: 80,
+    tried: &[],
+};
+
 /// Picks alone, a microsecond apart.
 fn picks(bench: &Bench, rng: &mut Rng, from: u64) -> Outcomes {
     let way = |e: &Endpoint| reachable(e, &bench.me, &bench.gateways);
     for at in 0..PICKS {
         let now = Ticks(from + u64::from(at) * 1_000);
-        black_box(pick(&bench.set, &bench.policy, &way, &[], rng, now)?);
+        black_box(pick(&bench.set, &bench.policy, &way, &CALL, rng, now)?);
     }
     Ok(())
 }
@@ -68,7 +74,7 @@ fn calls(bench: &Bench, rng: &mut Rng, from: u64) -> Outcomes {
     let mut open = std::collections::VecDeque::with_capacity(OPEN);
     for at in 0..PICKS {
         let now = Ticks(from + u64::from(at) * 1_000);
-        let chosen = pick(&bench.set, &bench.policy, &way, &[], rng, now)?;
+        let chosen = pick(&bench.set, &bench.policy, &way, &CALL, rng, now)?;
         open.push_back(chosen.stats.begin(now));
         if open.len() == OPEN
             && let Some(call) = open.pop_front()

@@ -32,9 +32,17 @@ use p2c::{Looking, Table};
 use set::{Place, read};
 use survey::Surveyor;
 
+/// What somebody is chosen for.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// The service's port: who does not have it is not asked.
+    pub port: u16,
+    /// Tried by this call; they are avoided unless nobody else is left.
+    pub tried: &'a [EndpointId],
+}
+
 /// Chooses an endpoint for a request, or for a connection (then its calls in flight are open
-/// connections). `reachable` says whether there is a way to it from here. Those in `exclude` were
-/// tried by this request; they are avoided unless nobody else is left.
+/// connections). `reachable` says whether there is a way to it from here.
 ///
 /// # Errors
 /// `NoEndpoint`: the set is empty. `NoHealthyEndpoint`: nobody of it can be used.
@@ -42,7 +50,7 @@ pub fn pick(
     set: &EndpointSet,
     policy: &BalancePolicy,
     reachable: &dyn Fn(&Endpoint) -> bool,
-    exclude: &[EndpointId],
+    call: &Call<'_>,
     rng: &mut Rng,
     now: Ticks,
 ) -> Result<Arc<Endpoint>, Failure> {
@@ -57,22 +65,23 @@ pub fn pick(
     set.survey(&surveyor);
     let looking = |exclude| Looking {
         reachable,
+        port: call.port,
         exclude,
         now,
         horizon: set.horizon(),
         peers_us: 0.0,
     };
     let kept = policy.client_affinity;
-    if let Some(endpoint) = kept.and_then(|span| set.kept(&looking(exclude), span)) {
+    if let Some(endpoint) = kept.and_then(|span| set.kept(&looking(call.tried), span)) {
         return Ok(Arc::clone(endpoint));
     }
-    if let Some(endpoint) = healthy(set, looking(exclude), rng) {
+    if let Some(endpoint) = healthy(set, looking(call.tried), rng) {
         return Ok(Arc::clone(endpoint));
     }
     // Perhaps only because more were ejected since the last survey than may be.
     set.survey_now(&surveyor);
-    healthy(set, looking(exclude), rng)
-        .or_else(|| anybody(set, |place| &place.draining, looking(exclude), rng))
+    healthy(set, looking(call.tried), rng)
+        .or_else(|| anybody(set, |place| &place.draining, looking(call.tried), rng))
         .or_else(|| anybody(set, |place| &place.healthy, looking(&[]), rng))
         .or_else(|| anybody(set, |place| &place.draining, looking(&[]), rng))
         .map(Arc::clone)

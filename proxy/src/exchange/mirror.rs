@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use isthmus_proxy_core::authorize::Permit;
-use isthmus_proxy_core::balance::{Endpoint, pick};
+use isthmus_proxy_core::balance::{Call, Endpoint, pick};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::hop::{NextHop, next_hop, reachable};
 use isthmus_proxy_core::http1::Limits;
@@ -148,8 +148,9 @@ impl Copy {
         let endpoints = service.endpoints.known().ok_or(Failure::EndpointsUnknown)?;
         let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
         let now = worker.now();
-        let endpoint =
-            worker.rng(|rng| pick(endpoints, &service.traffic.balance, &can, &[], rng, now))?;
+        let (policy, port) = (&service.traffic.balance, backend.port);
+        let call = Call { port, tried: &[] };
+        let endpoint = worker.rng(|rng| pick(endpoints, policy, &can, &call, rng, now))?;
         let target = endpoint
             .target_port(backend.port)
             .ok_or(Failure::NoDestination)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use isthmus_proxy_core::authorize::Permit;
-use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, pick};
+use isthmus_proxy_core::balance::{Attempt, Call, Endpoint, EndpointId, Outcome, pick};
 use isthmus_proxy_core::failure::{Failure, Retry};
 use isthmus_proxy_core::guard::Ticket;
 use isthmus_proxy_core::hop::{next_hop, reachable};
@@ -43,7 +43,7 @@ pub(super) async fn open(side: &Outbound, server_name: Option<&str>) -> Result<O
     let ticket = begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
     let mut tried: SmallVec<[EndpointId; 4]> = SmallVec::new();
     loop {
-        let chosen = choose(side, (&snapshot, &service), &tried);
+        let chosen = choose(side, (&snapshot, &service), (port, &tried));
         let endpoint = chosen.map_err(|failure| {
             let mut failed = Failed::new(failure, format!("endpoints of {}", service.name));
             if failure == Failure::NoHealthyEndpoint {
@@ -68,7 +68,7 @@ pub(super) async fn open(side: &Outbound, server_name: Option<&str>) -> Result<O
             Err(failed) => {
                 // Another one, as long as there is one that was not tried.
                 let again = failed.failure.retry() != Retry::Never && tried.len() < TRIES;
-                let next = choose(side, (&snapshot, &service), &tried);
+                let next = choose(side, (&snapshot, &service), (port, &tried));
                 if !again || next.is_ok_and(|next| tried.contains(&next.id)) {
                     return Err(failed);
                 }
@@ -80,14 +80,14 @@ pub(super) async fn open(side: &Outbound, server_name: Option<&str>) -> Result<O
 fn choose(
     side: &Outbound,
     (snapshot, service): (&Snapshot, &Service),
-    tried: &[EndpointId],
+    (port, tried): (u16, &[EndpointId]),
 ) -> Result<Arc<Endpoint>, Failure> {
     let endpoints = service.endpoints.known().ok_or(Failure::EndpointsUnknown)?;
     let now = side.worker.now();
     let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
     let policy = &service.traffic.balance;
     side.worker
-        .rng(|rng| pick(endpoints, policy, &can, tried, rng, now))
+        .rng(|rng| pick(endpoints, policy, &can, &Call { port, tried }, rng, now))
 }
 
 /// One try. The outer error ends them all: another endpoint would not help.

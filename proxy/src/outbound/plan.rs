@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::authorize::Permit;
-use isthmus_proxy_core::balance::{Attempt, Endpoint, EndpointId, Outcome, Rng, Verdict, pick};
+use isthmus_proxy_core::balance::{
+    Attempt, Call, Endpoint, EndpointId, Outcome, Rng, Verdict, pick,
+};
 use isthmus_proxy_core::failure::{Failure, Retry};
 use isthmus_proxy_core::guard::Ticket;
 use isthmus_proxy_core::hop::{NextHop, next_hop, reachable};
@@ -87,8 +89,12 @@ impl<'a> ToService<'a> {
         let now = self.worker.now();
         let can = |e: &Endpoint| reachable(e, &self.snapshot.me, &self.snapshot.gateways);
         let policy = &self.service.traffic.balance;
+        let call = Call {
+            port: self.chosen.backend.port,
+            tried: &self.tried,
+        };
         self.worker
-            .rng(|rng| pick(endpoints, policy, &can, &self.tried, rng, now))
+            .rng(|rng| pick(endpoints, policy, &can, &call, rng, now))
     }
 
     /// The head as the hop needs it.

@@ -44,6 +44,8 @@ pub(super) struct Slot {
 /// What one pick knows while it looks at endpoints.
 pub(super) struct Looking<'a> {
     pub(super) reachable: &'a dyn Fn(&Endpoint) -> bool,
+    /// Of the service.
+    pub(super) port: u16,
     pub(super) exclude: &'a [EndpointId],
     pub(super) now: Ticks,
     /// Ejections that end before this are not honoured (too many are ejected).
@@ -56,6 +58,11 @@ impl Looking<'_> {
     pub(super) fn allows(&self, slot: &Slot) -> bool {
         !is_out(slot.stats.ejected_until(), self.horizon, self.now)
             && (self.exclude.is_empty() || !self.exclude.contains(&slot.endpoint.id))
+    }
+
+    /// Does it have the port, and is there a way? Looks at what stands outside of the slot.
+    pub(super) fn reaches(&self, slot: &Slot) -> bool {
+        slot.endpoint.target_port(self.port).is_some() && (self.reachable)(&slot.endpoint)
     }
 
     fn latency(&self, slot: &Slot) -> f32 {
@@ -190,7 +197,7 @@ impl Table {
     pub(super) fn choose(&self, looking: &Looking<'_>, rng: &mut Rng) -> Option<&Arc<Endpoint>> {
         if let [only] = &*self.slots {
             return Some(only)
-                .filter(|slot| looking.allows(slot) && (looking.reachable)(&slot.endpoint))
+                .filter(|slot| looking.allows(slot) && looking.reaches(slot))
                 .map(|slot| &slot.endpoint);
         }
         for _ in 0..PAIRS_MAX {
@@ -204,10 +211,10 @@ impl Table {
                 (false, true) => (b, None),
                 (false, false) => continue,
             };
-            if (looking.reachable)(&first.endpoint) {
+            if looking.reaches(first) {
                 return Some(&first.endpoint);
             }
-            if let Some(second) = second.filter(|s| (looking.reachable)(&s.endpoint)) {
+            if let Some(second) = second.filter(|s| looking.reaches(s)) {
                 return Some(&second.endpoint);
             }
         }
@@ -241,7 +248,7 @@ impl Table {
     /// Looks at all, for when few are allowed: draws two of them by weight in one walk.
     fn search(&self, looking: &Looking<'_>, rng: &mut Rng) -> Option<&Arc<Endpoint>> {
         let (mut sum, mut a, mut b) = (0.0f32, None, None);
-        let allowed = |slot: &&Slot| looking.allows(slot) && (looking.reachable)(&slot.endpoint);
+        let allowed = |slot: &&Slot| looking.allows(slot) && looking.reaches(slot);
         for slot in self.slots.iter().filter(allowed) {
             sum += slot.weight;
             if rng.unit() * sum < slot.weight {

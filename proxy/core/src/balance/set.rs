@@ -164,7 +164,7 @@ impl EndpointSet {
             used != Ticks::default() && looking.now.since(used) <= span
         });
         bound
-            .filter(|slot| looking.allows(slot) && (looking.reachable)(&slot.endpoint))
+            .filter(|slot| looking.allows(slot) && looking.reaches(slot))
             .max_by_key(|slot| slot.stats.used())
             .map(|slot| &slot.endpoint)
     }

@@ -79,13 +79,25 @@ fn counts(set: &EndpointSet, picks: usize, now: Ticks) -> Vec<usize> {
     counts
 }
 
+/// A call to the port that all have.
+fn to(tried: &[EndpointId]) -> Call<'_> {
+    Call { port: 80, tried }
+}
+
 fn choose(
     set: &EndpointSet,
     exclude: &[EndpointId],
     rng: &mut Rng,
     now: Ticks,
 ) -> Result<Arc<Endpoint>, Failure> {
-    pick(set, &BalancePolicy::default(), &|_| true, exclude, rng, now)
+    pick(
+        set,
+        &BalancePolicy::default(),
+        &|_| true,
+        &to(exclude),
+        rng,
+        now,
+    )
 }
 
 fn eject(endpoint: &Endpoint, now: Ticks) -> Ticks {
@@ -140,7 +152,7 @@ fn an_empty_set_and_an_unusable_one_differ() {
         &set,
         &BalancePolicy::default(),
         &|_| false,
-        &[],
+        &to(&[]),
         &mut rng,
         NOW,
     );
@@ -279,7 +291,7 @@ fn a_single_endpoint_is_never_ejected_into_nothing() {
         &set,
         &all,
         &|_| true,
-        &[],
+        &to(&[]),
         &mut Rng::new(1),
         NOW.after(WARM_UP / 2),
     );
@@ -300,7 +312,7 @@ fn a_client_keeps_to_its_pod_while_that_can_be_used_and_not_longer_than_asked() 
     let set = set([healthy("east", 5), healthy("west", 5)].concat());
     let mut rng = Rng::new(7);
     let mut call = |exclude: &[EndpointId], now: Ticks| {
-        let found = pick(&set, &policy, &|_| true, exclude, &mut rng, now).unwrap();
+        let found = pick(&set, &policy, &|_| true, &to(exclude), &mut rng, now).unwrap();
         drop(found.stats.begin(now));
         found
     };
@@ -431,7 +443,7 @@ proptest! {
         let mut rng = Rng::new(seed);
         let usable = |e: &Endpoint| e.weight > 0 && e.health != Health::Unhealthy && reachable(e);
         for _ in 0..20 {
-            match pick(&set, &policy, &reachable, &[], &mut rng, NOW) {
+            match pick(&set, &policy, &reachable, &to(&[]), &mut rng, NOW) {
                 Ok(chosen) => {
                     prop_assert!(usable(&chosen));
                     let better = set.endpoints().iter().any(|e| {

@@ -368,7 +368,7 @@ fn endpoint_step(
     }
 }
 
-fn describe_hop(hop: &NextHop) -> String {
+pub(super) fn describe_hop(hop: &NextHop) -> String {
     match hop {
         NextHop::Plain { address } => format!("plain to {address}"),
         NextHop::Tunnel {

@@ -1,8 +1,10 @@
 //! Does the explanation tell the same verdict as the decision?
 
+mod properties;
+
 use super::*;
 use crate::authorize::{ConnFacts, authorize};
-use crate::balance::{Distance, EndpointId, Rng, Ticks, pick};
+use crate::balance::{Call, Distance, Rng, Ticks, pick};
 use crate::failure::Failure;
 use crate::hop::reachable;
 use crate::snapshot::tests::{
@@ -135,16 +137,17 @@ fn a_pick_takes_only_what_the_replay_calls_usable() {
     let service = snapshot.services.lookup_host(HOST).found().unwrap();
     let set = service.endpoints.known().unwrap();
     let mut rng = Rng::new(7);
-    let ways = |e: &crate::balance::Endpoint| {
-        e.target_port(80).is_some() && reachable(e, &snapshot.me, &snapshot.gateways)
+    let ways = |e: &crate::balance::Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
+    let call = Call {
+        port: 80,
+        tried: &[],
     };
     for _ in 0..50 {
-        let exclude: &[EndpointId] = &[];
         let picked = pick(
             set,
             &service.traffic.balance,
             &ways,
-            exclude,
+            &call,
             &mut rng,
             Ticks(1),
         )

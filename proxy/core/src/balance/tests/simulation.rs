@@ -169,7 +169,15 @@ impl World {
         let proxy = &mut self.proxies[which];
         let now = Ticks(self.now);
         let policy = BalancePolicy::default();
-        let chosen = pick(&proxy.set, &policy, &|_| true, &[], &mut proxy.rng, now).unwrap();
+        let chosen = pick(
+            &proxy.set,
+            &policy,
+            &|_| true,
+            &to(&[]),
+            &mut proxy.rng,
+            now,
+        )
+        .unwrap();
         let at = proxy
             .set
             .endpoints()

@@ -48,6 +48,8 @@ mod faults;
 #[cfg(test)]
 mod poison;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod why;
 #[cfg(test)]
 mod captured;

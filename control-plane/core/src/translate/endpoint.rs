@@ -320,9 +320,9 @@ fn health(service: &Service, ready: bool, serving: bool, terminating: bool) -> r
     }
 }
 
-/// Addresses that a pod can have: Kubernetes refuses the others too.
+/// Addresses that a pod can have: Kubernetes refuses the others too. IPv4 written as IPv6 is IPv4.
 pub(crate) fn usable(ips: &[IpAddr]) -> Vec<IpAddr> {
-    let fits = |ip: &&IpAddr| {
+    let fits = |ip: &IpAddr| {
         let link_local = match ip {
             IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -330,9 +330,9 @@ pub(crate) fn usable(ips: &[IpAddr]) -> Vec<IpAddr> {
         !link_local && !ip.is_unspecified() && !ip.is_multicast()
     };
     ips.iter()
+        .map(IpAddr::to_canonical)
         .filter(fits)
         .take(ADDRESSES_MAX)
-        .copied()
         .collect()
 }
 

@@ -92,6 +92,8 @@ pub struct Attempt {
     /// In flight when it began, itself included.
     in_flight: u32,
     answered: bool,
+    /// Its failure is counted.
+    failed: bool,
 }
 
 impl EndpointStats {
@@ -114,6 +116,7 @@ impl EndpointStats {
             stats: Arc::clone(self),
             in_flight,
             answered: false,
+            failed: false,
         }
     }
 
@@ -295,7 +298,8 @@ pub(super) struct Standing {
 
 impl Attempt {
     /// The call was answered (its head came, or the connection was established), or failed. May be
-    /// told once more if it fails after it was answered. It stays in flight.
+    /// told once more if it fails after it was answered; a failure counts once, however often it is
+    /// told. It stays in flight.
     pub fn record(
         &mut self,
         outcome: Outcome,
@@ -304,6 +308,10 @@ impl Attempt {
         policy: &OutlierPolicy,
     ) -> Verdict {
         self.answer();
+        let bad = outcome.is_failure() || outcome == Outcome::Refused;
+        if bad && std::mem::replace(&mut self.failed, true) {
+            return Verdict::Keep;
+        }
         let latency_us = latency.as_secs_f32() * 1e6;
         let sample = |failed| Sample {
             latency_us,

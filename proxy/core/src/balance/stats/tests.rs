@@ -85,6 +85,29 @@ fn cancelled_and_refused_calls_never_eject() {
     assert!(view.error_rate > 0.5, "refusals make it dearer");
 }
 
+/// The one that asks, and the one that tells the client, may both know that a try was the last one.
+#[test]
+fn a_failure_counts_once_however_often_it_is_told() {
+    let stats = Arc::new(EndpointStats::new());
+    let policy = OutlierPolicy {
+        consecutive_failures: 2,
+        ..OutlierPolicy::default()
+    };
+    let ms = Duration::from_millis(1);
+    let mut call = stats.begin(Ticks(5));
+    for outcome in [Outcome::ServerError, Outcome::NoAnswer, Outcome::Refused] {
+        assert_eq!(call.record(outcome, ms, Ticks(5), &policy), Verdict::Keep);
+    }
+    drop(call);
+    let view = stats.view(Ticks(5));
+    assert_eq!((view.failures_total, view.consecutive_failures), (1, 1));
+    // A good answer that breaks off is one.
+    let mut call = stats.begin(Ticks(6));
+    call.record(Outcome::Success, ms, Ticks(6), &policy);
+    call.record(Outcome::NoAnswer, ms, Ticks(6), &policy);
+    assert_eq!(stats.view(Ticks(6)).consecutive_failures, 1);
+}
+
 #[test]
 fn zero_turns_ejection_off() {
     let stats = Arc::new(EndpointStats::new());

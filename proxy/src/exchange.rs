@@ -318,7 +318,7 @@ async fn attempt(
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
         let first = [asked.deadline, tried].into_iter().flatten().min();
         let method = asked.request.head.asked_method();
-        let heads = final_head(&mut upstream.rx, method, answer);
+        let heads = final_head((&mut upstream.rx, upstream.peer), method, answer);
         let heads = pin!(heads);
         match within(first, pin!(unless(heads, feeding.as_mut()))).await {
             Some(Ok(head)) => head?,
@@ -400,7 +400,7 @@ const INFORMATIONAL_MAX: usize = 64;
 
 /// The next head that is not informational; those are passed on.
 async fn final_head(
-    rx: &mut Rx,
+    (rx, peer): (&mut Rx, bool),
     method: &Method,
     answer: &mut Answer,
 ) -> Result<ResponseHead, Failure> {
@@ -414,7 +414,7 @@ async fn final_head(
             Rx::H2(rx) => rx.head().await,
             Rx::Tcp(_) => Err(Broken::Reset(None)),
         };
-        let mut head = head.map_err(Broken::upstream)?;
+        let mut head = head.map_err(|broken| unanswered(broken, peer))?;
         if !(100..200).contains(&head.status) || head.status == 101 {
             return Ok(head);
         }
@@ -431,6 +431,17 @@ async fn final_head(
         }
     }
     Err(Failure::UpstreamProtocol)
+}
+
+/// Why no head came. A proxy of the mesh breaks off with `PROTOCOL_ERROR` before its answer only what it
+/// can't read, and that is the client's doing: what its application does wrong, it answers.
+fn unanswered(broken: Broken, peer: bool) -> Failure {
+    match broken {
+        Broken::Reset(Some(ErrorCode::ProtocolError)) if peer => {
+            Failure::BadRequest("the next proxy can't read it, RFC 9113 §8.1.1")
+        }
+        broken => broken.upstream(),
+    }
 }
 
 /// Waits until the client leaves.
@@ -461,5 +472,31 @@ async fn within<F: Future>(deadline: Option<Instant>, work: Pin<&mut F>) -> Opti
     match deadline {
         Some(deadline) => timeout_at(deadline, work).await.ok(),
         None => Some(work.await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_proxy_core::balance::Outcome;
+    use isthmus_proxy_core::failure::Retry;
+
+    use super::*;
+
+    /// One client must not be able to have the pods of a service ejected.
+    #[test]
+    fn what_a_peer_cannot_read_is_not_held_against_it() {
+        let malformed = Broken::Reset(Some(ErrorCode::ProtocolError));
+        let by_peer = unanswered(malformed, true);
+        assert_eq!((by_peer.status(), by_peer.retry()), (400, Retry::Never));
+        assert_eq!(Outcome::of_failure(by_peer), Outcome::Void);
+        // An application without a proxy may say that of anything.
+        let others = [
+            unanswered(malformed, false),
+            unanswered(Broken::Reset(Some(ErrorCode::Cancel)), true),
+            unanswered(Broken::Reset(None), true),
+        ];
+        for failure in others {
+            assert_eq!(Outcome::of_failure(failure), Outcome::NoAnswer);
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! What does a call say of the pod that it went to?
 
-use isthmus_tests::Mesh;
+use isthmus_tests::{App, Client, Mesh};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::protocols::AT_ONCE;
 
 /// Each answer is looked at, and nothing is ejected.
 const TWO_RETRIES: &str = "apiVersion: isthmus.dev/v1alpha1
@@ -44,4 +48,53 @@ async fn each_failed_try_counts_once() {
         assert_eq!(seen(&mesh, "failures").await, 3 * requests);
         assert_eq!(seen(&mesh, "attempts").await, 1 + 3 * requests);
     }
+}
+
+/// Switches to whatever it is asked for, and says a word.
+fn agreeable() -> App {
+    App::custom(|mut io, record| async move {
+        let mut head = [0; 4096];
+        while let Ok(n @ 1..) = io.read(&mut head).await {
+            let head = String::from_utf8_lossy(&head[..n]).into_owned();
+            record.request(head.clone());
+            let upgrade = head.lines().find_map(|l| l.strip_prefix("upgrade: "));
+            let answer = match upgrade {
+                Some(to) => format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {to}\r\n\r\nword"
+                ),
+                None => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned(),
+            };
+            if io.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+async fn upgrades(client: &Client, to: &str) {
+    let mut io = timeout(AT_ONCE, client.upgrade(to)).await.unwrap().unwrap();
+    let mut word = [0; 4];
+    let read = timeout(AT_ONCE, io.read_exact(&mut word));
+    read.await.expect("a word").unwrap();
+    assert_eq!(&word, b"word", "{to}");
+}
+
+/// RFC 9110 §7.8: a protocol may have a version; and who asks for one harms no pod.
+#[tokio::test]
+async fn an_upgrade_to_a_version_of_a_protocol_travels_as_it_is() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("http", 80, "http", agreeable()))
+        })
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    for to in ["foo/1", "foo", "a.b/c.d"] {
+        upgrades(&client, to).await;
+        let heads = mesh.app("west/cart-1").record.heads();
+        let upgrade = format!("upgrade: {to}\r\n");
+        assert!(heads.last().unwrap().contains(&upgrade), "{heads:?}");
+    }
+    assert_eq!(seen(&mesh, "failures").await, 0);
 }

@@ -289,6 +289,14 @@ pub fn is_token(text: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
+/// Is this a protocol of `Upgrade`, token or token "/" token (RFC 9110 §7.8)? `:protocol` takes the same
+/// words (RFC 8441 §5), or else some upgrades could not travel between proxies.
+#[must_use]
+pub fn is_protocol(text: &[u8]) -> bool {
+    let mut parts = text.splitn(2, |byte| *byte == b'/');
+    parts.all(is_token)
+}
+
 /// Is this, in lower case, a field by which proxies of the mesh speak, and nobody else may? `_` counts
 /// as `-`: who reads fields from its environment (RFC 3875 §4.1.18) can't tell one from the other.
 #[must_use]

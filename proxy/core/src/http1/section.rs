@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::message::{BodyLength, Fields, Version, is_mesh_field, is_token};
+use crate::message::{BodyLength, Fields, Version, is_mesh_field, is_protocol, is_token};
 
 /// The rule that a message breaks.
 pub(super) type Why = &'static str;
@@ -256,12 +256,6 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|e| !e.is_empty())
-}
-
-/// A protocol of `Upgrade`: token, or token "/" token (RFC 9110 §7.8).
-fn is_protocol(text: &[u8]) -> bool {
-    let mut parts = text.splitn(2, |byte| *byte == b'/');
-    parts.all(is_token)
 }
 
 /// Protocols behind which more requests would travel unseen.

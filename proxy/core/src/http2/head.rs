@@ -6,7 +6,7 @@
 
 use super::stream::{Asked, UNKNOWN};
 use crate::http1::is_forbidden_trailer;
-use crate::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version, is_token};
+use crate::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version, is_protocol};
 
 /// What is wrong with a list of fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +111,8 @@ impl List {
                 self.path.replace(value.to_vec()).is_none()
             }
             b":protocol" => {
-                if !is_token(value) {
-                    return Err(bad(":protocol is not a token"));
+                if !is_protocol(value) {
+                    return Err(bad(":protocol names no protocol"));
                 }
                 self.protocol.replace(value.to_vec()).is_none()
             }

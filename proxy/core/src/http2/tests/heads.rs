@@ -123,6 +123,11 @@ fn malformed_requests_are_refused() {
     ] {
         cases.push(replaced(":authority", Some(authority)));
     }
+    for protocol in ["", "/", "foo/", "/1", "a/b/c", "a b", "a, b"] {
+        let mut extended = replaced(":method", Some("CONNECT"));
+        extended.push((":protocol", protocol));
+        cases.push(extended);
+    }
     cases.push(replaced(":scheme", Some("ftp")));
     for fields in cases {
         let seen = request(&fields, false);
@@ -199,13 +204,16 @@ fn good_requests_are_read() {
         (tunnel.path.as_slice(), tunnel.body),
         (&b""[..], BodyLength::Marked)
     );
-    let mut extended = replaced(":method", Some("CONNECT"));
-    extended.push((":protocol", "websocket"));
-    let extended = read(&extended, false);
-    assert_eq!(
-        (extended.protocol.as_slice(), extended.path.as_slice()),
-        (&b"websocket"[..], &b"/a"[..])
-    );
+    // RFC 8441 §5: what stands in `Upgrade`, which may have a version (RFC 9110 §7.8).
+    for protocol in ["websocket", "foo/1", "a.b/c.d"] {
+        let mut extended = replaced(":method", Some("CONNECT"));
+        extended.push((":protocol", protocol));
+        let extended = read(&extended, false);
+        assert_eq!(
+            (extended.protocol.as_slice(), extended.path.as_slice()),
+            (protocol.as_bytes(), &b"/a"[..])
+        );
+    }
 }
 
 #[test]

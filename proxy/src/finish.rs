@@ -137,7 +137,6 @@ pub async fn finish(
             usable = false;
         } else {
             let id = open.worker.recorder.reason_id();
-            // What the client has not sent yet would be taken for the next request.
             answer.keep_alive &= is_read(&down.rx);
             Box::pin(reply::failure(
                 answer,
@@ -250,7 +249,8 @@ fn note(event: &mut Event, failed: Failed) {
     }
 }
 
-fn is_read(rx: &crate::stream::Rx) -> bool {
+/// Is a request read to its end? What its client has not sent yet would be taken for the next one.
+pub(crate) fn is_read(rx: &crate::stream::Rx) -> bool {
     match rx {
         crate::stream::Rx::H1(rx) => rx.is_at_end(),
         crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) => true,

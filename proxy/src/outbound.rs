@@ -19,7 +19,7 @@ use crate::config::Destination;
 use crate::connect::Upstream;
 use crate::detect::{FIRST_BYTE_TIMEOUT, detect};
 use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
-use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
+use crate::finish::{Closing, Failed, Open, finish, finish_bytes, is_read, refused};
 use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, Lifetime, duplex};
 use crate::stream::{Rx, Tx};
@@ -324,6 +324,7 @@ impl Outbound {
         let applied = apply_request(&chosen, &mut request.head, &request.path, self.port, random);
         let copies = match applied {
             Filtered::Redirect { status, location } => {
+                down.answer.keep_alive &= is_read(&down.rx);
                 reply::simple(&mut down.answer, redirect(status, &location), b"").await;
                 return Ok(None);
             }

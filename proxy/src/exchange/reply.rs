@@ -1,11 +1,11 @@
 //! What does the mesh say when a request fails?
 
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::message::{BodyLength, Fields, Method, ResponseHead};
+use isthmus_proxy_core::message::{BodyLength, Method, ResponseHead};
 use isthmus_proxy_core::route::grpc::answer as grpc_answer;
 
 use super::Answer;
-use crate::stream::Tx;
+use super::feed::send_whole;
 
 /// Answers a request that failed before its answer began: the status, the reason's id, and a line
 /// of text. gRPC clients get a trailers-only answer.
@@ -42,13 +42,10 @@ pub async fn simple(answer: &mut Answer, mut head: ResponseHead, body: &[u8]) {
     if answer.respond(&mut head, body.is_empty()).await.is_err() {
         return;
     }
-    if !body.is_empty() {
-        if matches!(answer.tx, Tx::H2(_)) && answer.tx.ready().await.is_err() {
-            return;
-        }
-        answer.tx.push(body);
-        answer.tx.finish(&Fields::default());
-    }
     // A client that is gone needs no answer.
-    let _ = answer.tx.drained().await;
+    let _ = if body.is_empty() {
+        answer.tx.drained().await
+    } else {
+        send_whole(&mut answer.tx, body).await
+    };
 }

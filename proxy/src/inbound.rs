@@ -186,11 +186,13 @@ impl Inbound {
             }
             // What failed a while ago is judged anew.
             race::First::Client { bytes, opened, .. } => (bytes, opened.filter(Result::is_ok)),
-            race::First::Server(reached) => {
-                hints.set(port, Hint::Bytes, Instant::now());
-                (Vec::new(), Some(Ok(reached)))
+            race::First::Server { opened, always } => {
+                if always {
+                    hints.set(port, Hint::Bytes, Instant::now());
+                }
+                (Vec::new(), Some(Ok(opened)))
             }
-            race::First::Ended(reached) => (Vec::new(), Some(Ok(reached))),
+            race::First::Unreachable(failed) => (Vec::new(), Some(Err(failed))),
             race::First::Nobody => return self.closing("tcp", conn.since).silent(),
         };
         self.captured_bytes(conn, bytes, reached).await;

@@ -4,6 +4,7 @@
 //! synchronous and work in place; only waiting is asynchronous. So backpressure is end to end: a
 //! relay asks the sink for room first, and pulls no more than that.
 
+use isthmus_proxy_core::detect::Greeting;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::Fields;
@@ -114,16 +115,16 @@ impl Rx {
 }
 
 impl Rx {
-    /// Waits until the other side has said something, or has ended. False: it ended without a word.
+    /// Waits until the other side has said something, and looks at it. None: it ended without a word.
     /// Nothing is taken. Safe to drop.
     ///
     /// # Errors
     /// The half broke.
-    pub async fn spoke(&mut self) -> Result<bool, Broken> {
+    pub async fn spoke(&mut self) -> Result<Option<Greeting>, Broken> {
         match self {
             Self::Tcp(rx) => rx.spoke().await,
-            Self::H1(rx) => rx.wait().await.map(|()| true),
-            Self::H2(rx) => rx.wait().await.map(|()| rx.has_content()),
+            Self::H1(rx) => rx.wait().await.map(|()| Some(Greeting::Http1)),
+            Self::H2(rx) => rx.wait().await.map(|()| rx.greeting()),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
 
+use isthmus_proxy_core::detect::{Greeting, greeting};
 use isthmus_proxy_core::message::Fields;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -96,7 +97,7 @@ impl TcpRx {
         Ok(())
     }
 
-    pub(crate) async fn spoke(&mut self) -> Result<bool, Broken> {
+    pub(crate) async fn spoke(&mut self) -> Result<Option<Greeting>, Broken> {
         while self.unread.is_empty() && !self.ended {
             self.io.readable().await?;
             let mut space = [0; AHEAD_BYTES];
@@ -109,7 +110,7 @@ impl TcpRx {
                 Err(_) => return Err(Broken::Reset(None)),
             }
         }
-        Ok(!self.unread.is_empty())
+        Ok((!self.unread.is_empty()).then(|| greeting(&self.unread)))
     }
 }
 

@@ -22,6 +22,8 @@ mod traffic;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]
+mod undeclared;
+#[cfg(test)]
 mod answers;
 #[cfg(test)]
 mod evidence;

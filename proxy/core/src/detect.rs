@@ -29,6 +29,32 @@ pub enum Detected {
     Opaque,
 }
 
+/// What a server has said before its client said anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Greeting {
+    /// Like an HTTP/1 answer. There was no request: it is the connection that is refused or over (408, 503).
+    Http1,
+    /// An HTTP/2 server's preface, which need not wait for the client's (RFC 9113 §3.4).
+    Http2,
+    /// Something else: here it is the server that speaks first.
+    Bytes,
+}
+
+/// Looks at the first bytes of a server, as many as came at once.
+#[must_use]
+pub fn greeting(first: &[u8]) -> Greeting {
+    match first {
+        // The head of a SETTINGS frame of whole settings (RFC 9113 §6.5).
+        [a, b, c, 4, 0, 0, 0, 0, 0, ..]
+            if (u32::from_be_bytes([0, *a, *b, *c])).is_multiple_of(6) =>
+        {
+            Greeting::Http2
+        }
+        _ if first.starts_with(b"HTTP/1.") => Greeting::Http1,
+        _ => Greeting::Bytes,
+    }
+}
+
 /// Looks at the first bytes. `None`: they fit more than one answer, come back with more; that never
 /// happens at [`DETECT_BYTES_MAX`] bytes or more. An answer is not changed by further bytes.
 #[must_use]
@@ -116,6 +142,30 @@ fn is_target_start(method: &[u8], rest: &[u8]) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_a_server_says_first_is_told_apart() {
+        let settings = b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+        let acknowledged = b"\0\0\0\x04\x01\0\0\0\0";
+        for (first, greeting_of) in [
+            (&settings[..], Greeting::Http2),
+            (b"\0\0\0\x04\0\0\0\0\0", Greeting::Http2),
+            (b"\0\0\x05\x04\0\0\0\0\0", Greeting::Bytes),
+            (b"\0\0\0\x04\0\0\0\0\x01", Greeting::Bytes),
+            (acknowledged, Greeting::Bytes),
+            (b"\0\0\0\x04\0", Greeting::Bytes),
+            (b"HTTP/1.1 408 Request Timeout\r\n", Greeting::Http1),
+            (b"HTTP/1.0 503", Greeting::Http1),
+            (b"HTTP/2 ready", Greeting::Bytes),
+            (b"220 mail.example ESMTP\r\n", Greeting::Bytes),
+            (b"SSH-2.0-OpenSSH_9.9\r\n", Greeting::Bytes),
+            // MySQL's.
+            (b"\x4a\0\0\0\x0a8.4.0\0", Greeting::Bytes),
+            (b"", Greeting::Bytes),
+        ] {
+            assert_eq!(greeting(first), greeting_of, "{first:?}");
+        }
+    }
 
     /// First bytes as the programs send them.
     const EXAMPLES: &[(Detected, &[u8])] = &[

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use isthmus_proxy_core::detect::{Greeting, greeting};
 use isthmus_proxy_core::http2::{ErrorCode, Role, StreamId};
 use isthmus_proxy_core::message::{Fields, ResponseHead};
 
@@ -170,9 +171,10 @@ impl StreamRx {
         .await
     }
 
-    /// Is there content that was not pulled yet?
-    pub(crate) fn has_content(&self) -> bool {
-        !self.slot.0.borrow().inbox.is_empty()
+    /// What the content that was not pulled yet begins like, where there is any.
+    pub(crate) fn greeting(&self) -> Option<Greeting> {
+        let inner = self.slot.0.borrow();
+        (!inner.inbox.is_empty()).then(|| greeting(&inner.inbox))
     }
 
     pub(crate) fn try_pull(

@@ -66,11 +66,13 @@ impl Outbound {
                 };
             }
             race::First::Client { bytes, opened, .. } => (bytes, opened),
-            race::First::Server(opened) => {
-                hints.set(port, Hint::Bytes, Instant::now());
+            race::First::Server { opened, always } => {
+                if always {
+                    hints.set(port, Hint::Bytes, Instant::now());
+                }
                 (Vec::new(), Some(Ok(opened)))
             }
-            race::First::Ended(opened) => (Vec::new(), Some(Ok(opened))),
+            race::First::Unreachable(failed) => (Vec::new(), Some(Err(failed))),
             race::First::Nobody => return self.closing("tcp", &conn).silent(),
         };
         let said = Said {

@@ -6,11 +6,13 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::Fields;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::stream::{Broken, Pull, Rx, Tx};
+use crate::tcp::Unfinished;
 
 /// Which half broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,13 +155,15 @@ pub enum Ended {
 }
 
 /// Relays both ways: a half-close travels, and the other direction goes on. Bytes from `left` are
-/// counted in `sent`, those from `right` in `received`.
+/// counted in `sent`, those from `right` in `received`. Whatever else ends it than both their ends, also that it is
+/// dropped, is a reset on both sides: half of what was sent must not look whole.
 pub async fn duplex(
     left: &mut Duplex,
     right: &mut Duplex,
     (sent, received): (&Meter, &Meter),
     lifetime: Lifetime,
 ) -> Ended {
+    let unfinished = [left.tx.unfinished(), right.tx.unfinished()];
     let ended = {
         let mut there = pin!(pump(&mut left.rx, &mut right.tx, sent));
         let mut back = pin!(pump(&mut right.rx, &mut left.tx, received));
@@ -187,10 +191,17 @@ pub async fn duplex(
         })
         .await
     };
-    if let Ended::Left(broken) | Ended::Right(broken) = ended {
-        left.tx.reset(broken.code());
-        right.tx.reset(broken.code());
-    }
+    let code = match ended {
+        Ended::Clean => {
+            let released = unfinished.into_iter().flatten();
+            released.for_each(Unfinished::release);
+            return ended;
+        }
+        Ended::Left(broken) | Ended::Right(broken) => broken.code(),
+        Ended::Idle | Ended::Expired => ErrorCode::Cancel,
+    };
+    left.tx.reset(code);
+    right.tx.reset(code);
     ended
 }
 

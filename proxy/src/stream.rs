@@ -11,7 +11,7 @@ use isthmus_proxy_core::message::Fields;
 
 use crate::h1::{H1Rx, H1Tx};
 use crate::h2::{StreamRx, StreamTx};
-use crate::tcp::{TcpRx, TcpTx};
+use crate::tcp::{TcpRx, TcpTx, Unfinished};
 
 /// What a pull gave.
 #[derive(Debug)]
@@ -190,6 +190,15 @@ impl Tx {
             Self::Tcp(tx) => tx.drained().await,
             Self::H1(tx) => tx.drained().await,
             Self::H2(_) => Ok(()),
+        }
+    }
+
+    /// Sees to it that a socket is reset if what it carries is dropped before its end. A stream does that
+    /// itself.
+    pub(crate) fn unfinished(&self) -> Option<Unfinished> {
+        match self {
+            Self::Tcp(tx) => Some(tx.unfinished()),
+            Self::H1(_) | Self::H2(_) => None,
         }
     }
 

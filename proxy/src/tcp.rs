@@ -5,13 +5,13 @@
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::rc::Rc;
-use std::time::Duration;
 
 use isthmus_proxy_core::detect::{Greeting, greeting};
 use isthmus_proxy_core::message::Fields;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use crate::accept;
 use crate::buffer;
 use crate::stream::{Broken, Pull};
 
@@ -232,7 +232,30 @@ impl TcpTx {
     pub(crate) fn abort(&mut self) {
         self.pending.clear();
         self.failed = true;
-        // Without it the close is an orderly one, which is the next best.
-        let _ = SockRef::from(&*self.io).set_linger(Some(Duration::ZERO));
+        accept::reset(&self.io);
+    }
+
+    /// Sees to it that the socket is reset if what it carries is dropped before its end.
+    pub(crate) fn unfinished(&self) -> Unfinished {
+        Unfinished(Some(Rc::clone(&self.io)))
+    }
+}
+
+/// A socket that will be reset when this is dropped, unless it is released before.
+#[derive(Debug)]
+pub(crate) struct Unfinished(Option<Rc<TcpStream>>);
+
+impl Unfinished {
+    /// The end was a clean one.
+    pub(crate) fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(io) = &self.0 {
+            accept::reset(io);
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Do the limits that a policy or a route sets hold on the wire?
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::wait::check;
 use isthmus_tests::{App, Mesh, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const POLICY: &str = "apiVersion: isthmus.dev/v1alpha1
 kind: TrafficPolicy
@@ -105,6 +106,63 @@ async fn a_silent_exchange_ends_at_the_idle_limit() {
     assert!(reply.text().starts_with("SI "), "{}", reply.text());
 }
 
+/// How a connection to an echo ends, which is used for as long as it lives.
+async fn broken(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> ErrorKind {
+    loop {
+        let echoed = match io.write_all(b"x").await {
+            Ok(()) => io.read_exact(&mut [0]).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = echoed {
+            return error.kind();
+        }
+    }
+}
+
+/// Half of what was sent must not look whole, so it is a reset on both sides, never an end.
+#[tokio::test]
+async fn an_idle_tcp_connection_and_one_that_a_drain_cuts_are_reset() {
+    let (to, mut ends) = tokio::sync::mpsc::channel(2);
+    let app = App::custom(move |mut io, _| {
+        let to = to.clone();
+        async move {
+            // Nobody may wait for it any more.
+            let _ = io.write_all(b"half").await;
+            let ended = io.read(&mut [0]).await.map_err(|error| error.kind());
+            let _ = to.send(ended).await;
+        }
+    });
+    let policy = format!("{POLICY}  timeouts: {{idle: 1s}}\n");
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web")
+                .manifest("traffic.yaml", &policy)
+                .service_with("other", 1, |s| s.port("bytes", 81, "tcp", app.clone()))
+        })
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("bytes", 81, "tcp", app.clone()))
+        })
+        .start()
+        .await;
+    for service in ["cart", "other"] {
+        let mut io = mesh
+            .client("east/web")
+            .port(service, 81)
+            .tcp()
+            .await
+            .unwrap();
+        let mut half = [0; 4];
+        io.read_exact(&mut half).await.unwrap();
+        if service == "other" {
+            mesh.proxy_mut("east/web-1").stop().await;
+        }
+        let ended = io.read(&mut half).await.map_err(|error| error.kind());
+        assert_eq!(ended, Err(ErrorKind::ConnectionReset), "{service}");
+        let ended = ends.recv().await.unwrap();
+        assert_eq!(ended, Err(ErrorKind::ConnectionReset), "{service}");
+    }
+}
+
 /// However much still moves: a request, a WebSocket, and below a TCP connection.
 #[tokio::test]
 async fn a_stream_ends_when_it_has_lived_as_long_as_it_may() {
@@ -118,7 +176,7 @@ async fn a_stream_ends_when_it_has_lived_as_long_as_it_may() {
     assert!(begun.elapsed() >= Duration::from_secs(1));
     let mut io = client.upgrade("echo").await.unwrap();
     let begun = Instant::now();
-    while io.write_all(b"x").await.is_ok() && io.read_exact(&mut [0]).await.is_ok() {}
+    assert_eq!(broken(&mut io).await, ErrorKind::ConnectionReset);
     assert!(begun.elapsed() >= Duration::from_millis(900));
     mesh.app("west/cart-1").behaviour.delay(60_000);
     let reply = client.get("/").await;
@@ -141,7 +199,7 @@ async fn a_tcp_connection_ends_when_it_has_lived_as_long_as_it_may() {
     let client = mesh.client("east/web").port("cart", 81);
     let mut io = client.tcp().await.unwrap();
     let begun = Instant::now();
-    while io.write_all(b"x").await.is_ok() && io.read_exact(&mut [0]).await.is_ok() {}
+    assert_eq!(broken(&mut io).await, ErrorKind::ConnectionReset);
     let lived = begun.elapsed();
     assert!(lived >= Duration::from_millis(900), "{lived:?}");
 }

@@ -6,6 +6,7 @@ mod policy;
 
 pub use breaker::{Breaker, Ticket};
 pub use budget::{FLOOR_PER_SECOND, RetryBudget, WINDOW_SECONDS};
+pub(crate) use policy::bounded;
 pub use policy::{
     ATTEMPTS_MAX, DURATION_MAX, Limits, PENALTY_MS_MAX, Retries, Timeouts, TrafficPolicy,
 };

@@ -263,7 +263,12 @@ fn percent(field: &str, value: Option<u32>) -> Result<Option<u32>, String> {
 
 /// None: absent or zero, which mean the default.
 fn duration(field: &str, from: Option<&prost_types::Duration>) -> Result<Option<Duration>, String> {
-    let Some(from) = from else { return Ok(None) };
+    let duration = from.map(|from| bounded(field, from)).transpose()?;
+    Ok(duration.filter(|d| !d.is_zero()))
+}
+
+/// A duration from zero to [`DURATION_MAX`]: beyond, sums with the time of day are not safe.
+pub(crate) fn bounded(field: &str, from: &prost_types::Duration) -> Result<Duration, String> {
     let bad = || {
         format!(
             "{field}: {}.{:09} s is not 0 s to 24 h",
@@ -283,7 +288,7 @@ fn duration(field: &str, from: Option<&prost_types::Duration>) -> Result<Option<
     if duration > DURATION_MAX {
         return Err(bad());
     }
-    Ok(Some(duration).filter(|d| !d.is_zero()))
+    Ok(duration)
 }
 
 #[cfg(test)]

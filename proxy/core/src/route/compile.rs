@@ -13,6 +13,7 @@ use super::{
     ATTEMPTS_MAX, BACKENDS_MAX, Backend, BackendRef, FILTERS_MAX, HOSTS_MAX, MATCHES_MAX,
     RULES_MAX, Route, RouteKind, RouteRetries, Rule, WEIGHT_MAX,
 };
+use crate::guard::bounded;
 
 /// Compiles a route.
 ///
@@ -173,9 +174,7 @@ fn compile_retries(retries: &resource::route_rule::Retries) -> Result<RouteRetri
 }
 
 fn duration(what: &str, value: Option<&prost_types::Duration>) -> Result<Option<Duration>, String> {
-    value
-        .map(|d| Duration::try_from(*d).map_err(|_| format!("{what} is negative or malformed")))
-        .transpose()
+    value.map(|value| bounded(what, value)).transpose()
 }
 
 fn at_most(what: &str, count: usize, most: usize) -> Result<(), String> {

@@ -395,3 +395,36 @@ fn a_route_that_is_not_understood_in_full_is_refused_with_the_place() {
     });
     refused(|r| r.kind = resource::RouteKind::Tcp.into());
 }
+
+/// What is longer than a policy may name would overflow the time of day, at each request.
+#[test]
+fn no_limit_of_a_route_is_longer_than_a_day() {
+    type Set = fn(&mut resource::RouteRule, prost_types::Duration);
+    let limits: [(&str, Set); 3] = [
+        ("request_timeout", |r, d| r.request_timeout = Some(d)),
+        ("backend_timeout", |r, d| r.backend_timeout = Some(d)),
+        ("backoff", |r, d| {
+            r.retries = Some(resource::route_rule::Retries {
+                backoff: Some(d),
+                ..Default::default()
+            });
+        }),
+    ];
+    for (name, set) in limits {
+        let limited = |seconds, nanos| {
+            let mut limited = route("x", vec![]);
+            set(
+                &mut limited.rules[0],
+                prost_types::Duration { seconds, nanos },
+            );
+            Route::compile(&limited).map_err(|rejected| rejected.why)
+        };
+        for (seconds, nanos) in [(0, 0), (0, 1), (86_400, 0)] {
+            assert!(limited(seconds, nanos).is_ok(), "{name} {seconds}");
+        }
+        for (seconds, nanos) in [(86_400, 1), (i64::MAX, 0), (1, -1), (1, 1_000_000_000)] {
+            let why = limited(seconds, nanos).unwrap_err();
+            assert!(why.starts_with(&format!("rule 0: {name}: ")), "{why}");
+        }
+    }
+}

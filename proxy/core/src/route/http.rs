@@ -52,7 +52,7 @@ impl RequestMatch {
             && self
                 .method
                 .as_ref()
-                .is_none_or(|method| *method == head.method)
+                .is_none_or(|method| method == head.asked_method())
             && self
                 .headers
                 .iter()

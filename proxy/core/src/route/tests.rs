@@ -428,3 +428,21 @@ fn no_limit_of_a_route_is_longer_than_a_day() {
         }
     }
 }
+
+/// A WebSocket over HTTP/2 is the GET that it is to policies (RFC 8441).
+#[test]
+fn an_extended_connect_is_matched_as_the_get_that_it_is() {
+    let asked = |method: &str| {
+        let mut by_method = matching(None);
+        by_method.method = method.to_owned();
+        let head = RequestHead {
+            method: Method::Connect,
+            version: Version::Http2,
+            protocol: b"websocket".to_vec(),
+            ..get("/")
+        };
+        choose(&table(&[route("x", vec![by_method])]), "cart", &head)
+    };
+    assert_eq!(asked("GET").as_deref(), Ok("x"));
+    assert_eq!(asked("CONNECT"), Err(Failure::NoRoute));
+}

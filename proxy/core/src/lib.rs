@@ -12,6 +12,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod message;
+mod wire;
 pub mod http1;
 pub mod http2;
 pub mod client_hello;

@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod l4;
 pub mod filter;
 mod compile;
+mod wire;
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -18,11 +19,13 @@ use std::time::Duration;
 
 use isthmus_proto::ids::ServiceName;
 use isthmus_proto::resource;
+use prost::Message as _;
 
 use crate::canonical::CanonicalPath;
 use crate::failure::Failure;
 use crate::message::RequestHead;
 use crate::snapshot::Rejected;
+use crate::wire::unknown_field;
 use filter::Filter;
 use http::{HttpEntry, RequestMatch};
 use l4::L4Entry;
@@ -332,6 +335,26 @@ impl Rule {
 }
 
 impl Route {
+    /// Compiles a route as it came over the wire. Unlike [`Route::compile`], this sees fields that a newer
+    /// control plane sent and this version does not read: without a term a match takes what it
+    /// should leave to others.
+    ///
+    /// # Errors
+    /// As [`Route::compile`]; or not a route; or it holds a field that is not known here.
+    pub fn decode(body: &[u8]) -> Result<Self, Rejected> {
+        let raw = resource::Route::decode(body).map_err(|cause| Rejected {
+            name: String::new(),
+            why: format!("does not decode: {cause}"),
+        })?;
+        if let Some(field) = unknown_field(&wire::ROUTE, body) {
+            return Err(Rejected {
+                name: raw.name,
+                why: format!("{field} is not known to this version"),
+            });
+        }
+        Self::compile(&raw)
+    }
+
     /// Compiles a route.
     ///
     /// # Errors

@@ -8,8 +8,9 @@ use prost::Message as _;
 
 use super::pattern::{RegexBudget, place};
 use super::rule::Rule;
-use super::wire;
+use super::wire::POLICY;
 use crate::snapshot::Rejected;
+use crate::wire;
 
 /// Most rules of one policy.
 pub const RULES_MAX: usize = 1_024;
@@ -60,7 +61,7 @@ impl Policy {
             name: String::new(),
             why: format!("not an AccessPolicy: {cause}"),
         })?;
-        if let Some(field) = wire::unknown_field(body) {
+        if let Some(field) = wire::unknown_field(&POLICY, body) {
             let why = format!("{field} is not known to this version");
             return Err(Rejected {
                 name: raw.name,

@@ -446,3 +446,115 @@ fn an_extended_connect_is_matched_as_the_get_that_it_is() {
     assert_eq!(asked("GET").as_deref(), Ok("x"));
     assert_eq!(asked("CONNECT"), Err(Failure::NoRoute));
 }
+
+/// Everything that a route can say.
+fn whole() -> resource::Route {
+    use resource::path_modifier::Kind as NewPath;
+    use resource::route_filter::Kind as Filtering;
+    let named = |name: &str| resource::Header {
+        name: name.to_owned(),
+        value: "v".to_owned(),
+    };
+    let modifier = resource::HeaderModifier {
+        set: vec![named("a")],
+        add: vec![named("b")],
+        remove: vec!["c".to_owned()],
+    };
+    let path = |kind| Some(resource::PathModifier { kind: Some(kind) });
+    let second = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 1,
+    });
+    let filters = [
+        Filtering::RequestHeaders(modifier.clone()),
+        Filtering::ResponseHeaders(modifier),
+        Filtering::Rewrite(resource::Rewrite {
+            hostname: "other".to_owned(),
+            path: path(NewPath::ReplacePrefix("/b".to_owned())),
+        }),
+        Filtering::Mirror(resource::Mirror {
+            backend: Some(backend("mirror", 1)),
+            millionths: Some(5),
+        }),
+    ];
+    let filters = filters.map(|kind| resource::RouteFilter { kind: Some(kind) });
+    let kind = Some(string_match::Kind::Exact("v".to_owned()));
+    let matches = resource::RouteMatch {
+        headers: vec![header("h", "v")],
+        query: vec![resource::QueryMatch {
+            name: "q".to_owned(),
+            value: Some(resource::StringMatch { kind }),
+        }],
+        method: "GET".to_owned(),
+        service_characters: 1,
+        method_characters: 1,
+        ..prefix("/a")
+    };
+    let mut target = backend("cart", 1);
+    target.filters = filters[..2].to_vec();
+    resource::Route {
+        port: 80,
+        hostnames: vec!["cart".to_owned()],
+        created: 1,
+        origin: Some(resource::Origin {
+            cluster: "east".to_owned(),
+            ..Default::default()
+        }),
+        rules: vec![resource::RouteRule {
+            matches: vec![matches],
+            filters: filters.to_vec(),
+            backends: vec![target],
+            request_timeout: second,
+            backend_timeout: second,
+            retries: Some(resource::route_rule::Retries {
+                attempts: 1,
+                statuses: vec![503],
+                backoff: second,
+            }),
+        }],
+        ..route("shop/r", vec![])
+    }
+}
+
+/// F26: a term that a newer control plane sent must not be dropped: without it a match takes all.
+#[test]
+fn a_term_that_is_not_known_is_not_dropped_from_a_route() {
+    const NEWER: [u8; 5] = [0x9a, 0x06, 2, b'h', b'i'];
+    let body = whole().encode_to_vec();
+    assert_eq!(&**Route::decode(&body).unwrap().name(), "shop/r");
+    let mut redirect = whole();
+    let to = resource::Redirect {
+        scheme: "https".to_owned(),
+        hostname: "other".to_owned(),
+        path: Some(resource::PathModifier {
+            kind: Some(resource::path_modifier::Kind::ReplaceFull("/".to_owned())),
+        }),
+        port: 443,
+        status: 302,
+    };
+    redirect.rules[0].backends.clear();
+    redirect.rules[0].filters = vec![resource::RouteFilter {
+        kind: Some(resource::route_filter::Kind::Redirect(to)),
+    }];
+    assert!(Route::decode(&redirect.encode_to_vec()).is_ok());
+    // One in another, from the outside: rules, and what is in them.
+    let places: [(&[u8], &str); 8] = [
+        (&[], "field 99"),
+        (&[6], "rules.field 99"),
+        (&[6, 1], "rules.matches.field 99"),
+        (&[6, 1, 1], "rules.matches.path.field 99"),
+        (&[6, 1, 3, 2], "rules.matches.query.value.field 99"),
+        (&[6, 2], "rules.filters.field 99"),
+        (&[6, 3, 4], "rules.backends.filters.field 99"),
+        (&[6, 6], "rules.retries.field 99"),
+    ];
+    for (path, place) in places {
+        let newer = path.iter().rev().fold(NEWER.to_vec(), |inner, number| {
+            let length = u8::try_from(inner.len()).unwrap();
+            [vec![number << 3 | 2, length], inner].concat()
+        });
+        let refused = Route::decode(&[body.clone(), newer].concat()).unwrap_err();
+        let why = format!("{place} is not known to this version");
+        assert_eq!((refused.name.as_str(), refused.why), ("shop/r", why));
+    }
+}

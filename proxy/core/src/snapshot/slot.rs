@@ -117,15 +117,13 @@ impl Slot {
     /// Stores a route.
     pub(super) fn upsert_route(&mut self, item: Item) -> Result<Change, Rejected> {
         self.routes.upsert(item, |item, _| {
-            let route: resource::Route = decode(&item.body)?;
+            let route = Route::decode(&item.body).map_err(|rejected| rejected.why)?;
             let (short, parent) = item.name.split_once('@').unwrap_or((&item.name, ""));
-            if route.name != short {
-                same_name(&item.name, &route.name)?;
+            if **route.name() != *short {
+                same_name(&item.name, route.name())?;
             }
-            same_parent(parent, &route.service)?;
-            Route::compile(&route)
-                .map(Arc::new)
-                .map_err(|rejected| rejected.why)
+            same_parent(parent, route.service().as_str())?;
+            Ok(Arc::new(route))
         })
     }
 

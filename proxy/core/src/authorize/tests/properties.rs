@@ -298,7 +298,7 @@ proptest! {
     #[test]
     fn no_bytes_panic_and_no_text_either(bytes in proptest::collection::vec(any::<u8>(), 0..80), text in "\\PC{0,40}") {
         let _ = Policy::decode(&bytes);
-        let _ = wire::unknown_field(&bytes);
+        let _ = crate::wire::unknown_field(&wire::POLICY, &bytes);
         for pattern in [exact(&text), prefix(&text), suffix(&text), regex(&text)] {
             let rule = AccessRule {
                 from: vec![namespace(&text)],

@@ -17,7 +17,7 @@ use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::{Limits, ResponseContext};
 use isthmus_proxy_core::http2::ErrorCode;
-use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connect::Upstream;
@@ -156,6 +156,8 @@ pub trait Plan {
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure>;
     /// An answer came: is it worth another try instead? `whole`: the request can be sent again.
     fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool;
+    /// The answer was relayed to its end.
+    fn completed(&mut self, _trailers: &Fields) {}
     /// The try failed: is another one allowed? The body can be sent again.
     fn failed(&mut self, failure: Failure, reused: bool) -> bool;
     /// How long to wait before a try that was allowed.
@@ -355,35 +357,37 @@ async fn attempt(
     answer.keep_alive &= fed.get() && !asked.worker.is_draining();
     let keep = head.keep_alive;
     let limits = (asked.deadline, &meters.received);
-    relay_answer(head, &mut upstream.rx, answer, feeding.as_mut(), limits).await?;
+    let relayed = relay_answer(head, &mut upstream.rx, answer, feeding.as_mut(), limits);
+    plan.completed(&relayed.await?);
     answer.keep_alive &= fed.get();
     Ok(Attempt::Answered {
         keep: keep && fed.get(),
     })
 }
 
-/// Sends the answer's head and relays its body, while the request is still being fed.
+/// Sends the answer's head and relays its body, while the request is still being fed. What it ends with.
 async fn relay_answer(
     mut head: ResponseHead,
     rx: &mut Rx,
     answer: &mut Answer,
     feeding: Pin<&mut impl Future<Output = Failure>>,
     (deadline, received): (Option<Instant>, &Meter),
-) -> Result<(), Failure> {
+) -> Result<Fields, Failure> {
     let empty = head.body == BodyLength::Empty;
     answer
         .respond(&mut head, empty)
         .await
         .map_err(Broken::downstream)?;
     if empty {
-        return answer.tx.drained().await.map_err(Broken::downstream);
+        answer.tx.drained().await.map_err(Broken::downstream)?;
+        return Ok(Fields::default());
     }
     let relayed = {
         let relaying = pin!(pump(rx, &mut answer.tx, received));
         within(deadline, pin!(unless(relaying, feeding))).await
     };
     match relayed {
-        Some(Ok(Ok(_))) => Ok(()),
+        Some(Ok(Ok(trailers))) => Ok(trailers),
         Some(Ok(Err(Side::Source(broken)))) => {
             answer.code = Some(broken.code());
             Err(broken.upstream())

@@ -1,6 +1,18 @@
 //! What does a call say of the pod that it went to?
 
-use isthmus_tests::{App, Client, Mesh};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::HeaderValue;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_tests::client::full;
+use isthmus_tests::wait::check;
+use isthmus_tests::{App, Client, Mesh, Reply, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -97,4 +109,92 @@ async fn an_upgrade_to_a_version_of_a_protocol_travels_as_it_is() {
         assert!(heads.last().unwrap().contains(&upgrade), "{heads:?}");
     }
     assert_eq!(seen(&mesh, "failures").await, 0);
+}
+
+/// A call of gRPC, and the status that came of it.
+async fn called(client: &Client, path: &str) -> (Reply, String) {
+    let mut sender = client.http2().await.unwrap();
+    let request = Request::post(format!("http://{}{path}", client.host()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(full("\0\0\0\0\0"))
+        .unwrap();
+    let answer = timeout(AT_ONCE, sender.send_request(request)).await;
+    let reply = Reply::read(answer.expect("an answer").unwrap())
+        .await
+        .unwrap();
+    let fields = reply.headers.get("grpc-status");
+    let status = fields.or(reply.trailers.get("grpc-status"));
+    let status = status.map_or("none", |s| s.to_str().unwrap()).to_owned();
+    (reply, status)
+}
+
+/// Answers 200 to each call. What came of it stands where gRPC says it, in the trailers or, where there is no
+/// message, in the head: 14 at the failing address.
+fn calls(failing: Arc<OnceLock<IpAddr>>) -> App {
+    App::custom(move |io, record| {
+        let here = io.local_addr().unwrap().ip();
+        let failing = Arc::clone(&failing);
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            record.request(request.uri().to_string());
+            let status = if failing.get() == Some(&here) {
+                "14"
+            } else {
+                "0"
+            };
+            async move {
+                let head = Response::builder().header("content-type", "application/grpc");
+                let (head, message) = match request.uri().path() {
+                    "/shop.Cart/Head" => (head.header("grpc-status", status), ""),
+                    _ => (head, "\0\0\0\0\0"),
+                };
+                let mut trailers = HeaderMap::new();
+                if !message.is_empty() {
+                    trailers.insert("grpc-status", HeaderValue::from_static(status));
+                }
+                let trailers = async move { Some(Ok::<_, Infallible>(trailers)) };
+                let body = Full::new(Bytes::from(message)).with_trailers(trailers);
+                Ok::<_, Infallible>(head.body(body).unwrap())
+            }
+        });
+        async move {
+            // A client that breaks off is its own affair.
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(io), service)
+                .await;
+        }
+    })
+}
+
+/// F12: each answer is a 200 that begins well; that it failed is its last word.
+#[tokio::test]
+async fn a_pod_whose_grpc_calls_fail_is_ejected() {
+    for path in ["/shop.Cart/Trailers", "/shop.Cart/Head"] {
+        let failing = Arc::new(OnceLock::new());
+        let app = calls(Arc::clone(&failing));
+        let mesh = Mesh::builder()
+            .cluster("east", |c| c.client("web"))
+            .cluster("west", |c| {
+                c.service_with("cart", 2, |s| s.port("grpc", 80, "grpc", app.clone()))
+            })
+            .start()
+            .await;
+        let client = mesh.client("east/web").http("cart");
+        assert_eq!(called(&client, path).await.1, "0");
+        let bad = mesh.app("west/cart-1");
+        failing.set(bad.address().ip()).unwrap();
+        until("the failing pod is ejected", async || {
+            let (reply, status) = called(&client, path).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            assert!(["0", "14"].contains(&&*status), "{status}");
+            let ejections = seen(&mesh, "ejections_total").await;
+            check(ejections == 1, format!("{ejections} {status}"))
+        })
+        .await;
+        let before = bad.record.requests();
+        for _ in 0..20 {
+            assert_eq!(called(&client, path).await.1, "0", "{path}");
+        }
+        assert_eq!(bad.record.requests(), before, "{path}");
+    }
 }

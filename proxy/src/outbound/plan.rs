@@ -11,9 +11,10 @@ use isthmus_proxy_core::balance::{
 use isthmus_proxy_core::failure::{Failure, Retry};
 use isthmus_proxy_core::guard::Ticket;
 use isthmus_proxy_core::hop::{NextHop, next_hop, reachable};
-use isthmus_proxy_core::message::{RequestHead, ResponseHead, Version};
+use isthmus_proxy_core::message::{Fields, RequestHead, ResponseHead, Version};
 use isthmus_proxy_core::route::Chosen;
 use isthmus_proxy_core::route::filter::apply_response;
+use isthmus_proxy_core::route::grpc::is_grpc;
 use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use smallvec::SmallVec;
 
@@ -32,6 +33,9 @@ pub(super) struct ToService<'a> {
     chosen: &'a Chosen<'a>,
     head: RequestHead,
     was_http1: bool,
+    grpc: bool,
+    /// The answer has begun, and will say at its end how it went.
+    begun: bool,
     permit: Permit,
     current: Option<Current>,
     tried: SmallVec<[EndpointId; 4]>,
@@ -65,6 +69,8 @@ impl<'a> ToService<'a> {
             chosen,
             head: request.head.clone(),
             was_http1: version != Version::Http2,
+            grpc: is_grpc(&request.head),
+            begun: false,
             permit: Permit::outbound(snapshot.generation),
             current: None,
             tried: SmallVec::new(),
@@ -252,11 +258,22 @@ impl Plan for ToService<'_> {
     }
 
     fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool {
-        self.record(Outcome::of_status(head.status));
+        let mut outcome = Outcome::of_status(head.status);
+        if self.grpc && outcome == Outcome::Success {
+            outcome = Outcome::of_grpc(&head.fields).unwrap_or(Outcome::Begun);
+        }
+        self.begun = outcome == Outcome::Begun;
+        self.record(outcome);
         whole
             && self.head.method.is_idempotent()
             && self.retries_status(head.status)
             && self.may_retry()
+    }
+
+    fn completed(&mut self, trailers: &Fields) {
+        if self.begun {
+            self.record(Outcome::of_grpc(trailers).unwrap_or(Outcome::Success));
+        }
     }
 
     fn failed(&mut self, failure: Failure, _: bool) -> bool {

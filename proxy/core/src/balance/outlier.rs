@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::ticks::Ticks;
 use crate::failure::{Blame, Failure};
+use crate::message::Fields;
 
 /// Healthy time that takes one ejection off an endpoint's record (ours to tune).
 pub const FORGIVE_EJECTION: Duration = Duration::from_secs(60);
@@ -20,7 +21,9 @@ const LONG_ROW_MIN: u32 = 2;
 pub enum Outcome {
     /// An answer that is not a server error, or a connection that was established.
     Success,
-    /// An answer with a 5xx status.
+    /// A good answer has begun whose status comes at its end.
+    Begun,
+    /// An answer with a 5xx status, or with a status of gRPC that stands for one.
     ServerError,
     /// No answer: connecting failed or took too long, the answer was broken off, malformed or late.
     NoAnswer,
@@ -41,6 +44,19 @@ impl Outcome {
         }
     }
 
+    /// What a gRPC answer says of the endpoint, by its head or its trailers. `None`: its status is not there.
+    ///
+    /// By the HTTP status that stands for each code (google/rpc/code.proto), as Envoy's outlier detection
+    /// counts them; but UNIMPLEMENTED (501) speaks of what was asked for.
+    #[must_use]
+    pub fn of_grpc(fields: &Fields) -> Option<Self> {
+        Some(match fields.get(b"grpc-status")? {
+            // UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+            b"2" | b"4" | b"13" | b"14" | b"15" => Self::ServerError,
+            _ => Self::Success,
+        })
+    }
+
     /// What a failure says of the endpoint.
     #[must_use]
     pub fn of_failure(failure: Failure) -> Self {
@@ -57,7 +73,7 @@ impl Outcome {
     pub fn is_failure(self) -> bool {
         match self {
             Self::ServerError | Self::NoAnswer => true,
-            Self::Success | Self::Refused | Self::Void => false,
+            Self::Success | Self::Begun | Self::Refused | Self::Void => false,
         }
     }
 }
@@ -157,6 +173,22 @@ mod tests {
             policy.sentence(2, second(10), second(1_000)),
             (1, second(1_010))
         );
+    }
+
+    #[test]
+    fn a_status_of_grpc_counts_like_the_http_status_that_stands_for_it() {
+        let outcome = |status: &str| {
+            let mut fields = Fields::default();
+            fields.push(b"grpc-status", status.as_bytes());
+            Outcome::of_grpc(&fields)
+        };
+        for bad in ["2", "4", "13", "14", "15"] {
+            assert_eq!(outcome(bad), Some(Outcome::ServerError), "{bad}");
+        }
+        for good in ["0", "1", "3", "5", "7", "8", "9", "12", "16", "99", "x"] {
+            assert_eq!(outcome(good), Some(Outcome::Success), "{good}");
+        }
+        assert_eq!(Outcome::of_grpc(&Fields::default()), None);
     }
 
     #[test]

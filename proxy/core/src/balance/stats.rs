@@ -92,6 +92,8 @@ pub struct Attempt {
     /// In flight when it began, itself included.
     in_flight: u32,
     answered: bool,
+    /// How soon its answer began is measured.
+    begun: bool,
     /// Its failure is counted.
     failed: bool,
 }
@@ -116,6 +118,7 @@ impl EndpointStats {
             stats: Arc::clone(self),
             in_flight,
             answered: false,
+            begun: false,
             failed: false,
         }
     }
@@ -298,7 +301,7 @@ pub(super) struct Standing {
 
 impl Attempt {
     /// The call was answered (its head came, or the connection was established), or failed. May be
-    /// told once more if it fails after it was answered; a failure counts once, however often it is
+    /// told once more when it has ended, or fails after it was answered; a failure counts once, however often it is
     /// told. It stays in flight.
     pub fn record(
         &mut self,
@@ -320,9 +323,16 @@ impl Attempt {
         };
         match outcome {
             Outcome::Void => Verdict::Keep,
+            Outcome::Begun => {
+                self.begun = true;
+                self.stats.observe(sample(false), now);
+                Verdict::Keep
+            }
             Outcome::Success => {
                 self.stats.consecutive_failures.store(0, Relaxed);
-                self.stats.observe(sample(false), now);
+                if !self.begun {
+                    self.stats.observe(sample(false), now);
+                }
                 Verdict::Keep
             }
             Outcome::Refused => {

@@ -108,6 +108,33 @@ fn a_failure_counts_once_however_often_it_is_told() {
     assert_eq!(stats.view(Ticks(6)).consecutive_failures, 1);
 }
 
+/// A pod whose answers all begin well and end badly is as bad as one that does not answer.
+#[test]
+fn an_answer_whose_status_comes_last_is_judged_by_it() {
+    let stats = Arc::new(EndpointStats::new());
+    let policy = OutlierPolicy::default();
+    let now = Ticks(1_000 * MS);
+    let call = |last: Outcome| {
+        let mut call = stats.begin(now);
+        let begun = call.record(Outcome::Begun, Duration::from_millis(3), now, &policy);
+        assert_eq!(begun, Verdict::Keep);
+        assert!(stats.silence_us(&stats.evidence(), now) <= 0.0);
+        // A long stream is not a slow answer.
+        call.finish(last, Duration::from_secs(60), now, &policy)
+    };
+    assert_eq!(call(Outcome::Success), Verdict::Keep);
+    assert!(stats.view(now).latency_mean < Duration::from_millis(4));
+    for _ in 0..4 {
+        assert_eq!(call(Outcome::ServerError), Verdict::Keep);
+    }
+    call(Outcome::Success);
+    for _ in 0..4 {
+        assert_eq!(call(Outcome::ServerError), Verdict::Keep);
+    }
+    let until = now.after(Duration::from_secs(10));
+    assert_eq!(call(Outcome::ServerError), Verdict::Eject { until });
+}
+
 #[test]
 fn zero_turns_ejection_off() {
     let stats = Arc::new(EndpointStats::new());

@@ -154,8 +154,9 @@ impl Answer {
 pub trait Plan {
     /// Chooses where to, and sends the head there. `end`: there is no body.
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure>;
-    /// An answer came: is it worth another try instead? `whole`: the request can be sent again.
-    fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool;
+    /// An answer came: is it worth another try instead? `whole`: the request can be sent again;
+    /// `untouched`: it reached no application.
+    fn answered(&mut self, head: &ResponseHead, whole: bool, untouched: bool) -> bool;
     /// The answer was relayed to its end.
     fn completed(&mut self, _trailers: &Fields) {}
     /// The try failed: is another one allowed? The body can be sent again.
@@ -334,7 +335,7 @@ async fn attempt(
     let switch = upgrade::read(asked.request, &mut head, upstream.peer)?;
     if switch == Switch::Accepted {
         // It is no longer a request: there is nothing to try again.
-        plan.answered(&head, false);
+        plan.answered(&head, false, false);
         plan.respond(&mut head);
         upgrade::translate(&mut head, &answer.context, &asked.request.head.protocol);
         answer
@@ -345,7 +346,8 @@ async fn attempt(
         return Ok(Attempt::Upgraded);
     }
     let whole = asked.kept.borrow().is_whole();
-    if plan.answered(&head, whole) {
+    let untouched = upstream.peer && reply::take_untouched(&mut head);
+    if plan.answered(&head, whole, untouched) {
         return Ok(Attempt::Again);
     }
     plan.respond(&mut head);
@@ -355,8 +357,7 @@ async fn attempt(
     // An answer before the request's end leaves the rest of the request in the way; and who is
     // going away says so.
     answer.keep_alive &= fed.get() && !asked.worker.is_draining();
-    let keep = head.keep_alive;
-    let limits = (asked.deadline, &meters.received);
+    let (keep, limits) = (head.keep_alive, (asked.deadline, &meters.received));
     let relayed = relay_answer(head, &mut upstream.rx, answer, feeding.as_mut(), limits);
     plan.completed(&relayed.await?);
     answer.keep_alive &= fed.get();

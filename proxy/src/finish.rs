@@ -9,7 +9,8 @@ use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::Method;
 
 use crate::connect::NotOpened;
-use crate::exchange::{Downstream, Meters, reply};
+use crate::exchange::reply::{self, Listener};
+use crate::exchange::{Downstream, Meters};
 use crate::gateway::UNKNOWN_CLUSTER;
 use crate::stream::Tx;
 use crate::telemetry::{Direction, Event};
@@ -122,7 +123,7 @@ pub async fn finish(
     mut open: Open,
     mut down: Downstream,
     result: Result<(), Failed>,
-    grpc: bool,
+    to: Listener,
 ) -> Option<Downstream> {
     let mut reason = None;
     let mut usable = true;
@@ -138,14 +139,7 @@ pub async fn finish(
         } else {
             let id = open.worker.recorder.reason_id();
             answer.keep_alive &= is_read(&down.rx);
-            Box::pin(reply::failure(
-                answer,
-                failure,
-                &id,
-                &open.event.detail,
-                grpc,
-            ))
-            .await;
+            Box::pin(reply::failure(answer, failure, &id, &open.event.detail, to)).await;
             reason = Some(id);
         }
     }

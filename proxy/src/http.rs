@@ -132,7 +132,7 @@ async fn refuse(side: &impl Side, tx: h1::H1Tx, failure: Failure) {
         failure,
         &reason,
         "the request was not read",
-        false,
+        reply::Listener::default(),
     )
     .await;
     if let Tx::H1(mut tx) = answer.tx {

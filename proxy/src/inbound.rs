@@ -14,12 +14,14 @@ use isthmus_proxy_core::guard::{DURATION_MAX, Timeouts};
 use isthmus_proxy_core::http2::Role;
 use isthmus_proxy_core::identify::PeerIdentity;
 use isthmus_proxy_core::message::{Method, RequestHead};
+use isthmus_proxy_core::route::grpc::is_grpc;
 use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
 
 use crate::accept;
 use crate::connect::Hop;
 use crate::connections::Live;
 use crate::detect::{FIRST_BYTE_TIMEOUT, detect};
+use crate::exchange::reply::Listener;
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
@@ -373,7 +375,10 @@ impl Side for Inbound {
         let snapshot = self.worker.snapshot();
         let event = self.event(version_name(head.version), snapshot.generation);
         let mut open = Open::begin(&self.worker, event, begun);
-        let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
+        let to = Listener {
+            grpc: is_grpc(&head),
+            peer: Asked::read(&head, self.peer.is_some()).port.is_some(),
+        };
         let result = self
             .exchange(&snapshot, head, &mut down, (&mut open.event, &open.meters))
             .await;
@@ -388,7 +393,7 @@ impl Side for Inbound {
             Ok(None) => Ok(()),
             Err(failed) => Err(failed),
         };
-        finish(open, down, result, grpc).await
+        finish(open, down, result, to).await
     }
 
     fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task {

@@ -361,7 +361,10 @@ impl Side for Outbound {
         let begun = Instant::now();
         let event = event(&self.worker, version_name(head.version));
         let mut open = Open::begin(&self.worker, event, begun);
-        let grpc = isthmus_proxy_core::route::grpc::is_grpc(&head);
+        let to = reply::Listener {
+            grpc: isthmus_proxy_core::route::grpc::is_grpc(&head),
+            peer: false,
+        };
         let result = self
             .exchange(head, &mut down, (&mut open.event, &open.meters))
             .await;
@@ -378,7 +381,7 @@ impl Side for Outbound {
             Ok(None) => Ok(()),
             Err(failed) => Err(failed),
         };
-        finish(open, down, result, grpc).await
+        finish(open, down, result, to).await
     }
 
     fn worker(&self) -> &Rc<Worker> {

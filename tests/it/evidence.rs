@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_tests::client::full;
+use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::wait::check;
 use isthmus_tests::{App, Client, Mesh, Reply, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -197,4 +198,62 @@ async fn a_pod_whose_grpc_calls_fail_is_ejected() {
         }
         assert_eq!(bad.record.requests(), before, "{path}");
     }
+}
+
+/// Two pods, and the application of the first is down.
+async fn half_down(protocol: &str, app: App) -> Mesh {
+    let plan: MeshPlan = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").manifest("traffic.yaml", TWO_RETRIES)
+        })
+        .cluster("west", |c| {
+            c.service_with("cart", 2, |s| s.port("any", 80, protocol, app))
+        });
+    let mut mesh = plan.start().await;
+    mesh.app_mut("west/cart-1").stop().await;
+    mesh
+}
+
+/// Nothing of a request has reached an application that is down: it may be asked of another one, whatever it
+/// asks for. That pod has failed all the same.
+#[tokio::test]
+async fn what_reached_no_application_is_asked_again() {
+    let mesh = half_down("http", App::Http).await;
+    let client = mesh.client("east/web").http("cart");
+    until("the pod that is down was chosen", async || {
+        let posted = client.post("/", "x").await;
+        assert_eq!(posted.status, 200, "{}", posted.text());
+        assert!(posted.field("x-mesh-untouched").is_empty());
+        let failures = seen(&mesh, "failures").await;
+        check(failures > 0, failures)
+    })
+    .await;
+    let mesh = half_down("grpc", calls(Arc::default())).await;
+    let client = mesh.client("east/web").http("cart");
+    until("the pod that is down was chosen", async || {
+        let (reply, status) = called(&client, "/shop.Cart/Get").await;
+        assert_eq!(status, "0", "{:?}", reply.headers);
+        let failures = seen(&mesh, "failures").await;
+        check(failures > 0, failures)
+    })
+    .await;
+}
+
+/// Where there is no other one, the failure is told, and nothing of what proxies tell each other.
+#[tokio::test]
+async fn a_client_is_not_told_what_proxies_tell_each_other_of_a_failure() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").manifest("traffic.yaml", TWO_RETRIES)
+        })
+        .cluster("west", |c| c.service("cart", 1))
+        .start()
+        .await;
+    mesh.app_mut("west/cart-1").stop().await;
+    let client = mesh.client("east/web").http("cart");
+    let posted = client.post("/", "x").await;
+    assert_eq!(posted.status, 503, "{}", posted.text());
+    assert!(!posted.reason().is_empty());
+    assert!(!posted.headers.contains_key("x-mesh-untouched"));
+    assert_eq!(seen(&mesh, "failures").await, 3, "and two more tries");
 }

@@ -1,11 +1,28 @@
 //! What does the mesh say when a request fails?
 
-use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::failure::{Failure, Retry};
 use isthmus_proxy_core::message::{BodyLength, Method, ResponseHead};
 use isthmus_proxy_core::route::grpc::answer as grpc_answer;
 
 use super::Answer;
 use super::feed::send_whole;
+
+/// Between proxies: the request reached no application, so whatever it asks for may be asked again.
+const UNTOUCHED_FIELD: &[u8] = b"x-mesh-untouched";
+
+/// Who is told of a failure.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Listener {
+    /// It speaks gRPC.
+    pub grpc: bool,
+    /// It is a proxy of the mesh.
+    pub peer: bool,
+}
+
+/// Takes off what a peer says of the request beside its answer: did it reach no application?
+pub(super) fn take_untouched(head: &mut ResponseHead) -> bool {
+    head.fields.remove(UNTOUCHED_FIELD)
+}
 
 /// Answers a request that failed before its answer began: the status, the reason's id, and a line
 /// of text. gRPC clients get a trailers-only answer.
@@ -14,17 +31,23 @@ pub async fn failure(
     failure: Failure,
     reason: &str,
     detail: &str,
-    grpc: bool,
+    to: Listener,
 ) {
-    let text = format!("{} {failure}: {detail}\n", failure.flag());
-    if grpc {
-        let mut head = grpc_answer(failure, text.trim_end());
+    let told = |head: &mut ResponseHead| {
         head.fields.push(b"x-mesh-reason", reason.as_bytes());
+        if to.peer && failure.retry() == Retry::Always {
+            head.fields.push(UNTOUCHED_FIELD, b"1");
+        }
+    };
+    let text = format!("{} {failure}: {detail}\n", failure.flag());
+    if to.grpc {
+        let mut head = grpc_answer(failure, text.trim_end());
+        told(&mut head);
         return simple(answer, head, b"").await;
     }
     let length = u64::try_from(text.len()).unwrap_or(0);
     let mut head = ResponseHead::new(failure.status(), BodyLength::Exact(length));
-    head.fields.push(b"x-mesh-reason", reason.as_bytes());
+    told(&mut head);
     head.fields
         .push(b"content-type", b"text/plain; charset=utf-8");
     head.fields

@@ -77,7 +77,7 @@ impl Plan for ToApplication<'_> {
         .await
     }
 
-    fn answered(&mut self, _: &ResponseHead, _: bool) -> bool {
+    fn answered(&mut self, _: &ResponseHead, _: bool, _: bool) -> bool {
         false
     }
 

@@ -257,17 +257,16 @@ impl Plan for ToService<'_> {
         Ok(sent)
     }
 
-    fn answered(&mut self, head: &ResponseHead, whole: bool) -> bool {
+    fn answered(&mut self, head: &ResponseHead, whole: bool, untouched: bool) -> bool {
         let mut outcome = Outcome::of_status(head.status);
         if self.grpc && outcome == Outcome::Success {
             outcome = Outcome::of_grpc(&head.fields).unwrap_or(Outcome::Begun);
         }
         self.begun = outcome == Outcome::Begun;
         self.record(outcome);
-        whole
-            && self.head.method.is_idempotent()
-            && self.retries_status(head.status)
-            && self.may_retry()
+        let again =
+            untouched || (self.head.method.is_idempotent() && self.retries_status(head.status));
+        whole && again && self.may_retry()
     }
 
     fn completed(&mut self, trailers: &Fields) {

@@ -5,9 +5,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use isthmus_proto::ids::ServiceName;
@@ -26,7 +28,7 @@ use crate::detect::hello;
 use crate::exchange::Meters;
 use crate::finish::{Failed, Open, finish_bytes, refused};
 use crate::notify::Flag;
-use crate::relay::{Duplex, Ended, Lifetime, duplex, unless};
+use crate::relay::{Duplex, Ended, Lifetime, Meter, duplex, unless};
 use crate::stream::{Rx, Tx};
 use crate::tcp;
 use crate::telemetry::{Direction, Event};
@@ -40,6 +42,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(3600);
 /// A pod ends within 5 s who can't say who it is: what is open after this has a peer.
 const PROVEN_AFTER: Duration = Duration::from_secs(6);
+/// ... and so has what the pod has answered so often. Who is refused hears it three times: that another key share is
+/// needed, the pod's side of the handshake, and an alert (RFC 8446 §2); as much again for answers that come in
+/// pieces with a word of the client's between them.
+const PROVEN_ANSWERS: u32 = 6;
 /// The source cluster in events: the gateway reads no certificate, and an address says nothing.
 pub const UNKNOWN_CLUSTER: &str = "unknown";
 
@@ -113,12 +119,12 @@ async fn forward(
     worker
         .recorder
         .count_live(event, &meters.sent, &meters.received);
+    let meters = (&meters.sent, &meters.received);
     let relaying = {
-        let meters = (&meters.sent, &meters.received);
         let relaying = pin!(duplex(&mut left, &mut right, meters, Lifetime::idle(IDLE)));
         unless(
             relaying,
-            pin!(source.held_until_proven(&relayed.cut, PROVEN_AFTER)),
+            pin!(source.held_until_proven(meters, &relayed.cut, PROVEN_AFTER)),
         )
         .await
     };
@@ -166,13 +172,39 @@ impl Source {
         })
     }
 
-    /// Waits for the flag, and counts no more when the connection has a peer, `proven` from now.
-    async fn held_until_proven(self, cut: &Flag, proven: Duration) {
-        if timeout(proven, cut.wait()).await.is_err() {
+    /// Waits for the flag, and counts no more when the connection has a peer: that is known `proven` from
+    /// now, or when the two have talked. To be polled whenever what moves is.
+    async fn held_until_proven(self, meters: (&Meter, &Meter), cut: &Flag, proven: Duration) {
+        let known = {
+            // Either way it is known.
+            let talked = pin!(timeout(proven, talked(meters)));
+            unless(talked, pin!(cut.wait())).await
+        };
+        if known.is_ok() {
             drop(self);
             cut.wait().await;
         }
     }
+}
+
+/// Ends when the pod has answered [`PROVEN_ANSWERS`] times: it has sent something, after the client had. What came between
+/// two looks is taken as one.
+async fn talked((sent, received): (&Meter, &Meter)) {
+    let (mut asked, mut answers, mut seen) = (false, 0, (0, 0));
+    poll_fn(|_| {
+        let now = (sent.bytes(), received.bytes());
+        if asked && now.1 > seen.1 {
+            (asked, answers) = (false, answers + 1);
+        }
+        asked |= now.0 > seen.0;
+        seen = now;
+        if answers >= PROVEN_ANSWERS {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 impl Drop for Source {
@@ -203,11 +235,12 @@ mod tests {
         assert!(enter().is_none(), "nobody has proven anything");
         assert!(Source::enter([127, 0, 0, 2].into(), MOST).is_some());
         let cut = Flag::default();
-        let mut young = pin!(second.held_until_proven(&cut, PROVEN_AFTER));
+        let still = (&Meter::default(), &Meter::default());
+        let mut young = pin!(second.held_until_proven(still, &cut, PROVEN_AFTER));
         assert!(timeout(Duration::ZERO, young.as_mut()).await.is_err());
         assert!(enter().is_none(), "it may still be a stranger");
         let other = Flag::default();
-        let mut old = pin!(first.held_until_proven(&other, Duration::ZERO));
+        let mut old = pin!(first.held_until_proven(still, &other, Duration::ZERO));
         let third = loop {
             assert!(
                 timeout(Duration::ZERO, old.as_mut()).await.is_err(),
@@ -222,5 +255,34 @@ mod tests {
         young.await;
         drop(third);
         assert!(SOURCES.with_borrow(HashMap::is_empty), "all are given back");
+    }
+
+    /// After a restart all tunnels of a cluster come back at once, perhaps from one address.
+    #[tokio::test]
+    async fn who_has_talked_with_a_pod_is_no_stranger() {
+        let address = IpAddr::from([127, 0, 0, 3]);
+        let enter = || Source::enter(address, 1);
+        let (sent, received, cut) = (Meter::default(), Meter::default(), Flag::default());
+        let source = enter().unwrap();
+        let mut held = pin!(source.held_until_proven((&sent, &received), &cut, PROVEN_AFTER));
+        let mut look = async || {
+            let over = timeout(Duration::ZERO, held.as_mut()).await;
+            assert!(over.is_err(), "it is relayed");
+        };
+        // However much one side says alone, that is no answer.
+        for meter in [&sent, &received, &received, &sent] {
+            meter.add(100_000);
+            look().await;
+        }
+        for _ in 2..PROVEN_ANSWERS {
+            received.add(30);
+            look().await;
+            sent.add(30);
+            look().await;
+        }
+        assert!(enter().is_none(), "a refusal may have been as long");
+        received.add(30);
+        look().await;
+        assert!(enter().is_some(), "it is counted no more");
     }
 }

@@ -3,6 +3,7 @@
 //! The test makes a network of its own, without root, and runs itself in there: rules of the kernel
 //! that it sets concern nobody else.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -100,6 +101,7 @@ fn mesh() -> MeshPlan {
                 s.port("any", 84, "", App::Greeter(GREETING))
                     .port("web", 85, "", App::Http)
             })
+            .service_with("gone", 1, |s| s.port("any", 84, "", App::Greeter(GREETING)))
     })
 }
 
@@ -287,7 +289,7 @@ async fn inbound() {
 #[tokio::test]
 #[ignore = "runs in a network of its own, by a_server_that_speaks_first_is_heard_where_plaintext_is_captured"]
 async fn greeted() {
-    let mesh = mesh().start().await;
+    let mut mesh = mesh().start().await;
     mesh.write("east", "permissive.yaml", PERMISSIVE);
     let mail = mesh.proxy("east/mail-1").address();
     let to = mesh.app("east/mail-1").address();
@@ -318,4 +320,15 @@ async fn greeted() {
     mesh.proxy("east/mail-1")
         .logged("it as a request", as_request)
         .await;
+    // Who waits for a server that is not there does not wait for ever.
+    mesh.app_mut("east/gone-1").stop().await;
+    let (gone, to) = (mesh.proxy("east/gone-1"), mesh.app("east/gone-1").address());
+    let listener = SocketAddr::new(gone.address(), 15_006);
+    capture(STRANGER, &to.ip().to_string(), to.port(), listener).await;
+    let mut io = tls::dial(STRANGER.parse().unwrap(), to).await.unwrap();
+    let read = timeout(SOON, io.read(&mut [0])).await;
+    let ended = read.expect("nobody is left waiting").map_err(|e| e.kind());
+    assert_eq!(ended, Err(ErrorKind::ConnectionReset));
+    let failed = |line: &serde_json::Value| line["failure"] == "connect_failed";
+    gone.logged("why", failed).await;
 }

@@ -134,6 +134,21 @@ fn a_pod_says_whether_it_serves() {
 }
 
 #[test]
+fn a_service_account_that_is_no_name_is_an_error() {
+    for bad in ["Cart_1", "cart/1", "-cart", "cart..a"] {
+        let parsed = read(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  serviceAccountName: {bad}\n"
+        ));
+        let [problem] = &parsed.errors[..] else {
+            panic!("{parsed:?}")
+        };
+        let expected = format!("spec.serviceAccountName: {bad:?} is no DNS name in lower case");
+        assert_eq!((problem.line, &problem.message), (5, &expected));
+        assert!(parsed.objects.is_empty());
+    }
+}
+
+#[test]
 fn endpoint_slices_have_the_defaults_of_kubernetes() {
     let object = one(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\

@@ -8,7 +8,7 @@ use isthmus_control_plane_core::model::{
     SliceEndpoint, SlicePort, Spec, Spread, TargetPort, Transport,
 };
 use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
-use isthmus_proto::ids::is_label;
+use isthmus_proto::ids::{is_dns_name, is_label};
 use isthmus_proto::locality::Locality;
 use isthmus_proto::resource::Protocol;
 use serde::Deserialize;
@@ -105,13 +105,9 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         })
     };
     let opted_out = OPT_OUT.iter().any(|key| metadata.says(key, "false"));
-    let account = raw
-        .spec
-        .service_account_name
-        .filter(|name| !name.is_empty());
     Ok(Spec::Pod(Pod {
         labels: metadata.labels(),
-        service_account: account.unwrap_or_else(|| "default".to_owned()),
+        service_account: account(document, raw.spec.service_account_name)?,
         ips,
         ready,
         terminating: metadata.deleted(),
@@ -122,6 +118,17 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         // The network of a node belongs to all of its pods: nothing can be captured there.
         meshed: !opted_out && raw.spec.host_network != Some(true),
     }))
+}
+
+/// A name that no identity can hold would leave the pod without one.
+fn account(document: &Document<'_>, name: Option<String>) -> Result<String, Failure> {
+    match name.filter(|name| !name.is_empty()) {
+        None => Ok("default".to_owned()),
+        Some(name) if is_dns_name(&name) => Ok(name),
+        Some(name) => Err(document.failure(format!(
+            "spec.serviceAccountName: {name:?} is no DNS name in lower case"
+        ))),
+    }
 }
 
 /// Where labels say that something is.

@@ -107,6 +107,10 @@ fn encode_one(
     }
     let name = backend.workload(cluster)?;
     let identity = backend.identity(cluster);
+    // Of the mesh, and nobody could say who must answer: not in plaintext. A condition tells.
+    if backend.is_meshed() && identity.is_none() {
+        return None;
+    }
     let handle = if exported && identity.is_some() {
         backend.handle(cluster)
     } else {

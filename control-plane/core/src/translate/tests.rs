@@ -107,6 +107,27 @@ fn a_pod_without_a_proxy_is_plain_at_home_and_unknown_abroad() {
 }
 
 #[test]
+fn a_pod_of_the_mesh_without_an_identity_is_never_called_in_plaintext() {
+    let mut objects = shop();
+    for object in &mut objects {
+        if let Spec::Pod(pod) = &mut object.spec
+            && object.name == "cart-11"
+        {
+            pod.service_account = "Cart_1".into();
+        }
+    }
+    let key = "shop/cart.shop.svc.clusterset.local";
+    let proxy = seen(&objects, "east/shop/web-1", "web", &[key]);
+    assert_eq!(
+        proxy.names(T::Endpoint),
+        [format!("{key}#west/shop/cart-12")]
+    );
+    let told = build(&objects).conditions();
+    let told = told.iter().find(|c| c.reason == "NoIdentity").unwrap();
+    assert!(!told.holds && told.object.name == "cart-11", "{told:?}");
+}
+
+#[test]
 fn a_workload_knows_the_services_that_lead_to_it() {
     let proxy = seen(&shop(), "east/shop/cart-11", "cart", &[]);
     let own: resource::Workload = proxy.get(T::Workload, "east/shop/cart-11");

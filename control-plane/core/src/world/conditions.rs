@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use isthmus_proto::ids::is_dns_name;
+
 use crate::import;
 use crate::model::{CLUSTER_ID_PROPERTY, Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway, route};
@@ -159,6 +161,14 @@ impl World {
 }
 
 fn of_pods(cluster: &Cluster, found: &mut Vec<Condition>) {
+    for (namespace, name, entry) in cluster.pods.iter() {
+        let account = &entry.value.service_account;
+        if entry.value.meshed && !is_dns_name(account) {
+            let at = reference(cluster, Kind::Pod, namespace, name);
+            let message = format!("service account {account:?} makes no identity: nobody calls it");
+            found.push(rejected(at, "NoIdentity", message));
+        }
+    }
     for (namespace, name) in cluster.without_id() {
         let at = reference(cluster, Kind::Pod, namespace, name);
         let message = "its endpoint id is another pod's: no gateway can reach it".to_owned();

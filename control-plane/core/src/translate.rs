@@ -16,6 +16,8 @@ pub(crate) mod trust;
 #[cfg(test)]
 mod tests;
 
+pub use self::authorization::check as check_policy;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use isthmus_control_plane_core::model::{AccessPolicy, PolicyTarget, Spec};
+use isthmus_control_plane_core::translate::check_policy;
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::resource::{
     self, AccessRule, Action, Caller, HeaderMatch, InboundMode, Operation,
@@ -326,11 +327,13 @@ fn body(spec: &PolicySpec) -> Result<Option<resource::AccessPolicy>, Bad> {
         let place = |Bad(why): Bad| Bad(format!("spec.rules[{at}]: {why}"));
         rules.push(rule(raw).map_err(place)?);
     }
-    Ok(Some(resource::AccessPolicy {
+    let policy = resource::AccessPolicy {
         action: action.into(),
         rules,
         ..Default::default()
-    }))
+    };
+    check_policy(&policy).map_err(Bad)?;
+    Ok(Some(policy))
 }
 
 fn rule(raw: &RawRule) -> Result<AccessRule, Bad> {
@@ -391,9 +394,6 @@ fn caller(raw: &RawCaller) -> Result<Caller, Bad> {
         .flatten()
         .map(caller)
         .collect::<Result<_, _>>()?;
-    for id in raw.identities.iter().flatten() {
-        id.parse::<isthmus_proto::spiffe::SpiffeId>()?;
-    }
     Ok(Caller {
         trust_domains: list("trustDomains", &raw.trust_domains)?,
         clusters: list("clusters", &raw.clusters)?,

@@ -21,6 +21,14 @@ use matches::RawMatch;
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
 /// Most additional tries that the proxies make.
 const ATTEMPTS_MAX: u32 = 10;
+/// Most rules of a route; host names of it, and matches and backends of a rule; filters of either.
+const RULES_MAX: usize = 128;
+const PARTS_MAX: usize = 64;
+const FILTERS_MAX: usize = 16;
+/// Largest weight (Gateway API: 1,000,000).
+const WEIGHT_MAX: u32 = 1_000_000;
+/// Longest text of a matcher, in bytes.
+const TEXT_BYTES_MAX: usize = 4_096;
 
 #[derive(Deserialize)]
 struct RouteObject {
@@ -183,6 +191,11 @@ struct Rules {
 /// which requests it means is it left out; if that is so of all, every request is one of them.
 fn rules(spec: &RouteSpec, kind: RouteKind, home: &Namespace) -> Rules {
     let mut found = Rules::default();
+    if let Err(Bad(why)) = at_most("spec.rules", spec.rules.as_deref(), RULES_MAX) {
+        found.rules.push(RouteRule::default());
+        found.invalid = Some(why);
+        return found;
+    }
     let mut used = 0;
     for (at, raw) in spec.rules.iter().flatten().enumerate() {
         let bad = match rule_of(raw, kind, home) {
@@ -226,7 +239,12 @@ fn hostnames(spec: &RouteSpec, kind: RouteKind, found: &mut Rules) -> Vec<String
         return Vec::new();
     }
     let (mut read, mut unread) = (Vec::new(), Vec::new());
-    for host in spec.hostnames.iter().flatten() {
+    unread.extend(
+        at_most("spec.hostnames", spec.hostnames.as_deref(), PARTS_MAX)
+            .err()
+            .map(|bad| bad.0),
+    );
+    for host in spec.hostnames.iter().flatten().take(PARTS_MAX) {
         match hostname(host) {
             Ok(host) => read.push(host),
             Err(Bad(why)) => unread.push(why),
@@ -316,9 +334,15 @@ fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule
         return Err(Bad("sessionPersistence is not supported".to_owned()));
     }
     let timeouts = raw.timeouts.as_ref();
+    let layer_4 = matches!(kind, RouteKind::Tcp | RouteKind::Tls);
+    if layer_4 && raw.filters.as_ref().is_some_and(|list| !list.is_empty()) {
+        return Err(Bad("filters: there are none at layer 4".to_owned()));
+    }
+    at_most("backendRefs", raw.backend_refs.as_deref(), PARTS_MAX)?;
+    let matches = matches_of(raw, kind)?;
     let mut rule = RouteRule {
-        matches: matches_of(raw, kind)?,
-        filters: filter::of_rule(raw.filters.as_deref(), home)?,
+        filters: filter::of_rule(raw.filters.as_deref(), &matches, home)?,
+        matches,
         backends: Vec::new(),
         request_timeout: timeouts.and_then(|t| t.request).map(Span::proto),
         backend_timeout: timeouts.and_then(|t| t.backend_request).map(Span::proto),
@@ -338,7 +362,15 @@ fn matches_of(raw: &RawRule, kind: RouteKind) -> Result<Vec<RouteMatch>, Bad> {
             "matches: there is nothing to match at layer 4".to_owned(),
         )),
     };
+    at_most("matches", raw.matches.as_deref(), PARTS_MAX)?;
     raw.matches.iter().flatten().map(one).collect()
+}
+
+fn at_most<T>(key: &str, list: Option<&[T]>, max: usize) -> Result<(), Bad> {
+    match list {
+        Some(list) if list.len() > max => Err(Bad(format!("{key}: more than {max}"))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn retries(raw: &RawRetry) -> Result<route_rule::Retries, Bad> {
@@ -373,6 +405,10 @@ fn backend_of(raw: &RawBackend, home: &Namespace) -> Result<WeightedBackend, Bad
         _ => return Err(Bad(format!("backendRefs: {:?} needs a port", raw.name))),
     };
     let filters = filter::of_backend(raw.filters.as_deref(), home)?;
+    if let Some(weight) = raw.weight.filter(|weight| *weight > WEIGHT_MAX) {
+        let why = format!("backendRefs.weight: {weight} is more than {WEIGHT_MAX}");
+        return Err(Bad(why));
+    }
     Ok(WeightedBackend {
         service: named,
         port,

@@ -6,6 +6,8 @@ use isthmus_control_plane_core::model::{
 };
 use isthmus_proto::resource::Protocol;
 
+mod taken;
+
 pub(super) fn read(text: &str) -> Parsed {
     parse(text, &"east".parse().unwrap())
 }

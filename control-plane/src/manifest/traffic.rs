@@ -1,5 +1,7 @@
 //! How does an operator want calls to a service to be treated?
 
+use std::time::Duration;
+
 use isthmus_control_plane_core::model::{Reach, Spec, TrafficPolicy};
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::resource::{self, Balancing, Limits, OutlierDetection, Retries, Timeouts};
@@ -7,6 +9,16 @@ use serde::Deserialize;
 
 use super::meta::Span;
 use super::{Document, Failure, Metadata, status};
+
+// What proxies take: they would refuse the whole service for more.
+/// Most tries after the first.
+const ATTEMPTS_MAX: u32 = 10;
+/// Most statuses that are tried again: all that may.
+const STATUSES_MAX: usize = 200;
+/// Longest duration.
+const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// What leaving a zone or cluster may be charged.
+const PENALTY_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
 struct Policy {
@@ -166,48 +178,12 @@ pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Spe
 }
 
 fn body(spec: &PolicySpec) -> Result<resource::TrafficPolicy, String> {
-    let percent = |key: &str, value: Option<u32>| match value {
-        Some(value) if value > 100 => Err(format!("{key}: {value} is more than 100")),
-        value => Ok(value),
-    };
-    let retries = spec.retries.as_ref().map(|r| {
-        if r.statuses.as_ref().is_some_and(Vec::is_empty) {
-            return Err(
-                "spec.retries.statuses: is empty; attempts: 0 turns retries off".to_owned(),
-            );
-        }
-        let statuses = r.statuses.clone().unwrap_or_default();
-        if let Some(bad) = statuses.iter().find(|code| !(400..=599).contains(*code)) {
-            return Err(format!("spec.retries.statuses: {bad} is not 400 to 599"));
-        }
-        let budget_percent = percent("spec.retries.budgetPercent", r.budget_percent)?;
-        Ok(Retries {
-            attempts: r.attempts,
-            budget_percent,
-            statuses,
-        })
-    });
-    let outlier = spec.outlier_detection.as_ref().map(|o| {
-        Ok::<_, String>(OutlierDetection {
-            consecutive_failures: o.consecutive_failures,
-            base_ejection: o.base_ejection.map(Span::proto),
-            max_ejection: o.max_ejection.map(Span::proto),
-            max_ejected_percent: percent(
-                "spec.outlierDetection.maxEjectedPercent",
-                o.max_ejected_percent,
-            )?,
-        })
-    });
-    let millis =
-        |span: Option<Span>| span.map(|s| u32::try_from(s.0.as_millis()).unwrap_or(u32::MAX));
+    let timeouts = spec.timeouts.as_ref().map(timeouts);
+    let retries = spec.retries.as_ref().map(retries);
+    let outlier = spec.outlier_detection.as_ref().map(outlier);
+    let balancing = spec.balancing.as_ref().map(balancing);
     Ok(resource::TrafficPolicy {
-        timeouts: spec.timeouts.as_ref().map(|t| Timeouts {
-            connect: t.connect.map(Span::proto),
-            request: t.request.map(Span::proto),
-            r#try: t.r#try.map(Span::proto),
-            idle: t.idle.map(Span::proto),
-            stream: t.stream.map(Span::proto),
-        }),
+        timeouts: timeouts.transpose()?,
         retries: retries.transpose()?,
         outlier: outlier.transpose()?,
         limits: spec.limits.as_ref().map(|l| Limits {
@@ -215,11 +191,85 @@ fn body(spec: &PolicySpec) -> Result<resource::TrafficPolicy, String> {
             max_pending: l.max_pending,
             max_retries: l.max_retries,
         }),
-        balancing: spec.balancing.as_ref().map(|b| Balancing {
-            zone_penalty_ms: millis(b.zone_penalty),
-            cluster_penalty_ms: millis(b.cluster_penalty),
-            // That is the service's own to say.
-            client_affinity_seconds: None,
-        }),
+        balancing: balancing.transpose()?,
     })
+}
+
+fn timeouts(raw: &RawTimeouts) -> Result<Timeouts, String> {
+    Ok(Timeouts {
+        connect: duration("spec.timeouts.connect", raw.connect)?,
+        request: duration("spec.timeouts.request", raw.request)?,
+        r#try: duration("spec.timeouts.try", raw.r#try)?,
+        idle: duration("spec.timeouts.idle", raw.idle)?,
+        stream: duration("spec.timeouts.stream", raw.stream)?,
+    })
+}
+
+fn retries(raw: &RawRetries) -> Result<Retries, String> {
+    if raw.statuses.as_ref().is_some_and(Vec::is_empty) {
+        return Err("spec.retries.statuses: is empty; attempts: 0 turns retries off".to_owned());
+    }
+    let statuses = raw.statuses.clone().unwrap_or_default();
+    if let Some(bad) = statuses.iter().find(|code| !(400..=599).contains(*code)) {
+        return Err(format!("spec.retries.statuses: {bad} is not 400 to 599"));
+    }
+    if statuses.len() > STATUSES_MAX {
+        return Err(format!("spec.retries.statuses: more than {STATUSES_MAX}"));
+    }
+    let budget_percent = at_most("spec.retries.budgetPercent", raw.budget_percent, 100)?;
+    Ok(Retries {
+        attempts: at_most("spec.retries.attempts", raw.attempts, ATTEMPTS_MAX)?,
+        budget_percent,
+        statuses,
+    })
+}
+
+fn outlier(raw: &RawOutlier) -> Result<OutlierDetection, String> {
+    let base = duration("spec.outlierDetection.baseEjection", raw.base_ejection)?;
+    let max = duration("spec.outlierDetection.maxEjection", raw.max_ejection)?;
+    // 0 is the default, which gives way to the other.
+    let written = |span: Option<Span>| span.map(|span| span.0).filter(|span| !span.is_zero());
+    if let (Some(base), Some(max)) = (written(raw.base_ejection), written(raw.max_ejection))
+        && base > max
+    {
+        return Err(format!(
+            "spec.outlierDetection.baseEjection: {base:?} is more than maxEjection, {max:?}"
+        ));
+    }
+    let percent = "spec.outlierDetection.maxEjectedPercent";
+    Ok(OutlierDetection {
+        consecutive_failures: raw.consecutive_failures,
+        base_ejection: base,
+        max_ejection: max,
+        max_ejected_percent: at_most(percent, raw.max_ejected_percent, 100)?,
+    })
+}
+
+fn balancing(raw: &RawBalancing) -> Result<Balancing, String> {
+    let millis = |key: &str, span: Option<Span>| match span {
+        Some(Span(span)) if span > PENALTY_MAX => {
+            Err(format!("spec.balancing.{key}: more than {PENALTY_MAX:?}"))
+        }
+        span => Ok(span.and_then(|span| u32::try_from(span.0.as_millis()).ok())),
+    };
+    Ok(Balancing {
+        zone_penalty_ms: millis("zonePenalty", raw.zone_penalty)?,
+        cluster_penalty_ms: millis("clusterPenalty", raw.cluster_penalty)?,
+        // That is the service's own to say.
+        client_affinity_seconds: None,
+    })
+}
+
+fn at_most(key: &str, value: Option<u32>, max: u32) -> Result<Option<u32>, String> {
+    match value {
+        Some(value) if value > max => Err(format!("{key}: {value} is more than {max}")),
+        value => Ok(value),
+    }
+}
+
+fn duration(key: &str, span: Option<Span>) -> Result<Option<prost_types::Duration>, String> {
+    match span {
+        Some(Span(span)) if span > SPAN_MAX => Err(format!("{key}: more than 24h")),
+        span => Ok(span.map(Span::proto)),
+    }
 }

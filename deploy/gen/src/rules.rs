@@ -187,8 +187,9 @@ fn access_policy() -> Vec<(&'static str, Value)> {
 
 /// Lists of callers and operations, and what stands in them.
 fn access_lists() -> Vec<(&'static str, Value)> {
-    let literal =
-        json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[^*]+$" });
+    // A literal that no canonical host or path contains would never match.
+    let host = ["^[-a-z0-9._:\\[\\]]+$"; 3];
+    let path = ["^/[!-)+-~]*$", "^(/[!-~]*|[*])$", "^[!-~]+$"];
     let account = format!("^({LABEL}/)?{}$", name());
     let identity = format!("^spiffe://{}/ns/{LABEL}/sa/{}$", name(), name());
     let mut rules = Vec::new();
@@ -220,16 +221,8 @@ fn access_lists() -> Vec<(&'static str, Value)> {
             "RawOperation.methods[]",
             json!({ "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Z-]+$" }),
         ),
-        (
-            "RawOperation.hosts",
-            "RawOperation.hosts[]",
-            matcher(&literal),
-        ),
-        (
-            "RawOperation.paths",
-            "RawOperation.paths[]",
-            matcher(&literal),
-        ),
+        ("RawOperation.hosts", "RawOperation.hosts[]", matcher(host)),
+        ("RawOperation.paths", "RawOperation.paths[]", matcher(path)),
     ] {
         rules.push((field, some(256)));
         rules.push((items, one));
@@ -244,9 +237,9 @@ fn access_headers() -> Vec<(&'static str, Value)> {
         json!({ "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" }),
     )];
     for (field, most) in [
-        ("exact", 8192),
-        ("prefix", 8192),
-        ("suffix", 8192),
+        ("exact", 2048),
+        ("prefix", 2048),
+        ("suffix", 2048),
         ("regex", 1024),
     ] {
         let place = match field {
@@ -255,8 +248,7 @@ fn access_headers() -> Vec<(&'static str, Value)> {
             "suffix" => "RawHeader.suffix",
             _ => "RawHeader.regex",
         };
-        let least = u32::from(field != "exact");
-        rules.push((place, json!({ "minLength": least, "maxLength": most })));
+        rules.push((place, json!({ "minLength": 1, "maxLength": most })));
     }
     rules.push(("RawHeader.present", json!({ "enum": [true] })));
     // The name and one matcher.
@@ -269,21 +261,20 @@ fn access_headers() -> Vec<(&'static str, Value)> {
 
 /// A plain text, or an object with exactly one matcher. Kubernetes has no unions of types: without a
 /// type each constraint holds for the values that it can be about, and the last three let nothing
-/// else through.
-fn matcher(literal: &Value) -> Value {
-    let text =
-        |least: u32, most: u32| json!({ "type": "string", "minLength": least, "maxLength": most });
+/// else through. Patterns: of a plain text; of what is compared with the beginning; with the end.
+fn matcher([plain, begins, ends]: [&str; 3]) -> Value {
+    let text = |pattern: &str| json!({ "type": "string", "maxLength": 2048, "pattern": pattern });
     let has = |key: &str| json!({ "required": [key] });
     json!({
         "x-kubernetes-preserve-unknown-fields": true,
-        "pattern": literal["pattern"],
+        "pattern": plain,
         "minLength": 1,
-        "maxLength": 8192,
+        "maxLength": 2048,
         "minProperties": 1,
         "maxProperties": 1,
         "properties": {
-            "exact": text(0, 8192), "prefix": text(1, 8192), "suffix": text(1, 8192),
-            "regex": text(0, 1024), "present": { "type": "boolean", "enum": [true] },
+            "exact": text(begins), "prefix": text(begins), "suffix": text(ends),
+            "regex": { "type": "string", "minLength": 1, "maxLength": 1024 }, "present": { "type": "boolean", "enum": [true] },
         },
         "anyOf": [has("exact"), has("prefix"), has("suffix"), has("regex"), has("present")],
         "minItems": 1,
@@ -295,7 +286,7 @@ fn matcher(literal: &Value) -> Value {
 }
 
 fn traffic_policy() -> Vec<(&'static str, Value)> {
-    vec![
+    let mut rules = vec![
         (
             "TargetRef.kind",
             json!({ "enum": ["Service", "ServiceImport"] }),
@@ -321,6 +312,13 @@ fn traffic_policy() -> Vec<(&'static str, Value)> {
                 "coverImported: an import covers them already; it is for kind Service",
             )]),
         ),
+        (
+            "RawOutlier",
+            cel(&[(
+                "!has(self.baseEjection) || !has(self.maxEjection) || duration(self.maxEjection) == duration('0s') || duration(self.baseEjection) <= duration(self.maxEjection)",
+                "baseEjection: more than maxEjection",
+            )]),
+        ),
         ("RawRetries.attempts", json!({ "maximum": 10 })),
         ("RawRetries.budgetPercent", json!({ "maximum": 100 })),
         ("RawRetries.statuses", some(200)),
@@ -329,7 +327,23 @@ fn traffic_policy() -> Vec<(&'static str, Value)> {
             json!({ "minimum": 400, "maximum": 599 }),
         ),
         ("RawOutlier.maxEjectedPercent", json!({ "maximum": 100 })),
-    ]
+    ];
+    for (field, most) in [
+        ("RawTimeouts.connect", "24h"),
+        ("RawTimeouts.request", "24h"),
+        ("RawTimeouts.try", "24h"),
+        ("RawTimeouts.idle", "24h"),
+        ("RawTimeouts.stream", "24h"),
+        ("RawOutlier.baseEjection", "24h"),
+        ("RawOutlier.maxEjection", "24h"),
+        ("RawBalancing.zonePenalty", "60s"),
+        ("RawBalancing.clusterPenalty", "60s"),
+    ] {
+        rules.push((field, json!({ "maxLength": 28 })));
+        let rule = format!("duration(self) <= duration('{most}')");
+        rules.push((field, cel(&[(&rule, &format!("at most {most}"))])));
+    }
+    rules
 }
 
 fn trust_policy() -> Vec<(&'static str, Value)> {

@@ -3,26 +3,18 @@
 //! Nothing is dropped: a policy that was not understood in full is sent as one that denies
 //! everything in its scope. Who may speak for a cluster or for the mesh is not the policy's choice.
 
-use isthmus_proto::ids::{is_dns_name, is_label};
-use isthmus_proto::resource::{self, string_match};
-use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
-use prost::Message;
+use isthmus_proto::resource;
 
+mod check;
+mod text;
+
+pub use self::check::check;
 use crate::model::{AccessPolicy, PolicyTarget};
 use crate::translate::{Answer, Client, Encoded, List, encode, workload};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::index::selects;
 use crate::world::table::Entry;
-
-/// Longest regular expression, in characters.
-const REGEX_CHARS_MAX: usize = 1_024;
-/// Largest compiled regular expression.
-const REGEX_BYTES_MAX: usize = 1 << 20;
-/// Largest policy, encoded.
-const POLICY_BYTES_MAX: usize = 256 << 10;
-/// `except` within `except`.
-const EXCEPT_DEPTH_MAX: usize = 4;
 
 /// A policy that selects the client.
 pub(crate) struct Applying<'a> {
@@ -209,128 +201,4 @@ pub(crate) fn invalidity(world: &World, namespace: &str, policy: &AccessPolicy) 
         .clone()
         .or_else(|| overreach.then(|| OVERREACH.to_owned()));
     why.or_else(|| policy.body.as_ref().and_then(|body| check(body).err()))
-}
-
-/// Can a proxy apply it as it stands?
-fn check(policy: &resource::AccessPolicy) -> Result<(), String> {
-    if policy.encoded_len() > POLICY_BYTES_MAX {
-        return Err(format!("larger than {POLICY_BYTES_MAX} bytes"));
-    }
-    match resource::Action::try_from(policy.action) {
-        Ok(resource::Action::Allow | resource::Action::Deny | resource::Action::Audit) => {}
-        Ok(resource::Action::Unspecified) | Err(_) => return Err("no action".to_owned()),
-    }
-    for (number, rule) in policy.rules.iter().enumerate() {
-        check_rule(rule).map_err(|why| format!("rule {}: {why}", number.saturating_add(1)))?;
-    }
-    Ok(())
-}
-
-fn check_rule(rule: &resource::AccessRule) -> Result<(), String> {
-    rule.from
-        .iter()
-        .try_for_each(|caller| check_caller(caller, EXCEPT_DEPTH_MAX))?;
-    for operation in &rule.to {
-        for port in &operation.ports {
-            let fits = u16::try_from(*port).is_ok_and(|port| port > 0);
-            named(fits, "port", &port.to_string())?;
-        }
-        for method in &operation.methods {
-            let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-            named(
-                !method.is_empty() && method.bytes().all(token),
-                "method",
-                method,
-            )?;
-        }
-        operation
-            .hosts
-            .iter()
-            .chain(&operation.paths)
-            .try_for_each(check_match)?;
-    }
-    for header in &rule.headers {
-        let token =
-            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
-        let fits = !header.name.is_empty() && header.name.bytes().all(token);
-        named(fits, "header name", &header.name)?;
-        check_match(
-            header
-                .value
-                .as_ref()
-                .ok_or("a header without a value to match")?,
-        )?;
-    }
-    Ok(())
-}
-
-fn check_caller(caller: &resource::Caller, depth: usize) -> Result<(), String> {
-    let depth = depth
-        .checked_sub(1)
-        .ok_or("except within except, too deep")?;
-    for domain in &caller.trust_domains {
-        named(
-            domain.parse::<TrustDomain>().is_ok(),
-            "trust domain",
-            domain,
-        )?;
-    }
-    for cluster in &caller.clusters {
-        named(is_label(cluster), "cluster", cluster)?;
-    }
-    for namespace in &caller.namespaces {
-        named(is_label(namespace), "namespace", namespace)?;
-    }
-    for account in &caller.service_accounts {
-        let fits = match account.split_once('/') {
-            Some((namespace, name)) => is_label(namespace) && is_dns_name(name),
-            None => is_dns_name(account),
-        };
-        named(fits, "service account", account)?;
-    }
-    for identity in &caller.identities {
-        named(identity.parse::<SpiffeId>().is_ok(), "SPIFFE ID", identity)?;
-    }
-    caller
-        .except
-        .iter()
-        .try_for_each(|except| check_caller(except, depth))
-}
-
-fn check_match(text: &resource::StringMatch) -> Result<(), String> {
-    match &text.kind {
-        None => Err("an empty match".to_owned()),
-        Some(string_match::Kind::Present(present)) => {
-            if *present {
-                Ok(())
-            } else {
-                Err("present: false matches nothing".to_owned())
-            }
-        }
-        Some(string_match::Kind::Exact(_)) => Ok(()),
-        Some(string_match::Kind::Prefix(part) | string_match::Kind::Suffix(part)) => {
-            named(!part.is_empty(), "prefix or suffix", part)
-        }
-        Some(string_match::Kind::Regex(regex)) => {
-            named(
-                regex.chars().count() <= REGEX_CHARS_MAX,
-                "regular expression",
-                regex,
-            )?;
-            let built = regex::RegexBuilder::new(regex)
-                .size_limit(REGEX_BYTES_MAX)
-                .build();
-            built
-                .map(|_| ())
-                .map_err(|why| format!("regular expression: {why}"))
-        }
-    }
-}
-
-fn named(fits: bool, kind: &str, value: &str) -> Result<(), String> {
-    if fits {
-        return Ok(());
-    }
-    let value: String = value.chars().take(80).collect();
-    Err(format!("{value:?} is no {kind}"))
 }

@@ -18,7 +18,7 @@ fn policy(spec: &str) -> (AccessPolicy, Vec<Problem>) {
 }
 
 /// What is wrong in policies of a namespace, and a part of the reason.
-const OF_A_NAMESPACE: [(&str, &str); 11] = [
+const OF_A_NAMESPACE: [(&str, &str); 16] = [
     ("  action: Allow\n  rule: []\n", "unknown field"),
     (
         "  action: Allow\n  targetRefs: [{kind: Pod, name: cart}]\n",
@@ -34,7 +34,7 @@ const OF_A_NAMESPACE: [(&str, &str); 11] = [
     ),
     (
         "  action: Deny\n  rules: [{from: [{identities: ['spiffe://x']}]}]\n",
-        "SPIFFE ID",
+        "spec.rules[0].from[0].identities[0]: \"spiffe://x\" is no SPIFFE ID",
     ),
     (
         "  action: Deny\n  rules: [{headers: [{name: a, exact: b, prefix: c}]}]\n",
@@ -47,6 +47,26 @@ const OF_A_NAMESPACE: [(&str, &str); 11] = [
     (
         "  action: Deny\n  rules: [{to: [{methods: [get]}]}]\n",
         "no method",
+    ),
+    (
+        "  action: Audit\n  rules: [{from: [{}]}]\n",
+        "spec.rules[0].from[0]: names nobody",
+    ),
+    (
+        "  action: Deny\n  rules: [{to: [{paths: [admin]}]}]\n",
+        "spec.rules[0].to[0].paths[0]: \"admin\" does not begin with /",
+    ),
+    (
+        "  action: Deny\n  rules: [{to: [{hosts: [Cart.Shop]}]}]\n",
+        "spec.rules[0].to[0].hosts[0]: \"Cart.Shop\" has capitals",
+    ),
+    (
+        "  action: Deny\n  rules: [{to: [{paths: [{regex: '\\p{Greek}'}]}]}]\n",
+        "regular expression",
+    ),
+    (
+        "  action: Deny\n  rules: [{headers: [{name: Host, exact: a}]}]\n",
+        "policy never sees this header",
     ),
 ];
 

@@ -2,18 +2,21 @@
 
 use isthmus_proto::ids::{Namespace, is_dns_name};
 use isthmus_proto::resource::{
-    Header, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite, RouteFilter, path_modifier,
-    route_filter,
+    Header, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite, RouteFilter, RouteMatch,
+    path_match, path_modifier, route_filter,
 };
 use serde::Deserialize;
 
 use super::super::Bad;
-use super::{RawBackend, backend_of, header_name};
+use super::{FILTERS_MAX, RawBackend, at_most, backend_of, header_name};
 
 /// Millionths of everything.
 const ALL: u64 = 1_000_000;
 /// Most mirrors of a rule.
 const MIRRORS_MAX: usize = 4;
+/// Most names in each list of a header modifier, and the longest value in bytes.
+const HEADERS_MAX: usize = 64;
+const VALUE_BYTES_MAX: usize = 8_192;
 /// Fields that no route may change: they frame a message or belong to one connection (RFC 9110
 /// §7.6.1, §8.6, §10.1.1), or only the mesh may write them. The proxies refuse them too.
 const RESERVED: &[&str] = &[
@@ -116,6 +119,7 @@ struct Fraction {
 /// All filters of a rule, in their order.
 pub(super) fn of_rule(
     raw: Option<&[RawFilter]>,
+    matches: &[RouteMatch],
     home: &Namespace,
 ) -> Result<Vec<RouteFilter>, Bad> {
     let filters = all(raw, home)?;
@@ -135,7 +139,30 @@ pub(super) fn of_rule(
     if count(moves) > 1 {
         return Err(Bad("filters: more than one redirect or rewrite".to_owned()));
     }
+    let mut kinds = filters.iter().filter_map(|filter| filter.kind.as_ref());
+    if kinds.any(replaces_prefix) && !matches.iter().all(is_prefix) {
+        let why = "filters: ReplacePrefixMatch, but a match of the rule is no PathPrefix";
+        return Err(Bad(why.to_owned()));
+    }
     Ok(filters)
+}
+
+fn replaces_prefix(kind: &route_filter::Kind) -> bool {
+    let path = match kind {
+        route_filter::Kind::Redirect(redirect) => redirect.path.as_ref(),
+        route_filter::Kind::Rewrite(rewrite) => rewrite.path.as_ref(),
+        route_filter::Kind::RequestHeaders(_)
+        | route_filter::Kind::ResponseHeaders(_)
+        | route_filter::Kind::Mirror(_) => None,
+    };
+    let kind = path.and_then(|path| path.kind.as_ref());
+    matches!(kind, Some(path_modifier::Kind::ReplacePrefix(_)))
+}
+
+/// A match without a path is for the prefix `/`.
+fn is_prefix(one: &RouteMatch) -> bool {
+    let kind = one.path.as_ref().and_then(|path| path.kind.as_ref());
+    matches!(kind, None | Some(path_match::Kind::Prefix(_)))
 }
 
 /// Do some of a rule's filters exclude each other (Gateway API: `IncompatibleFilters`)?
@@ -171,6 +198,7 @@ fn all(raw: Option<&[RawFilter]>, home: &Namespace) -> Result<Vec<RouteFilter>, 
             kind: Some(filter(raw, home)?),
         })
     };
+    at_most("filters", raw, FILTERS_MAX)?;
     raw.unwrap_or_default().iter().map(one).collect()
 }
 
@@ -209,6 +237,9 @@ fn filter(raw: &RawFilter, home: &Namespace) -> Result<route_filter::Kind, Bad> 
 }
 
 fn modifier(raw: &RawModifier) -> Result<HeaderModifier, Bad> {
+    at_most("filters.set", raw.set.as_deref(), HEADERS_MAX)?;
+    at_most("filters.add", raw.add.as_deref(), HEADERS_MAX)?;
+    at_most("filters.remove", raw.remove.as_deref(), HEADERS_MAX)?;
     let list = |raw: &Option<Vec<RawHeader>>| {
         let one = |h: &RawHeader| {
             Ok(Header {
@@ -242,6 +273,11 @@ fn free(name: &str) -> Result<String, Bad> {
 
 /// RFC 9110 §5.5: no control characters, above all no line breaks.
 fn value(text: &str) -> Result<String, Bad> {
+    if text.trim_matches([' ', '\t']).len() > VALUE_BYTES_MAX {
+        return Err(Bad(format!(
+            "a value is longer than {VALUE_BYTES_MAX} bytes"
+        )));
+    }
     if text.bytes().all(|b| b == b'\t' || (b >= 0x20 && b != 0x7f)) {
         Ok(text.to_owned())
     } else {
@@ -288,7 +324,25 @@ fn path(raw: &RawPathModifier) -> Result<PathModifier, Bad> {
         }
         (other, _, _) => return Err(Bad(format!("path: {other:?} without its replacement"))),
     };
+    match &kind {
+        path_modifier::Kind::ReplacePrefix(text) if text.is_empty() => {}
+        path_modifier::Kind::ReplaceFull(text) | path_modifier::Kind::ReplacePrefix(text) => {
+            if !is_canonical(text) {
+                return Err(Bad(format!("path: {text:?} is no path in normal form")));
+            }
+        }
+    }
     Ok(PathModifier { kind: Some(kind) })
+}
+
+/// RFC 3986 §3.3: absolute, and nothing in it that a path does not hold or that is resolved away.
+fn is_canonical(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"?#\\\"<>^`{|}".contains(&b);
+    let dots = |segment: &str| segment == "." || segment == "..";
+    text.starts_with('/')
+        && text.bytes().all(plain)
+        && !text.contains("//")
+        && !text.split('/').any(dots)
 }
 
 fn millionths(raw: &RawMirror) -> Result<Option<u32>, Bad> {

@@ -7,7 +7,7 @@ use isthmus_proto::resource::{
 use serde::Deserialize;
 
 use super::super::Bad;
-use super::{exact, header_name, regex};
+use super::{TEXT_BYTES_MAX, exact, header_name, regex};
 
 /// One path segment, in gRPC's regular expressions.
 const SEGMENT: &str = "[^/]+";
@@ -71,6 +71,9 @@ pub(super) fn http(raw: &RawMatch) -> Result<RouteMatch, Bad> {
     let path = raw.path.as_ref().map(path).transpose()?;
     let mut query = Vec::new();
     for param in raw.query_params.iter().flatten() {
+        if param.name.is_empty() {
+            return Err(Bad("queryParams: a parameter without a name".to_owned()));
+        }
         // Gateway API: of several with one name, the first counts.
         if query.iter().all(|q: &QueryMatch| q.name != param.name) {
             query.push(QueryMatch {
@@ -113,6 +116,14 @@ pub(super) fn grpc(raw: &RawMatch) -> Result<RouteMatch, Bad> {
         }
         Some(RawMethod::Http(_)) => return Err(Bad("method: needs service or method".to_owned())),
     };
+    match &path {
+        Some(path_match::Kind::Exact(text) | path_match::Kind::Prefix(text)) => rooted(text)?,
+        // A name with much to escape in it.
+        Some(path_match::Kind::Regex(text)) => {
+            checked(text.clone(), "method")?;
+        }
+        None => {}
+    }
     let path = path.map(|kind| PathMatch { kind: Some(kind) });
     // gRPC is always POST; the path says the rest.
     Ok(RouteMatch {
@@ -134,9 +145,7 @@ fn path(raw: &RawPath) -> Result<PathMatch, Bad> {
     let kind = match raw.r#type.as_deref().unwrap_or("PathPrefix") {
         "RegularExpression" => path_match::Kind::Regex(checked(text, "path")?),
         kind => {
-            if !text.starts_with('/') {
-                return Err(Bad(format!("path: {text:?} does not begin with a slash")));
-            }
+            rooted(&text)?;
             match kind {
                 "Exact" => path_match::Kind::Exact(text),
                 "PathPrefix" => path_match::Kind::Prefix(text),
@@ -145,6 +154,25 @@ fn path(raw: &RawPath) -> Result<PathMatch, Bad> {
         }
     };
     Ok(PathMatch { kind: Some(kind) })
+}
+
+/// A path never holds what begins a query or a fragment.
+fn rooted(text: &str) -> Result<(), Bad> {
+    bounded(text)?;
+    if !text.starts_with('/') {
+        return Err(Bad(format!("path: {text:?} does not begin with a slash")));
+    }
+    if text.contains(['?', '#']) {
+        return Err(Bad(format!("path: {text:?} holds ? or #")));
+    }
+    Ok(())
+}
+
+fn bounded(text: &str) -> Result<(), Bad> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Bad(format!("a text is longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(())
 }
 
 /// gRPC's path is `/service/method`.
@@ -217,7 +245,7 @@ fn headers(raw: &RawMatch) -> Result<Vec<HeaderMatch>, Bad> {
 
 fn value(raw: &RawValue) -> Result<StringMatch, Bad> {
     match raw.r#type.as_deref().unwrap_or("Exact") {
-        "Exact" => Ok(exact(&raw.value)),
+        "Exact" => bounded(&raw.value).map(|()| exact(&raw.value)),
         "RegularExpression" => Ok(regex(&checked(raw.value.clone(), &raw.name)?)),
         other => Err(Bad(format!("{}: the type {other:?} is unknown", raw.name))),
     }

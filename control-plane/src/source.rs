@@ -39,6 +39,8 @@ pub struct Report {
     pub errors: BTreeMap<String, Vec<Problem>>,
     /// Objects that were understood in part, and count as invalid.
     pub invalid: BTreeMap<String, Vec<Problem>>,
+    /// Looks that ended in a panic: each is a bug.
+    pub panics: u64,
     /// Kinds that are not looked at, and how many objects there are of each.
     pub ignored: BTreeMap<String, usize>,
     /// Objects are refused because they are beyond the cluster's quota.
@@ -48,6 +50,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// How many files or objects are not understood in full: what is wrong with them stands in `errors`
+    /// or in `invalid`.
+    #[must_use]
+    pub fn not_understood(&self) -> usize {
+        let only_invalid = self.invalid.keys();
+        let only_invalid = only_invalid.filter(|name| !self.errors.contains_key(*name));
+        self.errors.len() + only_invalid.count()
+    }
+
     /// The newest version of each kind that was seen.
     #[must_use]
     pub fn versions(&self) -> BTreeMap<String, String> {

@@ -6,7 +6,7 @@ use isthmus_control_plane_core::world::State;
 
 use super::{Admin, ClusterView, state};
 use crate::metrics::Page;
-use crate::source::{KindReport, KindState};
+use crate::source::{KindReport, KindState, Report};
 
 impl Admin {
     pub(super) fn metrics(&self) -> String {
@@ -83,12 +83,18 @@ fn freshness(clusters: &[ClusterView], page: &mut Page) {
 fn sources(clusters: &[ClusterView], page: &mut Page) {
     let about = (
         "isthmus_source_errors",
-        "Files or objects that are not understood.",
+        "Files or objects that are not understood in full.",
     );
     family(page, clusters, about, |view| {
-        let errors = view.source.as_ref().map(|report| report.errors.len());
-        Some(errors.unwrap_or(0))
+        let report = view.source.as_ref();
+        Some(report.map_or(0, Report::not_understood))
     });
+    let name = "isthmus_source_panics_total";
+    page.head(name, "Looks at a cluster that panicked.", "counter");
+    for view in clusters {
+        let panics = view.source.as_ref().map_or(0, |report| report.panics);
+        page.sample(name, &[("cluster", &view.cluster)], panics);
+    }
 }
 
 /// A family with one sample for each cluster and kind that has one.

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_control_plane_core::model::Change;
 use isthmus_proto::ids::ClusterId;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -63,23 +64,41 @@ impl Source for FilesSource {
     }
 
     async fn run(self, out: mpsc::Sender<Change>) {
-        let mut events = Events::new(&self.root);
-        let mut folder = Folder::new(self.cluster.clone(), self.root.clone());
+        self.look_with(Folder::scan, out).await;
+    }
+}
+
+/// One look at a folder.
+type Look = fn(&mut Folder, Instant, SystemTime) -> Scan;
+
+impl FilesSource {
+    async fn look_with(self, look: Look, out: mpsc::Sender<Change>) {
+        let fresh = || Folder::new(self.cluster.clone(), self.root.clone());
+        let (mut events, mut folder) = (Events::new(&self.root), fresh());
+        let mut lost = false;
         loop {
             // First listen, then look: nothing that happens in between is missed.
             events.listen();
-            let look = move || {
-                let scan = folder.scan(Instant::now(), SystemTime::now());
+            let looking = tokio::task::spawn_blocking(move || {
+                let scan = look(&mut folder, Instant::now(), SystemTime::now());
                 (folder, scan)
+            });
+            let Scan { changes, again } = match looking.await {
+                Ok((back, scan)) => {
+                    folder = back;
+                    self.tell(folder.report());
+                    scan
+                }
+                // What the folder was known to say went with it, and is told anew.
+                Err(_) => {
+                    folder = fresh();
+                    self.report.send_modify(|report| report.panics += 1);
+                    tracing::error!(cluster = %self.cluster, "reading the folder panicked");
+                    self.panicked()
+                }
             };
-            let Ok((back, scan)) = tokio::task::spawn_blocking(look).await else {
-                tracing::error!(cluster = %self.cluster, "reading the folder panicked");
-                return;
-            };
-            folder = back;
-            let Scan { changes, again } = scan;
-            self.tell(folder.report());
             for change in changes {
+                lost = self.log(&change, lost);
                 if out.send(change).await.is_err() {
                     return;
                 }
@@ -91,12 +110,35 @@ impl Source for FilesSource {
             }
         }
     }
-}
 
-impl FilesSource {
+    fn panicked(&self) -> Scan {
+        let (cluster, reason) = (self.cluster.clone(), "reading it panicked".to_owned());
+        Scan {
+            changes: vec![Change::Lost { cluster, reason }],
+            again: false,
+        }
+    }
+
+    /// Says when the cluster is lost and when it is back. Is it lost after this change?
+    fn log(&self, change: &Change, lost: bool) -> bool {
+        let (cluster, folder) = (&self.cluster, self.root.display());
+        match change {
+            Change::Lost { reason, .. } => {
+                tracing::warn!(%cluster, %folder, "lost, what was known of it stays: {reason}");
+                true
+            }
+            Change::InitDone { .. } if lost => {
+                tracing::info!(%cluster, %folder, "back");
+                false
+            }
+            _ => lost,
+        }
+    }
+
     /// Publishes what is wrong, and logs what is wrong anew.
-    fn tell(&self, report: Report) {
+    fn tell(&self, mut report: Report) {
         self.report.send_if_modified(|old| {
+            report.panics = old.panics;
             for (file, problems) in report.errors.iter().chain(&report.invalid) {
                 let known = [old.errors.get(file), old.invalid.get(file)];
                 for problem in problems {
@@ -145,7 +187,10 @@ impl Events {
         self.watcher = None;
         let Some(there) = there else { return };
         let happen = self.happen.clone();
-        let watcher = notify::recommended_watcher(move |_event| {
+        let watcher = notify::recommended_watcher(move |event| {
+            if !is_news(&event) {
+                return;
+            }
             // Full: the look that is due will see this too.
             let _ = happen.try_send(());
         });
@@ -174,6 +219,17 @@ impl Events {
         let quiet = async { while timeout(QUIET, self.happened.recv()).await.is_ok() {} };
         // Whoever writes all the time is looked at all the same.
         let _ = timeout(QUIET_MAX, quiet).await;
+    }
+}
+
+/// Can it have changed what the folder says? What is only opened and read has not, and our own look
+/// does that: it would lead to the next one, for ever.
+fn is_news(event: &notify::Result<Event>) -> bool {
+    match event.as_ref().map(|event| event.kind) {
+        Ok(EventKind::Access(AccessKind::Close(AccessMode::Write))) => true,
+        Ok(EventKind::Access(_)) => false,
+        // After a failure events may be missing.
+        Ok(_) | Err(_) => true,
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use isthmus_control_plane_core::model::{Kind, Object, ObjectRef, Spec};
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A source that runs, and what it has told so far, put together as the world does.
 struct Running {
@@ -37,10 +38,14 @@ impl Running {
     }
 
     fn over(folder: tempfile::TempDir) -> Self {
+        Self::looking(folder, Folder::scan)
+    }
+
+    fn looking(folder: tempfile::TempDir, look: Look) -> Self {
         let source = FilesSource::new(&"east".parse().unwrap(), &folder.path().join("."));
         let report = source.report();
         let (send, changes) = mpsc::channel(64);
-        tokio::spawn(source.run(send));
+        tokio::spawn(source.look_with(look, send));
         let (objects, deletes) = (BTreeMap::new(), Vec::new());
         Self {
             folder,
@@ -366,4 +371,60 @@ async fn an_edit_makes_nothing_younger() {
         .until("an edit", |r| r.ip("a").as_deref() == Some("10.0.0.2"))
         .await;
     assert_eq!(created(&running), before);
+}
+
+#[tokio::test]
+async fn a_look_is_no_reason_for_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.yaml"), pod("a", "10.0.0.1")).unwrap();
+    let (send, mut events) = mpsc::channel(256);
+    let mut watcher = notify::recommended_watcher(move |event| {
+        let _ = send.try_send(event);
+    })
+    .unwrap();
+    watcher
+        .watch(folder.path(), RecursiveMode::Recursive)
+        .unwrap();
+    let mut look = Folder::new("east".parse().unwrap(), folder.path().to_path_buf());
+    for _ in 0..3 {
+        look.scan(Instant::now(), SystemTime::now());
+    }
+    // Events come in the order of what happened: the first news is of this file.
+    let last = folder.path().join("last.yaml");
+    fs::write(&last, pod("last", "10.0.0.2")).unwrap();
+    let mut own = 0;
+    loop {
+        let event = timeout(LIMIT, events.recv()).await.expect("an event");
+        let event = event.expect("the watcher lives");
+        if is_news(&event) {
+            assert_eq!(event.unwrap().paths, [last]);
+            break;
+        }
+        own += 1;
+    }
+    assert!(own > 0, "the looks were seen, and were no news");
+}
+
+#[tokio::test]
+async fn a_panic_is_counted_and_the_next_look_begins_anew() {
+    static PANICS: AtomicBool = AtomicBool::new(false);
+    let running = Running::looking(tempfile::tempdir().unwrap(), |folder, now, time| {
+        assert!(!PANICS.swap(false, Ordering::Relaxed), "a bug");
+        folder.scan(now, time)
+    });
+    let mut running = running;
+    running.write("a.yaml", &pod("a", "10.0.0.1"));
+    running
+        .until("listed", |r| r.listed && !r.objects.is_empty())
+        .await;
+    PANICS.store(true, Ordering::Relaxed);
+    running.write("b.yaml", &pod("b", "10.0.0.2"));
+    running.until("lost", |r| r.lost.is_some()).await;
+    running
+        .until("both again", |r| {
+            r.lost.is_none() && r.names() == ["a", "b"]
+        })
+        .await;
+    running.until_report("counted", |r| r.panics == 1).await;
+    assert_eq!(running.deletes, Vec::<String>::new());
 }

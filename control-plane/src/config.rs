@@ -44,9 +44,24 @@ pub enum ConfigError {
         #[source]
         cause: std::io::Error,
     },
-    /// Not JSON, or not of the right shape: the cause names key, line and column.
-    #[error("the configuration is not understood")]
-    Parse(#[source] serde_json::Error),
+    /// Not JSON, or not of the right shape: the cause names line and column.
+    #[error("{key}")]
+    Parse {
+        /// Where, as `clusters[1].name`; `.`: the whole.
+        key: String,
+        /// Why.
+        #[source]
+        cause: serde_json::Error,
+    },
+    /// What is wrong is wrong in this file.
+    #[error("{}", path.display())]
+    In {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: Box<Self>,
+    },
     /// A value that can't be.
     #[error("{key}: {why}")]
     Value {
@@ -238,13 +253,20 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         use std::io::Read as _;
         let mut text = String::new();
+        let failed = |cause| ConfigError::Read {
+            path: path.to_path_buf(),
+            cause,
+        };
         std::fs::File::open(path)
-            .and_then(|f| f.take(CONFIG_BYTES_MAX).read_to_string(&mut text))
-            .map_err(|cause| ConfigError::Read {
-                path: path.to_path_buf(),
-                cause,
-            })?;
-        Self::parse(&text)
+            .and_then(|f| f.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text))
+            .map_err(failed)?;
+        if u64::try_from(text.len()).is_ok_and(|length| length > CONFIG_BYTES_MAX) {
+            return Err(failed(std::io::Error::other("larger than 1 MiB")));
+        }
+        Self::parse(&text).map_err(|error| ConfigError::In {
+            path: path.to_path_buf(),
+            cause: Box::new(error),
+        })
     }
 
     /// Understands a configuration.
@@ -252,7 +274,16 @@ impl Config {
     /// # Errors
     /// A key is unknown or missing, or its value can't be.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let raw: RawConfig = serde_json::from_str(text).map_err(ConfigError::Parse)?;
+        let mut json = serde_json::Deserializer::from_str(text);
+        let raw: RawConfig =
+            serde_path_to_error::deserialize(&mut json).map_err(|error| ConfigError::Parse {
+                key: error.path().to_string(),
+                cause: error.into_inner(),
+            })?;
+        json.end().map_err(|cause| ConfigError::Parse {
+            key: ".".to_owned(),
+            cause,
+        })?;
         let mesh_domain = raw.mesh_domain.unwrap_or_else(|| MESH_DOMAIN.to_owned());
         if !is_dns_name(&mesh_domain) {
             return Err(value("mesh_domain", "not a DNS name in lower case"));
@@ -318,7 +349,7 @@ fn clusters(raw: Vec<RawCluster>, mesh_domain: &str) -> Result<Vec<ClusterConfig
             cluster.kubernetes,
         )?;
         if let Origin::Files(folder) = &origin
-            && !folders.insert(folder.clone())
+            && !folders.insert(spelled_out(folder))
         {
             let why = format!("{} is another cluster's", folder.display());
             return Err(value(&format!("clusters[{at}].files"), why));
@@ -330,6 +361,13 @@ fn clusters(raw: Vec<RawCluster>, mesh_domain: &str) -> Result<Vec<ClusterConfig
         });
     }
     Ok(clusters)
+}
+
+/// The folder by the one name that all of its spellings share.
+fn spelled_out(folder: &Path) -> PathBuf {
+    let there = std::fs::canonicalize(folder);
+    // Not there yet: at least without `.` and `//`.
+    there.unwrap_or_else(|_| std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf()))
 }
 
 /// The one that is named; else the cluster that the control plane is a pod of.
@@ -491,6 +529,47 @@ mod tests {
         };
         assert_eq!(config.stale_life, Some(Duration::from_secs(86_400)));
         assert_eq!((stale(60), stale(0)), (Some(Duration::from_secs(60)), None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_file_and_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("control.json");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            format!(
+                "{:#}",
+                anyhow::Error::from(Config::read(&file).unwrap_err())
+            )
+        };
+        let place = file.display();
+        let told = read(r#"{"stale_seconds":"ten"}"#);
+        let expected = format!("{place}: stale_seconds: invalid type: string \"ten\"");
+        assert!(told.starts_with(&expected), "{told}");
+        let told = read(r#"{"listen":{"discovery":":1","admin":""},"clusters":[{"nam":1}]}"#);
+        assert!(
+            told.starts_with(&format!("{place}: clusters[0].nam: unknown field")),
+            "{told}"
+        );
+        let told = read(&" ".repeat(1024 * 1024 + 1));
+        assert_eq!(told, format!("read {place}: larger than 1 MiB"));
+    }
+
+    #[test]
+    fn two_clusters_share_no_folder_however_it_is_spelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::create_dir(there("a")).unwrap();
+        std::os::unix::fs::symlink(there("a"), there("b")).unwrap();
+        for (one, other) in [("a", "./a"), ("a", "../a/"), ("a", "b"), ("no", "./no")] {
+            let other = other.replace("../a", "a/../a");
+            let refused = with(|j| {
+                j["clusters"][0]["files"] = there(one).into();
+                j["clusters"][1]["files"] = there(&other).into();
+            });
+            let why = refused.unwrap_err();
+            assert!(why.ends_with("is another cluster's"), "{why}");
+        }
     }
 
     #[test]

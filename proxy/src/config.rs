@@ -13,6 +13,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::control::ADDRESSES_MAX;
 
+/// Largest configuration, in bytes.
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// What `unproven_per_source` may be at most: as many as a worker accepts at all.
 const UNPROVEN_MAX: usize = 10_000;
 
@@ -28,12 +30,22 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not JSON, or a key that is not known, missing or of the wrong type.
-    #[error("parse the configuration {path}")]
+    #[error("parse the configuration {path}: {key}")]
     Parse {
         /// Which file.
         path: PathBuf,
+        /// Where, as `listen.virtual[0]`; `.`: the whole.
+        key: String,
         /// Where and why.
         source: serde_json::Error,
+    },
+    /// What is wrong is wrong in this file.
+    #[error("the configuration {path}")]
+    In {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<Self>,
     },
     /// A value that can't be.
     #[error("configuration key {key}: {why}")]
@@ -281,15 +293,31 @@ impl Config {
     /// # Errors
     /// The file, the key or the value at fault.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let raw: RawConfig = serde_json::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source,
-        })?;
-        raw.build()
+        use std::io::Read as _;
+        let path = path.to_owned();
+        let mut text = String::new();
+        let read = std::fs::File::open(&path)
+            .and_then(|file| file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text));
+        match read {
+            Ok(length) if u64::try_from(length).is_ok_and(|l| l <= CONFIG_BYTES_MAX) => {}
+            Ok(_) => {
+                let source = std::io::Error::other("larger than 1 MiB");
+                return Err(ConfigError::Read { path, source });
+            }
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        }
+        let mut json = serde_json::Deserializer::from_str(&text);
+        let raw: Result<RawConfig, _> = serde_path_to_error::deserialize(&mut json);
+        let raw = raw
+            .map_err(|error| (error.path().to_string(), error.into_inner()))
+            .and_then(|raw| json.end().map(|()| raw).map_err(|e| (".".to_owned(), e)));
+        match raw {
+            Err((key, source)) => Err(ConfigError::Parse { path, key, source }),
+            Ok(raw) => raw.build().map_err(|error| ConfigError::In {
+                path,
+                source: Box::new(error),
+            }),
+        }
     }
 
     /// May this source use the mesh listener, by whatever way it comes there?
@@ -443,13 +471,36 @@ fn destination(text: &str) -> Result<Destination, ConfigError> {
 mod tests {
     use super::*;
 
-    fn raw(change: &str, to: &str) -> Result<Config, ConfigError> {
-        let text = r#"{"role":"sidecar","cluster":"east","network":"east-net","namespace":"shop",
+    const TEXT: &str = r#"{"role":"sidecar","cluster":"east","network":"east-net","namespace":"shop",
             "pod":"cart-1","service_account":"cart","token_file":"t","state_dir":"s",
             "control_plane":{"address":"127.0.0.1:1","roots_file":"r"},
             "listen":{"virtual":[{"listen":"127.0.0.1:0","destination":"10.0.0.1:80"}]}}"#;
-        let raw: RawConfig = serde_json::from_str(&text.replace(change, to)).unwrap();
+
+    fn raw(change: &str, to: &str) -> Result<Config, ConfigError> {
+        let raw: RawConfig = serde_json::from_str(&TEXT.replace(change, to)).unwrap();
         raw.build()
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_file_and_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("proxy.json");
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let error = Config::load(&file).unwrap_err();
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            format!("{error}: {cause}")
+        };
+        let place = file.display();
+        let told = load(r#"{"listen":{"virtual":[{"listen":1}]}}"#);
+        let key =
+            format!("parse the configuration {place}: listen.virtual[0].listen: invalid type");
+        assert!(told.starts_with(&key), "{told}");
+        let told = load(&TEXT.replace("\"east\"", "\"East\""));
+        let key = format!("the configuration {place}: configuration key cluster: ");
+        assert!(told.starts_with(&key), "{told}");
+        let told = load(&" ".repeat(1024 * 1024 + 1));
+        assert!(told.ends_with("larger than 1 MiB"), "{told}");
     }
 
     #[test]

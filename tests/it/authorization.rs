@@ -1,11 +1,16 @@
 //! Is access policy enforced the same on every path, also on what is open? (SECURITY S4, S13)
 
+use std::time::Duration;
+
 use http_body_util::BodyExt;
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;
-use isthmus_tests::{App, Client, Mesh, until};
+use isthmus_tests::wait::{SOON, until_within};
+use isthmus_tests::{App, Client, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// What "within seconds" means.
+const SECONDS: Duration = Duration::from_secs(5);
 const DENY_WEB_OF_EAST: &str = "apiVersion: isthmus.dev/v1alpha1
 kind: AccessPolicy
 metadata: {name: no-web-of-east, namespace: shop}
@@ -36,7 +41,7 @@ async fn a_policy_about_a_remote_caller_is_enforced_within_seconds_and_lifted_ag
     );
     assert_eq!(web.get("/").await.status, 200);
     mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
-    let denied = becomes(&web, 403).await;
+    let denied = becomes_within(SECONDS, &web, 403).await;
     assert_eq!(desk.get("/").await.status, 200, "the policy names web only");
     let seen = mesh.app("west/cart-1").record.requests();
     assert_eq!(web.get("/").await.status, 403);
@@ -56,7 +61,7 @@ async fn a_policy_about_a_remote_caller_is_enforced_within_seconds_and_lifted_ag
     assert!(why.to_string().contains("no-web-of-east"), "{why}");
     assert_eq!(why["event"]["flag"], "UAEX", "{why}");
     mesh.remove("west", "policy.yaml");
-    becomes(&web, 200).await;
+    becomes_within(SECONDS, &web, 200).await;
 }
 
 #[tokio::test]
@@ -74,7 +79,7 @@ async fn what_is_open_is_cut_when_its_permission_ends() {
     assert!(answer.frame().await.unwrap().is_ok());
     mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
     // Both end, and not by their own will: the application never ends them.
-    let limit = isthmus_tests::wait::SOON;
+    let limit = SOON;
     let tcp = tokio::time::timeout(limit, stream.read(&mut back))
         .await
         .expect("the stream is cut");
@@ -110,7 +115,7 @@ async fn an_upgraded_stream_is_cut_when_its_permission_ends() {
         io.read_exact(&mut back).await.unwrap();
     }
     mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
-    let ended = tokio::time::timeout(isthmus_tests::wait::SOON, cut.read(&mut back))
+    let ended = tokio::time::timeout(SOON, cut.read(&mut back))
         .await
         .expect("the stream is cut");
     assert!(!matches!(ended, Ok(1..)), "{ended:?}");
@@ -150,7 +155,7 @@ spec:
     io.write_all(words).await.unwrap();
     let mut said = Vec::new();
     let reading = io.read_to_end(&mut said);
-    let _ = tokio::time::timeout(isthmus_tests::wait::SOON, reading)
+    let _ = tokio::time::timeout(SOON, reading)
         .await
         .expect("an answer");
     let said = String::from_utf8_lossy(&said);
@@ -288,7 +293,11 @@ async fn a_policy_that_is_not_understood_denies_where_it_applies() {
 }
 
 async fn becomes(client: &Client, status: u16) -> isthmus_tests::Reply {
-    until(&format!("the answer is {status}"), async || {
+    becomes_within(SOON, client, status).await
+}
+
+async fn becomes_within(limit: Duration, client: &Client, status: u16) -> isthmus_tests::Reply {
+    until_within(limit, &format!("the answer is {status}"), async || {
         let reply = client.get("/").await;
         if reply.status == status {
             Ok(reply)

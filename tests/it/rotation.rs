@@ -1,11 +1,15 @@
 //! Are keys and certificates replaced without anybody noticing? (SECURITY F3, S7, S8)
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
 use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::tls::{self, Identity};
 use isthmus_tests::wait::{check, until_within};
-use isthmus_tests::{App, Mesh, until};
+use isthmus_tests::{App, Mesh, admin, until};
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,7 +62,7 @@ async fn certificates_are_renewed_under_load_without_a_failed_request() {
 #[tokio::test]
 async fn certificates_are_swapped_in_running_proxies_without_a_failed_request() {
     const ROUNDS: usize = 3;
-    let mesh = two_clusters().certificate_seconds(10).start().await;
+    let mut mesh = two_clusters().certificate_seconds(10).start().await;
     let load = Load::start(
         (0..3)
             .map(|_| mesh.client("east/web").http("cart"))
@@ -88,6 +92,31 @@ async fn certificates_are_swapped_in_running_proxies_without_a_failed_request() 
         let left = held["not_after"].as_u64().unwrap().saturating_sub(now);
         assert!((1..=10).contains(&left), "{name}: {held}");
     }
+    for name in ["east/web-1", "west/cart-1", "west/cart-2"] {
+        until("new handshakes show the new certificate", async || {
+            let shown = shown(&mesh, name).await.map_err(|e| format!("{e:#}"))?;
+            let held = Identity::of_state_dir(mesh.proxy(name).state_dir());
+            check(held.chain.first() == Some(&shown), name)
+        })
+        .await;
+    }
+    // And a caller's is shown: a session that is as old as the proxy would hide it.
+    mesh.proxy_mut("east/web-1").stop().await;
+    mesh.proxy_mut("east/web-1").start().await;
+    mesh.proxy("east/web-1").ready().await;
+    let reply = mesh.client("east/web").http("cart").get("/").await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+/// The leaf that a proxy shows to a caller of its own cluster.
+async fn shown(mesh: &Mesh, name: &str) -> anyhow::Result<CertificateDer<'static>> {
+    let proxy = mesh.proxy(name);
+    let identity = Identity::of_state_dir(proxy.state_dir());
+    let io = tls::dial(proxy.address(), proxy.mesh()).await?;
+    let tls = tls::connect(io, "peer.mesh.internal", Some(identity)).await?;
+    let chain = tls.get_ref().1.peer_certificates();
+    let leaf = chain.and_then(<[_]>::first).context("no certificate")?;
+    Ok(leaf.clone().into_owned())
 }
 
 #[tokio::test]
@@ -137,30 +166,39 @@ async fn a_foreign_token_gets_no_certificate() {
     let good = mesh.control().token("west", "shop", "cart-1", "cart");
     let foreign = mesh.control().token("east", "shop", "cart-1", "cart");
     let other = mesh.control().token("west", "shop", "cart-1", "admin");
+    let control = mesh.control().admin();
     let proxy = mesh.proxy_mut("west/cart-1");
     let (token, chain) = (
         proxy.state_dir().parent().unwrap().join("token"),
         proxy.state_dir().join("chain.pem"),
     );
-    for bad in [foreign, other, good.replacen('e', "f", 1), String::new()] {
+    let none = "a.b.c".to_owned();
+    for bad in [foreign, other, good.replacen('e', "f", 1), none] {
         proxy.stop().await;
         std::fs::remove_file(&chain).unwrap();
         std::fs::write(&token, &bad).unwrap();
+        let before = refused_tokens(control).await;
         proxy.start().await;
-        // It asks at once, and again and again; what it gets is a refusal.
+        // Nobody else asks with a bad one.
         until("it was refused", async || {
-            let (status, text) = proxy.get("/ready").await.map_err(|e| e.to_string())?;
-            check(
-                status == 503 && text.contains("no certificate"),
-                format!("{status} {text}"),
-            )
+            let now = refused_tokens(control).await;
+            check(now > before, format!("{now} refusals, {before} before"))
         })
         .await;
+        let (status, text) = proxy.get("/ready").await.unwrap();
+        assert!(status == 503 && text.contains("no certificate"), "{text}");
         assert!(!chain.exists());
         std::fs::write(&token, &good).unwrap();
         proxy.ready().await;
         assert!(chain.exists());
     }
+}
+
+/// How many requests for a certificate the control plane has refused for their token.
+async fn refused_tokens(control: SocketAddr) -> f64 {
+    let (_, metrics) = admin::get(control, "/metrics").await.unwrap();
+    let name = "isthmus_certificates_refused_total";
+    admin::sum(&metrics, name, &["reason=\"token\""])
 }
 
 /// Renewals are spread over seconds, and each step is looked for every second.

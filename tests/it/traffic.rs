@@ -281,16 +281,34 @@ async fn a_sidecar_that_leaves_tells_its_clients_to_go_elsewhere() {
     sender.ready().await.unwrap();
     let under_way = sender.send_request(ask());
     let under_way = tokio::spawn(under_way);
-    until("the request is with the application", async || {
+    let (mut streams, conn) = h2::client::handshake(client.tcp().await.unwrap())
+        .await
+        .unwrap();
+    let conn = tokio::spawn(conn);
+    let request = http::Request::get(format!("http://{}/", client.host()));
+    let request = request.body(()).unwrap();
+    let (stream, _) = streams.send_request(request, true).unwrap();
+    until("both requests are with the application", async || {
         let seen = mesh.app("west/cart-1").record.requests();
-        check(seen == 2, seen)
+        check(seen == 3, seen)
     })
     .await;
     let stopping = mesh.proxy_mut("east/web-1").ask_to_stop().unwrap();
     let answer = under_way.await.unwrap().unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers().get("connection").unwrap(), "close");
+    assert_eq!(stream.await.unwrap().status(), 200);
+    let refused = until(
+        "HTTP/2 says it as well",
+        async || match std::future::poll_fn(|cx| streams.poll_ready(cx)).await {
+            Ok(()) => Err("new streams are welcome"),
+            Err(error) => Ok(error),
+        },
+    )
+    .await;
+    assert!(refused.is_go_away() && refused.is_remote(), "{refused}");
     stopping.ended().await;
+    drop(conn);
 }
 
 /// A connection between two requests is not closed under the client's next one.

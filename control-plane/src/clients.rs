@@ -59,6 +59,9 @@ pub struct Proxy {
     pub issuer: Option<CertificateDer<'static>>,
 }
 
+/// Most refused resources of a client and type that are shown.
+const REFUSED_MAX: usize = 8;
+
 /// One resource type of a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct TypeState {
@@ -72,8 +75,8 @@ pub struct TypeState {
     pub acked: u64,
     /// Responses that it refused, at least in part.
     pub nacked: u64,
-    /// What it said when it last refused.
-    pub last_nack: Option<String>,
+    /// What it does not take as it is now, and why; the first of them.
+    pub refused: BTreeMap<String, String>,
     /// The world's generation of the last response that it took whole.
     pub acked_generation: u64,
 }
@@ -222,7 +225,12 @@ fn types(session: &Session) -> BTreeMap<String, TypeState> {
             in_flight: status.in_flight,
             acked: status.acked,
             nacked: status.nacked,
-            last_nack: status.last_nack.map(str::to_owned),
+            refused: status
+                .refused
+                .into_iter()
+                .take(REFUSED_MAX)
+                .map(|(name, why)| (name.to_owned(), why.to_owned()))
+                .collect(),
             acked_generation: status.acked_generation,
         };
         (format!("{:?}", status.kind), state)

@@ -227,29 +227,11 @@ fn services(offered: &Value) -> String {
 
 fn proxies(clients: &Value, now: f64) -> String {
     let row = |client: &Value| {
-        let types = || {
-            get(client, "types")
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(_, t)| t)
-        };
-        let acknowledged = types()
-            .filter_map(|t| get(t, "acked_generation").as_u64())
-            .max();
-        let refused: u64 = types().filter_map(|t| get(t, "nacked").as_u64()).sum();
-        let last = types()
-            .find_map(|t| get(t, "last_nack").as_str())
-            .unwrap_or_default();
         vec![
             text(client, "node"),
             text(client, "identity"),
-            acknowledged.map_or_else(unknown, |generation| generation.to_string()),
-            if refused == 0 {
-                "-".to_owned()
-            } else {
-                format!("{refused} ({last})")
-            },
+            acknowledged(client),
+            refused(client),
             number(client, "since").map_or_else(unknown, |since| seconds(now - since)),
             number(client, "certificate_not_after").map_or_else(unknown, |end| left(end - now)),
         ]
@@ -264,6 +246,39 @@ fn proxies(clients: &Value, now: f64) -> String {
         "certificate",
     ];
     table("Proxies", &head, &rows)
+}
+
+/// The newest generation that the proxy has taken, and the types of which it has not taken all.
+fn acknowledged(client: &Value) -> String {
+    let types = || get(client, "types").as_object().into_iter().flatten();
+    let newest = types().filter_map(|(_, t)| get(t, "acked_generation").as_u64());
+    let newest = newest.max().map_or_else(unknown, |it| it.to_string());
+    let behind = |t: &Value| get(t, "in_flight") == true || !refusals(t).is_empty();
+    let behind: Vec<&str> = types()
+        .filter(|(_, t)| behind(t))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if behind.is_empty() {
+        newest
+    } else {
+        format!("{newest}, but {}", behind.join(", "))
+    }
+}
+
+/// What the proxy does not take as it is now.
+fn refused(client: &Value) -> String {
+    let types = get(client, "types").as_object().into_iter().flatten();
+    let all: Vec<String> = types.flat_map(|(_, t)| refusals(t)).collect();
+    if all.is_empty() {
+        return "-".to_owned();
+    }
+    format!("{} ({})", all.len(), all.join("; "))
+}
+
+fn refusals(of_type: &Value) -> Vec<String> {
+    let all = get(of_type, "refused").as_object().into_iter().flatten();
+    all.map(|(name, why)| format!("{name}: {}", why.as_str().unwrap_or_default()))
+        .collect()
 }
 
 /// How long a certificate is still valid.
@@ -482,8 +497,9 @@ mod tests {
     #[test]
     fn proxies_with_the_latest_that_they_took() {
         let types = json!({
-            "Endpoint": { "acked_generation": 12, "nacked": 0, "last_nack": null },
-            "Route": { "acked_generation": 9, "nacked": 2, "last_nack": "bad route" },
+            "Endpoint": { "acked_generation": 12, "nacked": 1, "refused": {} },
+            "Gateway": { "acked_generation": 9, "nacked": 0, "in_flight": true },
+            "Route": { "acked_generation": 9, "nacked": 2, "refused": { "shop/r": "bad route" } },
         });
         let client = json!({ "node": "east/shop/web-1", "identity": "id", "since": 40, "types": types,
                 "certificate_not_after": 7300 });
@@ -491,8 +507,8 @@ mod tests {
         let row = [
             "east/shop/web-1",
             "id",
-            "12",
-            "2 (bad route)",
+            "12, but Gateway, Route",
+            "1 (shop/r: bad route)",
             "60 s",
             "2 h left",
         ];

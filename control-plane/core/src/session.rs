@@ -16,6 +16,7 @@ mod due;
 mod epoch;
 mod interest;
 mod question;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -98,8 +99,8 @@ pub struct TypeStatus<'a> {
     pub acked: u64,
     /// Responses that it refused, at least in part.
     pub nacked: u64,
-    /// What it said when it last refused.
-    pub last_nack: Option<&'a str>,
+    /// What it does not take as it is now, and why.
+    pub refused: BTreeMap<&'a str, &'a str>,
     /// The world's generation of the last response that it took whole.
     pub acked_generation: u64,
 }
@@ -387,7 +388,7 @@ impl Session {
             in_flight: channel.is_in_flight(),
             acked: channel.acked,
             nacked: channel.nacked,
-            last_nack: channel.last_nack.as_deref(),
+            refused: channel.refused().collect(),
             acked_generation: channel.acked_generation,
         })
     }

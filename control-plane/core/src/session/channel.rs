@@ -6,6 +6,7 @@ use std::sync::Arc;
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, Status};
 
 use crate::session::question::{Asker, Subject, answer, may_remove, subject_of};
+use crate::session::refusal::{Refusal, Said, healed};
 use crate::translate::{Encoded, ResourceType, Version};
 use crate::world::World;
 
@@ -34,7 +35,7 @@ pub(crate) struct Holding {
     pub(crate) keys: BTreeSet<String>,
     /// `None`: a version that we can't read.
     pub(crate) held: BTreeMap<Arc<str>, Option<Version>>,
-    refused: BTreeMap<Arc<str>, Version>,
+    refused: BTreeMap<Arc<str>, Refusal>,
     /// Asked for again on the same stream: all of it is sent.
     resend: bool,
 }
@@ -66,7 +67,6 @@ pub(crate) struct Channel {
     in_flight: Option<InFlight>,
     pub(crate) acked: u64,
     pub(crate) nacked: u64,
-    pub(crate) last_nack: Option<String>,
     pub(crate) acked_generation: u64,
 }
 
@@ -78,6 +78,7 @@ pub(crate) struct Draft {
     bytes: usize,
     set: Vec<(Subject, Arc<str>, Version)>,
     gone: Vec<(Subject, Arc<str>)>,
+    healed: Vec<(Subject, Arc<str>)>,
     told: Vec<(String, Told)>,
     done: Vec<Subject>,
 }
@@ -122,7 +123,6 @@ impl Channel {
             in_flight: None,
             acked: 0,
             nacked: 0,
-            last_nack: None,
             acked_generation: 0,
         };
         for (name, version) in &request.initial_resource_versions {
@@ -323,11 +323,14 @@ impl Channel {
             .resources()
             .map(|one| (one.name.as_ref(), one))
             .collect();
-        for name in holding
-            .held
-            .keys()
-            .filter(|name| !desired.contains_key(name.as_ref()))
-        {
+        if answer.complete {
+            let over = healed(&holding.refused, &holding.held, &desired);
+            draft
+                .healed
+                .extend(over.map(|name| (subject.clone(), name)));
+        }
+        let is_gone = |name: &&Arc<str>| !desired.contains_key(name.as_ref());
+        for name in holding.held.keys().filter(is_gone) {
             let gone = may_remove(world, asker, (self.kind, name.as_ref()), answer.complete);
             if !gone && wanted {
                 continue;
@@ -380,7 +383,8 @@ impl Channel {
                 .held
                 .get(*name)
                 .is_some_and(|held| *held == Some(one.version));
-            if holding.refused.get(*name) == Some(&one.version) || has {
+            let refused = holding.refused.get(*name);
+            if refused.is_some_and(|refusal| refusal.version == one.version) || has {
                 continue;
             }
             // What belongs to a service carries a name only with the first answer to it.
@@ -428,6 +432,11 @@ impl Channel {
             }
             self.absent.remove(key);
         }
+        for (subject, name) in &draft.healed {
+            if let Some(holding) = self.holdings.get_mut(subject) {
+                holding.refused.remove(name);
+            }
+        }
         for subject in &draft.done {
             self.due.remove(subject);
             // What no key asks for any more is forgotten once it has been taken away.
@@ -453,26 +462,22 @@ impl Channel {
         let Some(sent) = self.in_flight.take_if(|sent| sent.nonce == nonce) else {
             return;
         };
-        let refused = error.map(|status| refused_names(&status.message));
-        match error {
-            None => {
-                self.acked = self.acked.saturating_add(1);
-                self.acked_generation = sent.generation;
-            }
-            Some(status) => {
-                self.nacked = self.nacked.saturating_add(1);
-                self.last_nack = Some(status.message.chars().take(NACK_CHARS_MAX).collect());
-            }
+        let names = sent.set.iter().map(|(_, name, _)| name.as_ref());
+        let said = error.map(|status| Said::new(&status.message, names));
+        if said.is_some() {
+            self.nacked = self.nacked.saturating_add(1);
+        } else {
+            self.acked = self.acked.saturating_add(1);
+            self.acked_generation = sent.generation;
         }
-        // A refusal that names nothing that was sent refuses everything.
-        let named = |name: &str| refused.as_ref().is_some_and(|names| names.contains(name));
-        let all = refused.is_some() && !sent.set.iter().any(|(_, name, _)| named(name));
         for (subject, name, version) in &sent.set {
             let Some(holding) = self.holdings.get_mut(subject) else {
                 continue;
             };
-            if all || named(name) {
-                holding.refused.insert(name.clone(), *version);
+            if let Some(why) = said.as_ref().and_then(|said| said.why(name)) {
+                let version = *version;
+                let refusal = Refusal { version, why };
+                holding.refused.insert(name.clone(), refusal);
             } else {
                 holding.refused.remove(name);
                 holding.held.insert(name.clone(), Some(*version));
@@ -485,16 +490,10 @@ impl Channel {
             }
         }
     }
-}
 
-/// Of a refusal's text, this much is kept for people.
-const NACK_CHARS_MAX: usize = 1_024;
-
-/// One line for each refused resource: "name: reason".
-fn refused_names(message: &str) -> BTreeSet<&str> {
-    message
-        .lines()
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, _)| name.trim())
-        .collect()
+    /// What the client does not take as it is now, and why.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&str, &str)> {
+        let refused = self.holdings.values().flat_map(|holding| &holding.refused);
+        refused.map(|(name, refusal)| (name.as_ref(), refusal.why.as_str()))
+    }
 }

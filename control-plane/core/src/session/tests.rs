@@ -320,7 +320,7 @@ fn what_was_refused_waits_until_it_changes() {
         .find(|status| status.kind == T::Endpoint)
         .unwrap();
     assert_eq!((nacked.nacked, nacked.held), (1, 1));
-    assert!(nacked.last_nack.unwrap().contains("not liked"));
+    assert!(nacked.refused[bad.as_str()].contains("not liked"));
 
     proxy.received.clear();
     session.dirty(&Dirty::everything());
@@ -345,6 +345,27 @@ fn what_was_refused_waits_until_it_changes() {
     tell(&mut world, &mut session, Change::Apply(changed));
     proxy.settle(&mut session, &world);
     assert!(proxy.names(T::Endpoint).contains(&bad.as_str()));
+    assert!(session.status().all(|status| status.refused.is_empty()));
+}
+
+#[test]
+fn a_refusal_of_what_is_no_more_is_over() {
+    let mut world = listed(&shop());
+    let client = web(&world);
+    let bad = format!("{EVERYWHERE}#west/shop/cart-12");
+    let mut proxy = Proxy::wanting(&[EVERYWHERE]);
+    proxy.refuses.insert(bad.clone());
+    let mut session = proxy.connect(client);
+    proxy.settle(&mut session, &world);
+    let refused = |session: &Session| -> Vec<String> {
+        let all = session.status().flat_map(|status| status.refused);
+        all.map(|(name, _)| name.to_owned()).collect()
+    };
+    assert_eq!(refused(&session), [bad]);
+    let gone = pod("west", "cart", 12).reference();
+    tell(&mut world, &mut session, Change::Delete(gone));
+    proxy.settle(&mut session, &world);
+    assert_eq!(refused(&session), [""; 0]);
 }
 
 #[test]

@@ -179,8 +179,19 @@ impl schemars::JsonSchema for Span {
     }
 }
 
+/// Longest duration that proxies take.
+const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Span {
-    pub(super) fn proto(self) -> prost_types::Duration {
+    /// As proxies get it, if they take it.
+    pub(super) fn bounded(self, key: &str) -> Result<prost_types::Duration, String> {
+        if self.0 > SPAN_MAX {
+            return Err(format!("{key}: more than 24h"));
+        }
+        Ok(self.proto())
+    }
+
+    fn proto(self) -> prost_types::Duration {
         prost_types::Duration {
             seconds: i64::try_from(self.0.as_secs()).unwrap_or(i64::MAX),
             nanos: i32::try_from(self.0.subsec_nanos()).unwrap_or(0),

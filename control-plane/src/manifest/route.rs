@@ -344,14 +344,21 @@ fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule
         filters: filter::of_rule(raw.filters.as_deref(), &matches, home)?,
         matches,
         backends: Vec::new(),
-        request_timeout: timeouts.and_then(|t| t.request).map(Span::proto),
-        backend_timeout: timeouts.and_then(|t| t.backend_request).map(Span::proto),
+        request_timeout: limit("timeouts.request", timeouts.and_then(|t| t.request))?,
+        backend_timeout: limit(
+            "timeouts.backendRequest",
+            timeouts.and_then(|t| t.backend_request),
+        )?,
         retries: raw.retry.as_ref().map(retries).transpose()?,
     };
     for backend in raw.backend_refs.iter().flatten() {
         rule.backends.push(backend_of(backend, home)?);
     }
     Ok(rule)
+}
+
+fn limit(key: &str, span: Option<Span>) -> Result<Option<prost_types::Duration>, Bad> {
+    span.map(|span| span.bounded(key).map_err(Bad)).transpose()
 }
 
 fn matches_of(raw: &RawRule, kind: RouteKind) -> Result<Vec<RouteMatch>, Bad> {
@@ -387,7 +394,7 @@ fn retries(raw: &RawRetry) -> Result<route_rule::Retries, Bad> {
     Ok(route_rule::Retries {
         attempts,
         statuses,
-        backoff: raw.backoff.map(Span::proto),
+        backoff: limit("retry.backoff", raw.backoff)?,
     })
 }
 

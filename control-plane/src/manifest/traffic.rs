@@ -15,8 +15,6 @@ use super::{Document, Failure, Metadata, status};
 const ATTEMPTS_MAX: u32 = 10;
 /// Most statuses that are tried again: all that may.
 const STATUSES_MAX: usize = 200;
-/// Longest duration.
-const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// What leaving a zone or cluster may be charged.
 const PENALTY_MAX: Duration = Duration::from_secs(60);
 
@@ -268,8 +266,5 @@ fn at_most(key: &str, value: Option<u32>, max: u32) -> Result<Option<u32>, Strin
 }
 
 fn duration(key: &str, span: Option<Span>) -> Result<Option<prost_types::Duration>, String> {
-    match span {
-        Some(Span(span)) if span > SPAN_MAX => Err(format!("{key}: more than 24h")),
-        span => Ok(span.map(Span::proto)),
-    }
+    span.map(|span| span.bounded(key)).transpose()
 }

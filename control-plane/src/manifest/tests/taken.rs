@@ -228,12 +228,18 @@ fn a_route() -> impl Strategy<Value = (&'static str, Value)> {
             "HTTPRoute" | "GRPCRoute" => list(a_match(kind == "GRPCRoute"), 3),
             _ => list(Just(json!({})), 2),
         };
-        let retry = object(vec![("attempts", number(10).boxed())]);
+        let retry = object(vec![
+            ("attempts", number(10).boxed()),
+            ("backoff", span().boxed()),
+        ]);
+        let timeouts = ["request", "backendRequest"];
+        let timeouts = object(timeouts.map(|key| (key, span().boxed())).into());
         let rule = object(vec![
             ("matches", matches),
             ("filters", many.boxed()),
             ("backendRefs", list(backend, 3)),
             ("retry", retry.boxed()),
+            ("timeouts", timeouts.boxed()),
         ]);
         let hosts = texts(&["a.b", "*.b", "A.b", "_", "*"]);
         let spec = object(vec![("rules", list(rule, 3)), ("hostnames", list(hosts, 3))]);

@@ -5,10 +5,13 @@
 //! that it is about. Fields of Kubernetes that are not used are let through; in our own kinds a
 //! field that is not known is an error.
 
+mod documents;
+mod kinds;
 mod decode;
 mod meta;
 mod place;
 mod status;
+mod word;
 mod workload;
 mod mesh;
 mod roots;
@@ -79,7 +82,7 @@ pub struct Parsed {
 #[must_use]
 pub fn parse(text: &str, cluster: &ClusterId) -> Parsed {
     let mut parsed = Parsed::default();
-    for (count, document) in documents(text).into_iter().enumerate() {
+    for (count, document) in documents::of(text).into_iter().enumerate() {
         if count >= DOCUMENTS_MAX {
             let message = format!("more than {DOCUMENTS_MAX} documents");
             let problem = Problem {
@@ -245,6 +248,7 @@ impl Document<'_> {
         let understood = match understand(self, version, kind, &head.metadata) {
             Some(understood) => understood.map_err(about)?,
             None => {
+                kinds::check(version, kind).map_err(|why| about(self.failure(why)))?;
                 parsed.ignored.push(format!("{version} {kind}"));
                 return Ok(());
             }
@@ -389,6 +393,10 @@ fn understand(
     kind: &str,
     metadata: &Metadata,
 ) -> Option<Result<Understood, Failure>> {
+    // A kind that is read in one version says something else in one that is not known.
+    if kinds::is_of_no_known_version(version, kind) {
+        return None;
+    }
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let plain = |spec: Result<Spec, Failure>| Some(spec.map(Understood::namespaced));
     let wide = |spec: Result<Spec, Failure>| Some(spec.map(Understood::cluster_wide));
@@ -436,38 +444,6 @@ fn understand(
             document.failure("isthmus.dev has no such kind".to_owned())
         )),
         _ => None,
-    }
-}
-
-/// Cuts a file at its document markers (YAML 1.2 §9.1.2: at the beginning of a line, whatever is
-/// around them), so that each document keeps its line number.
-fn documents(text: &str) -> Vec<Document<'_>> {
-    let mut found = Vec::new();
-    let (mut start, mut start_line, mut at) = (0, 1, 0);
-    for (line, number) in text.split_inclusive('\n').zip(1u64..) {
-        let marker = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if marker && at > start {
-            push(&mut found, text.get(start..at), start_line);
-            (start, start_line) = (at, number);
-        }
-        at += line.len();
-    }
-    push(&mut found, text.get(start..), start_line);
-    found
-}
-
-fn push<'a>(found: &mut Vec<Document<'a>>, text: Option<&'a str>, line: u64) {
-    let says = |line: &str| {
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with('#') && line != "---" && line != "..."
-    };
-    if let Some(text) = text.filter(|text| text.lines().any(says)) {
-        found.push(Document {
-            body: Body::Text(text),
-            line,
-        });
     }
 }
 

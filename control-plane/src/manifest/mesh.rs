@@ -9,6 +9,7 @@ use isthmus_proto::ids::is_dns_name;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::word::client_affinity;
 use super::workload::{RawAffinity, addresses, families, spread, transport};
 use super::{Document, Failure, Metadata, status};
 
@@ -113,7 +114,7 @@ pub(super) fn service_import(
         .and_then(|s| s.get("clusters")?.as_array());
     let clusters = listed.into_iter().flatten();
     let clusters = clusters.filter_map(|c| c.get("cluster")?.as_str().map(str::to_owned));
-    let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
+    let sticky = client_affinity(document, spec.session_affinity.as_deref())?;
     let seconds = spec.session_affinity_config.and_then(RawAffinity::seconds);
     Ok(Spec::ServiceImport(ServiceImport {
         ips: addresses(document, "spec.ips", &ips)?,
@@ -122,9 +123,10 @@ pub(super) fn service_import(
         affinity: sticky.then(|| seconds.unwrap_or(AFFINITY_SECONDS)),
         clusters: clusters.collect(),
         spread: spread(
+            document,
             spec.internal_traffic_policy.as_deref(),
             spec.traffic_distribution,
-        ),
+        )?,
         families: families(document, &spec.ip_families.unwrap_or_default())?,
         is_alpha: version == "v1alpha1",
         observed: status::observed(metadata, raw.status.as_ref(), status::IMPORT),

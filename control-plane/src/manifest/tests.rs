@@ -286,6 +286,71 @@ fn other_kinds_are_ignored_and_named_but_not_ours() {
     );
     let parsed = read("apiVersion: isthmus.dev/v1alpha1\nkind: AcessPolicy\nmetadata: {name: x}\n");
     assert!(parsed.errors[0].message.contains("no such kind"));
+    for known in ["v1\nkind: Secret", "apps/v1\nkind: DaemonSet"] {
+        let parsed = read(&format!("apiVersion: {known}\nmetadata: {{name: x}}\n"));
+        assert_eq!((parsed.ignored.len(), parsed.errors), (1, vec![]));
+    }
+    for (bad, message) in [
+        ("v1\nkind: Servce", "kind: v1 has no kind \"Servce\""),
+        (
+            "gateway.networking.k8s.io/v9\nkind: HTTPRoute",
+            "apiVersion: \"gateway.networking.k8s.io/v9\" is no version that is known",
+        ),
+    ] {
+        let parsed = read(&format!("# a\napiVersion: {bad}\nmetadata: {{name: x}}\n"));
+        assert_eq!(parsed.errors[0].message, message);
+        assert!(parsed.errors[0].line > 0 && parsed.ignored.is_empty());
+    }
+}
+
+#[test]
+fn what_kubernetes_refuses_is_refused() {
+    for (kind, rest, message) in [
+        (
+            "Service",
+            "spec: {sessionAffinity: Clientip}",
+            "spec.sessionAffinity: \"Clientip\" is unknown; it must be ClientIP or None",
+        ),
+        (
+            "Service",
+            "spec: {internalTrafficPolicy: local}",
+            "spec.internalTrafficPolicy: \"local\" is unknown; it must be Cluster or Local",
+        ),
+        (
+            "Service",
+            "spec: {ports: [{name: a, port: 80}, {name: b, port: 80}]}",
+            "spec.ports[1].port: 80 is there twice",
+        ),
+        (
+            "Pod",
+            "status: {conditions: [{type: Ready, status: \"Yes\"}]}",
+            "status.conditions: \"Yes\" is unknown; it must be True or False or Unknown",
+        ),
+    ] {
+        let parsed = read(&format!(
+            "apiVersion: v1\nkind: {kind}\nmetadata: {{name: x}}\n{rest}\n"
+        ));
+        let told: Vec<_> = parsed.errors.iter().map(|p| p.message.as_str()).collect();
+        assert_eq!(told, [message]);
+    }
+    one("apiVersion: v1\nkind: Service\nmetadata: {name: x}\n\
+         spec: {ports: [{name: a, port: 53}, {name: b, port: 53, protocol: UDP}]}\n");
+}
+
+#[test]
+fn directives_are_of_the_document_that_follows() {
+    let space =
+        |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+    let (a, b) = (space("a"), space("b"));
+    let parsed = read(&format!(
+        "# c\n%YAML 1.2\n---\n{a}...\n%YAML 1.2\n# d\n---\n{b}"
+    ));
+    assert_eq!(parsed.errors, vec![]);
+    let names: Vec<_> = parsed.objects.iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let bad = b.replace("{name: b}", "{name: b, labels: 1}");
+    let parsed = read(&format!("%YAML 1.2\n---\n{a}---\n{bad}"));
+    assert_eq!(parsed.errors[0].line, 9, "{:?}", parsed.errors);
 }
 
 #[test]
@@ -449,7 +514,7 @@ fn a_traffic_policy_has_durations() {
 #[test]
 fn documents_keep_their_line_numbers_whatever_is_between() {
     let text = "# head\r\n---\r\na: 1\r\n--- # again\nb: |\n  text\n  ---\n...\n---\n---x: 1\n";
-    let lines: Vec<u64> = documents(text).iter().map(|d| d.line).collect();
+    let lines: Vec<u64> = documents::of(text).iter().map(|d| d.line).collect();
     assert_eq!(lines, [2, 4, 9]);
 }
 

@@ -1,6 +1,6 @@
 //! What do pods, services and endpoint slices say?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use isthmus_control_plane_core::model::{
@@ -13,6 +13,7 @@ use isthmus_proto::locality::Locality;
 use isthmus_proto::resource::Protocol;
 use serde::Deserialize;
 
+use super::word::{client_affinity, one_of};
 use super::{Bad, Document, Failure, Metadata, status};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
@@ -91,7 +92,10 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         .iter()
         .flatten()
         .find(|c| c.r#type == "Ready");
-    let ready = condition.map_or(!ips.is_empty(), |c| c.status == "True") && !finished;
+    let words = ["True", "False", "Unknown"];
+    let said = condition.map(|c| c.status.as_str());
+    let said = one_of(document, "status.conditions", said, &words)?;
+    let ready = condition.map_or(!ips.is_empty(), |_| said == Some("True")) && !finished;
     let containers = raw
         .spec
         .containers
@@ -217,9 +221,15 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
     };
     ips.retain(|ip| *ip != "None");
     let (mut ports, mut others) = (Vec::new(), Vec::new());
+    let mut numbers = BTreeSet::new();
     for (at, port) in spec.ports.unwrap_or_default().into_iter().enumerate() {
         let key = format!("spec.ports[{at}].protocol");
-        match transport(document, &key, port.protocol.as_deref())? {
+        let transport = transport(document, &key, port.protocol.as_deref())?;
+        if !numbers.insert((port.port, transport)) {
+            let why = format!("spec.ports[{at}].port: {} is there twice", port.port);
+            return Err(document.failure(why));
+        }
+        match transport {
             Transport::Tcp => ports.push(service_port(document, port)?),
             transport => others.push(OtherPort {
                 port: port.port,
@@ -237,24 +247,31 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
         selector: spec.selector.unwrap_or_default(),
         ports,
         others,
-        client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        client_ip_affinity: client_affinity(document, spec.session_affinity.as_deref())?,
         affinity_seconds: spec.session_affinity_config.and_then(RawAffinity::seconds),
         managed,
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
         spread: spread(
+            document,
             spec.internal_traffic_policy.as_deref(),
             spec.traffic_distribution,
-        ),
+        )?,
         families: families(document, &spec.ip_families.unwrap_or_default())?,
     }))
 }
 
 /// `internalTrafficPolicy` and `trafficDistribution`
-pub(super) fn spread(internal: Option<&str>, distribution: Option<String>) -> Spread {
-    Spread {
+pub(super) fn spread(
+    document: &Document<'_>,
+    internal: Option<&str>,
+    distribution: Option<String>,
+) -> Result<Spread, Failure> {
+    let known = ["Cluster", "Local"];
+    let internal = one_of(document, "spec.internalTrafficPolicy", internal, &known)?;
+    Ok(Spread {
         node_only: internal == Some("Local"),
         distribution: distribution.filter(|word| !word.is_empty()),
-    }
+    })
 }
 
 /// `ipFamilies`

@@ -24,9 +24,9 @@ mod label;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use policy::{NOT_AN_AUTHOR, strangers};
+pub(crate) use policy::{NOT_AN_AUTHOR, nowhere, strangers, target};
 pub use roots::RootsBody;
-pub(crate) use route::{conflicted, partly};
+pub(crate) use route::{failing, partly};
 pub(crate) use service::derived_for;
 pub use service::{SERVICE_NAME_LABEL, derived_name};
 pub(crate) use slice::made_for;

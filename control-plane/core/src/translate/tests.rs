@@ -699,3 +699,61 @@ fn a_service_that_asks_for_affinity_has_it_here_and_everywhere() {
     });
     assert_eq!(seconds(&headless), [None, None]);
 }
+
+#[test]
+fn who_writes_for_nobody_is_told() {
+    let traffic = |name: &str, reach, service: &str| {
+        let policy = TrafficPolicy {
+            reach,
+            service: service.into(),
+            body: resource::TrafficPolicy::default(),
+            cover_imported: false,
+            invalid: None,
+            observed: Observed::default(),
+        };
+        object("east", "shop", name, Spec::TrafficPolicy(policy))
+    };
+    let access = |name: &str, service: &str| {
+        let policy = allow(PolicyTarget::Service(service.into()));
+        object("east", "shop", name, Spec::AccessPolicy(policy))
+    };
+    let mut astray = route("shop", "astray", LOCAL, &[None]);
+    if let Spec::Route(route) = &mut astray.spec {
+        route.parents[0].service.name = "carts".into();
+    }
+    let mut objects = shop();
+    objects.extend([
+        traffic("a", Reach::Cluster, "cart"),
+        traffic("b", Reach::Cluster, "cart"),
+        traffic("c", Reach::Clusterset, "cart"),
+        traffic("d", Reach::Clusterset, "carts"),
+        access("good", "cart"),
+        access("typo", "carts"),
+        astray,
+        route(
+            "shop",
+            "nowhere",
+            "shop/carts.shop.svc.cluster.local",
+            &[None],
+        ),
+        route("shop", "right", LOCAL, &[None]),
+    ]);
+    let told: Vec<_> = build(&objects)
+        .conditions()
+        .into_iter()
+        .filter(|c| !c.holds && c.kind != "Conflict")
+        .map(|c| (c.object.name, c.kind, c.reason))
+        .collect();
+    let told: Vec<_> = told
+        .iter()
+        .map(|(name, kind, reason)| (name.as_str(), kind.as_str(), reason.as_str()))
+        .collect();
+    let expected = [
+        ("typo", "ResolvedRefs", "TargetNotFound"),
+        ("b", "Accepted", "Conflicted"),
+        ("d", "Accepted", "TargetNotFound"),
+        ("astray", "Accepted", "NoMatchingParent"),
+        ("nowhere", "ResolvedRefs", "BackendNotFound"),
+    ];
+    assert_eq!(told, expected);
+}

@@ -6,10 +6,10 @@ use isthmus_proto::ids::is_dns_name;
 
 use crate::import;
 use crate::model::{CLUSTER_ID_PROPERTY, Kind, ObjectRef, Truth};
-use crate::translate::{authorization, gateway, route};
+use crate::translate::{authorization, gateway};
 use crate::world::World;
 use crate::world::cluster::Cluster;
-use crate::write::{NOT_AN_AUTHOR, conflicted, partly, strangers};
+use crate::write::{NOT_AN_AUTHOR, failing, nowhere, partly, strangers, target};
 
 /// What holds of an object, as it stands in a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,11 @@ impl World {
                 found.push(rejected(at.clone(), why.reason, why.message.clone()));
             }
             exported.extend(cluster.exports.iter().map(|(ns, name, _)| (ns, name)));
-            self.of_policies(cluster, &mut found);
-            self.of_routes(cluster, &mut found);
+            // Before its list is whole, what is named may only not have come yet.
+            if cluster.listed() {
+                self.of_policies(cluster, &mut found);
+                self.of_routes(cluster, &mut found);
+            }
             self.of_gateways(cluster, &mut found);
             self.of_the_mesh(cluster, &mut found);
             of_pods(cluster, &mut found);
@@ -58,11 +61,23 @@ impl World {
                 let message = format!("denies everything in its scope: {why}");
                 found.push(rejected(at, "Invalid", message));
             }
+            if let Some(message) = nowhere(cluster, namespace, &entry.value) {
+                let at = reference(cluster, Kind::AccessPolicy, namespace, name);
+                found.push(Condition {
+                    kind: "ResolvedRefs".to_owned(),
+                    ..rejected(at, "TargetNotFound", message)
+                });
+            }
         }
         for (namespace, name, entry) in cluster.traffic.iter() {
-            if let Some(why) = &entry.value.invalid {
+            let policy = &entry.value;
+            let (reason, message) = match &policy.invalid {
+                Some(why) => ("Invalid", why.clone()),
+                None => target(self, cluster, namespace, policy),
+            };
+            if reason != "Accepted" {
                 let at = reference(cluster, Kind::TrafficPolicy, namespace, name);
-                found.push(rejected(at, "Invalid", why.clone()));
+                found.push(rejected(at, reason, message));
             }
         }
     }
@@ -102,9 +117,7 @@ impl World {
         for (kind, table) in &cluster.routes {
             for (namespace, name, entry) in table.iter() {
                 let at = || reference(cluster, *kind, namespace, name);
-                if let Some(why) = &entry.value.invalid {
-                    found.push(rejected(at(), "Invalid", why.clone()));
-                } else if let Some(message) = partly(&entry.value) {
+                if let Some(message) = partly(&entry.value) {
                     found.push(Condition {
                         object: at(),
                         kind: "PartiallyInvalid".to_owned(),
@@ -113,16 +126,14 @@ impl World {
                         message,
                     });
                 }
-                if let Some(message) = conflicted((self, cluster), namespace, &entry.value) {
-                    found.push(rejected(at(), "Conflicted", message));
-                }
-                let backends = entry.value.rules.iter().flat_map(|rule| &rule.backends);
-                let foreign = |backend: &&isthmus_proto::resource::WeightedBackend| {
-                    !route::may_refer(cluster, namespace, &entry.value, &backend.service)
-                };
-                if let Some(backend) = backends.into_iter().find(foreign) {
-                    let message = format!("no ReferenceGrant allows backend {}", backend.service);
-                    found.push(rejected(at(), "RefNotPermitted", message));
+                for said in failing((self, cluster), namespace, &entry.value) {
+                    found.push(Condition {
+                        object: at(),
+                        kind: said.kind,
+                        holds: false,
+                        reason: said.reason,
+                        message: said.message,
+                    });
                 }
             }
         }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::import::{self, shortened};
-use crate::model::{Kind, Observed, Reach, Said, ServiceRef, TrafficPolicy, TrustPolicy, Truth};
+use crate::model::{
+    AccessPolicy, Kind, Observed, PolicyTarget, Reach, Said, ServiceRef, TrafficPolicy,
+    TrustPolicy, Truth,
+};
 use crate::translate::{authorization, gateway, service};
 use crate::world::cluster::Cluster;
 use crate::world::{Standing, World};
@@ -174,18 +177,26 @@ fn access(
     plan: &mut Plan,
 ) {
     // A policy with several targets is several objects here, and one in Kubernetes.
-    let mut whole: BTreeMap<(&str, &str), (&Observed, Option<String>)> = BTreeMap::new();
+    let mut whole: BTreeMap<(&str, &str), Whole<'_>> = BTreeMap::new();
     for (namespace, name, entry) in cluster.policies.iter() {
         let name = name.split('#').next().unwrap_or(name);
         let wrong = authorization::invalidity(world, namespace, &entry.value);
-        let found = whole
-            .entry((namespace, name))
-            .or_insert((&entry.value.observed, None));
-        if found.1.is_none() {
-            found.1 = wrong;
-        }
+        let found = whole.entry((namespace, name)).or_insert(Whole {
+            observed: &entry.value.observed,
+            wrong: None,
+            nowhere: Vec::new(),
+        });
+        found.wrong = found.wrong.take().or(wrong);
+        found
+            .nowhere
+            .extend(nowhere(cluster, namespace, &entry.value));
     }
-    for ((namespace, name), (observed, wrong)) in whole {
+    for ((namespace, name), found) in whole {
+        let Whole {
+            observed,
+            wrong,
+            nowhere,
+        } = found;
         let at = reference(cluster, Kind::AccessPolicy, namespace, name);
         if cluster.refused.contains_key(&at) {
             continue;
@@ -198,9 +209,34 @@ fn access(
         } else {
             (Truth::False, "Invalid", message.as_str())
         };
-        let wanted = vec![said(observed, "Accepted", accepted)];
+        let nowhere = nowhere.join("; ");
+        let resolved = if nowhere.is_empty() {
+            (Truth::True, "ResolvedRefs", "")
+        } else {
+            (Truth::False, "TargetNotFound", nowhere.as_str())
+        };
+        let wanted = vec![
+            said(observed, "Accepted", accepted),
+            said(observed, "ResolvedRefs", resolved),
+        ];
         plan.conditions(at, (wanted, &observed.conditions), settings, subject);
     }
+}
+
+/// A policy with all of its targets.
+struct Whole<'a> {
+    observed: &'a Observed,
+    wrong: Option<String>,
+    nowhere: Vec<String>,
+}
+
+/// The service that an AccessPolicy is for and that is not there, in words: it applies to nobody.
+pub(crate) fn nowhere(cluster: &Cluster, namespace: &str, policy: &AccessPolicy) -> Option<String> {
+    let PolicyTarget::Service(service) = &policy.target else {
+        return None;
+    };
+    let is_there = cluster.services.get(namespace, service).is_some();
+    (!is_there).then(|| format!("there is no Service {namespace}/{service}: nobody is meant"))
 }
 
 fn traffic(
@@ -228,7 +264,7 @@ fn traffic(
 }
 
 /// What becomes of a policy because of its target (reasons as GEP-713 has them).
-fn target(
+pub(crate) fn target(
     world: &World,
     cluster: &Cluster,
     namespace: &str,

@@ -133,18 +133,20 @@ fn conflict(
     attached.conflict((namespace, route.kind), port)
 }
 
-/// The first parent of a route where routes of another kind apply in its place, in words.
-pub(crate) fn conflicted(
+/// What does not hold of a route: of each of its parents, and of its backends.
+pub(crate) fn failing(
     (world, cluster): (&World, &Cluster),
     namespace: &str,
     route: &Route,
-) -> Option<String> {
-    route.parents.iter().find_map(|parent| {
-        let port = attached((world, cluster), parent).ok()?;
-        let lost = conflict((world, cluster), namespace, route, &parent.service, port);
-        let (_, why) = lost.filter(|(everywhere, _)| *everywhere)?;
-        Some(format!("{}: {why}", parent.service.service_name()))
-    })
+) -> Vec<Said> {
+    let parents = route.parents.iter();
+    let mut all: Vec<Said> = parents
+        .map(|parent| accepted((world, cluster), namespace, route, parent))
+        .collect();
+    all.push(resolved(world, cluster, namespace, route));
+    all.retain(|said| said.status == Truth::False);
+    all.dedup();
+    all
 }
 
 /// The port of the parent that the route is for; `None`: every one. Or why it is for none.

@@ -74,6 +74,7 @@ pub(super) fn http(raw: &RawMatch) -> Result<RouteMatch, Bad> {
         if param.name.is_empty() {
             return Err(Bad("queryParams: a parameter without a name".to_owned()));
         }
+        bounded(&param.name)?;
         // Gateway API: of several with one name, the first counts.
         if query.iter().all(|q: &QueryMatch| q.name != param.name) {
             query.push(QueryMatch {

@@ -250,8 +250,18 @@ fn a_route() -> impl Strategy<Value = (&'static str, Value)> {
     })
 }
 
+/// More with `PROPTEST_CASES`.
+fn config() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig {
+        cases: usual.cases.max(1_024),
+        failure_persistence: None,
+        ..usual
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_024))]
+    #![proptest_config(config())]
 
     #[test]
     fn traffic_policies_that_are_accepted(spec in a_traffic_policy()) {

@@ -190,8 +190,18 @@ fn same(policy: &resource::AccessPolicy) {
     );
 }
 
+/// More with `PROPTEST_CASES`.
+fn config() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig {
+        cases: usual.cases.max(2_048),
+        failure_persistence: None,
+        ..usual
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_048))]
+    #![proptest_config(config())]
 
     #[test]
     fn what_is_accepted_is_what_proxies_apply(policy in policy()) {

@@ -82,6 +82,12 @@ async fn whole(options: &DemoOptions, screen: &Arc<Screen>) -> anyhow::Result<Ex
         mesh = start(options, screen) => mesh?,
         () = shutdown::requested(false) => return Ok(interrupted(screen)),
     };
+    // For the test that a panic leaves nothing behind; a release has no such switch.
+    #[cfg(debug_assertions)]
+    assert!(
+        std::env::var_os("ISTHMUS_DEMO_PANIC").is_none(),
+        "asked to panic"
+    );
     let state = state::State::of(&mesh.plan, &mesh.folder);
     let _published = if options.hold {
         Some(state.publish()?)

@@ -1,5 +1,6 @@
 //! Is a process of the demo left behind when it ends, however that happens?
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,26 +10,37 @@ use isthmus_tests::wait::{check, until_within};
 /// How long the demo may take to start, or all of it to end, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A demo that is held, with all its files in a folder of ours: by that its processes are known.
+/// Where a demo's output is kept, in its folder.
+const SAID: &str = "said.txt";
+
+/// A demo, with all its files in a folder of ours: by that its processes are known.
 struct Demo {
     folder: tempfile::TempDir,
     demo: Child,
 }
 
 impl Demo {
-    /// Starts it, and waits until the mesh runs.
-    async fn start() -> Self {
+    /// Starts it with these options, and one more variable in its environment.
+    fn begin(options: &[&str], variable: (&str, &str)) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let said = File::create(folder.path().join(SAID)).unwrap();
         let demo = Command::new(env!("CARGO_BIN_EXE_isthmus"))
-            .args(["demo", "--hold", "--no-scenes"])
+            .arg("demo")
+            .args(options)
             .env("TMPDIR", folder.path())
             .env("XDG_RUNTIME_DIR", folder.path())
+            .env(variable.0, variable.1)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(said)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut started = Self { folder, demo };
+        Self { folder, demo }
+    }
+
+    /// Starts one that is held, and waits until the mesh runs.
+    async fn start() -> Self {
+        let mut started = Self::begin(&["--hold", "--no-scenes"], ("TERM", "dumb"));
         let state = started.folder.path().join("isthmus-demo.json");
         until_within(LIMIT, "the mesh runs", async || {
             let ended = started.demo.try_wait().unwrap();
@@ -43,9 +55,16 @@ impl Demo {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.demo.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &id]).status();
-        assert!(sent.unwrap().success());
+        signal(self.demo.id(), name);
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    async fn ended(&mut self) -> Option<i32> {
+        until_within(LIMIT, "the demo ends", async || {
+            let ended = self.demo.try_wait().unwrap();
+            ended.ok_or("it runs").map(|status| status.code())
+        })
+        .await
     }
 
     /// Waits until nothing is left of it.
@@ -56,6 +75,12 @@ impl Demo {
         })
         .await;
     }
+}
+
+fn signal(id: u32, name: &str) {
+    let id = id.to_string();
+    let sent = Command::new("kill").args(["-s", name, &id]).status();
+    assert!(sent.unwrap().success());
 }
 
 impl Drop for Demo {
@@ -88,6 +113,7 @@ async fn a_demo_that_is_interrupted_leaves_no_process_behind() {
     demo.gone().await;
     // As a shell reports it.
     assert_eq!(demo.demo.wait().unwrap().code(), Some(130));
+    std::fs::remove_file(demo.folder.path().join(SAID)).unwrap();
     let left: Vec<_> = std::fs::read_dir(demo.folder.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -124,5 +150,40 @@ async fn a_guard_that_is_killed_takes_its_program_along() {
 async fn a_demo_that_is_killed_leaves_no_process_behind() {
     let demo = Demo::start().await;
     demo.signal("KILL");
+    demo.gone().await;
+}
+
+#[tokio::test]
+async fn a_scene_that_fails_leaves_no_process_behind() {
+    let mut demo = Demo::begin(&["--scene", "spread"], ("TERM", "dumb"));
+    let said = demo.folder.path().join(SAID);
+    until_within(LIMIT, "the mesh runs", async || {
+        let said = std::fs::read_to_string(&said).unwrap();
+        check(said.contains("processes are ready"), said)
+    })
+    .await;
+    // The caller's own: not one request arrives without it.
+    let is_sidecar = |id: &u32| {
+        let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let mut words = line.split('\0');
+        words.any(|word| word == "proxy") && words.any(|word| word.contains("web-1"))
+    };
+    let sidecars = processes(demo.folder.path()).into_iter().filter(is_sidecar);
+    let [sidecar] = sidecars.collect::<Vec<_>>()[..] else {
+        panic!("web-1 has one sidecar")
+    };
+    signal(sidecar, "KILL");
+    assert_eq!(demo.ended().await, Some(1));
+    demo.gone().await;
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_demo_that_panics_leaves_no_process_behind() {
+    let mut demo = Demo::begin(&["--no-scenes"], ("ISTHMUS_DEMO_PANIC", "1"));
+    // As Rust reports it.
+    assert_eq!(demo.ended().await, Some(101));
+    let said = std::fs::read_to_string(demo.folder.path().join(SAID)).unwrap();
+    assert!(said.contains("processes are ready"), "{said}");
     demo.gone().await;
 }

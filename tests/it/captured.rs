@@ -203,6 +203,14 @@ async fn outbound() {
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
     let peer = "x-mesh-peer: spiffe://east.mesh.internal/ns/shop/sa/web";
     assert!(text.contains(peer), "{text}");
+    // A pod by its own address, as clients of a headless service call it: the same.
+    let pod = mesh.app("east/cart-1").address();
+    capture(APPLICATION, &pod.ip().to_string(), pod.port(), web).await;
+    let text = get(APPLICATION, &pod.to_string()).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains(peer), "{text}");
+    let as_itself = |line: &serde_json::Value| line["service"] == "shop/cart-1.shop.pod.east.local";
+    mesh.proxy("east/web-1").logged("the pod", as_itself).await;
     // Nobody's: as it is.
     let outside = TcpListener::bind(OUTSIDE).await.unwrap();
     let serving = tokio::spawn(async move {

@@ -30,7 +30,7 @@ use isthmus_proto::ids::ClusterId;
 use isthmus_proto::positions::Positions;
 
 use crate::model::ServiceRef;
-use crate::translate::{Encoded, endpoint, service};
+use crate::translate::{Encoded, direct, endpoint, service};
 use crate::world::World;
 use admission::{check, cut};
 use channel::{Channel, Draft, Part};
@@ -205,11 +205,19 @@ impl Session {
                 continue;
             }
             for key in keys {
+                let address = direct::address_of(&key);
+                self.wanted.begin_address(address);
+                // Whose address it is depends on pods, too.
+                let behind = self.epochs.concerns(ResourceType::Service)
+                    || (address.is_some() && self.epochs.concerns(ResourceType::Endpoint));
                 match service::resolve(world, &self.client, &key) {
                     service::Resolved::Service(found) => {
                         channel.bind(&key, Some(Subject::Service(found)));
                     }
-                    service::Resolved::Nothing if !self.epochs.concerns(ResourceType::Service) => {
+                    service::Resolved::Pod(found) => {
+                        channel.bind(&key, Some(Subject::Pod(found)));
+                    }
+                    service::Resolved::Nothing if !behind => {
                         channel.bind(&key, None);
                     }
                     service::Resolved::Nothing | service::Resolved::Unknown => {

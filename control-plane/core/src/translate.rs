@@ -8,6 +8,7 @@ pub(crate) mod cache;
 pub(crate) mod workload;
 pub(crate) mod service;
 pub(crate) mod endpoint;
+pub(crate) mod direct;
 pub(crate) mod attach;
 pub(crate) mod route;
 pub(crate) mod authorization;

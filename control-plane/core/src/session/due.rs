@@ -1,8 +1,11 @@
 //! What of a client's has to be looked at again after a change?
 
+use std::net::IpAddr;
+
 use crate::model::{Reach, ServiceRef};
 use crate::session::question::Subject;
 use crate::session::{Channel, ResourceType, Session};
+use crate::translate::direct;
 use crate::world::Dirty;
 use crate::world::dirty::{Affected, PolicyScope, ServiceKey};
 
@@ -25,6 +28,11 @@ impl Session {
         }
         if redefined {
             self.addresses_due();
+        }
+        for ip in &dirty.addresses {
+            if self.wanted.has_address(*ip) {
+                self.address_due(*ip);
+            }
         }
         self.rest_due(dirty);
     }
@@ -65,6 +73,18 @@ impl Session {
             channel
                 .due_keys
                 .extend(addresses.cloned().collect::<Vec<_>>());
+        }
+    }
+
+    /// Who has an address, or what is spoken there, may be different.
+    pub(crate) fn address_due(&mut self, ip: IpAddr) {
+        for channel in self.channels.values_mut() {
+            let keys = channel.keys.iter();
+            let about = keys.filter(|(key, _)| direct::address_of(key) == Some(ip));
+            for (key, known) in about {
+                channel.due_keys.insert(key.clone());
+                channel.due.extend(known.subject.clone());
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use prost_types::value::Kind as ValueKind;
 use crate::model::{Kind, POSITIONED};
 use crate::session::channel::{Channel, Draft, Holding};
 use crate::session::question::{Asker, Subject, cluster_of};
-use crate::translate::{Client, Encoded, ResourceType};
+use crate::translate::{Client, Encoded, ResourceType, direct};
 use crate::world::cluster::Cluster;
 use crate::world::{CLUSTERS_MAX, CONFIRMED_STEP, World};
 
@@ -138,6 +138,9 @@ impl Epochs {
             | ResourceType::ClusterFreshness => cluster_of(kind, name).is_some_and(holds),
             ResourceType::Workload | ResourceType::ExportedEndpoint => {
                 holds(client.cluster.as_str())
+            }
+            ResourceType::Service if direct::of_service_name(name).is_some() => {
+                self.concerns(kind) || self.concerns(ResourceType::Endpoint)
             }
             // Made of what several clusters say.
             ResourceType::Service | ResourceType::Route | ResourceType::TrustBundle => {

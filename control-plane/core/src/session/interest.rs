@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
+use std::net::IpAddr;
 
 use isthmus_proto::ids::{ClusterId, WorkloadName};
 
 use crate::model::ServiceRef;
 use crate::session::question::Subject;
 use crate::session::{Client, Role, Session};
+use crate::translate::direct;
 use crate::world::Dirty;
 use crate::world::dirty::{Affected, PolicyScope, ServiceKey};
 
@@ -18,6 +20,8 @@ use crate::world::dirty::{Affected, PolicyScope, ServiceKey};
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     services: HashSet<ServiceKey>,
+    /// ... and addresses that may be a pod's.
+    addresses: HashSet<IpAddr>,
     moved: Moved,
 }
 
@@ -26,11 +30,14 @@ pub(crate) struct Wanted {
 pub struct Moved {
     begun: Vec<ServiceKey>,
     ended: Vec<ServiceKey>,
+    addresses_begun: Vec<IpAddr>,
+    addresses_ended: Vec<IpAddr>,
 }
 
 impl Moved {
     fn is_empty(&self) -> bool {
-        self.begun.is_empty() && self.ended.is_empty()
+        let services = self.begun.is_empty() && self.ended.is_empty();
+        services && self.addresses_begun.is_empty() && self.addresses_ended.is_empty()
     }
 }
 
@@ -40,6 +47,19 @@ const ENDED_MAX: usize = 64;
 impl Wanted {
     pub(crate) fn contains(&self, key: &ServiceKey) -> bool {
         self.services.contains(key)
+    }
+
+    pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses.contains(&ip)
+    }
+
+    /// A key asks about this address.
+    pub(crate) fn begin_address(&mut self, ip: Option<IpAddr>) {
+        if let Some(ip) = ip
+            && self.addresses.insert(ip)
+        {
+            self.moved.addresses_begun.push(ip);
+        }
     }
 
     fn begin(&mut self, service: &ServiceRef) {
@@ -53,7 +73,7 @@ impl Wanted {
 impl Session {
     /// Takes note of services that are wanted since the last time.
     pub(crate) fn note_wanted(&mut self) {
-        let mut live = 0_usize;
+        let (mut live, mut keys) = (0_usize, 0_usize);
         for channel in self.channels.values_mut() {
             for subject in channel.begun.drain(..) {
                 if let Subject::Service(service) = subject {
@@ -61,6 +81,10 @@ impl Session {
                 }
             }
             live = live.saturating_add(channel.holdings.len());
+            keys = keys.saturating_add(channel.keys.len());
+        }
+        if self.wanted.addresses.len() > keys.saturating_add(ENDED_MAX) {
+            self.forget_addresses();
         }
         if self.wanted.services.len() > live.saturating_add(ENDED_MAX) {
             self.forget_unwanted();
@@ -72,12 +96,26 @@ impl Session {
         let wanted: HashSet<ServiceKey> = subjects
             .filter_map(|subject| match subject {
                 Subject::Service(of) => Some(ServiceKey::new(of.namespace.as_str(), &of.name)),
-                Subject::All => None,
+                Subject::All | Subject::Pod(_) => None,
             })
             .collect();
-        let Wanted { services, moved } = &mut self.wanted;
+        let Wanted {
+            services, moved, ..
+        } = &mut self.wanted;
         moved.ended.extend(services.difference(&wanted).cloned());
         *services = wanted;
+    }
+
+    fn forget_addresses(&mut self) {
+        let keys = self.channels.values().flat_map(|c| c.keys.keys());
+        let wanted: HashSet<IpAddr> = keys.filter_map(|key| direct::address_of(key)).collect();
+        let Wanted {
+            addresses, moved, ..
+        } = &mut self.wanted;
+        moved
+            .addresses_ended
+            .extend(addresses.difference(&wanted).copied());
+        *addresses = wanted;
     }
 
     /// What the session has begun to want, and wants no more, if anything: to be asked after each
@@ -90,6 +128,9 @@ impl Session {
         let moved = std::mem::take(&mut self.wanted.moved);
         for key in &moved.begun {
             self.wholly_due(key);
+        }
+        for ip in &moved.addresses_begun {
+            self.address_due(*ip);
         }
         Some(moved)
     }
@@ -104,6 +145,7 @@ pub struct Interests {
     next: SessionNumber,
     sessions: BTreeMap<SessionNumber, Looks>,
     services: Index<ServiceKey>,
+    addresses: Index<IpAddr>,
     workloads: Index<WorkloadName>,
     clusters: Index<ClusterId>,
     gateways: Index<ClusterId>,
@@ -115,6 +157,7 @@ struct Looks {
     workload: WorkloadName,
     cluster: ClusterId,
     services: HashSet<ServiceKey>,
+    addresses: HashSet<IpAddr>,
 }
 
 impl Interests {
@@ -131,6 +174,7 @@ impl Interests {
             workload: client.workload.clone(),
             cluster: client.cluster.clone(),
             services: HashSet::new(),
+            addresses: HashSet::new(),
         };
         self.sessions.insert(number, looks);
         number
@@ -150,6 +194,14 @@ impl Interests {
             looks.services.insert(key.clone());
             self.services.add(key, number);
         }
+        for ip in moved.addresses_ended {
+            looks.addresses.remove(&ip);
+            self.addresses.remove(&ip, number);
+        }
+        for ip in moved.addresses_begun {
+            looks.addresses.insert(ip);
+            self.addresses.add(ip, number);
+        }
     }
 
     /// The session has ended.
@@ -159,6 +211,9 @@ impl Interests {
         };
         for key in &looks.services {
             self.services.remove(key, number);
+        }
+        for ip in &looks.addresses {
+            self.addresses.remove(ip, number);
         }
         self.workloads.remove(&looks.workload, number);
         self.clusters.remove(&looks.cluster, number);
@@ -196,6 +251,8 @@ impl Interests {
         }
         let workloads = dirty.workloads.iter();
         found.extend(workloads.flat_map(|workload| self.workloads.of(workload)));
+        let addresses = dirty.addresses.iter();
+        found.extend(addresses.flat_map(|ip| self.addresses.of(ip)));
         for scope in &dirty.policies {
             if let PolicyScope::Cluster(cluster) | PolicyScope::Namespace(cluster, _) = scope {
                 found.extend(self.clusters.of(cluster));

@@ -7,7 +7,8 @@ use isthmus_proto::ids::{ClusterId, WorkloadName};
 use crate::model::{Reach, ServiceRef};
 use crate::session::epoch::Epochs;
 use crate::translate::{
-    Answer, Client, ResourceType, authorization, endpoint, gateway, route, service, trust, workload,
+    Answer, Client, ResourceType, authorization, direct, endpoint, gateway, route, service, trust,
+    workload,
 };
 use crate::world::World;
 
@@ -18,6 +19,8 @@ pub(crate) enum Subject {
     All,
     /// One service.
     Service(ServiceRef),
+    /// One pod that is called by its own address.
+    Pod(WorkloadName),
 }
 
 /// How a type is subscribed to.
@@ -75,6 +78,10 @@ pub(crate) fn answer(
         (ResourceType::Service, Subject::Service(of)) => service::definition(world, client, of),
         (ResourceType::Endpoint, Subject::Service(of)) => endpoint::endpoints(world, client, of).0,
         (ResourceType::Route, Subject::Service(of)) => route::routes(world, client, of),
+        (ResourceType::Service, Subject::Pod(of)) => direct::definition(world, client, of),
+        (ResourceType::Endpoint, Subject::Pod(of)) => direct::endpoints(world, client, of),
+        // Nothing can name a pod as its parent.
+        (ResourceType::Route, Subject::Pod(_)) => Answer::nothing(),
         // No client can ask so.
         (ResourceType::Service | ResourceType::Endpoint | ResourceType::Route, Subject::All)
         | (
@@ -85,7 +92,7 @@ pub(crate) fn answer(
             | ResourceType::ExportedEndpoint
             | ResourceType::ClusterFreshness
             | ResourceType::Gateway,
-            Subject::Service(_),
+            Subject::Service(_) | Subject::Pod(_),
         ) => Answer::default(),
     }
 }
@@ -104,7 +111,8 @@ pub(crate) fn subject_of(kind: ResourceType, name: &str) -> Option<Subject> {
         | ResourceType::ClusterFreshness
         | ResourceType::Gateway => return Some(Subject::All),
     };
-    ServiceRef::of_service_name(service).map(Subject::Service)
+    let of_service = ServiceRef::of_service_name(service).map(Subject::Service);
+    of_service.or_else(|| direct::of_service_name(service).map(Subject::Pod))
 }
 
 /// The cluster that an endpoint, policy or gateway comes from, by its name.
@@ -169,5 +177,7 @@ fn is_endpoint_gone(world: &World, client: &Client, cluster: &str, name: &str) -
         let workload = workload.parse::<WorkloadName>();
         workload.is_ok_and(|workload| world.pod(&workload).is_none())
     };
-    local || world.exports_known(cluster) || gone()
+    // What is called by its address is of the client's own cluster, which has said all.
+    let direct = || direct::of_service_name(service).is_some();
+    local || direct() || world.exports_known(cluster) || gone()
 }

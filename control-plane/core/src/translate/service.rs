@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use isthmus_proto::ids::{ClusterId, Namespace, ServiceName, is_label};
+use isthmus_proto::ids::{ClusterId, Namespace, ServiceName, WorkloadName, is_label};
 use isthmus_proto::resource;
 
 use crate::import;
@@ -13,7 +13,7 @@ use crate::model::{
     Kind, OtherPort, Reach, Service, ServiceImport, ServicePort, ServiceRef, ServiceType,
     TargetPort, TrafficPolicy, Transport,
 };
-use crate::translate::{Answer, Client, List, encode, octets};
+use crate::translate::{Answer, Client, List, direct, encode, octets};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
@@ -28,6 +28,8 @@ const CLOSE_PENALTY_MS: u32 = 20;
 pub(crate) enum Resolved {
     /// A service's name; whether it exists is another question.
     Service(ServiceRef),
+    /// A pod, by its own address.
+    Pod(WorkloadName),
     /// It can mean no service.
     Nothing,
     /// It can't be said yet.
@@ -87,14 +89,14 @@ fn by_address(world: &World, client: &Client, vip: &str) -> Resolved {
     if cluster.network().is_none_or(|own| own.as_str() != network) {
         return Resolved::Nothing;
     }
-    let claim = cluster.vip(ip);
-    let found = claim.and_then(|claim| {
-        let namespace = claim.namespace.parse().ok()?;
-        Some(ServiceRef {
-            reach: claim.reach,
-            namespace,
-            name: claim.name.clone(),
-        })
+    let Some(claim) = cluster.vip(ip) else {
+        let pod = direct::at(cluster, client, ip.to_canonical());
+        return pod.map_or(Resolved::Nothing, Resolved::Pod);
+    };
+    let found = claim.namespace.parse().map(|namespace| ServiceRef {
+        reach: claim.reach,
+        namespace,
+        name: claim.name.clone(),
     });
     found.map_or(Resolved::Nothing, Resolved::Service)
 }

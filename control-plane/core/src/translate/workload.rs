@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_proto::ids::Namespace;
+use isthmus_proto::ids::{Namespace, WorkloadName};
 use isthmus_proto::resource::{self, InboundMode};
 
 use crate::model::{
@@ -33,7 +33,7 @@ pub(crate) fn own(world: &World, client: &Client) -> Answer {
                 region: locality.region,
                 zone: locality.zone,
             }),
-            ports: ports(cluster, client, &entry.value),
+            ports: ports(cluster, &client.workload, &entry.value),
             inbound_mode: inbound_mode(world, client).into(),
             origin: None,
             passthrough: if cluster.denies_passthrough() {
@@ -64,11 +64,15 @@ pub(crate) fn pod<'a>(cluster: &'a Cluster, client: &Client) -> Option<&'a Entry
 }
 
 /// The ports that services lead to, with what is spoken there.
-fn ports(cluster: &Cluster, client: &Client, pod: &Pod) -> Vec<resource::WorkloadPort> {
-    let namespace = client.namespace();
+pub(crate) fn ports(
+    cluster: &Cluster,
+    workload: &WorkloadName,
+    pod: &Pod,
+) -> Vec<resource::WorkloadPort> {
+    let namespace = workload.namespace();
     let mut ports: BTreeMap<u16, resource::WorkloadPort> = BTreeMap::new();
     let mut names = cluster.selecting(namespace, &pod.labels);
-    names.extend(cluster.slicing(namespace, client.workload.pod()));
+    names.extend(cluster.slicing(namespace, workload.pod()));
     for name in names {
         let Some(service) = cluster
             .services
@@ -80,7 +84,7 @@ fn ports(cluster: &Cluster, client: &Client, pod: &Pod) -> Vec<resource::Workloa
         if service.kind == ServiceType::ExternalName {
             continue;
         }
-        for (port, target) in targets(cluster, client, pod, (&name, service)) {
+        for (port, target) in targets(cluster, workload, pod, (&name, service)) {
             let refs = references(cluster, namespace, &name, port.port);
             ports
                 .entry(target)
@@ -104,18 +108,18 @@ fn ports(cluster: &Cluster, client: &Client, pod: &Pod) -> Vec<resource::Workloa
 /// Ports of the service, and where each leads in the pod.
 fn targets<'a>(
     cluster: &Cluster,
-    client: &Client,
+    workload: &WorkloadName,
     pod: &Pod,
     (name, service): (&str, &'a Service),
 ) -> Vec<(&'a ServicePort, u16)> {
     let slices = if service.selector.is_empty() {
-        cluster.slices_of(client.namespace(), name)
+        cluster.slices_of(workload.namespace(), name)
     } else {
         Vec::new()
     };
     let by_slice = |port: &ServicePort| {
         let mut named = slices.iter().filter(|slice| {
-            let own = |e: &SliceEndpoint| e.pod.as_deref() == Some(client.workload.pod());
+            let own = |e: &SliceEndpoint| e.pod.as_deref() == Some(workload.pod());
             slice.value.endpoints.iter().any(own)
         });
         named.find_map(|slice| slice.value.ports.iter().find(|p| p.name == port.name))

@@ -14,23 +14,14 @@ use crate::model::{
     Service, ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
+use crate::world::index::VipClaim;
 use crate::world::refused::Refused;
-use crate::world::table::{Age, Entry, Stamp, Table};
+use crate::world::table::{Entry, Stamp, Table};
 
 /// Objects that one cluster may declare; more are refused with a condition.
 pub(crate) const OBJECTS_MAX: usize = 400_000;
 /// Endpoints of one slice (Kubernetes allows as many).
 const SLICE_ENDPOINTS_MAX: usize = 1_000;
-
-/// A virtual address that an object claims. The first claim counts: a service's before an import's,
-/// then the oldest.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct VipClaim {
-    pub(crate) reach: Reach,
-    pub(crate) age: Age,
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-}
 
 pub(crate) type Names = BTreeSet<String>;
 /// Kind, namespace, name.
@@ -85,6 +76,8 @@ pub(crate) struct Cluster {
     pub(crate) slices_of_pod: BTreeMap<(String, String), Names>,
     pub(crate) routes_of: BTreeMap<(Reach, String, String), BTreeSet<RouteAt>>,
     pub(crate) vips: BTreeMap<IpAddr, BTreeSet<VipClaim>>,
+    /// Address → the pods that have it, namespace and name.
+    pub(crate) pods_at: BTreeMap<IpAddr, BTreeSet<(String, String)>>,
     /// Endpoint id → pods; of several the first by name has it.
     pub(crate) ids: BTreeMap<u64, BTreeSet<(String, String)>>,
 }
@@ -291,6 +284,7 @@ impl Cluster {
             slices_of_pod: BTreeMap::new(),
             routes_of: BTreeMap::new(),
             vips: BTreeMap::new(),
+            pods_at: BTreeMap::new(),
             ids: BTreeMap::new(),
         }
     }

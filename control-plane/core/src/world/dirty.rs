@@ -1,6 +1,7 @@
 //! What is different now, and for whom?
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use isthmus_proto::ids::{ClusterId, WorkloadName};
 
@@ -14,6 +15,8 @@ pub struct Dirty {
     pub(crate) all: bool,
     pub(crate) services: BTreeMap<ServiceKey, Affected>,
     pub(crate) workloads: BTreeSet<WorkloadName>,
+    /// Addresses of pods: who has them, or what is spoken there.
+    pub(crate) addresses: BTreeSet<IpAddr>,
     pub(crate) policies: BTreeSet<PolicyScope>,
     /// Gateways of these clusters.
     pub(crate) gateways: BTreeSet<ClusterId>,
@@ -106,6 +109,7 @@ impl Dirty {
                 .merge(affected);
         }
         self.workloads.extend(other.workloads.iter().cloned());
+        self.addresses.extend(&other.addresses);
         self.policies.extend(other.policies.iter().cloned());
         self.gateways.extend(other.gateways.iter().cloned());
         self.freshness.extend(other.freshness.iter().cloned());

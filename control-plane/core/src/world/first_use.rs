@@ -11,7 +11,7 @@ use prost::Message;
 
 use crate::model::ServiceRef;
 use crate::translate::service::{Resolved, definition, resolve};
-use crate::translate::{Answer, Client, Role, endpoint, route};
+use crate::translate::{Answer, Client, Role, direct, endpoint, route};
 use crate::world::{State, World};
 
 /// An answer before it is asked for.
@@ -62,12 +62,26 @@ impl World {
         };
         Some(match resolve(self, &client, &key) {
             Resolved::Service(service) => self.would_tell(&client, &service),
+            Resolved::Pod(pod) => self.would_lead_to(&client, &pod),
             Resolved::Nothing => FirstUse {
                 exists: Some(false),
                 ..FirstUse::default()
             },
             Resolved::Unknown => FirstUse::default(),
         })
+    }
+
+    /// A pod that is called by its own address.
+    fn would_lead_to(&self, client: &Client, pod: &WorkloadName) -> FirstUse {
+        let answer = direct::definition(self, client, pod);
+        let definition: Option<resource::Service> = decoded(&answer).next();
+        FirstUse {
+            service: Some(direct::service_name(pod)),
+            exists: answer.known.then_some(definition.is_some()),
+            definition,
+            endpoints: decoded(&direct::endpoints(self, client, pod)).collect(),
+            ..FirstUse::default()
+        }
     }
 
     fn would_tell(&self, client: &Client, service: &ServiceRef) -> FirstUse {

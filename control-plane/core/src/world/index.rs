@@ -7,8 +7,18 @@ use isthmus_proto::ids::NetworkId;
 use isthmus_proto::locality::Locality;
 
 use crate::model::{EndpointSlice, Kind, Labels, MeshCluster, Pod, Reach, Route};
-use crate::world::cluster::{Cluster, Names, RouteAt, VipClaim};
+use crate::world::cluster::{Cluster, Names, RouteAt};
 use crate::world::table::{Age, Entry};
+
+/// A virtual address that an object claims. The first claim counts: a service's before an import's,
+/// then the oldest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct VipClaim {
+    pub(crate) reach: Reach,
+    pub(crate) age: Age,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
 
 /// Indexes, and what is looked up in them.
 impl Cluster {
@@ -40,14 +50,17 @@ impl Cluster {
     }
 
     fn index_pod(&mut self, namespace: &str, name: &str, present: bool) {
-        if self.pods.get(namespace, name).is_some() {
-            let id = crate::translate::endpoint_id(&self.id, namespace, name);
-            change(
-                &mut self.ids,
-                id,
-                (namespace.to_owned(), name.to_owned()),
-                present,
-            );
+        let Some(entry) = self.pods.get(namespace, name) else {
+            return;
+        };
+        let id = crate::translate::endpoint_id(&self.id, namespace, name);
+        let at = (namespace.to_owned(), name.to_owned());
+        change(&mut self.ids, id, at.clone(), present);
+        // Who has ended keeps its address in its status, and another one may have it by now.
+        if !entry.value.finished {
+            for ip in &entry.value.ips {
+                change(&mut self.pods_at, ip.to_canonical(), at.clone(), present);
+            }
         }
     }
 
@@ -236,6 +249,14 @@ impl Cluster {
             .iter()
             .find(|claim| claim.reach == Reach::Clusterset && claim.namespace == first.namespace);
         Some(import.unwrap_or(first))
+    }
+
+    /// The one pod that has this address: namespace and name. Those on their host's network share one, and
+    /// who is meant can't be said.
+    pub(crate) fn pod_at(&self, ip: IpAddr) -> Option<(&str, &str)> {
+        let pods = self.pods_at.get(&ip)?;
+        let (namespace, name) = pods.first().filter(|_| pods.len() == 1)?;
+        Some((namespace, name))
     }
 
     /// The endpoint id of a pod. `None`: another pod has the same id, and comes first.

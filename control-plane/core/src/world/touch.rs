@@ -78,7 +78,7 @@ fn pod(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
     let Some(pod) = cluster.pods.get(namespace, name) else {
         return;
     };
-    dirty.workloads.extend(workload(cluster, namespace, name));
+    behind(cluster, namespace, name, dirty);
     let mut services = cluster.selecting(namespace, &pod.value.labels);
     services.extend(cluster.slicing(namespace, name));
     for service in &services {
@@ -152,7 +152,7 @@ fn backing(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
         return;
     };
     for (pod, _) in cluster.selected(namespace, &entry.value.selector) {
-        dirty.workloads.extend(workload(cluster, namespace, pod));
+        behind(cluster, namespace, pod, dirty);
     }
     if entry.value.selector.is_empty() {
         for slice in cluster.slices_of(namespace, name) {
@@ -161,10 +161,17 @@ fn backing(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
                 .endpoints
                 .iter()
                 .filter_map(|e| e.pod.as_deref());
-            dirty
-                .workloads
-                .extend(pods.filter_map(|pod| workload(cluster, namespace, pod)));
+            pods.for_each(|pod| behind(cluster, namespace, pod, dirty));
         }
+    }
+}
+
+/// A pod, for its own proxy and for those who call it by its address.
+fn behind(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
+    dirty.workloads.extend(workload(cluster, namespace, name));
+    if let Some(entry) = cluster.pods.get(namespace, name) {
+        let addresses = entry.value.ips.iter().map(IpAddr::to_canonical);
+        dirty.addresses.extend(addresses);
     }
 }
 

@@ -60,6 +60,43 @@ fn endpoints_are_told_to_those_who_call_the_service() {
     assert!(told(&mut world, &interests, again).is_empty());
 }
 
+/// Whoever asked about an address hears who has it, and nobody else does.
+#[test]
+fn who_has_an_address_is_told_to_those_who_asked_about_it() {
+    let mut world = listed(&shop());
+    let mut interests = Interests::default();
+    let (calls, idle) = (web(&world), web(&world));
+    let key = "vip:east-net/10.1.0.77";
+    let (caller, mut session) = enter(&mut interests, &world, calls, &[key]);
+    let (_idle, _none) = enter(&mut interests, &world, idle, &[]);
+    let named = |name: &str| Change::Apply(pod("east", name, 77));
+    let answer = |session: &mut Session, world: &World| {
+        let responses = std::iter::from_fn(|| session.poll(world));
+        let told = responses.filter(|r| r.type_url == T::Service.type_url());
+        told.flat_map(|r| r.resources)
+            .map(|r| r.name)
+            .collect::<Vec<_>>()
+    };
+    let dirty = world.apply(named("pay"), at(5));
+    assert_eq!(interests.concerned(&dirty), [caller].into());
+    session.dirty(&dirty);
+    assert_eq!(
+        answer(&mut session, &world),
+        ["shop/pay-77.shop.pod.east.local"]
+    );
+    assert!(
+        told(
+            &mut world,
+            &interests,
+            Change::Apply(pod("east", "pay", 78))
+        )
+        .is_empty()
+    );
+    // A service that says what is spoken there is a definition, which is told to the cluster.
+    interests.leave(caller);
+    assert!(told(&mut world, &interests, named("cart")).is_empty());
+}
+
 #[test]
 fn a_definition_and_a_policy_are_told_within_their_cluster() {
     let mut world = listed(&shop());

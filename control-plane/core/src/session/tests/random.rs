@@ -13,7 +13,7 @@ use crate::model::{
 
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];
 const APPS: [&str; 2] = ["cart", "pay"];
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     LOCAL,
     EVERYWHERE,
     "shop/pay.shop.svc.cluster.local",
@@ -21,6 +21,9 @@ const KEYS: [&str; 9] = [
     "host:cart",
     "vip:net-1/10.96.0.1",
     "vip:net-1/10.96.0.2",
+    // Of pods, perhaps of several at once.
+    "vip:net-1/10.0.0.1",
+    "vip:net-1/10.0.0.2",
     "host:example.com",
     "shop/none.shop.svc.clusterset.local",
 ];

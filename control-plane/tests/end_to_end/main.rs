@@ -194,6 +194,9 @@ async fn a_policy_that_is_not_understood_reaches_the_proxy_as_invalid() {
         clusters.contains("policy.yaml") && clusters.contains("\"line\": 7"),
         "{clusters}"
     );
+    let errors = |count: u8| format!("isthmus_source_errors{{cluster=\"east\"}} {count}\n");
+    let metrics = mesh.get("/metrics").await.1;
+    assert!(metrics.contains(&errors(1)), "{metrics}");
     mesh.write(
         "east/policy.yaml",
         "apiVersion: isthmus.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: open, namespace: shop}\n\
@@ -207,6 +210,8 @@ async fn a_policy_that_is_not_understood_reaches_the_proxy_as_invalid() {
         (policy.invalid.as_str(), policy.action()),
         ("", Action::Allow)
     );
+    mesh.until("/metrics", |_, metrics| metrics.contains(&errors(0)))
+        .await;
 }
 
 #[tokio::test]

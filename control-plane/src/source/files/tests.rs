@@ -5,6 +5,7 @@ use isthmus_control_plane_core::model::{Kind, Object, ObjectRef, Spec};
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A source that runs, and what it has told so far, put together as the world does.
 struct Running {
@@ -427,4 +428,54 @@ async fn a_panic_is_counted_and_the_next_look_begins_anew() {
         .await;
     running.until_report("counted", |r| r.panics == 1).await;
     assert_eq!(running.deletes, Vec::<String>::new());
+}
+
+/// What was logged, by everybody who writes to it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_cluster_that_is_lost_and_one_that_is_back_are_in_the_log() {
+    let east: ClusterId = "east".parse().unwrap();
+    let source = FilesSource::new(&east, Path::new("/no/such/folder"));
+    let mut folder = Folder::new(east.clone(), source.root.clone());
+    let log = Log::default();
+    let to = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || to.clone());
+    let back = Change::InitDone {
+        cluster: east,
+        kept: [].into(),
+    };
+    tracing::subscriber::with_default(subscriber.finish(), || {
+        let mut lost = false;
+        for _ in 0..3 {
+            for change in folder.scan(Instant::now(), SystemTime::now()).changes {
+                lost = source.log(&change, lost);
+            }
+        }
+        assert!(lost);
+        assert!(!source.log(&back, lost) && !source.log(&back, false));
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(
+        lines[0].contains("WARN") && lines[0].contains("/no/such/folder"),
+        "{text}"
+    );
+    assert!(
+        lines[1].contains("INFO") && lines[1].contains("back"),
+        "{text}"
+    );
 }

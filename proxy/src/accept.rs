@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ use crate::worker::{Accepted, Worker};
 const BACKLOG: i32 = 4096;
 /// After an accept that failed (out of descriptors): existing connections go on meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// So long connections are still taken while the proxy drains: not everybody has heard of it yet. Who has
+/// nothing open any more ends sooner.
+const LATE: Duration = Duration::from_secs(5);
 /// Connections of one worker and listener.
 const CONNECTIONS_MAX: usize = 10_000;
 
@@ -38,7 +42,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the proxy drains, and gives each connection to a task of its own.
+/// Accepts until the proxy has drained for [`LATE`], and gives each connection to a task of its own.
 pub async fn accept_loop<F: Future<Output = ()> + 'static>(
     worker: Rc<Worker>,
     (listener, direction): (std::net::TcpListener, Direction),
@@ -50,11 +54,16 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         Err(error) => return tracing::error!(%error, "register a listener"),
     };
     let mut draining = worker.shared.draining.clone();
+    let mut closing = pin!(async move {
+        // Err: the control thread is gone, and so is everything.
+        let _ = draining.wait_for(|draining| *draining).await;
+        tokio::time::sleep(LATE).await;
+    });
     let open = Rc::new(());
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = draining.wait_for(|draining| *draining) => return,
+            () = &mut closing => return,
             accepted = listener.accept() => accepted,
         };
         let (io, peer) = match accepted {

@@ -8,6 +8,7 @@ use isthmus_proto::locality::Locality;
 use isthmus_proxy_core::balance::Me;
 use isthmus_proxy_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
@@ -18,6 +19,9 @@ use crate::telemetry::log::AccessLog;
 use crate::tls::{TlsStore, provider, server_config};
 use crate::worker::Shared;
 use crate::{certificates, files};
+
+/// One of the two that keep what the control plane says.
+type Task = JoinHandle<()>;
 
 /// First uses that wait for discovery, at most.
 const WANTS_MAX: usize = 1024;
@@ -85,6 +89,7 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         (issued, shared.snapshots.clone()),
     ));
     let discovering = tokio::spawn(discovery::run(discovery, wanted, certificates));
+    let watching = tokio::spawn(watch_over(Arc::clone(&shared), (keeping, discovering)));
     let workers = runtime::start(&shared, sets)?;
     announce(&shared.config, &bound)?;
     tracing::info!(workload = %shared.config.workload, ?bound, "started");
@@ -106,14 +111,61 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         // The workers end at once now.
         let _ = joining.await;
     }
-    keeping.abort();
-    discovering.abort();
+    watching.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Neither ends by itself: one that panicked is counted and said. Traffic goes on with what is known, as if
+/// the control plane were away: a restart would meet the same again, and have less.
+async fn watch_over(shared: Arc<Shared>, (keeping, discovering): (Task, Task)) {
+    let metrics = &shared.telemetry.metrics;
+    let (mut keeping, mut discovering) = (Some(keeping), Some(discovering));
+    while keeping.is_some() || discovering.is_some() {
+        let (what, ended) = tokio::select! {
+            ended = wait(&mut keeping) => ("certificates", ended),
+            ended = wait(&mut discovering) => ("discovery", ended),
+        };
+        if what == "discovery" {
+            metrics.discovery_up.set(0);
+        }
+        metrics.panics.inc();
+        tracing::error!(why = ended, "{what} ended; restart this proxy");
+    }
+}
+
+async fn wait(task: &mut Option<Task>) -> String {
+    let Some(running) = task else {
+        return std::future::pending().await;
+    };
+    let ended = running.await;
+    *task = None;
+    ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())
 }
 
 /// Says where the listeners really are.
 fn announce(config: &Config, bound: &Bound) -> Result<()> {
     let text = serde_json::to_vec(bound).context("encode listeners.json")?;
     files::write_private(&config.state_dir.join("listeners.json"), &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn a_panic_of_what_talks_to_the_control_plane_is_counted_and_said() {
+        let bench = crate::worker::tests::bench();
+        let shared = Arc::clone(&bench.worker.shared);
+        let metrics = &shared.telemetry.metrics;
+        metrics.discovery_up.set(1);
+        let lives = tokio::spawn(std::future::pending());
+        let dies = tokio::spawn(async { panic!("for the test") });
+        let watching = tokio::spawn(watch_over(Arc::clone(&shared), (lives, dies)));
+        while metrics.panics.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(metrics.discovery_up.get(), 0);
+        assert!(!watching.is_finished(), "the other one is watched");
+    }
 }

@@ -19,13 +19,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Config;
 use crate::control::{self, Replicas};
 use crate::files;
 use crate::telemetry::Telemetry;
-use crate::tls::{Held, TlsStore, identity};
+use crate::tls::{Held, TlsStore, identity, not_after};
 
 /// Of a certificate's life: when the next one is asked for. Moved by up to a tenth of itself.
 const RENEW_AT: f64 = 0.3;
@@ -35,6 +34,8 @@ const RETIRED_MIN: Duration = Duration::from_secs(1);
 const RETIRED_SPREAD: Duration = Duration::from_secs(5);
 /// The longest sleep: the wall clock may jump, and a sleep does not see that.
 const LOOK: Duration = Duration::from_secs(30);
+/// Before the next try where a new certificate is as good as over: the clocks differ.
+const DUE_AT_ONCE: Duration = Duration::from_secs(10);
 /// Between two tries.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -76,9 +77,16 @@ pub async fn keep(
         match issue(&config, &mut replicas).await {
             Ok(held) => {
                 tracing::info!(identity = %config.identity, not_after = ?held.not_after, "certificate issued");
+                let is_due = renewal(&held) <= SystemTime::now();
                 hold(&store, &telemetry, held);
                 issued.send_modify(|n| *n += 1);
                 pause = RETRY_MIN;
+                if is_due {
+                    tracing::warn!(
+                        "the certificate is due again at once: look at this machine's clock"
+                    );
+                    sleep(DUE_AT_ONCE).await;
+                }
             }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "no certificate yet");
@@ -186,13 +194,8 @@ fn assemble(
     if found != *expected {
         bail!("the certificate is {found}'s, not {expected}'s");
     }
-    let not_after = {
-        let leaf = chain.first().ok_or_else(|| anyhow!("the chain is empty"))?;
-        let (_, leaf) =
-            X509Certificate::from_der(leaf).map_err(|e| anyhow!("the certificate: {e}"))?;
-        let seconds = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
-        UNIX_EPOCH + Duration::from_secs(seconds)
-    };
+    let leaf = chain.first().ok_or_else(|| anyhow!("the chain is empty"))?;
+    let not_after = not_after(leaf).map_err(|why| anyhow!("the certificate: {why}"))?;
     let key = any_supported_type(key)?;
     let key = CertifiedKey::new(chain, key);
     key.keys_match()
@@ -204,18 +207,15 @@ fn assemble(
     })
 }
 
-fn paths(state_dir: &Path) -> (PathBuf, PathBuf) {
-    (state_dir.join("key.pem"), state_dir.join("chain.pem"))
+/// Key and chain: one file, so that a crash leaves both of the same certificate.
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("identity.pem")
 }
 
 fn save(config: &Config, key: &KeyPair, chain: &[CertificateDer<'_>]) -> Result<()> {
-    let (key_path, chain_path) = paths(&config.state_dir);
-    let pem: String = chain
-        .iter()
-        .map(|der| files::pem("CERTIFICATE", der))
-        .collect();
-    files::write_private(&key_path, key.serialize_pem().as_bytes())?;
-    files::write_private(&chain_path, pem.as_bytes())
+    let chain = chain.iter().map(|der| files::pem("CERTIFICATE", der));
+    let pem: String = std::iter::once(key.serialize_pem()).chain(chain).collect();
+    files::write_private(&path(&config.state_dir), pem.as_bytes())
 }
 
 /// The certificate of an earlier life, if it is still good. Anything else is made anew.
@@ -232,31 +232,31 @@ fn load(config: &Config) -> Option<Held> {
     }
 }
 
-/// The certificate and the key that were saved. `None`: one of the files is not there.
+/// The certificate and the key that were saved. `None`: the file is not there.
 ///
 /// # Errors
-/// A file can't be read, or what it holds; the error names it, and shows nothing of the key.
+/// The file can't be read, or what it holds; the error names it, and shows nothing of the key.
 fn on_disk(state_dir: &Path, identity: &SpiffeId) -> Result<Option<Held>> {
-    let (key_path, chain_path) = paths(state_dir);
-    let (Some(key), Some(chain)) = (read(&key_path)?, read(&chain_path)?) else {
+    let path = path(state_dir);
+    let file = path.display();
+    let Some(pem) = read(&path)? else {
         return Ok(None);
     };
-    let (key_file, chain_file) = (key_path.display(), chain_path.display());
     // The reader's own words may hold a line of the file.
-    let key = PrivateKeyDer::from_pem_slice(&key)
-        .map_err(|_| anyhow!("{key_file} holds no private key in PEM"))?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain)
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| anyhow!("{file} holds no private key in PEM"))?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| anyhow!("{chain_file}: {error}"))?;
+        .map_err(|_| anyhow!("{file}: what follows the key is no PEM"))?;
     if chain.is_empty() {
-        bail!("{chain_file} holds no certificate in PEM");
+        bail!("{file} holds no certificate in PEM");
     }
-    let since = std::fs::metadata(&chain_path)
+    let since = std::fs::metadata(&path)
         .and_then(|metadata| metadata.modified())
-        .with_context(|| format!("the time of {chain_file}"))?;
+        .with_context(|| format!("the time of {file}"))?;
     assemble(identity, chain, &key, since)
         .map(Some)
-        .with_context(|| format!("{chain_file} and {key_file}"))
+        .with_context(|| file.to_string())
 }
 
 /// `None`: there is no such file.
@@ -285,11 +285,11 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_saved_certificate_is_said_with_its_file() {
         let dir = tempfile::tempdir().unwrap();
-        let (key_path, chain_path) = paths(dir.path());
+        let path = path(dir.path());
+        let on_disk = || on_disk(dir.path(), &CART.parse().unwrap());
         let read = |key: &str, chain: &str| {
-            std::fs::write(&key_path, key).unwrap();
-            std::fs::write(&chain_path, chain).unwrap();
-            on_disk(dir.path(), &CART.parse().unwrap())
+            std::fs::write(&path, format!("{key}{chain}")).unwrap();
+            on_disk()
         };
         let (key, chain) = made(CART);
         let (other_key, foreign) = made("spiffe://west.mesh.internal/ns/shop/sa/cart");
@@ -299,36 +299,41 @@ mod tests {
         let (no_base64, in_chain) = (key.replace('M', "!"), chain.replace('M', "!"));
         let not_der = files::pem("CERTIFICATE", b"garbage");
         let bad = [
-            ("garbage", chain.as_str(), "key.pem"),
-            (&flat, &chain, "key.pem"),
-            (&no_base64, &chain, "key.pem"),
-            (&other_key, &chain, "key.pem"),
-            (&key, "garbage", "chain.pem"),
-            (&key, &in_chain, "chain.pem"),
-            (&key, &not_der, "chain.pem"),
-            (&other_key, &foreign, "chain.pem"),
+            ("garbage", chain.as_str()),
+            (&flat, &chain),
+            (&no_base64, &chain),
+            (&other_key, &chain),
+            (&key, ""),
+            (&key, &in_chain),
+            (&key, &not_der),
+            (&other_key, &foreign),
         ];
         let secret = key.lines().nth(1).unwrap();
-        for (key, chain, file) in bad {
+        let file = path.display().to_string();
+        for (key, chain) in bad {
             let told = format!("{:#}", read(key, chain).unwrap_err());
-            let path = dir.path().join(file).display().to_string();
-            assert!(told.contains(&path) && !told.contains(secret), "{told}");
+            assert!(told.contains(&file) && !told.contains(secret), "{told}");
         }
-        std::fs::remove_file(&chain_path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(on_disk().unwrap().is_none());
+        std::fs::create_dir(&path).unwrap();
+        let told = format!("{:#}", on_disk().unwrap_err());
         assert!(
-            on_disk(dir.path(), &CART.parse().unwrap())
-                .unwrap()
-                .is_none()
-        );
-        std::fs::create_dir(&chain_path).unwrap();
-        let told = format!(
-            "{:#}",
-            on_disk(dir.path(), &CART.parse().unwrap()).unwrap_err()
-        );
-        assert!(
-            told.contains("chain.pem"),
+            told.contains(&file),
             "not there is one thing, not to be read another: {told}"
         );
+    }
+
+    /// The clock is ahead by more than a certificate lives.
+    #[test]
+    fn what_is_over_when_it_comes_is_due_at_once() {
+        let (key, chain) = made(CART);
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()];
+        let mut held = assemble(&CART.parse().unwrap(), chain, &key, SystemTime::now()).unwrap();
+        assert!(renewal(&held) > held.since);
+        held.not_after = held.since - Duration::from_secs(3_600);
+        assert_eq!(renewal(&held), held.since);
     }
 
     #[test]

@@ -32,8 +32,10 @@ use crate::tunnel::{self, Peer};
 use crate::worker::Worker;
 
 mod gateways;
+mod names;
 mod refused;
 
+pub use self::names::Names;
 use gateways::through_gateway;
 pub use refused::NotOpened;
 

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_proxy_core::authorize::{ConnFacts, authorize};
 use isthmus_proxy_core::identify::PeerIdentity;
@@ -18,10 +18,14 @@ use tokio::time::Instant;
 use crate::exchange::Request;
 use crate::h2::Session;
 use crate::notify::Flag;
+use crate::tls::not_after;
 
 /// How long a gateway goes on relaying to an endpoint that is no longer exported: its callers let
 /// go meanwhile. What discovery needs to say it comes on top, and 30 s are promised.
 pub const WITHDRAWN_GRACE: Duration = Duration::from_secs(20);
+
+/// So long a connection outlives its peer's certificate, if a stream lasts that long (SECURITY S7).
+const OUTLIVE_MAX: Duration = Duration::from_secs(3_600);
 
 /// Something inbound that was allowed.
 #[derive(Debug)]
@@ -72,6 +76,7 @@ impl Relayed {
 struct Believed {
     session: Weak<Session>,
     chain: Vec<CertificateDer<'static>>,
+    not_after: SystemTime,
 }
 
 /// What one worker has open.
@@ -158,16 +163,46 @@ impl Connections {
     pub fn believe(&self, session: &Rc<Session>, chain: Vec<CertificateDer<'static>>) {
         let mut believed = self.believed.borrow_mut();
         believed.retain(|b| b.session.strong_count() > 0);
+        let leaf = chain.first().map(not_after);
         believed.push(Believed {
             session: Rc::downgrade(session),
             chain,
+            // What can't be read was not believed.
+            not_after: leaf.and_then(Result::ok).unwrap_or(UNIX_EPOCH),
         });
     }
 
-    /// Cuts what the policies of this snapshot don't allow. How many.
+    /// Lets connections end with their last stream once their peers' certificates are over, and closes
+    /// them [`OUTLIVE_MAX`] later. How many it closes.
+    pub fn expire(&self, now: SystemTime) -> u64 {
+        let mut closed = 0;
+        self.believed.borrow_mut().retain(|believed| {
+            let Some(session) = believed.session.upgrade() else {
+                return false;
+            };
+            let Ok(over) = now.duration_since(believed.not_after) else {
+                return !session.is_closed();
+            };
+            if over < OUTLIVE_MAX {
+                session.go_away();
+                return !session.is_closed();
+            }
+            session.close();
+            closed += 1;
+            false
+        });
+        closed
+    }
+
+    /// Cuts what this snapshot's policies, or what it says of plaintext, don't allow. How many.
     pub fn judge(&self, snapshot: &Snapshot) -> u64 {
         let mut cut = 0;
         for live in self.live.borrow().values() {
+            if live.peer.is_none() && !snapshot.takes_plaintext() {
+                live.cut.set();
+                cut += 1;
+                continue;
+            }
             let facts = ConnFacts {
                 peer: live.peer.as_ref(),
                 port: live.port,
@@ -240,6 +275,28 @@ mod tests {
         let mut cut = std::pin::pin!(relayed.cut.wait());
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         cut.as_mut().poll(&mut cx).is_ready()
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn nothing_outlives_its_peers_certificate_by_more_than_an_hour() {
+        let (near, _far) = crate::worker::tests::pair().await;
+        let session = Session::start(
+            crate::transport::Transport::Plain(near),
+            isthmus_proxy_core::http2::Role::Client,
+            isthmus_proxy_core::http2::Settings::default(),
+        );
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::default();
+        let leaf = params.self_signed(&key).unwrap().der().clone();
+        let ends = not_after(&leaf).unwrap();
+        let all = Connections::default();
+        all.believe(&session, vec![leaf]);
+        assert_eq!(all.expire(ends - Duration::from_secs(1)), 0);
+        assert!(session.is_usable());
+        assert_eq!(all.expire(ends + OUTLIVE_MAX - Duration::from_secs(1)), 0);
+        assert!(!session.is_usable());
+        assert_eq!(all.expire(ends + OUTLIVE_MAX), 1);
+        assert!(session.is_closed());
     }
 
     #[test]

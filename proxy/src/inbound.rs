@@ -15,7 +15,7 @@ use isthmus_proxy_core::http2::Role;
 use isthmus_proxy_core::identify::PeerIdentity;
 use isthmus_proxy_core::message::{Method, RequestHead};
 use isthmus_proxy_core::route::grpc::is_grpc;
-use isthmus_proxy_core::snapshot::{Generation, InboundMode, Snapshot};
+use isthmus_proxy_core::snapshot::{Generation, Snapshot};
 
 use crate::accept;
 use crate::connect::Hop;
@@ -106,10 +106,6 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         return serve_mesh(worker, conn).await;
     }
     let snapshot = worker.snapshot();
-    let permissive = snapshot
-        .own
-        .as_ref()
-        .is_some_and(|own| own.inbound_mode == InboundMode::Permissive);
     let source = conn.peer;
     let side = Inbound {
         worker,
@@ -118,7 +114,7 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         source,
         port: Some(original.port()),
     };
-    if !permissive {
+    if !snapshot.takes_plaintext() {
         return side.refuse_plaintext(&conn.io, original.port());
     }
     side.worker.shared.telemetry.metrics.plaintext.inc();
@@ -200,6 +196,15 @@ impl Inbound {
         self.captured_bytes(conn, bytes, reached).await;
     }
 
+    /// What was plaintext when it was allowed is refused once the workload is strict.
+    fn proven(&self, snapshot: &Snapshot) -> Result<(), Failed> {
+        if self.peer.is_some() || snapshot.takes_plaintext() {
+            return Ok(());
+        }
+        let why = "no_mtls: plaintext, and the workload is strict now";
+        Err(Failed::new(Failure::Unauthenticated, why))
+    }
+
     fn refuse_plaintext(&self, io: &tokio::net::TcpStream, port: u16) {
         accept::reset(io);
         let generation = self.worker.snapshot().generation;
@@ -265,6 +270,7 @@ impl Inbound {
         ));
         let port = self.target_port(snapshot, &asked, &request)?;
         self.not_ours(port)?;
+        self.proven(snapshot)?;
         event.service = service_of(snapshot, port);
         let facts = self.facts(port);
         let permit = request

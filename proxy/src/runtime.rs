@@ -229,6 +229,7 @@ async fn judge(worker: Rc<Worker>) {
     let mut snapshots = worker.shared.snapshots.clone();
     let mut trust = Arc::clone(&snapshots.borrow().trust);
     let mut policies = Arc::clone(&snapshots.borrow().policies);
+    let mut plaintext = snapshots.borrow().takes_plaintext();
     let mut exports = Exports::of(&snapshots.borrow());
     let mut moved = worker.shared.tls.moved();
     loop {
@@ -244,7 +245,8 @@ async fn judge(worker: Rc<Worker>) {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let revoked = &worker.shared.telemetry.metrics.revoked;
         exports.look(&worker, &snapshot);
-        if !Arc::ptr_eq(&policies, &snapshot.policies) {
+        let was_taken = std::mem::replace(&mut plaintext, snapshot.takes_plaintext());
+        if !Arc::ptr_eq(&policies, &snapshot.policies) || (was_taken && !plaintext) {
             policies = Arc::clone(&snapshot.policies);
             // Each of them counts itself when it is cut.
             worker.connections.judge(&snapshot);
@@ -307,6 +309,8 @@ async fn sweep(worker: Rc<Worker>, first: bool) {
     loop {
         tokio::time::sleep(SWEEP).await;
         worker.apps.sweep();
+        let expired = worker.connections.expire(std::time::SystemTime::now());
+        worker.shared.telemetry.metrics.revoked.inc_by(expired);
         let snapshot = worker.snapshot();
         if !Arc::ptr_eq(&services, &snapshot.services) {
             services = Arc::clone(&snapshot.services);

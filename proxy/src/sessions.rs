@@ -13,7 +13,8 @@ use isthmus_proxy_core::failure::Failure;
 use crate::h2::Session;
 use crate::notify::Queue;
 
-/// A session is replaced after this, so that no tunnel outlives its certificates.
+/// A session is replaced after this, long before a certificate of 36 hours ends. Who has a shorter one is let
+/// go when that ends (connections.rs).
 const AGE_MAX: Duration = Duration::from_secs(12 * 3600);
 
 /// Sessions to one place, where each has as many streams as its peer takes.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use isthmus_proto::spiffe::SpiffeId;
 use isthmus_proxy_core::identify::{
@@ -46,6 +46,16 @@ impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Held(until {:?})", self.not_after)
     }
+}
+
+/// When a certificate ends.
+///
+/// # Errors
+/// It is none.
+pub fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|e| e.to_string())?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// What handshakes need, replaced while they go on.
@@ -426,7 +436,7 @@ mod tests {
         let store = TlsStore::default();
         store.hold(Held {
             key: Arc::new(CertifiedKey::new(vec![leaf.der().clone()], key)),
-            not_after: SystemTime::now() + std::time::Duration::from_secs(600),
+            not_after: SystemTime::now() + Duration::from_secs(600),
             since: SystemTime::now(),
         });
         Arc::new(store)

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 
 use crate::config::Config;
+use crate::connect::Names;
 use crate::connections::Connections;
 use crate::hints::Hints;
 use crate::keepalive::Keepalive;
@@ -104,6 +105,8 @@ pub struct Worker {
     pub tunnels: Tunnels,
     /// Connections to applications.
     pub apps: AppPool,
+    /// Where gateways' names lead.
+    pub names: Names,
     /// Sessions whose peers may vanish.
     pub keepalive: Keepalive,
     in_vain: RefCell<HashMap<ServiceName, InVain>>,
@@ -135,6 +138,7 @@ impl Worker {
             rng: RefCell::new(Rng::new(seed)),
             tunnels: Tunnels::new(shared.config.tunnels_per_peer),
             apps: AppPool::default(),
+            names: Names::default(),
             keepalive: Keepalive::default(),
             in_vain: RefCell::default(),
             connections: Connections::default(),

@@ -292,6 +292,42 @@ async fn inbound() {
         .metric("plaintext_connections_total", &[])
         .await;
     assert!(counted >= 1.0, "{counted}");
+    // Strict again: what is open in plaintext is cut, or asks once more in vain.
+    let mut kept = opened("/heads", &application).await;
+    let mut ticking = opened("/ticks", &application).await;
+    let before = mesh.app("east/cart-1").record.requests();
+    mesh.remove("east", "permissive.yaml");
+    let mut rest = Vec::new();
+    timeout(SOON, ticking.read_to_end(&mut rest))
+        .await
+        .expect("it is cut")
+        .ok();
+    kept.write_all(b"GET /heads HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    timeout(SOON, kept.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("HTTP/1.1 403"), "{answer}");
+    assert_eq!(mesh.app("east/cart-1").record.requests(), before);
+}
+
+/// A connection in plaintext on which a request has been answered, or begins to be.
+async fn opened(path: &str, application: &str) -> tokio::net::TcpStream {
+    let to = application.parse().unwrap();
+    let mut io = tls::dial(STRANGER.parse().unwrap(), to).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: cart\r\n\r\n");
+    io.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    timeout(SOON, io.read_exact(&mut head))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    io
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ async fn certificates_are_renewed_under_load_without_a_failed_request() {
     );
     load.more(30).await;
     for name in ["west/cart-1", "west/cart-2"] {
-        let chain = mesh.proxy(name).state_dir().join("chain.pem");
+        let chain = mesh.proxy(name).state_dir().join("identity.pem");
         let old = std::fs::read(&chain).unwrap();
         mesh.proxy_mut(name).stop().await;
         let aged = SystemTime::now() - Duration::from_secs(30 * 3600);
@@ -72,7 +72,7 @@ async fn certificates_are_swapped_in_running_proxies_without_a_failed_request() 
     let mut seen: Vec<Vec<Vec<u8>>> = vec![Vec::new(); names.len()];
     until("each proxy has had its certificates", async || {
         for (name, seen) in names.iter().zip(&mut seen) {
-            let chain = mesh.proxy(name).state_dir().join("chain.pem");
+            let chain = mesh.proxy(name).state_dir().join("identity.pem");
             let chain = std::fs::read(chain).map_err(|e| e.to_string())?;
             if seen.last() != Some(&chain) {
                 seen.push(chain);
@@ -144,7 +144,7 @@ async fn a_private_key_is_its_owners_and_in_no_dump() {
         mesh.client("east/web").http("cart").get("/").await.status,
         200
     );
-    let key = proxy.state_dir().join("key.pem");
+    let key = proxy.state_dir().join("identity.pem");
     assert_eq!(
         std::fs::metadata(&key).unwrap().permissions().mode() & 0o777,
         0o600
@@ -170,7 +170,7 @@ async fn a_foreign_token_gets_no_certificate() {
     let proxy = mesh.proxy_mut("west/cart-1");
     let (token, chain) = (
         proxy.state_dir().parent().unwrap().join("token"),
-        proxy.state_dir().join("chain.pem"),
+        proxy.state_dir().join("identity.pem"),
     );
     let none = "a.b.c".to_owned();
     for bad in [foreign, other, good.replacen('e', "f", 1), none] {
@@ -273,7 +273,7 @@ async fn a_root_is_replaced_under_load_without_a_failed_request() {
     }
     load.more(50).await;
     load.stop_without_failure().await;
-    let old = std::fs::read(mesh.proxy("west/cart-1").state_dir().join("chain.pem")).unwrap();
+    let old = std::fs::read(mesh.proxy("west/cart-1").state_dir().join("identity.pem")).unwrap();
 
     // A proxy that is away, and has a pod, may be talking to others all the same.
     mesh.proxy_mut("east/reviews-1").stop().await;
@@ -318,7 +318,7 @@ async fn a_root_is_replaced_under_load_without_a_failed_request() {
         load.more(100).await;
     }
     load.stop_without_failure().await;
-    let new = std::fs::read(mesh.proxy("west/cart-1").state_dir().join("chain.pem")).unwrap();
+    let new = std::fs::read(mesh.proxy("west/cart-1").state_dir().join("identity.pem")).unwrap();
     assert_ne!(old, new);
     // Streams of certificates that nobody believes any more are cut.
     until_within(Duration::from_secs(30), "the streams are cut", async || {

@@ -102,6 +102,14 @@ impl Snapshot {
             me,
         }
     }
+
+    /// May others call our workload without mutual TLS? Not before it is said.
+    #[must_use]
+    pub fn takes_plaintext(&self) -> bool {
+        self.own
+            .as_ref()
+            .is_some_and(|own| own.inbound_mode == InboundMode::Permissive)
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use isthmus_proxy_core::hop::{Gateway, GatewayAddress, Tried, pick_gateway};
 use isthmus_proxy_core::snapshot::Hosts;
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::{dial, handshake};
 use crate::h2::Session;
@@ -106,12 +105,7 @@ async fn dial_any(
     for address in addresses {
         let resolved: Vec<SocketAddr> = match address {
             GatewayAddress::Ip(address) => vec![*address],
-            GatewayAddress::Hostname(name, port) => {
-                match timeout(limit, tokio::net::lookup_host((name.as_str(), *port))).await {
-                    Ok(Ok(found)) => found.collect(),
-                    Ok(Err(_)) | Err(_) => Vec::new(),
-                }
-            }
+            GatewayAddress::Hostname(name, port) => worker.names.lookup(name, *port, limit).await,
         };
         for address in resolved.into_iter().filter(|a| hosts.check(a.ip()).is_ok()) {
             match dial(permit, address, source, limit).await {

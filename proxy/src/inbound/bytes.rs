@@ -127,6 +127,7 @@ impl Inbound {
     pub(super) async fn reach(&self, port: u16) -> Result<Reached<'_>, Failed> {
         self.not_ours(port)?;
         let snapshot = self.worker.snapshot();
+        self.proven(&snapshot)?;
         let permit = authorize(&snapshot.policies, &self.facts(port), None)?;
         // Before it is connected: a change of policy meanwhile is not missed.
         let live = self.live(port, None);
@@ -345,7 +346,11 @@ mod tests {
         let (mut client, io) = pair().await;
         let side = Inbound {
             worker: Rc::clone(&worker),
-            peer: None,
+            peer: Some(isthmus_proxy_core::identify::PeerIdentity {
+                id: "spiffe://east.mesh.internal/ns/shop/sa/web"
+                    .parse()
+                    .unwrap(),
+            }),
             source_cluster: None,
             source: client.local_addr().unwrap(),
             port: Some(port),

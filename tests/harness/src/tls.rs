@@ -42,10 +42,11 @@ impl Identity {
     /// There is none.
     #[must_use]
     pub fn of_state_dir(state_dir: &Path) -> Self {
-        let chain = CertificateDer::pem_file_iter(state_dir.join("chain.pem"))
+        let chain = CertificateDer::pem_file_iter(state_dir.join("identity.pem"))
             .and_then(Iterator::collect)
             .expect("a chain on disk");
-        let key = PrivateKeyDer::from_pem_file(state_dir.join("key.pem")).expect("a key on disk");
+        let key =
+            PrivateKeyDer::from_pem_file(state_dir.join("identity.pem")).expect("a key on disk");
         Self { chain, key }
     }
 }

@@ -54,7 +54,7 @@ async fn until_all_are_on(mesh: &Mesh, replica: usize) {
 
 /// The certificate of a proxy, and what signed it.
 fn chain(mesh: &Mesh, proxy: &str) -> (String, String) {
-    let file = mesh.proxy(proxy).state_dir().join("chain.pem");
+    let file = mesh.proxy(proxy).state_dir().join("identity.pem");
     let text = std::fs::read_to_string(file).unwrap();
     let (leaf, issuer) = text.split_once("-----END CERTIFICATE-----").unwrap();
     (leaf.to_owned(), issuer.to_owned())

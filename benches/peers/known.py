@@ -21,16 +21,20 @@ LAYER = "known"
 RANGE = "10.112.0.0/12"
 CALL = """
 import socket, sys
-for ip in sys.stdin.read().split():
-    s = socket.create_connection((ip, 8080), 10)
-    s.sendall(b"GET / HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
-    s.settimeout(10)
-    try:
-        while s.recv(4096):
+from concurrent.futures import ThreadPoolExecutor
+
+def call(ip):
+    with socket.create_connection((ip, 8080), 10) as s:
+        s.sendall(b"GET / HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
+        s.settimeout(10)
+        try:
+            while s.recv(4096):
+                pass
+        except OSError:
             pass
-    except OSError:
-        pass
-    s.close()
+
+with ThreadPoolExecutor(64) as pool:    # no pod is there, and each call learns that by waiting
+    list(pool.map(call, sys.stdin.read().split()))
 """
 
 

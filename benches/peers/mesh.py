@@ -94,8 +94,10 @@ def control_plane(layer, port, endpoints, far):
     """Writes its clusters, starts it, and gives each of its proxies a token and a configuration."""
     at = f"{DIR}/{layer}"
     for name, objects in manifests(layer, endpoints, far).items():
-        # JSON is YAML.
-        write(f"{at}/clusters/{name}/all.yaml", "\n---\n".join(json.dumps(o) for o in objects) + "\n")
+        # JSON is YAML; a file has 10,000 documents at most.
+        for begin in range(0, len(objects), 5000):
+            some = objects[begin:begin + 5000]
+            write(f"{at}/clusters/{name}/{begin}.yaml", "\n---\n".join(json.dumps(o) for o in some) + "\n")
     state = at + "/control-plane"
     conf = write(f"{at}/control-plane.json", {
         "state_dir": state, "listen": {"discovery": f"0.0.0.0:{port}", "admin": f"127.0.0.1:{port + 100}"},

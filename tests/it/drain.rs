@@ -87,8 +87,9 @@ async fn a_draining_proxy_is_not_ready_and_ends_at_its_limit() {
         }
     })
     .await;
-    // The stream goes on meanwhile ...
+    // The stream goes on meanwhile, who comes late is served ...
     ticks.frame().await.unwrap().unwrap();
+    assert_eq!(client.get("/").await.status, 200);
     // ... and is cut when the time is over.
     stopping.ended().await;
     assert!(

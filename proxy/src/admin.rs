@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
@@ -49,7 +49,7 @@ pub struct Admin {
     drain: watch::Sender<bool>,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Either<Full<Bytes>, dump::Pieces>>;
 
 impl Admin {
     /// Admin of a proxy.
@@ -73,7 +73,7 @@ impl Admin {
             (&Method::GET, "/ready", _) => self.ready(),
             (&Method::GET, "/metrics", _) => self.metrics(),
             (_, _, Face::Ready) => text(StatusCode::NOT_FOUND, "only /ready and /metrics here\n"),
-            (&Method::GET, "/config", _) => json_answer(&self.config()),
+            (&Method::GET, "/config", _) => self.config(),
             (&Method::GET, "/listeners", _) => {
                 let bound = self.shared.bound.get();
                 json_answer(&serde_json::to_value(bound).unwrap_or_default())
@@ -152,8 +152,9 @@ impl Admin {
         answer
     }
 
-    fn config(&self) -> Value {
-        let mut dump = dump::snapshot(&self.snapshot(), self.now());
+    fn config(&self) -> Answer {
+        let (snapshot, now) = (self.snapshot(), self.now());
+        let mut dump = dump::besides_services(&snapshot, now);
         let certificate = self.shared.tls.held().map(|held| {
             let age = held.since.elapsed().unwrap_or_default().as_secs();
             let until = held
@@ -180,7 +181,8 @@ impl Admin {
             fields.insert("certificate".to_owned(), certificate.unwrap_or(Value::Null));
             fields.insert("subscription".to_owned(), state);
         }
-        dump
+        let body = dump::with_services(&dump, &snapshot, now);
+        json_of(Response::new(Either::Right(body)))
     }
 
     fn why_inbound(&self, query: &str) -> std::result::Result<Value, String> {
@@ -261,7 +263,7 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>, face: Face) {
 }
 
 fn text(status: StatusCode, body: &str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body.to_owned())));
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body.to_owned()))));
     *answer.status_mut() = status;
     let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
@@ -269,7 +271,10 @@ fn text(status: StatusCode, body: &str) -> Answer {
 }
 
 fn json_answer(value: &Value) -> Answer {
-    let mut answer = text(StatusCode::OK, &format!("{value:#}\n"));
+    json_of(text(StatusCode::OK, &format!("{value:#}\n")))
+}
+
+fn json_of(mut answer: Answer) -> Answer {
     let kind = hyper::header::HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer

@@ -35,7 +35,7 @@ pub use builder::SnapshotBuilder;
 pub use cluster::{ClusterFreshness, Freshness};
 pub use hosts::Hosts;
 pub use own::{InboundMode, OwnPort, OwnWorkload};
-pub use persist::{Record, Saved};
+pub use persist::{Record, Records, Saved};
 pub use service::{Known, Scope, Service, ServicePort};
 pub use table::{Lookup, ServiceTable};
 pub use update::{Key, Kind, Update};

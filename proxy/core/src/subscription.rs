@@ -110,7 +110,7 @@ impl Subscription {
     #[must_use]
     pub fn new(node: Node, saved: Option<&Saved>) -> Self {
         let mut ledgers = Kind::ALL.map(Ledger::new);
-        for record in saved.into_iter().flat_map(|saved| &saved.records) {
+        for record in saved.into_iter().flat_map(|saved| saved.records.iter()) {
             if let Some(ledger) = ledgers.iter_mut().find(|ledger| ledger.kind == record.kind) {
                 ledger.held.put(
                     &record.name,

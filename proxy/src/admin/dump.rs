@@ -1,15 +1,20 @@
 //! How does a snapshot read as JSON?
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
 use isthmus_proxy_core::balance::{StatsView, Ticks};
 use isthmus_proxy_core::snapshot::Snapshot;
-use isthmus_proxy_core::snapshot::describe::{EndpointView, ServiceView};
+use isthmus_proxy_core::snapshot::describe::{EndpointView, ServiceView, describe_service};
 use serde_json::{Value, json};
 
-/// Everything, with the measurements of now.
-pub(super) fn snapshot(snapshot: &Snapshot, now: Ticks) -> Value {
-    let described = snapshot.describe(Some(now));
+/// Everything but the services, with the measurements of now.
+pub(super) fn besides_services(snapshot: &Snapshot, now: Ticks) -> Value {
+    let described = snapshot.describe_besides_services(Some(now));
     let content = described.content;
     let [cluster, network, region, zone] = &content.place;
     json!({
@@ -41,7 +46,6 @@ pub(super) fn snapshot(snapshot: &Snapshot, now: Ticks) -> Value {
                 "confirmed_at": seconds(of.confirmed_at),
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
-        "services": content.services.iter().map(|s| service(s, now)).collect::<Vec<_>>(),
         "exports": content.exports,
         "handle_epochs": content.handle_epochs,
     })
@@ -51,6 +55,40 @@ pub(super) fn snapshot(snapshot: &Snapshot, now: Ticks) -> Value {
 fn seconds(at: Option<SystemTime>) -> Option<f64> {
     let since = at?.duration_since(UNIX_EPOCH).ok()?;
     Some(since.as_secs_f64())
+}
+
+/// The text of an object and then, as one field more, of all services: one after another as they are written, so
+/// that to look at ten thousand endpoints takes no more room than to look at those of one service.
+pub(super) fn with_services(object: &Value, snapshot: &Snapshot, now: Ticks) -> Pieces {
+    let mut head = format!("{object:#}");
+    // An object with fields ends so.
+    head.truncate(head.trim_end_matches("\n}").len());
+    head += ",\n  \"services\": [\n";
+    let services: Vec<_> = snapshot.services.iter().cloned().collect();
+    let last = services.len().saturating_sub(1);
+    let services = services.into_iter().enumerate().map(move |(at, each)| {
+        let comma = if at < last { "," } else { "" };
+        let each = service(&describe_service(&each, Some(now)), now);
+        format!("{each:#}{comma}\n")
+    });
+    let all = std::iter::once(head).chain(services);
+    Pieces(Box::new(all.chain(["]\n}\n".to_owned()])))
+}
+
+/// A body that is made as it is sent.
+pub(super) struct Pieces(Box<dyn Iterator<Item = String> + Send>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.get_mut().0.next();
+        Poll::Ready(piece.map(|text| Ok(Frame::data(text.into()))))
+    }
 }
 
 fn service(service: &ServiceView, now: Ticks) -> Value {

@@ -79,7 +79,7 @@ pub struct Endpoint {
     /// What discovery says.
     pub health: Health,
     /// Region and zone.
-    pub locality: Locality,
+    pub locality: Arc<Locality>,
     /// What a call from another cluster is charged for going here, in ms of latency: its cluster's
     /// priority and price.
     pub charge_ms: u32,
@@ -163,7 +163,7 @@ fn check(from: &resource::Endpoint, stats: Arc<EndpointStats>) -> Result<Endpoin
         locality: from
             .locality
             .as_ref()
-            .map(Locality::from)
+            .map(|locality| Arc::new(Locality::from(locality)))
             .unwrap_or_default(),
         charge_ms: charge(from.charge_ms)?,
         ports: ports(from)?,

@@ -152,6 +152,15 @@ impl Snapshot {
     /// Describes everything. `now`: with the measurements as of then; `None`: without them.
     #[must_use]
     pub fn describe(&self, now: Option<Ticks>) -> Described {
+        let mut described = self.describe_besides_services(now);
+        let services = self.services.iter().map(|s| describe_service(s, now));
+        described.content.services = services.collect();
+        described
+    }
+
+    /// Describes everything but the services, which may be very many.
+    #[must_use]
+    pub fn describe_besides_services(&self, now: Option<Ticks>) -> Described {
         let content = Content {
             place: [
                 self.me.cluster.to_string(),
@@ -180,11 +189,7 @@ impl Snapshot {
                 .collect(),
             gateways: self.describe_gateways(now),
             clusters: self.describe_clusters(),
-            services: self
-                .services
-                .iter()
-                .map(|s| describe_service(s, now))
-                .collect(),
+            services: Vec::new(),
             exports: self.exports.len(),
             handle_epochs: self.handle_keys.iter().map(|key| key.epoch()).collect(),
         };

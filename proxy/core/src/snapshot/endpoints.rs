@@ -161,6 +161,9 @@ fn share(endpoint: &mut Endpoint, sibling: &Endpoint) {
     if endpoint.cluster == sibling.cluster {
         endpoint.cluster = sibling.cluster.clone();
     }
+    if endpoint.locality == sibling.locality {
+        endpoint.locality = sibling.locality.clone();
+    }
     if endpoint.identity == sibling.identity {
         endpoint.identity = sibling.identity.clone();
     }

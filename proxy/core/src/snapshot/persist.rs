@@ -20,6 +20,8 @@ use super::{Generation, Rejected};
 
 /// Marks the file as ours.
 const MAGIC: &[u8; 8] = b"ISTHSNAP";
+/// Magic, format, length and checksum.
+const HEADER_BYTES: usize = 28;
 /// Of the format. Another version is not read: the control plane is asked instead.
 pub const FORMAT: u32 = 1;
 /// Largest file that is read, in bytes.
@@ -33,7 +35,7 @@ pub struct Saved {
     /// Of the last snapshot.
     pub generation: Generation,
     /// Every resource that was accepted.
-    pub records: Vec<Record>,
+    pub records: Records,
     /// Kinds that had an answer, even if it was that there is nothing.
     pub answered: BTreeSet<Kind>,
     /// Keys and names under which there is known to be nothing.
@@ -57,6 +59,55 @@ pub struct Record {
     pub version: String,
     /// The content, encoded.
     pub body: Bytes,
+}
+
+/// Accepted resources, each as it stands in the file: as values ten thousand of them would be larger than the
+/// tables that are made of them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Records(Vec<u8>);
+
+impl Records {
+    /// One by one.
+    pub fn iter(&self) -> impl Iterator<Item = Record> {
+        let mut reader = Reader { rest: &self.0 };
+        // All of it was written by `push`, and can be read.
+        std::iter::from_fn(move || reader.tagged_record().ok())
+    }
+
+    fn push(&mut self, record: &Record) {
+        let out = &mut self.0;
+        out.push(RECORD);
+        put(out, record.kind.name().as_bytes());
+        put(out, record.name.as_bytes());
+        put(out, record.version.as_bytes());
+        put_count(out, record.aliases.len());
+        for alias in &record.aliases {
+            put(out, alias.as_bytes());
+        }
+        put(out, &record.body);
+    }
+}
+
+impl Extend<Record> for Records {
+    fn extend<I: IntoIterator<Item = Record>>(&mut self, records: I) {
+        for record in records {
+            self.push(&record);
+        }
+    }
+}
+
+impl FromIterator<Record> for Records {
+    fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
+        let mut all = Self::default();
+        all.extend(records);
+        all
+    }
+}
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
 }
 
 /// Why a file is not read.
@@ -108,7 +159,7 @@ impl Saved {
             kind: *kind,
             name: name.clone(),
         });
-        let records = self.records.iter().cloned().map(|record| {
+        let records = self.records.iter().map(|record| {
             let Record {
                 kind,
                 name,
@@ -147,7 +198,7 @@ impl SnapshotBuilder {
         take(&mut saved, Kind::HandleKeys, &self.handle_keys);
         for (name, slot) in &self.slots {
             if let Some(held) = slot.spec() {
-                saved.records.push(Record {
+                saved.records.push(&Record {
                     kind: Kind::Service,
                     name: name.to_string(),
                     aliases: held.aliases.iter().map(ToString::to_string).collect(),
@@ -216,43 +267,37 @@ const POSITIONS: u8 = 5;
 /// The bytes of a file.
 #[must_use]
 pub fn encode(saved: &Saved) -> Vec<u8> {
-    let mut payload = Vec::new();
-    put(&mut payload, saved.owner.as_bytes());
-    payload.extend_from_slice(&saved.generation.0.to_be_bytes());
-    for record in &saved.records {
-        payload.push(RECORD);
-        put(&mut payload, record.kind.name().as_bytes());
-        put(&mut payload, record.name.as_bytes());
-        put(&mut payload, record.version.as_bytes());
-        put_count(&mut payload, record.aliases.len());
-        for alias in &record.aliases {
-            put(&mut payload, alias.as_bytes());
-        }
-        put(&mut payload, &record.body);
-    }
-    for kind in &saved.answered {
-        payload.push(ANSWERED);
-        put(&mut payload, kind.name().as_bytes());
-    }
-    for (kind, key) in &saved.empty {
-        payload.push(EMPTY);
-        put(&mut payload, kind.name().as_bytes());
-        put(&mut payload, key.as_bytes());
-    }
-    for key in &saved.keys {
-        payload.push(KEY);
-        put(&mut payload, key.as_bytes());
-    }
-    if !saved.positions.is_empty() {
-        payload.push(POSITIONS);
-        put(&mut payload, saved.positions.to_string().as_bytes());
-    }
-    let mut file = Vec::with_capacity(payload.len() + 28);
+    let mut file = Vec::with_capacity(HEADER_BYTES + saved.records.0.len());
     file.extend_from_slice(MAGIC);
     file.extend_from_slice(&FORMAT.to_be_bytes());
-    file.extend_from_slice(&length(payload.len()).to_be_bytes());
-    file.extend_from_slice(&checksum(&payload).to_be_bytes());
-    file.extend_from_slice(&payload);
+    // Length and checksum: once the rest is there.
+    file.extend_from_slice(&[0; 16]);
+    put(&mut file, saved.owner.as_bytes());
+    file.extend_from_slice(&saved.generation.0.to_be_bytes());
+    file.extend_from_slice(&saved.records.0);
+    for kind in &saved.answered {
+        file.push(ANSWERED);
+        put(&mut file, kind.name().as_bytes());
+    }
+    for (kind, key) in &saved.empty {
+        file.push(EMPTY);
+        put(&mut file, kind.name().as_bytes());
+        put(&mut file, key.as_bytes());
+    }
+    for key in &saved.keys {
+        file.push(KEY);
+        put(&mut file, key.as_bytes());
+    }
+    if !saved.positions.is_empty() {
+        file.push(POSITIONS);
+        put(&mut file, saved.positions.to_string().as_bytes());
+    }
+    let payload = file.get(HEADER_BYTES..).unwrap_or_default();
+    let (bytes, sum) = (length(payload.len()), checksum(payload));
+    let header = bytes.to_be_bytes().into_iter().chain(sum.to_be_bytes());
+    for (place, byte) in file.iter_mut().skip(HEADER_BYTES - 16).zip(header) {
+        *place = byte;
+    }
     file
 }
 
@@ -264,7 +309,7 @@ pub fn decode(file: &[u8], owner: &str) -> Result<Saved, InvalidFile> {
     let rest = file.strip_prefix(MAGIC).ok_or(InvalidFile::Foreign)?;
     let mut reader = Reader { rest };
     let cut_off = |_| InvalidFile::Length {
-        expected: 28,
+        expected: length(HEADER_BYTES),
         found: length(file.len()),
     };
     let format = reader.array().map(u32::from_be_bytes).map_err(cut_off)?;
@@ -369,23 +414,32 @@ impl Reader<'_> {
             .ok_or_else(|| self.malformed("a kind is not known"))
     }
 
+    fn tagged_record(&mut self) -> Result<Record, InvalidFile> {
+        let [_] = self.array()?;
+        self.record()
+    }
+
+    fn record(&mut self) -> Result<Record, InvalidFile> {
+        let (kind, name, version) = (self.kind()?, self.text()?, self.text()?);
+        let mut aliases = Vec::new();
+        for _ in 0..self.count()? {
+            aliases.push(self.text()?);
+        }
+        Ok(Record {
+            kind,
+            name,
+            aliases,
+            version,
+            body: Bytes::copy_from_slice(self.bytes()?),
+        })
+    }
+
     fn entry(&mut self, saved: &mut Saved) -> Result<(), InvalidFile> {
         let [tag] = self.array()?;
         match tag {
             RECORD => {
-                let (kind, name, version) = (self.kind()?, self.text()?, self.text()?);
-                let mut aliases = Vec::new();
-                for _ in 0..self.count()? {
-                    aliases.push(self.text()?);
-                }
-                let body = Bytes::copy_from_slice(self.bytes()?);
-                saved.records.push(Record {
-                    kind,
-                    name,
-                    aliases,
-                    version,
-                    body,
-                });
+                let record = self.record()?;
+                saved.records.push(&record);
             }
             ANSWERED => {
                 saved.answered.insert(self.kind()?);
@@ -437,7 +491,7 @@ mod tests {
                 |(generation, records, answered, empty, keys, positions)| Saved {
                     owner: "east/shop/cart-1".to_owned(),
                     generation: Generation(generation),
-                    records,
+                    records: records.into_iter().collect(),
                     answered,
                     empty,
                     keys,

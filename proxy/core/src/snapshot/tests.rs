@@ -488,7 +488,7 @@ fn a_policy_that_was_never_understood_denies() {
     assert!(shown[0].invalid.is_some(), "{shown:?}");
     // Also after a restart, though not as if it had been accepted.
     let saved = builder.export("x", Default::default());
-    assert_eq!(saved.records[0].version, "");
+    assert_eq!(saved.records.iter().next().unwrap().version, "");
     let mut again = SnapshotBuilder::new(me(), |_| Ok(()));
     assert_eq!(again.import(&saved).len(), 1);
     assert_eq!(policies(&mut again), Some(shown));

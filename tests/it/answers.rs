@@ -32,7 +32,8 @@ async fn a_failure_is_told_to_its_end_through_a_small_window() {
         })
         .start()
         .await;
-    mesh.app_mut("west/cart-1").stop().await;
+    // What a peer answers is relayed; here the client's own sidecar has to find the words.
+    mesh.proxy_mut("west/cart-1").stop().await;
     let client = mesh.client("east/web").http("cart");
     let io = TokioIo::new(client.tcp().await.unwrap());
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())

@@ -297,6 +297,14 @@ pub fn is_protocol(text: &[u8]) -> bool {
     parts.all(is_token)
 }
 
+/// Is this a protocol behind which more requests would travel, unseen by policy?
+#[must_use]
+pub fn hides_http(protocol: &[u8]) -> bool {
+    let name = protocol.split(|byte| *byte == b'/').next();
+    let name = name.unwrap_or_default().to_ascii_lowercase();
+    matches!(name.as_slice(), b"h2c" | b"h2" | b"http" | b"tls")
+}
+
 /// Is this, in lower case, a field by which proxies of the mesh speak, and nobody else may? `_` counts
 /// as `-`: who reads fields from its environment (RFC 3875 §4.1.18) can't tell one from the other.
 #[must_use]

@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::message::{BodyLength, Fields, Version, is_mesh_field, is_protocol, is_token};
+use crate::message::{
+    BodyLength, Fields, Version, hides_http, is_mesh_field, is_protocol, is_token,
+};
 
 /// The rule that a message breaks.
 pub(super) type Why = &'static str;
@@ -256,15 +258,6 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|e| !e.is_empty())
-}
-
-/// Protocols behind which more requests would travel unseen.
-fn hides_http(protocol: &[u8]) -> bool {
-    let name = protocol
-        .split(|byte| *byte == b'/')
-        .next()
-        .unwrap_or_default();
-    matches!(name, b"h2c" | b"h2" | b"http" | b"tls")
 }
 
 /// Digits only, no sign, no needless zero in front, below 2^63 so that sums can't overflow.

@@ -6,7 +6,9 @@
 
 use super::stream::{Asked, UNKNOWN};
 use crate::http1::is_forbidden_trailer;
-use crate::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version, is_protocol};
+use crate::message::{
+    BodyLength, Fields, Method, RequestHead, ResponseHead, Version, hides_http, is_protocol,
+};
 
 /// What is wrong with a list of fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +113,8 @@ impl List {
                 self.path.replace(value.to_vec()).is_none()
             }
             b":protocol" => {
-                if !is_protocol(value) {
-                    return Err(bad(":protocol names no protocol"));
+                if !is_protocol(value) || hides_http(value) {
+                    return Err(bad(":protocol names none, or one that hides HTTP"));
                 }
                 self.protocol.replace(value.to_vec()).is_none()
             }

@@ -826,6 +826,8 @@ fn gateways_and_policies_are_told_whether_they_count() {
     run.put(access("good", PolicyTarget::Namespace));
     run.put(access("two", PolicyTarget::Namespace));
     run.put(access("two#2", PolicyTarget::Mesh));
+    run.put(access("astray", PolicyTarget::Service("cart".into())));
+    run.put(access("astray#2", PolicyTarget::Service("carts".into())));
     run.put(pod("east", "web", 1));
     run.settle();
     let system = run.servers.find("east", Kind::Gateway, "ew").unwrap();
@@ -849,6 +851,10 @@ fn gateways_and_policies_are_told_whether_they_count() {
     assert_eq!(accepted(Kind::TrafficPolicy, "astray"), "TargetNotFound");
     assert_eq!(accepted(Kind::AccessPolicy, "good"), "Accepted");
     assert_eq!(accepted(Kind::AccessPolicy, "two"), "Invalid");
+    let resolved = |name| run.said("east", Kind::AccessPolicy, name, "ResolvedRefs").1;
+    assert_eq!(resolved("good"), "ResolvedRefs");
+    assert_eq!(accepted(Kind::AccessPolicy, "astray"), "Accepted");
+    assert_eq!(resolved("astray"), "TargetNotFound");
 }
 
 #[test]

@@ -21,6 +21,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// So long connections are still taken while the proxy drains: not everybody has heard of it yet. Who has
 /// nothing open any more ends sooner.
 const LATE: Duration = Duration::from_secs(5);
+/// A gateway's drain ends one relayed tunnel after another, so far apart: a caller has several through it, and tries
+/// a request that one of them lost again on the next.
+const APART: Duration = Duration::from_millis(15);
+/// So many are ended apart from each other, the next with them.
+const APART_MAX: u32 = 64;
+/// How long that takes.
+pub const ENDING: Duration = Duration::from_secs(1);
 /// Connections of one worker and listener.
 const CONNECTIONS_MAX: usize = 10_000;
 
@@ -60,6 +67,7 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         tokio::time::sleep(LATE).await;
     });
     let open = Rc::new(());
+    let mut place = 0;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -92,6 +100,11 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         let _ = io.set_nodelay(true);
         let held = Rc::clone(&open);
         let panics = Panics(Rc::clone(&worker));
+        let late = match direction {
+            Direction::Gateway => APART * place,
+            Direction::Inbound | Direction::Outbound => Duration::ZERO,
+        };
+        place = (place + 1) % APART_MAX;
         let served = serve(Rc::clone(&worker), Accepted { io, peer, since });
         tokio::task::spawn_local(async move {
             let _panics = panics;
@@ -99,7 +112,11 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
             tokio::select! {
                 biased;
                 () = served => {}
-                _ = cut.wait_for(|cut| *cut) => {}
+                () = async {
+                    let _ = cut.wait_for(|cut| *cut).await;
+                    // In a box: each connection has room for this, and seldom needs it.
+                    Box::pin(tokio::time::sleep(late)).await;
+                } => {}
             }
             drop(held);
         });

@@ -20,8 +20,8 @@ use rustls::pki_types::UnixTime;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
-use crate::accept::{accept_loop, bind};
-use crate::config::{Config, Destination};
+use crate::accept::{ENDING, accept_loop, bind};
+use crate::config::{Config, Destination, Role};
 use crate::connections::{Relayed, WITHDRAWN_GRACE};
 use crate::telemetry::Direction;
 use crate::telemetry::metrics::Ends;
@@ -374,9 +374,15 @@ async fn drained(worker: &Rc<Worker>) {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     };
+    let cut = async {
+        let _ = cut.wait_for(|cut| *cut).await;
+        if worker.shared.config.role == Role::Gateway {
+            tokio::time::sleep(ENDING).await;
+        }
+    };
     tokio::select! {
         () = idle => {}
-        _ = cut.wait_for(|cut| *cut) => {}
+        () = cut => {}
     }
     worker.tunnels.go_away();
     worker.apps.go_away();

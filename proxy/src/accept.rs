@@ -49,7 +49,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the proxy has drained for [`LATE`], and gives each connection to a task of its own.
+/// Accepts until the proxy has drained for five seconds, and gives each connection to a task of its own.
 pub async fn accept_loop<F: Future<Output = ()> + 'static>(
     worker: Rc<Worker>,
     (listener, direction): (std::net::TcpListener, Direction),

@@ -173,7 +173,7 @@ impl Connections {
     }
 
     /// Lets connections end with their last stream once their peers' certificates are over, and closes
-    /// them [`OUTLIVE_MAX`] later. How many it closes.
+    /// them an hour later. How many it closes.
     pub fn expire(&self, now: SystemTime) -> u64 {
         let mut closed = 0;
         self.believed.borrow_mut().retain(|believed| {

@@ -75,7 +75,7 @@ impl Feed {
         self.known.len()
     }
 
-    /// Objects beyond [`OBJECTS_MAX`] that the last list had, or that came since.
+    /// Objects beyond the most that are kept, that the last list had, or that came since.
     #[must_use]
     pub fn beyond(&self) -> usize {
         self.known.beyond()

@@ -97,8 +97,14 @@ fn read(path: &str) -> String {
 
 /// What a request came to: its status, and how often the application had been called before.
 async fn http1(client: &Client, target: &str) -> String {
-    let mut io = client.tcp().await.unwrap();
     let words = format!("GET {target} HTTP/1.1\r\nhost: echo\r\nconnection: close\r\n\r\n");
+    status(client, &words).await
+}
+
+/// The status that a client gets who says this.
+pub(crate) async fn status(client: &Client, words: &str) -> String {
+    let mut io = client.tcp().await.unwrap();
+    // It may be refused before all is said.
     let _ = io.write_all(words.as_bytes()).await;
     let mut said = Vec::new();
     let _ = timeout(AT_ONCE, io.read_to_end(&mut said))

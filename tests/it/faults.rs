@@ -17,6 +17,19 @@ spec:
   retries: {attempts: 0}
 ";
 
+/// A service elsewhere of one pod that is never ejected: who is answers nothing.
+pub(crate) async fn where_every_answer_counts(app: &App) -> Mesh {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("http", 80, "http", app.clone()))
+        })
+        .start()
+        .await;
+    mesh.write("east", "traffic.yaml", EVERY_ANSWER);
+    mesh
+}
+
 /// F9: nothing passes any more and nobody says so. The other gateway takes over.
 #[tokio::test]
 async fn a_silent_gateway_is_left_for_the_other_one() {
@@ -122,15 +135,7 @@ async fn a_malicious_application_poisons_no_connection() {
             }
         }
     });
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web"))
-        .cluster("west", |c| {
-            c.service_with("cart", 1, |s| s.port("http", 80, "http", evil.clone()))
-        })
-        .start()
-        .await;
-    // What is ejected answers nothing, and here every answer counts.
-    mesh.write("east", "traffic.yaml", EVERY_ANSWER);
+    let mesh = where_every_answer_counts(&evil).await;
     let client = mesh.client("east/web").http("cart");
     for n in 0..ANSWERS.len() * 4 {
         let reply = client.get(&format!("/{n}")).await;

@@ -8,11 +8,9 @@ use std::collections::BTreeSet;
 use isthmus_tests::plan::MeshPlan;
 use isthmus_tests::wait::check;
 use isthmus_tests::{Client, Mesh, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 use crate::ambiguous::outcome;
-use crate::protocols::AT_ONCE;
+use crate::canonical::status;
 
 /// A name and two addresses that are denied.
 const SECRETS: [&str; 3] = ["secret.test", "10.0.0.1", "[2001:db8::1]"];
@@ -159,16 +157,8 @@ impl Asker<'_> {
 
     async fn http1(&mut self, target: &str, lines: &str) -> Fate {
         let path = self.path();
-        let mut io = self.client.tcp().await.unwrap();
         let words = format!("GET {target}{path} HTTP/1.1\r\n{lines}connection: close\r\n\r\n");
-        // It may be refused before all is said.
-        let _ = io.write_all(words.as_bytes()).await;
-        let mut said = Vec::new();
-        let _ = timeout(AT_ONCE, io.read_to_end(&mut said))
-            .await
-            .expect("an answer");
-        let said = String::from_utf8_lossy(&said).into_owned();
-        self.fate(said.split(' ').nth(1).unwrap_or("gone"), &path)
+        self.fate(&status(&self.client, &words).await, &path)
     }
 
     async fn http2(&mut self, hosts: &[(&str, &str)]) -> Fate {

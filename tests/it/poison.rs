@@ -8,11 +8,11 @@
 
 use hyper::Request;
 use isthmus_tests::client::full;
-use isthmus_tests::{App, Client, Mesh, Reply};
+use isthmus_tests::{App, Client, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::faults::EVERY_ANSWER;
+use crate::faults::where_every_answer_counts;
 
 const REQUESTS: usize = 10_000;
 /// Clients, half of them with HTTP/1.1, half of them with HTTP/2.
@@ -188,15 +188,7 @@ async fn call(client: Client, numbers: Vec<usize>, http2: bool) -> Tally {
 #[tokio::test]
 async fn ten_thousand_answers_are_each_given_to_who_asked() {
     let evil = App::custom(|io, _| serve(io));
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web"))
-        .cluster("west", |c| {
-            c.service_with("cart", 1, |s| s.port("http", 80, "http", evil.clone()))
-        })
-        .start()
-        .await;
-    // What is ejected answers nothing, and here every answer counts.
-    mesh.write("east", "traffic.yaml", EVERY_ANSWER);
+    let mesh = where_every_answer_counts(&evil).await;
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..CALLERS {
         let client = mesh.client("east/web").http("cart");

@@ -59,6 +59,28 @@ async fn dial(io: TcpStream) -> SendRequest<Bytes> {
     sender.ready().await.unwrap()
 }
 
+/// A connection whose server allows it, and a request for another protocol (RFC 8441).
+async fn extended_connect(
+    client: &Client,
+    protocol: &'static str,
+    path: &str,
+) -> (SendRequest<Bytes>, Request<()>) {
+    let sender = dial(client.tcp().await.unwrap()).await;
+    until("the sidecar allows it", async || {
+        let allowed = sender.is_extended_connect_protocol_enabled();
+        check(allowed, allowed)
+    })
+    .await;
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(format!("http://echo{path}"))
+        .body(())
+        .unwrap();
+    let protocol = h2::ext::Protocol::from_static(protocol);
+    request.extensions_mut().insert(protocol);
+    (sender, request)
+}
+
 async fn mesh_with(protocol: &'static str, app: App) -> Mesh {
     Mesh::builder()
         .cluster("east", |c| c.client("web"))
@@ -99,22 +121,11 @@ async fn a_websocket_is_opened_by_its_handshake_and_carries_frames() {
 #[tokio::test]
 async fn a_websocket_over_http2_reaches_an_http1_application() {
     let mesh = mesh_with("http", websocket()).await;
-    let io = mesh.client("east/web").http("echo").tcp().await.unwrap();
-    let mut sender = dial(io).await;
-    until("the sidecar allows it", async || {
-        let allowed = sender.is_extended_connect_protocol_enabled();
-        check(allowed, allowed)
-    })
-    .await;
-    let mut request = Request::builder()
-        .method(Method::CONNECT)
-        .uri("http://echo/chat")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", KEY)
-        .body(())
-        .unwrap();
-    let protocol = h2::ext::Protocol::from_static("websocket");
-    request.extensions_mut().insert(protocol);
+    let client = mesh.client("east/web").http("echo");
+    let (mut sender, mut request) = extended_connect(&client, "websocket", "/chat").await;
+    let fields = request.headers_mut();
+    fields.insert("sec-websocket-version", "13".parse().unwrap());
+    fields.insert("sec-websocket-key", KEY.parse().unwrap());
     let (answer, mut to) = sender.send_request(request, false).unwrap();
     let answer = timeout(SOON, answer).await.unwrap().unwrap();
     assert_eq!(answer.status(), 200);
@@ -163,19 +174,7 @@ async fn an_upgrade_that_is_ignored_is_answered_as_an_ordinary_request() {
             "{said}"
         );
         // RFC 8441 §5: any 2xx would open the stream.
-        let mut sender = dial(client.tcp().await.unwrap()).await;
-        until("the sidecar allows it", async || {
-            let allowed = sender.is_extended_connect_protocol_enabled();
-            check(allowed, allowed)
-        })
-        .await;
-        let mut request = Request::builder()
-            .method(Method::CONNECT)
-            .uri("http://echo/heads")
-            .body(())
-            .unwrap();
-        let protocol = h2::ext::Protocol::from_static("foo");
-        request.extensions_mut().insert(protocol);
+        let (mut sender, request) = extended_connect(&client, "foo", "/heads").await;
         let (answer, _to) = sender.send_request(request, false).unwrap();
         let answer = timeout(SOON, answer).await.unwrap().unwrap();
         assert_eq!(answer.status(), 501);
@@ -333,19 +332,7 @@ async fn no_data_of_an_extended_connect_reaches_the_application_before_its_101()
     for (service, pod) in [("near", "east/near-1"), ("far", "west/far-1")] {
         let (mesh, switch) = careful_ones().await;
         let client = mesh.client("east/web").http(service);
-        let mut sender = dial(client.tcp().await.unwrap()).await;
-        until("the sidecar allows it", async || {
-            let allowed = sender.is_extended_connect_protocol_enabled();
-            check(allowed, allowed)
-        })
-        .await;
-        let mut request = Request::builder()
-            .method(Method::CONNECT)
-            .uri("http://echo/chat")
-            .body(())
-            .unwrap();
-        let protocol = h2::ext::Protocol::from_static("foo");
-        request.extensions_mut().insert(protocol);
+        let (mut sender, request) = extended_connect(&client, "foo", "/chat").await;
         let (answer, mut to) = sender.send_request(request, false).unwrap();
         to.send_data(Bytes::from_static(b"before"), false).unwrap();
         has_the_head(&mesh, pod, &client).await;

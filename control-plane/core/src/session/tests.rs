@@ -302,15 +302,21 @@ fn removed_endpoints_go_ahead_of_everything() {
     assert_eq!(third.type_url, T::AccessPolicy.type_url());
 }
 
-#[test]
-fn what_was_refused_waits_until_it_changes() {
-    let mut world = listed(&shop());
-    let client = web(&world);
+/// A proxy that takes all but one endpoint, whose name is told.
+fn refusing(world: &World) -> (Proxy, Session, String) {
+    let client = web(world);
     let bad = format!("{EVERYWHERE}#west/shop/cart-12");
     let mut proxy = Proxy::wanting(&[EVERYWHERE]);
     proxy.refuses.insert(bad.clone());
     let mut session = proxy.connect(client);
-    proxy.settle(&mut session, &world);
+    proxy.settle(&mut session, world);
+    (proxy, session, bad)
+}
+
+#[test]
+fn what_was_refused_waits_until_it_changes() {
+    let mut world = listed(&shop());
+    let (mut proxy, mut session, bad) = refusing(&world);
     assert_eq!(
         proxy.names(T::Endpoint),
         [format!("{EVERYWHERE}#east/shop/cart-11")]
@@ -351,12 +357,7 @@ fn what_was_refused_waits_until_it_changes() {
 #[test]
 fn a_refusal_of_what_is_no_more_is_over() {
     let mut world = listed(&shop());
-    let client = web(&world);
-    let bad = format!("{EVERYWHERE}#west/shop/cart-12");
-    let mut proxy = Proxy::wanting(&[EVERYWHERE]);
-    proxy.refuses.insert(bad.clone());
-    let mut session = proxy.connect(client);
-    proxy.settle(&mut session, &world);
+    let (mut proxy, mut session, bad) = refusing(&world);
     let refused = |session: &Session| -> Vec<String> {
         let all = session.status().flat_map(|status| status.refused);
         all.map(|(name, _)| name.to_owned()).collect()

@@ -53,6 +53,16 @@ pub fn is_dns_name(text: &str) -> bool {
     text.len() <= NAME_BYTES_MAX && text.split('.').all(is_label)
 }
 
+/// Is this a token (RFC 9110 §5.6.2)?
+#[inline]
+#[must_use]
+pub fn is_token(text: &[u8]) -> bool {
+    !text.is_empty()
+        && text
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+}
+
 /// Reads and writes a name as its text; what is read is parsed.
 macro_rules! serde_as_text {
     ($name:ident) => {

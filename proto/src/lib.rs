@@ -8,6 +8,8 @@ pub mod ids;
 pub mod locality;
 pub mod handle;
 pub mod positions;
+pub mod bounds;
+pub mod literal;
 
 /// The delta-xDS envelope (`envoy.service.discovery.v3`).
 #[allow(

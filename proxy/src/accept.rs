@@ -27,7 +27,7 @@ const APART: Duration = Duration::from_millis(15);
 /// So many are ended apart from each other, the next with them.
 const APART_MAX: u32 = 64;
 /// How long that takes.
-pub const ENDING: Duration = Duration::from_secs(1);
+pub const ENDING: Duration = APART.saturating_mul(APART_MAX);
 /// Connections of one worker and listener.
 const CONNECTIONS_MAX: usize = 10_000;
 

@@ -8,7 +8,7 @@ use isthmus_proto::locality::Locality;
 use isthmus_proxy_core::balance::Me;
 use isthmus_proxy_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
@@ -89,7 +89,8 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         (issued, shared.snapshots.clone()),
     ));
     let discovering = tokio::spawn(discovery::run(discovery, wanted, certificates));
-    let watching = tokio::spawn(watch_over(Arc::clone(&shared), (keeping, discovering)));
+    // Ends with the runtime, as what it watches does.
+    tokio::spawn(watch_over(Arc::clone(&shared), (keeping, discovering)));
     let workers = runtime::start(&shared, sets)?;
     announce(&shared.config, &bound)?;
     tracing::info!(workload = %shared.config.workload, ?bound, "started");
@@ -111,7 +112,6 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         // The workers end at once now.
         let _ = joining.await;
     }
-    watching.abort();
     tracing::info!("stopped");
     Ok(())
 }
@@ -120,27 +120,16 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 /// the control plane were away: a restart would meet the same again, and have less.
 async fn watch_over(shared: Arc<Shared>, (keeping, discovering): (Task, Task)) {
     let metrics = &shared.telemetry.metrics;
-    let (mut keeping, mut discovering) = (Some(keeping), Some(discovering));
-    while keeping.is_some() || discovering.is_some() {
-        let (what, ended) = tokio::select! {
-            ended = wait(&mut keeping) => ("certificates", ended),
-            ended = wait(&mut discovering) => ("discovery", ended),
-        };
-        if what == "discovery" {
-            metrics.discovery_up.set(0);
-        }
+    let ended = |what, ended: Result<(), JoinError>| {
+        let why = ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
         metrics.panics.inc();
-        tracing::error!(why = ended, "{what} ended; restart this proxy");
-    }
-}
-
-async fn wait(task: &mut Option<Task>) -> String {
-    let Some(running) = task else {
-        return std::future::pending().await;
+        tracing::error!(why, "{what} ended; restart this proxy");
     };
-    let ended = running.await;
-    *task = None;
-    ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())
+    tokio::join!(async { ended("certificates", keeping.await) }, async {
+        let how = discovering.await;
+        metrics.discovery_up.set(0);
+        ended("discovery", how);
+    });
 }
 
 /// Says where the listeners really are.

@@ -257,11 +257,10 @@ impl Inbound {
     async fn exchange<'a>(
         &'a self,
         snapshot: &Snapshot,
-        head: RequestHead,
+        (head, asked): (RequestHead, Asked),
         down: &mut Downstream,
         (event, meters): (&mut Event, &Meters),
     ) -> Result<Option<Box<Upgraded<'a>>>, Failed> {
-        let asked = Asked::read(&head, self.peer.is_some());
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
         event.request = Some((
@@ -381,12 +380,14 @@ impl Side for Inbound {
         let snapshot = self.worker.snapshot();
         let event = self.event(version_name(head.version), snapshot.generation);
         let mut open = Open::begin(&self.worker, event, begun);
+        let asked = Asked::read(&head, self.peer.is_some());
         let to = Listener {
             grpc: is_grpc(&head),
-            peer: Asked::read(&head, self.peer.is_some()).port.is_some(),
+            peer: asked.port.is_some(),
         };
+        let counted = (&mut open.event, &open.meters);
         let result = self
-            .exchange(&snapshot, head, &mut down, (&mut open.event, &open.meters))
+            .exchange(&snapshot, (head, asked), &mut down, counted)
             .await;
         let result = match result {
             Ok(Some(upgraded)) => {

@@ -163,15 +163,12 @@ impl Feed {
 
     /// Does the page belong to a list that we want? Returns the version of the list.
     fn check<T>(&mut self, page: &Page<T>, now: Instant) -> Result<Version, Refused> {
+        self.spent(now);
         let Step::List(list) = &mut self.step else {
             return Err(Refused::NotAsked);
         };
         let first = list.pages == 0;
         list.pages = list.pages.saturating_add(1);
-        if first {
-            self.pace.listed(now);
-            self.counts.lists = self.counts.lists.saturating_add(1);
-        }
         // Pages that bring little cost more: they are not what was asked for.
         let full = page.items.len() >= self.limit / 2;
         let cost = page
@@ -335,8 +332,8 @@ impl Feed {
         self.pace.failed(now, None);
     }
 
-    /// A list that comes to nothing costs the server as much as a good one. Not so a refusal; and a page
-    /// that is too large is asked for again at half its size, which ends by itself.
+    /// Counts a list, at its first page: one that comes to nothing costs the server as much as a good one. Not so
+    /// a refusal; and a page that is too large is asked for again at half its size, which ends by itself.
     fn spent(&mut self, now: Instant) {
         if let Step::List(list) = &self.step
             && list.pages == 0

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use isthmus_control_plane_core::model::{AccessPolicy, PolicyTarget, Spec};
 use isthmus_control_plane_core::translate::check_policy;
-use isthmus_proto::ids::is_dns_name;
+use isthmus_proto::ids::{is_dns_name, is_token};
 use isthmus_proto::resource::{
     self, AccessRule, Action, Caller, HeaderMatch, InboundMode, Operation,
 };
@@ -441,8 +441,7 @@ fn operation(raw: &RawOperation) -> Result<Operation, Bad> {
 
 fn header(raw: &RawHeader) -> Result<HeaderMatch, Bad> {
     let name = raw.name.to_ascii_lowercase();
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || !name.bytes().all(token) {
+    if !is_token(name.as_bytes()) {
         return Err(Bad(format!("headers: {name:?} is no header")));
     }
     let matcher = RawMatch {

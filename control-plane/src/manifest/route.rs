@@ -8,7 +8,11 @@ mod filter;
 mod matches;
 
 use isthmus_control_plane_core::model::{ParentRef, Reach, Route, RouteKind, ServiceRef, Spec};
-use isthmus_proto::ids::{Namespace, is_dns_name};
+use isthmus_proto::bounds::route::{
+    ATTEMPTS_MAX, BACKENDS_MAX, FILTERS_MAX, HOSTS_MAX, MATCHES_MAX, RULES_MAX, TEXT_BYTES_MAX,
+    WEIGHT_MAX,
+};
+use isthmus_proto::ids::{Namespace, is_dns_name, is_token};
 use isthmus_proto::resource::{self, RouteMatch, RouteRule, WeightedBackend, route_rule};
 use serde::Deserialize;
 
@@ -19,17 +23,6 @@ use matches::RawMatch;
 
 /// The group of ServiceImport.
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
-/// Most additional tries that the proxies make.
-const ATTEMPTS_MAX: u32 = 10;
-/// Most rules of a route; host names of it, and matches and backends of a rule; filters of either.
-const RULES_MAX: usize = 128;
-const PARTS_MAX: usize = 64;
-const FILTERS_MAX: usize = 16;
-/// Largest weight (Gateway API: 1,000,000).
-const WEIGHT_MAX: u32 = 1_000_000;
-/// Longest text of a matcher, in bytes.
-const TEXT_BYTES_MAX: usize = 4_096;
-
 #[derive(Deserialize)]
 struct RouteObject {
     spec: RouteSpec,
@@ -240,11 +233,11 @@ fn hostnames(spec: &RouteSpec, kind: RouteKind, found: &mut Rules) -> Vec<String
     }
     let (mut read, mut unread) = (Vec::new(), Vec::new());
     unread.extend(
-        at_most("spec.hostnames", spec.hostnames.as_deref(), PARTS_MAX)
+        at_most("spec.hostnames", spec.hostnames.as_deref(), HOSTS_MAX)
             .err()
             .map(|bad| bad.0),
     );
-    for host in spec.hostnames.iter().flatten().take(PARTS_MAX) {
+    for host in spec.hostnames.iter().flatten().take(HOSTS_MAX) {
         match hostname(host) {
             Ok(host) => read.push(host),
             Err(Bad(why)) => unread.push(why),
@@ -338,7 +331,7 @@ fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule
     if layer_4 && raw.filters.as_ref().is_some_and(|list| !list.is_empty()) {
         return Err(Bad("filters: there are none at layer 4".to_owned()));
     }
-    at_most("backendRefs", raw.backend_refs.as_deref(), PARTS_MAX)?;
+    at_most("backendRefs", raw.backend_refs.as_deref(), BACKENDS_MAX)?;
     let matches = matches_of(raw, kind)?;
     let mut rule = RouteRule {
         filters: filter::of_rule(raw.filters.as_deref(), &matches, home)?,
@@ -369,7 +362,7 @@ fn matches_of(raw: &RawRule, kind: RouteKind) -> Result<Vec<RouteMatch>, Bad> {
             "matches: there is nothing to match at layer 4".to_owned(),
         )),
     };
-    at_most("matches", raw.matches.as_deref(), PARTS_MAX)?;
+    at_most("matches", raw.matches.as_deref(), MATCHES_MAX)?;
     raw.matches.iter().flatten().map(one).collect()
 }
 
@@ -426,9 +419,7 @@ fn backend_of(raw: &RawBackend, home: &Namespace) -> Result<WeightedBackend, Bad
 
 /// A header, as matchers and modifiers name it.
 fn header_name(name: &str) -> Result<String, Bad> {
-    // RFC 9110 §5.6.2: token.
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || name.len() > 256 || !name.bytes().all(token) {
+    if name.len() > 256 || !is_token(name.as_bytes()) {
         return Err(Bad(format!("{name:?} is no header name")));
     }
     Ok(name.to_ascii_lowercase())

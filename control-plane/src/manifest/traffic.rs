@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use isthmus_control_plane_core::model::{Reach, Spec, TrafficPolicy};
+use isthmus_proto::bounds::traffic::{ATTEMPTS_MAX, PENALTY_MS_MAX, STATUSES_MAX};
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::resource::{self, Balancing, Limits, OutlierDetection, Retries, Timeouts};
 use serde::Deserialize;
@@ -10,13 +11,8 @@ use serde::Deserialize;
 use super::meta::Span;
 use super::{Document, Failure, Metadata, status};
 
-// What proxies take: they would refuse the whole service for more.
-/// Most tries after the first.
-const ATTEMPTS_MAX: u32 = 10;
-/// Most statuses that are tried again: all that may.
-const STATUSES_MAX: usize = 200;
 /// What leaving a zone or cluster may be charged.
-const PENALTY_MAX: Duration = Duration::from_secs(60);
+const PENALTY_MAX: Duration = Duration::from_millis(PENALTY_MS_MAX as u64);
 
 #[derive(Deserialize)]
 struct Policy {

@@ -4,6 +4,7 @@
 //! translating between HTTP/1.1 and HTTP/2 is one walk over the index, and dropping a field costs
 //! nothing. Names are in lower case; values are bytes, without surrounding white space.
 
+pub use isthmus_proto::ids::is_token;
 use std::fmt;
 use std::ops::Range;
 
@@ -278,15 +279,6 @@ impl Method {
             Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options | Self::Trace
         )
     }
-}
-
-/// Is this a token (RFC 9110 §5.6.2)?
-#[must_use]
-pub fn is_token(text: &[u8]) -> bool {
-    !text.is_empty()
-        && text
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
 /// Is this a protocol of `Upgrade`, token or token "/" token (RFC 9110 §7.8)? `:protocol` takes the same

@@ -17,6 +17,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use isthmus_proto::bounds::route::{
+    ATTEMPTS_MAX, BACKENDS_MAX, FILTERS_MAX, HOSTS_MAX, MATCHES_MAX, RULES_MAX, WEIGHT_MAX,
+};
 use isthmus_proto::ids::ServiceName;
 use isthmus_proto::resource;
 use prost::Message as _;
@@ -33,21 +36,6 @@ use matcher::HostMatcher;
 
 pub use filter::Outcome;
 pub use l4::{L4Choice, route_l4};
-
-/// Most rules of a route.
-pub const RULES_MAX: usize = 128;
-/// Most matches of a rule.
-pub const MATCHES_MAX: usize = 64;
-/// Most host names of a route.
-pub const HOSTS_MAX: usize = 64;
-/// Most backends of a rule.
-pub const BACKENDS_MAX: usize = 64;
-/// Most filters of a rule or backend.
-pub const FILTERS_MAX: usize = 16;
-/// Most additional tries that a route may ask for.
-pub const ATTEMPTS_MAX: u32 = 10;
-/// Largest weight (Gateway API: 1,000,000).
-pub const WEIGHT_MAX: u32 = 1_000_000;
 
 /// A service and one of its ports.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

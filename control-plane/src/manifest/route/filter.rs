@@ -1,5 +1,6 @@
 //! What happens to a request on its way through a route?
 
+use isthmus_proto::bounds::route::{HEADERS_MAX, MIRRORS_MAX, VALUE_BYTES_MAX};
 use isthmus_proto::ids::{Namespace, is_dns_name};
 use isthmus_proto::resource::{
     Header, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite, RouteFilter, RouteMatch,
@@ -12,11 +13,6 @@ use super::{FILTERS_MAX, RawBackend, at_most, backend_of, header_name};
 
 /// Millionths of everything.
 const ALL: u64 = 1_000_000;
-/// Most mirrors of a rule.
-const MIRRORS_MAX: usize = 4;
-/// Most names in each list of a header modifier, and the longest value in bytes.
-const HEADERS_MAX: usize = 64;
-const VALUE_BYTES_MAX: usize = 8_192;
 /// Fields that no route may change: they frame a message or belong to one connection (RFC 9110
 /// §7.6.1, §8.6, §10.1.1), or only the mesh may write them. The proxies refuse them too.
 const RESERVED: &[&str] = &[

@@ -9,6 +9,8 @@
 use smallvec::SmallVec;
 use std::fmt;
 
+use isthmus_proto::bounds::access::{HEADER_NAME_BYTES_MAX, METHOD_BYTES_MAX};
+use isthmus_proto::literal::UNSEEN_HEADERS;
 use isthmus_proto::resource;
 
 use super::index::Key;
@@ -18,22 +20,6 @@ use super::pattern::{
 use super::rule::{ALTERNATIVES_MAX, Miss, Term, Wanted};
 use super::{Facts, Unseen};
 use crate::message::{Fields, Method, is_token};
-
-/// Longest method in a rule, in bytes.
-const METHOD_BYTES_MAX: usize = 64;
-/// Longest header name in a rule, in bytes.
-const HEADER_NAME_BYTES_MAX: usize = 256;
-/// Never among the fields that policy sees: `hosts` is for the host, and hop-by-hop fields (RFC
-/// 9110 §7.6.1) are taken away before. A DENY on one of them would never match.
-const UNSEEN_HEADERS: [&str; 7] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// What is done. All that is set must match.
 #[derive(Debug, Clone)]

@@ -5,21 +5,17 @@
 
 use regex::bytes::{Regex, RegexBuilder};
 use std::fmt;
-use std::net::Ipv6Addr;
 
+use isthmus_proto::bounds::access::REGEX_DEPTH_MAX;
+pub use isthmus_proto::bounds::access::{
+    LITERAL_BYTES_MAX, REGEX_BYTES_MAX, REGEX_CHARS_MAX, VALUES_MAX,
+};
+use isthmus_proto::literal::{
+    Anchors, Never, not_in_host, not_in_path, not_in_value, sets_unicode,
+};
 use isthmus_proto::resource::StringMatch;
 use isthmus_proto::resource::string_match::Kind;
 
-/// Most characters of a regular expression.
-pub const REGEX_CHARS_MAX: usize = 1_024;
-/// Most bytes of a compiled regular expression, and of its lazy automaton.
-pub const REGEX_BYTES_MAX: usize = 1 << 20;
-/// Deepest nesting in a regular expression.
-const REGEX_DEPTH_MAX: u32 = 64;
-/// Longest literal, in bytes.
-pub const LITERAL_BYTES_MAX: usize = 2_048;
-/// Most values in one list of a policy.
-pub const VALUES_MAX: usize = 1_024;
 /// How many values of a list are shown to people, and how many bytes of a text.
 const SHOWN_VALUES: usize = 3;
 const SHOWN_BYTES: usize = 80;
@@ -200,71 +196,33 @@ fn literal(kind: &str, text: &str, subject: Subject) -> Result<Box<str>, String>
     if text.len() > LITERAL_BYTES_MAX {
         return bad("longer than 2,048 bytes");
     }
-    let (begins, ends) = (kind != "suffix", kind != "prefix");
-    let why = match subject {
-        Subject::Host => not_in_host(text, ends),
-        Subject::Path => not_in_path(text, begins, ends),
-        Subject::Header => not_in_value(text, begins, ends),
+    let anchors = Anchors {
+        begins: kind != "suffix",
+        ends: kind != "prefix",
     };
-    why.map_or_else(|| Ok(text.into()), bad)
+    let never = match subject {
+        Subject::Host => not_in_host(text, anchors),
+        Subject::Path => not_in_path(text, anchors),
+        Subject::Header => not_in_value(text, anchors),
+    };
+    never.map_or_else(|| Ok(text.into()), |never| bad(why_never(never)))
 }
 
-/// Why a canonical host can't contain `text`. `ends`: as its end.
-fn not_in_host(text: &str, ends: bool) -> Option<&'static str> {
-    let address = text.trim_start_matches('[').trim_end_matches(']');
-    if text.contains('*') {
-        return Some("a host has no wildcard; use suffix");
+/// In words.
+fn why_never(never: Never) -> &'static str {
+    match never {
+        Never::Star => "a host has no wildcard; use suffix",
+        Never::Capitals => "hosts are compared in lower case",
+        Never::Port => "a host has no port; use ports",
+        Never::FinalDot => "a canonical host has no dot at its end",
+        Never::HostCharacter => "a host has no such character",
+        Never::NoSlash => "a path begins with /",
+        Never::NotAscii => "a canonical path is ASCII without spaces; write %XX",
+        Never::Query => "a canonical path has no ?, # or backslash",
+        Never::Dots => "a canonical path has no //, /./ or /../",
+        Never::WhiteSpace => "a value has no white space around it",
+        Never::Control => "a value has no control characters",
     }
-    if text.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Some("hosts are compared in lower case");
-    }
-    if ends && text.contains(':') && address.parse::<Ipv6Addr>().is_err() {
-        return Some("a host has no port; use ports");
-    }
-    if ends && text.ends_with('.') {
-        return Some("a canonical host has no dot at its end");
-    }
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
-    (!text.bytes().all(plain)).then_some("a host has no such character")
-}
-
-/// Why a canonical path can't contain `text`. `begins`, `ends`: as its beginning, as its end.
-fn not_in_path(text: &str, begins: bool, ends: bool) -> Option<&'static str> {
-    if begins && ends && text == "*" {
-        // OPTIONS * (RFC 9112 §3.2.4).
-        return None;
-    }
-    if begins && !text.starts_with('/') {
-        return Some("a path begins with /");
-    }
-    if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Some("a canonical path is ASCII without spaces; write %XX");
-    }
-    if text.contains(['?', '#', '\\']) {
-        return Some("a canonical path has no ?, # or backslash");
-    }
-    let dots = |part: &str| matches!(part, "." | "..");
-    let mut parts: Vec<&str> = text.split('/').collect();
-    if !ends {
-        // The last part goes on beyond the prefix: /. may become /.well-known.
-        parts.pop();
-    }
-    let first_whole = usize::from(!text.starts_with('/'));
-    if text.contains("//") || parts.into_iter().skip(first_whole).any(dots) {
-        return Some("a canonical path has no //, /./ or /../");
-    }
-    None
-}
-
-/// Why a header's value can't contain `text`: values are trimmed and hold no control characters.
-fn not_in_value(text: &str, begins: bool, ends: bool) -> Option<&'static str> {
-    let white = [' ', '\t'];
-    if (begins && text.starts_with(white)) || (ends && text.ends_with(white)) {
-        return Some("a value has no white space around it");
-    }
-    text.bytes()
-        .any(|b| b.is_ascii_control() && b != b'\t')
-        .then_some("a value has no control characters")
 }
 
 fn regex(source: &str, subject: Subject) -> Result<Regex, String> {
@@ -291,15 +249,6 @@ fn regex(source: &str, subject: Subject) -> Result<Regex, String> {
     // Alone first: `a)|(?:b` must not break out of the anchors.
     build(source)?;
     build(&format!(r"\A(?:{source})\z"))
-}
-
-/// Does a group of flags, like `(?iu)` or `(?u:a)`, turn Unicode on?
-fn sets_unicode(source: &str) -> bool {
-    source.split("(?").skip(1).any(|after| {
-        let flags = after.split([':', ')']).next().unwrap_or_default();
-        let set = flags.split('-').next().unwrap_or_default();
-        flags.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-') && set.contains('u')
-    })
 }
 
 fn one_line(cause: &regex::Error) -> String {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub use isthmus_proto::bounds::access::{REGEXES_MAX, RULES_MAX};
 use isthmus_proto::resource::{AccessPolicy, Action as RawAction};
 use prost::Message as _;
 
@@ -12,10 +13,6 @@ use super::wire::POLICY;
 use crate::snapshot::Rejected;
 use crate::wire;
 
-/// Most rules of one policy.
-pub const RULES_MAX: usize = 1_024;
-/// Most regular expressions of one policy.
-pub const REGEXES_MAX: usize = 64;
 /// Longest name of a policy, in bytes.
 pub const NAME_BYTES_MAX: usize = 512;
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+pub use isthmus_proto::bounds::access::{ALTERNATIVES_MAX, EXCEPT_DEPTH_MAX};
 use isthmus_proto::resource::AccessRule;
 
 use super::caller::{Accounts, Caller, callers};
@@ -10,11 +11,6 @@ use super::index::Key;
 use super::pattern::{Names, Patterns, RegexBudget, shown, write_list};
 use super::{Facts, Unseen};
 use crate::message::Method;
-
-/// Most callers in `from` or `except`, and most operations in `to`.
-pub const ALTERNATIVES_MAX: usize = 256;
-/// Deepest `except` in one another.
-pub const EXCEPT_DEPTH_MAX: usize = 4;
 
 /// All that is set must match.
 #[derive(Debug, Clone)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use isthmus_proto::bounds::traffic::STATUSES_MAX;
+pub use isthmus_proto::bounds::traffic::{ATTEMPTS_MAX, PENALTY_MS_MAX};
 use isthmus_proto::resource;
 use smallvec::SmallVec;
 
@@ -10,13 +12,6 @@ use crate::snapshot::Rejected;
 
 /// Longest duration that a policy may name.
 pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Most additional tries (ours to tune).
-pub const ATTEMPTS_MAX: u32 = 10;
-/// Largest penalty for leaving a zone or cluster, in milliseconds (ours to tune).
-pub const PENALTY_MS_MAX: u32 = 60_000;
-/// Most status codes that lead to a retry: all that may.
-const STATUSES_MAX: usize = 200;
-
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TrafficPolicy {

@@ -5,6 +5,7 @@
 
 use smallvec::SmallVec;
 
+pub use isthmus_proto::bounds::route::{HEADERS_MAX, MIRRORS_MAX, VALUE_BYTES_MAX};
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::resource::{self, path_modifier, route_filter};
 
@@ -13,12 +14,6 @@ use super::{BackendRef, Chosen};
 use crate::canonical::CanonicalPath;
 use crate::message::{Fields, RequestHead, ResponseHead, is_token};
 
-/// Most names that one modifier may set, add or remove, each.
-pub const HEADERS_MAX: usize = 64;
-/// Longest value that a modifier may write, in bytes.
-pub const VALUE_BYTES_MAX: usize = 8_192;
-/// Most mirrors of one rule.
-pub const MIRRORS_MAX: usize = 4;
 /// A mirror's share when none is written: all.
 const MILLIONTHS: u32 = 1_000_000;
 

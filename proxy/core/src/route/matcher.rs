@@ -13,14 +13,12 @@ use isthmus_proto::resource::path_match;
 use isthmus_proto::resource::string_match::Kind;
 
 use crate::message::{Fields, is_token};
+pub use isthmus_proto::bounds::route::TEXT_BYTES_MAX;
 
 /// Longest pattern, in characters.
 pub const REGEX_CHARS_MAX: usize = 1_024;
 /// Largest compiled pattern, in bytes.
 pub const REGEX_COMPILED_BYTES_MAX: usize = 1 << 20;
-/// Longest literal, in bytes.
-pub const TEXT_BYTES_MAX: usize = 4_096;
-
 /// A literal or a pattern over one text.
 #[derive(Debug, Clone)]
 pub enum TextMatcher {

@@ -6,7 +6,12 @@
 
 use std::str::FromStr;
 
-use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name, is_label};
+use isthmus_proto::bounds::access::{
+    ALTERNATIVES_MAX, EXCEPT_DEPTH_MAX, HEADER_NAME_BYTES_MAX, METHOD_BYTES_MAX, RULES_MAX,
+    VALUES_MAX,
+};
+use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name, is_label, is_token};
+use isthmus_proto::literal::UNSEEN_HEADERS;
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 use prost::Message;
@@ -15,30 +20,6 @@ use super::text::{Regexes, Subject, check_match};
 
 /// Largest policy, encoded.
 const POLICY_BYTES_MAX: usize = 256 << 10;
-/// Most rules of one policy.
-const RULES_MAX: usize = 1_024;
-/// Most callers in `from` or `except`, and most operations in `to`.
-const ALTERNATIVES_MAX: usize = 256;
-/// Most values in one list of a policy.
-const VALUES_MAX: usize = 1_024;
-/// `except` within `except`.
-const EXCEPT_DEPTH_MAX: usize = 4;
-/// Longest method in a rule, in bytes.
-const METHOD_BYTES_MAX: usize = 64;
-/// Longest header name in a rule, in bytes.
-const HEADER_NAME_BYTES_MAX: usize = 256;
-/// Taken off before policy looks (RFC 9110 §7.6.1), or seen as the host: a term on one of them would
-/// never match.
-const UNSEEN_HEADERS: [&str; 7] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Can a proxy apply it as it stands?
 ///
 /// # Errors
@@ -141,7 +122,7 @@ fn check_operation(operation: &resource::Operation, regexes: &mut Regexes) -> Re
         let fits = u16::try_from(*port).is_ok_and(|port| port > 0);
         named(fits, "port", &port.to_string()).map_err(|why| format!(".ports: {why}"))?;
     }
-    let method = |text: &str| text.len() <= METHOD_BYTES_MAX && is_token(text);
+    let method = |text: &str| text.len() <= METHOD_BYTES_MAX && is_token(text.as_bytes());
     each("methods", methods, "method", method)?;
     let lists = [
         ("hosts", hosts, Subject::Host),
@@ -163,7 +144,7 @@ fn check_operation(operation: &resource::Operation, regexes: &mut Regexes) -> Re
 fn check_header(header: &resource::HeaderMatch, regexes: &mut Regexes) -> Result<(), String> {
     let name = header.name.as_str();
     let lower = !name.bytes().any(|b| b.is_ascii_uppercase());
-    let fits = name.len() <= HEADER_NAME_BYTES_MAX && lower && is_token(name);
+    let fits = name.len() <= HEADER_NAME_BYTES_MAX && lower && is_token(name.as_bytes());
     named(fits, "header name", name).map_err(|why| format!("name: {why}"))?;
     if UNSEEN_HEADERS.contains(&name) {
         let why = "policy never sees this header; for the host there is to.hosts";
@@ -195,12 +176,6 @@ fn at_most(count: usize, max: usize, what: &str) -> Result<(), String> {
 
 fn parses<T: FromStr>(text: &str) -> bool {
     text.parse::<T>().is_ok()
-}
-
-/// RFC 9110 §5.6.2
-fn is_token(text: &str) -> bool {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !text.is_empty() && text.bytes().all(token)
 }
 
 fn named(fits: bool, kind: &str, value: &str) -> Result<(), String> {

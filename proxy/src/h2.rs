@@ -72,8 +72,8 @@ struct State {
     senders: Queue,
     unanswered_ping: bool,
     going_away: bool,
-    /// When the codec's abuse budgets were refilled last.
-    aged: Instant,
+    /// The codec's time counts from here.
+    begun: Instant,
 }
 
 /// Stream ids are small and dense: they are their own hash.
@@ -149,7 +149,7 @@ impl Session {
                 senders: Queue::default(),
                 unanswered_ping: false,
                 going_away: false,
-                aged: Instant::now(),
+                begun: Instant::now(),
             }),
             dirty: Flag::default(),
             closed: Cell::new(false),
@@ -330,6 +330,7 @@ impl Session {
         }
         if ask {
             state.unanswered_ping = true;
+            state.codec.at(state.begun.elapsed());
             state.codec.ping(*b"isthmus?", &mut state.out);
             drop(guard);
             self.dirty.set();

@@ -21,6 +21,9 @@ use crate::sessions::Sessions;
 /// may grow by. Beyond, streams wait for each other.
 const TUNNEL_WINDOW_BYTES: u32 = 72 * 1024 * 1024;
 
+/// By which both ends learn how long the path is.
+const MEASURING_PINGS: u8 = 4;
+
 /// The HTTP/2 settings of a tunnel, both ends. `streams`: how many the peer may open.
 #[must_use]
 pub fn settings(streams: u32) -> Settings {
@@ -29,6 +32,7 @@ pub fn settings(streams: u32) -> Settings {
         max_concurrent_streams: streams,
         resets_max: streams.max(usual.resets_max),
         connection_window: TUNNEL_WINDOW_BYTES,
+        measuring_pings: MEASURING_PINGS,
         // Room for what proxies add to a head that was just small enough.
         header_list_bytes: usual.header_list_bytes + 4096,
         header_fields: usual.header_fields + 8,

@@ -5,7 +5,7 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_proxy_core::http2::{ErrorCode, Event};
 use tokio::time::sleep;
@@ -55,13 +55,7 @@ impl Session {
     fn receive(self: &Rc<Self>, plain: &[u8]) -> io::Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let seconds = state.aged.elapsed().as_secs();
-        if seconds > 0 {
-            state.aged = Instant::now();
-            state
-                .codec
-                .elapsed(u32::try_from(seconds).unwrap_or(u32::MAX));
-        }
+        state.codec.at(state.begun.elapsed());
         let result = if state.rest.is_empty() {
             let mut input = plain;
             let result = self.decode(state, &mut input);

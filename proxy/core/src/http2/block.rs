@@ -2,6 +2,7 @@
 
 use super::flow::{ReceiveWindow, SendWindow};
 use super::frame::{self, Head};
+use super::growth::Pace;
 use super::head::{self, List};
 use super::hpack;
 use super::limits::{self, COST_FRAME, COST_SMALL};
@@ -183,7 +184,7 @@ impl Connection {
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.stream_window()),
             grown: 0,
-            granted: None,
+            pace: Pace::default(),
             remote_ended: block.end,
             local_ended: false,
             head_seen: true,

@@ -1,7 +1,10 @@
 //! What does one HTTP/2 connection remember, and how does it end?
 
+use std::time::Duration;
+
 use super::flow::{ReceiveWindow, SendWindow, WINDOW_DEFAULT, WINDOW_MAX};
 use super::frame::{self, setting};
+use super::growth::Clock;
 use super::hpack::{Decoder, Encoder};
 use super::limits::{Counters, Limits};
 use super::receive::Reading;
@@ -14,6 +17,8 @@ const STREAMS_BEFORE_SETTINGS: u32 = 100;
 pub(super) const STREAM_ID_MAX: u32 = 0x7fff_ffff;
 /// Ours: what the PING carries whose answer proves that the first GOAWAY arrived.
 pub(super) const SHUTDOWN_PING: [u8; 8] = *b"\xff\x00goaway";
+/// Ours: what the PINGs carry that measure the round trip.
+pub(super) const MEASURING_PING: [u8; 8] = *b"\xff\x00 trip?";
 
 /// One HTTP/2 connection, either end. See the module for what its driver does.
 #[derive(Debug)]
@@ -30,8 +35,7 @@ pub struct Connection {
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
     pub(super) limits: Limits,
-    /// Seconds that passed, as far as the driver told; only to be compared.
-    pub(super) second: u8,
+    pub(super) clock: Clock,
     /// Client: the id of the next stream.
     pub(super) next_id: u32,
     /// The last stream that our GOAWAY named.
@@ -104,7 +108,7 @@ impl Connection {
             send: SendWindow::new(WINDOW_DEFAULT),
             receive: ReceiveWindow::new(settings.connection_window),
             limits: Limits::new(settings.max_concurrent_streams, settings.resets_max),
-            second: 0,
+            clock: Clock::new(),
             next_id: 1,
             away_sent: None,
             away_received: None,
@@ -116,8 +120,10 @@ impl Connection {
         }
     }
 
-    /// Asks for a sign of life; [`super::Event::Pong`] brings the payload back.
+    /// Asks for a sign of life; [`super::Event::Pong`] brings the payload back. To be asked while
+    /// nothing else is under way: windows grow by how long the answer takes.
     pub fn ping(&mut self, payload: [u8; 8], out: &mut Vec<u8>) {
+        self.clock.ask();
         self.pings = self.pings.saturating_add(1);
         frame::write_ping(payload, false, out);
     }
@@ -158,14 +164,14 @@ impl Connection {
         frame::size(self.limits.waiting())
     }
 
-    /// Tells that so many whole seconds passed since the last call: the abuse budgets refill. Call
-    /// it from any coarse timer. Without it, keep-alive PINGs of a connection that is otherwise
-    /// idle use the budget up after 1,000 of them.
-    pub fn elapsed(&mut self, seconds: u32) {
-        self.limits.elapsed(seconds);
-        self.second = self
-            .second
-            .wrapping_add(u8::try_from(seconds).unwrap_or(u8::MAX));
+    /// Tells how much time has passed since the connection began: the abuse budgets refill by it,
+    /// and windows grow by it. Without it, keep-alive PINGs of a connection that is otherwise idle
+    /// use the budget up after 1,000 of them, and no window grows.
+    pub fn at(&mut self, since_begin: Duration) {
+        let seconds = self.clock.at(since_begin);
+        if seconds > 0 {
+            self.limits.elapsed(seconds);
+        }
     }
 
     /// What the peer has done so far, for metrics.

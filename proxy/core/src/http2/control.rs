@@ -1,6 +1,6 @@
 //! What follows from the frames that carry no message?
 
-use super::connection::{SHUTDOWN_PING, STREAM_ID_MAX};
+use super::connection::{MEASURING_PING, SHUTDOWN_PING, STREAM_ID_MAX};
 use super::flow::{WINDOW_DEFAULT, WINDOW_MAX};
 use super::frame::{self, Head, number31, setting};
 use super::limits::{COST_FRAME, COST_SMALL};
@@ -99,6 +99,16 @@ impl Connection {
         Ok(())
     }
 
+    /// The answer to our SETTINGS may be late: who looks at a certificate does that first, and who shares
+    /// its processor with others is woken late. The shortest of a few answers counts. A server asks
+    /// only a client that asks itself: others may take a PING for the answer to theirs.
+    fn measure(&mut self, out: &mut Vec<u8>) {
+        if let Some(left) = self.settings.measuring_pings.checked_sub(1) {
+            self.settings.measuring_pings = left;
+            self.ping(MEASURING_PING, out);
+        }
+    }
+
     /// The peer knows our settings now; a window smaller than the default holds from here on.
     fn settings_confirmed<'b>(&mut self, out: &mut Vec<u8>) -> Step<'b> {
         if self.settings_unacked == 0 {
@@ -106,6 +116,10 @@ impl Connection {
             return Ok(Next::Handled);
         }
         self.settings_unacked = 0;
+        self.clock.answered(false);
+        if self.role == Role::Client {
+            self.measure(out);
+        }
         let full = self.settings.initial_window;
         let less = WINDOW_DEFAULT.saturating_sub(full);
         if less == 0 {
@@ -215,6 +229,9 @@ impl Connection {
             self.limits.idle(COST_FRAME)?;
             self.limits.answer()?;
             frame::write_ping(payload, true, out);
+            if payload == MEASURING_PING && self.role == Role::Server {
+                self.measure(out);
+            }
             return Ok(Next::Handled);
         }
         if payload == SHUTDOWN_PING && self.away_sent == Some(STREAM_ID_MAX) {
@@ -226,6 +243,14 @@ impl Connection {
             return Ok(Next::Handled);
         };
         self.pings = pings;
+        let measuring = payload == MEASURING_PING;
+        self.clock.answered(!measuring);
+        if measuring {
+            if self.role == Role::Client {
+                self.measure(out);
+            }
+            return Ok(Next::Handled);
+        }
         Ok(Next::Event(Event::Pong(payload)))
     }
 

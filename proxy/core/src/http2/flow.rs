@@ -72,10 +72,13 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// The driver is done with so many bytes. Returns what to grant, once it is half of `full`.
+    /// The driver is done with so many bytes. Returns what to grant, once it is nearly half of
+    /// `full`: two frames of a window of four, whose heads are not counted.
     pub(super) fn release(&mut self, bytes: usize, full: u32) -> Option<u32> {
         self.take_back(bytes, full);
-        (self.credit >= full / 2).then(|| self.grant()).flatten()
+        (self.credit >= full / 2 - full / 16)
+            .then(|| self.grant())
+            .flatten()
     }
 
     /// The same for a window that many streams share. What some of them hold unread must not keep
@@ -159,9 +162,9 @@ mod tests {
         window.accept(100).unwrap();
         assert_eq!(window.accept(1), Err(Overflow));
         window.accept(0).unwrap();
-        assert_eq!(window.release(49, 100), None);
-        assert_eq!(window.release(1, 100), Some(50));
-        assert_eq!(window.release(usize::MAX, 100), Some(50));
+        assert_eq!(window.release(43, 100), None);
+        assert_eq!(window.release(1, 100), Some(44));
+        assert_eq!(window.release(usize::MAX, 100), Some(56));
         assert_eq!(window.release(usize::MAX, 100), None);
         window.accept(100).unwrap();
         window.shift(-5);

@@ -4,6 +4,7 @@ use super::block::asked;
 use super::connection::STREAM_ID_MAX;
 use super::flow::{ReceiveWindow, SendWindow, both};
 use super::frame::{self, PAYLOAD_SENT_MAX};
+use super::growth::Pace;
 use super::hpack::{self, Encoder};
 use super::stream::{Closed, Stream, UNKNOWN};
 use super::{Connection, ErrorCode, OpenError, Role, StreamGone, StreamId};
@@ -43,7 +44,7 @@ impl Connection {
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.stream_window()),
             grown: 0,
-            granted: None,
+            pace: Pace::default(),
             remote_ended: false,
             local_ended: end,
             head_seen: false,
@@ -187,7 +188,7 @@ impl Connection {
     /// also those of a stream that is gone: they count for the connection.
     pub fn consumed(&mut self, id: StreamId, bytes: usize, out: &mut Vec<u8>) {
         self.credit_connection(bytes, out);
-        let (base, second) = (self.stream_window(), self.second);
+        let base = self.stream_window();
         let Some(stream) = self.streams.get_mut(id.0).filter(|s| !s.remote_ended) else {
             return;
         };
@@ -195,9 +196,14 @@ impl Connection {
         let Some(grant) = stream.receive.release(bytes, full) else {
             return;
         };
-        // Twice half a window in one second, and nothing is left unread: it is worth more room.
-        let fast = stream.granted.replace(second) == Some(second) && stream.receive.is_whole(full);
-        let more = if fast { self.growth(full) } else { 0 };
+        // Nothing is left unread, and the peer waits for each window: it is worth more room.
+        let period = self.clock.period();
+        let small = period.is_some_and(|period| stream.pace.went(grant, full, period));
+        let more = if small && stream.receive.is_whole(full) {
+            self.growth(full)
+        } else {
+            0
+        };
         self.streams.grow(id.0, more);
         frame::write_window_update(id.0, grant.saturating_add(more), out);
     }

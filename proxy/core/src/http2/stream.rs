@@ -5,6 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::Role;
 use super::flow::{ReceiveWindow, SendWindow};
+use super::growth::Pace;
 
 /// Ours: streams that ended or were reset by the peer, of which we remember how.
 const REMEMBERED: usize = 64;
@@ -24,8 +25,8 @@ pub(super) struct Stream {
     pub(super) receive: ReceiveWindow,
     /// Bytes by which our window for it has grown.
     pub(super) grown: u32,
-    /// The second in which credit was granted last.
-    pub(super) granted: Option<u8>,
+    /// How fast it uses up our window.
+    pub(super) pace: Pace,
     /// The peer sends nothing more.
     pub(super) remote_ended: bool,
     /// We send nothing more.

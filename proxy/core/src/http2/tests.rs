@@ -1,5 +1,7 @@
 //! Does the codec keep its promises? What the tests share.
 
+use std::time::Duration;
+
 use super::frame::{self, HEAD_BYTES, Head, Kind};
 use super::hpack;
 use super::*;
@@ -50,6 +52,7 @@ struct End {
     http2: Connection,
     out: Vec<u8>,
     unread: Vec<u8>,
+    now: Duration,
 }
 
 impl End {
@@ -60,7 +63,14 @@ impl End {
             http2,
             out,
             unread: Vec::new(),
+            now: Duration::ZERO,
         }
+    }
+
+    /// Time passes.
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.http2.at(self.now);
     }
 
     /// A server whose client has said hello. Its output is empty.

@@ -94,7 +94,7 @@ fn run(future: impl Future<Output = ()>) {
         .build()
         .unwrap()
         .block_on(async {
-            tokio::time::timeout(std::time::Duration::from_secs(20), future)
+            tokio::time::timeout(Duration::from_secs(20), future)
                 .await
                 .expect("it hangs");
         });

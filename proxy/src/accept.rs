@@ -150,3 +150,52 @@ pub fn reset(io: &TcpStream) {
     // Without it the close is an orderly one, which is the next best.
     let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::worker::tests::bench;
+
+    /// A caller whose tunnel is cut tries again on the next one: that must not be gone, too.
+    #[tokio::test]
+    async fn what_a_gateway_relays_is_cut_one_after_another() {
+        let test = async {
+            let bench = bench();
+            let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            let address = listener.local_addr().unwrap();
+            let taken = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&taken);
+            let serve = move |_, conn: Accepted| {
+                counted.set(counted.get() + 1);
+                async move {
+                    let _open = conn;
+                    pending().await
+                }
+            };
+            let at = (listener, Direction::Gateway);
+            spawn_local(accept_loop(Rc::clone(&bench.worker), at, |_| true, serve));
+            let mut clients = Vec::new();
+            for place in 1..=APART_MAX {
+                clients.push(TcpStream::connect(address).await.unwrap());
+                while taken.get() < place {
+                    yield_now().await;
+                }
+            }
+            bench.cut.send_replace(true);
+            let (first, others) = clients.split_first_mut().unwrap();
+            assert_eq!(first.read(&mut [0]).await.unwrap(), 0, "it is cut");
+            let last = others.last_mut().unwrap();
+            let soon = timeout(ENDING / 8, last.read(&mut [0])).await;
+            assert!(soon.is_err(), "the first one's caller has nowhere to go");
+            assert_eq!(last.read(&mut [0]).await.unwrap(), 0, "and so is this");
+        };
+        LocalSet::new().run_until(test).await;
+    }
+}

@@ -15,6 +15,8 @@ use crate::tls::{provider, server_config};
 pub(crate) struct Bench {
     pub(crate) worker: Rc<Worker>,
     pub(crate) _snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The time of its drain is over.
+    pub(crate) cut: watch::Sender<bool>,
 }
 
 /// A worker beside an application on 127.0.0.1 that anybody may call.
@@ -39,6 +41,7 @@ pub(crate) fn bench() -> Bench {
     };
     let (sender, snapshots) = watch::channel(Arc::new(open));
     let tls = Arc::new(TlsStore::default());
+    let (cut, cut_seen) = watch::channel(false);
     let shared = Shared {
         server: server_config(&tls).unwrap(),
         telemetry: Arc::new(Telemetry::new(config.workload.to_string(), None)),
@@ -48,12 +51,13 @@ pub(crate) fn bench() -> Bench {
         snapshots,
         wants: mpsc::channel(1).0,
         draining: watch::channel(false).1,
-        cut: watch::channel(false).1,
+        cut: cut_seen,
         origin: Instant::now(),
     };
     Bench {
         worker: Worker::new(Arc::new(shared), 1),
         _snapshots: sender,
+        cut,
     }
 }
 

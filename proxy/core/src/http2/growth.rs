@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 /// Ours: round trips that are looked at together ...
-const ROUND_TRIPS: u64 = 8;
+const ROUND_TRIPS: u64 = 4;
 /// ... but no less than this, µs: in a shorter time there are bursts.
 const PERIOD_MIN: u64 = 4_000;
 /// Ours: a shorter round trip counts as this one, µs. Both ends take turns of about that length, and

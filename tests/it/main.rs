@@ -50,6 +50,8 @@ mod staleness;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod poison;

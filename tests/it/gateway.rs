@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use isthmus_proxy_core::balance::Rng;
 use isthmus_proxy_core::client_hello;
 use isthmus_tests::app::AppServer;
 use isthmus_tests::wait::check;
@@ -125,6 +126,44 @@ async fn no_backend_is_touched_without_a_valid_handle() {
     let mut back = vec![0; hello.len()];
     io.read_exact(&mut back).await.unwrap();
     assert_eq!((recorder.record.accepts(), back), (1, hello));
+}
+
+/// S23
+#[tokio::test]
+async fn ten_thousand_made_up_names_touch_no_backend() {
+    const NAMES: usize = 10_000;
+    const AT_ONCE: usize = 32;
+    let (mesh, recorder, name) = recorded().await;
+    let to = gateway(&mesh);
+    let (handle, _) = name.split_once('.').unwrap();
+    let (hello, handle) = (hello_for(&name).await, handle.to_owned());
+    let mut knocking = tokio::task::JoinSet::new();
+    let mut rng = Rng::new(23);
+    for k in 0..NAMES {
+        // Half of them are all made up, half are the right one but for a few characters.
+        let changed = if k % 2 == 0 { handle.len() } else { k % 8 + 1 };
+        let mut made_up = handle.clone().into_bytes();
+        for _ in 0..changed {
+            let (at, sign) = (rng.bits(), rng.bits());
+            let at = usize::try_from(at).unwrap() % made_up.len();
+            let sign = usize::try_from(sign).unwrap() % 32;
+            made_up[at] = b"abcdefghijklmnopqrstuvwxyz234567"[sign];
+        }
+        let made_up = String::from_utf8(made_up).unwrap();
+        if made_up == handle {
+            continue;
+        }
+        let words = replaced(&hello, &handle, &made_up);
+        knocking.spawn(async move { expect_closed(to, &made_up, &words).await });
+        if knocking.len() >= AT_ONCE {
+            knocking.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(knocked) = knocking.join_next().await {
+        knocked.unwrap();
+    }
+    assert_eq!(recorder.record.accepts(), 0, "a backend was touched");
+    assert_eq!(mesh.app("west/vault-1").record.accepts(), 0);
 }
 
 /// S23: 1-byte segments are no way around it, and no reason to fail.

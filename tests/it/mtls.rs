@@ -12,8 +12,11 @@ use isthmus_tests::tls::{self, Authority, Identity};
 use isthmus_tests::wait::check;
 use isthmus_tests::{Mesh, until};
 use rcgen::{CertificateParams, IsCa, KeyUsagePurpose, SanType};
+use rustls::pki_types::ServerName;
+use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 const RIGHT: &str = "spiffe://east.mesh.internal/ns/shop/sa/web";
 /// Refusals come at once; this is for a busy machine.
@@ -221,16 +224,79 @@ async fn plaintext_to_the_mesh_port_reaches_nobody() {
         b"\0",
         b"\x16\x03\x01\xff\xff",
     ];
-    for word in words {
+    const TRIES: usize = 1_000;
+    for word in words.into_iter().cycle().take(TRIES) {
         let mut io = tls::dial(from, cart.mesh()).await.unwrap();
-        io.write_all(word).await.unwrap();
-        io.shutdown().await.unwrap();
+        // It may be closed before all is said.
+        let _ = io.write_all(word).await;
+        let _ = io.shutdown().await;
         let mut said = Vec::new();
         // An alert may come; or the connection breaks.
         let _ = timeout(REFUSED_WITHIN, io.read_to_end(&mut said))
             .await
             .expect("closed");
         assert!(said.len() < 64, "{}", String::from_utf8_lossy(&said));
+    }
+    assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
+}
+
+/// A ClientHello of TLS 1.2: it knows of no other version.
+fn old_hello() -> Vec<u8> {
+    // X25519 and P-256; ECDSA with P-256 and SHA-256, RSA-PSS, RSA with PKCS #1.
+    let extensions = [
+        [0, 10, 0, 6, 0, 4, 0, 29, 0, 23].as_slice(),
+        &[0, 11, 0, 2, 1, 0],
+        &[0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1],
+    ]
+    .concat();
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    let body = [
+        [3, 3].as_slice(),
+        &[7; 32],
+        // No session; ECDHE with ECDSA or RSA and AES-128-GCM; no compression.
+        &[0, 0, 4, 0xc0, 0x2b, 0xc0, 0x2f, 1, 0],
+        &length(&extensions),
+        &extensions,
+    ]
+    .concat();
+    let message = [[1, 0].as_slice(), &length(&body), &body].concat();
+    [[22, 3, 1].as_slice(), &length(&message), &message].concat()
+}
+
+/// S6
+#[tokio::test]
+async fn nothing_older_than_tls_1_3_is_spoken_and_nothing_is_resumed() {
+    const PROTOCOL_VERSION: u8 = 70;
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
+    let cart = mesh.proxy("east/cart-1");
+    let from = mesh.proxy("east/web-1").address();
+    let mut io = tls::dial(from, cart.mesh()).await.unwrap();
+    io.write_all(&old_hello()).await.unwrap();
+    let mut alert = [0; 7];
+    timeout(REFUSED_WITHIN, io.read_exact(&mut alert))
+        .await
+        .expect("an answer")
+        .unwrap();
+    assert_eq!(alert, [21, 3, 3, 0, 2, 2, PROTOCOL_VERSION]);
+
+    let identity = Identity::of_state_dir(mesh.proxy("east/web-1").state_dir());
+    let connector = TlsConnector::from(tls::client_config(Some(identity)).unwrap());
+    for round in 1..=3 {
+        let io = tls::dial(from, cart.mesh()).await.unwrap();
+        let name = ServerName::try_from("cart").unwrap();
+        let mut io = connector.connect(name, io).await.unwrap();
+        // What the server says comes behind any ticket.
+        timeout(REFUSED_WITHIN, io.read_u8())
+            .await
+            .expect("its settings")
+            .unwrap();
+        let tls = io.get_ref().1;
+        assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+        assert_eq!(tls.handshake_kind(), Some(HandshakeKind::Full), "{round}");
+        assert!(!tls.is_early_data_accepted(), "{round}");
     }
     assert_eq!(mesh.app("east/cart-1").record.accepts(), 0);
 }

@@ -183,12 +183,16 @@ pub async fn connect(
     name: &str,
     identity: Option<Identity>,
 ) -> anyhow::Result<TlsStream<TcpStream>> {
-    let connector = TlsConnector::from(config(identity)?);
+    let connector = TlsConnector::from(client_config(identity)?);
     let name = ServerName::try_from(name.to_owned())?;
     connector.connect(name, io).await.context("shake hands")
 }
 
-fn config(identity: Option<Identity>) -> anyhow::Result<Arc<ClientConfig>> {
+/// How [`connect`] shakes hands; several connections with one may resume what was agreed on before.
+///
+/// # Errors
+/// The certificate and its key are no pair.
+pub fn client_config(identity: Option<Identity>) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -199,6 +203,7 @@ fn config(identity: Option<Identity>) -> anyhow::Result<Arc<ClientConfig>> {
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
+    config.enable_early_data = true;
     Ok(Arc::new(config))
 }
 

@@ -125,6 +125,48 @@ async fn one_of_two_gateways_may_die() {
     load.stop_without_failure().await;
 }
 
+/// F11: what is new goes to the new address, what is open goes on, until the old one is gone.
+#[tokio::test]
+async fn a_gateway_may_move_to_another_address() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| c.linked().gateways(2).service("cart", 3))
+        .start()
+        .await;
+    // One gateway, that will move to where the other one is.
+    mesh.remove("west", "gateway-2.yaml");
+    let addresses = async || {
+        let config = mesh.proxy("east/web-1").json("/config").await;
+        let gateways = config["gateways"].as_array().cloned().unwrap_or_default();
+        let west = gateways.into_iter().filter(|g| g["cluster"] == "west");
+        west.map(|g| g["addresses"].to_string()).collect::<Vec<_>>()
+    };
+    let [old, new] = ["west/gateway-1", "west/gateway-2"].map(|name| mesh.link(name));
+    let load = Load::start(vec![mesh.client("east/web").http("cart")]);
+    load.more(50).await;
+    let is_at = async |ip: String| {
+        until("the gateway is there, and nowhere else", async || {
+            let known = addresses().await;
+            check(
+                known.len() == 1 && known[0].contains(&ip),
+                format!("{known:?}"),
+            )
+        })
+        .await;
+    };
+    is_at(old.address().ip().to_string()).await;
+    let before = new.accepts();
+    let to = new.address();
+    let moved = isthmus_tests::manifest::gateway("gateway-1", to.ip(), to.port());
+    mesh.write("west", "gateway-1.yaml", &moved);
+    is_at(to.ip().to_string()).await;
+    load.more(50).await;
+    old.set(Fault::Reset);
+    load.more(100).await;
+    assert!(new.accepts() > before, "nobody went to the new address");
+    load.stop_without_failure().await;
+}
+
 /// Whose fault a silence is can't be seen on one connection: the gateway is not ejected for its pods.
 #[tokio::test]
 async fn a_dead_pod_ejects_no_gateway_that_leads_to_it() {

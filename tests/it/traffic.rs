@@ -9,6 +9,8 @@ use isthmus_tests::wait::check;
 use isthmus_tests::{App, Mesh, until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::load::Load;
+
 const POLICY: &str = "apiVersion: isthmus.dev/v1alpha1
 kind: TrafficPolicy
 metadata: {name: cart, namespace: shop}
@@ -220,6 +222,31 @@ async fn a_route_says_how_often_and_how_soon_a_request_is_tried_again() {
     let before = app.record.requests();
     assert_eq!(client.post("/", "x").await.status, 503);
     assert_eq!(app.record.requests() - before, 1, "a POST is sent once");
+}
+
+/// O15: who sees nothing but failures adds a fifth to the load, and ten tries a second, and not a try to each.
+#[tokio::test]
+async fn an_upstream_that_always_fails_is_asked_a_fifth_more_often() {
+    const REQUESTS: usize = 3_000;
+    const WINDOW_SECONDS: f64 = 10.0;
+    let mesh = carts(3, "", "").start().await;
+    let pods = ["west/cart-1", "west/cart-2", "west/cart-3"].map(|pod| mesh.app(pod));
+    for pod in &pods {
+        pod.behaviour.fail_with(503);
+    }
+    let asked = || pods.iter().map(|pod| pod.record.requests()).sum::<usize>();
+    let (before, begun) = (asked(), Instant::now());
+    let clients = (0..16).map(|_| mesh.client("east/web").http("cart"));
+    let load = Load::start(clients.collect());
+    load.more(REQUESTS).await;
+    let tally = load.stop().await;
+    assert_eq!(tally.good, 0);
+    let seconds = begun.elapsed().as_secs_f64();
+    let of = |count: usize| f64::from(u32::try_from(count).unwrap());
+    let (tries, all) = (of(tally.bad.len()), of(asked() - before));
+    let most = tries * 1.2 + 10.0 * (seconds + WINDOW_SECONDS);
+    assert!(all <= most, "{all} tries for {tries} in {seconds} s");
+    assert!(all > tries, "{all} tries for {tries}: none was made again");
 }
 
 #[tokio::test]

@@ -112,16 +112,18 @@ async fn one_of_two_gateways_may_die() {
         .cluster("west", |c| c.linked().gateways(2).service("cart", 3))
         .start()
         .await;
-    let load = Load::start(vec![
-        mesh.client("east/web").http("cart"),
-        mesh.client("east/web").http("cart"),
-    ]);
+    let clients = (0..4).map(|_| mesh.client("east/web").http("cart"));
+    let load = Load::start(clients.collect());
     load.more(50).await;
-    mesh.link("west/gateway-1").set(Fault::Reset);
-    load.more(100).await;
-    mesh.link("west/gateway-1").set(Fault::None);
-    mesh.link("west/gateway-2").set(Fault::Reset);
-    load.more(100).await;
+    let gateways = ["west/gateway-1", "west/gateway-2"].map(|name| mesh.link(name));
+    for dead in gateways.iter().cycle().take(4) {
+        for gateway in gateways {
+            gateway.set(Fault::None);
+        }
+        load.more(50).await;
+        dead.set(Fault::Reset);
+        load.more(100).await;
+    }
     load.stop_without_failure().await;
 }
 

@@ -25,6 +25,10 @@ use crate::finish::Failed;
 use crate::telemetry::Event;
 use crate::worker::Worker;
 
+/// Before the first try after one whose connection broke, twice as long before the next: what broke it may
+/// be breaking all of a gateway's tunnels, one after another.
+const BROKEN_BACKOFF: Duration = Duration::from_millis(3);
+
 /// A request on its way to a service.
 pub(super) struct ToService<'a> {
     worker: &'a Rc<Worker>,
@@ -42,6 +46,8 @@ pub(super) struct ToService<'a> {
     retries: u32,
     /// An endpoint has refused it unprocessed.
     refused: bool,
+    /// The last try's connection broke.
+    broke: bool,
     /// Held while a retry is in flight.
     retry: Option<Ticket>,
     copies: Option<Box<Copies>>,
@@ -76,6 +82,7 @@ impl<'a> ToService<'a> {
             tried: SmallVec::new(),
             retries: 0,
             refused: false,
+            broke: false,
             retry: None,
             copies: None,
         }
@@ -258,6 +265,7 @@ impl Plan for ToService<'_> {
     }
 
     fn answered(&mut self, head: &ResponseHead, whole: bool, untouched: bool) -> bool {
+        self.broke = false;
         let mut outcome = Outcome::of_status(head.status);
         if self.grpc && outcome == Outcome::Success {
             outcome = Outcome::of_grpc(&head.fields).unwrap_or(Outcome::Begun);
@@ -277,6 +285,7 @@ impl Plan for ToService<'_> {
 
     fn failed(&mut self, failure: Failure, _: bool) -> bool {
         self.record(Outcome::of_failure(failure));
+        self.broke = matches!(failure, Failure::UpstreamReset | Failure::ConnectFailed);
         let allowed = match failure.retry() {
             Retry::Always => true,
             Retry::Idempotent => self.head.method.is_idempotent(),
@@ -292,7 +301,9 @@ impl Plan for ToService<'_> {
     }
 
     fn backoff(&self) -> Duration {
-        let shortest = self.chosen.retries.and_then(|r| r.backoff);
+        let broke = || BROKEN_BACKOFF * self.retries;
+        let ours = self.broke.then(broke);
+        let shortest = self.chosen.retries.and_then(|r| r.backoff).or(ours);
         // Up to half as much again, so that those who failed together don't come back together.
         shortest.map_or(Duration::ZERO, |shortest| {
             shortest.mul_f32(1.0 + self.worker.rng(Rng::unit) / 2.0)

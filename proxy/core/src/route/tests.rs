@@ -7,6 +7,7 @@ use isthmus_proto::resource::{path_match, string_match};
 use proptest::prelude::*;
 
 mod oracle;
+mod bytes;
 
 const SERVICE: &str = "shop/cart.shop.svc.cluster.local";
 

@@ -185,7 +185,7 @@ impl Written {
     }
 }
 
-fn host_fulfilled(written: &str, host: &str) -> bool {
+pub(super) fn host_fulfilled(written: &str, host: &str) -> bool {
     match written.strip_prefix('*') {
         // "*.example.com would match both test.example.com, and foo.test.example.com, but not
         // example.com."
@@ -289,9 +289,9 @@ fn some_of(
 
 const HEADERS: &[(&str, &str)] = &[("x-a", "1"), ("x-b", "1"), ("x-c", "1")];
 const QUERY: &[(&str, &str)] = &[("p", "1"), ("q", "1")];
-const HOSTS: &[&str] = &["a.example", "b.a.example", "*.example", "*.a.example"];
+pub(super) const HOSTS: &[&str] = &["a.example", "b.a.example", "*.example", "*.a.example"];
 /// `-`, `.` and digits come before and after what discovery adds to a name.
-const NAMES: &[&str] = &["a", "a-b", "a.b", "a1", "ab", "b"];
+pub(super) const NAMES: &[&str] = &["a", "a-b", "a.b", "a1", "ab", "b"];
 
 fn any_path(grpc: bool) -> BoxedStrategy<Path> {
     if grpc {

@@ -80,6 +80,8 @@ struct ClusterView {
     objects: BTreeMap<&'static str, usize>,
     /// Kinds of which nothing is known, in a cluster of which the rest is.
     unknown_kinds: Vec<&'static str>,
+    /// Addresses of pods and slices that others are not told, because of declared ranges.
+    withheld_addresses: usize,
     source: Option<Report>,
     /// What is on disk, for a control plane that starts while the cluster can't be reached.
     saved: Option<Note>,
@@ -187,6 +189,7 @@ impl Admin {
             age_seconds: None,
             objects: BTreeMap::new(),
             unknown_kinds: Vec::new(),
+            withheld_addresses: 0,
             source: None,
             saved: None,
         });
@@ -204,6 +207,7 @@ impl Admin {
                     .map(|(kind, n)| (kind.as_str(), *n))
                     .collect(),
                 unknown_kinds: status.unknown.iter().map(|kind| kind.as_str()).collect(),
+                withheld_addresses: world.withheld_addresses(status.cluster.as_str()),
                 source: self.fleet.report(status.cluster),
                 saved: self.fleet.saved().note(status.cluster),
             });

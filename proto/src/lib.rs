@@ -6,6 +6,7 @@
 pub mod spiffe;
 pub mod ids;
 pub mod locality;
+pub mod range;
 pub mod handle;
 pub mod positions;
 pub mod bounds;

@@ -42,6 +42,8 @@ mod log;
 #[cfg(test)]
 mod passthrough;
 #[cfg(test)]
+mod ranges;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod rotation;

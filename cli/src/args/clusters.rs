@@ -118,6 +118,10 @@ pub(crate) struct JoinOptions {
     /// gateway. Default: as it was, else one of its own, with the cluster's name.
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
+    /// Where its pods' addresses are, with commas: others are told of no endpoint outside of them. Default:
+    /// as it was, else anywhere.
+    #[arg(long, value_name = "CIDR,...")]
+    pub(crate) pod_ranges: Option<String>,
     /// The region of pods whose node does not say. Default: as it was.
     #[arg(long)]
     pub(crate) region: Option<String>,

@@ -72,6 +72,13 @@ async fn look(home: &Api, access: &Access, cluster: &Value) -> Facts {
         name: text(cluster, "/metadata/name").to_owned(),
         home: !joined,
         network: text(cluster, "/spec/network").to_owned(),
+        pod_ranges: cluster
+            .pointer("/spec/podRanges")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|range| range.as_str().map(ToOwned::to_owned))
+            .collect(),
         trust_domain: cluster
             .pointer("/spec/trustDomain")
             .and_then(Value::as_str)

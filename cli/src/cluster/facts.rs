@@ -43,8 +43,10 @@ pub(super) struct Facts {
     pub(super) service_cidrs: Option<Vec<String>>,
     /// Why those ranges can't be found out, if so.
     pub(super) unranged: Option<String>,
-    /// The ranges that its pods have addresses from.
+    /// The ranges that its Nodes say that its pods have addresses from.
     pub(super) pod_cidrs: Vec<String>,
+    /// Those that are declared for it.
+    pub(super) pod_ranges: Vec<String>,
 }
 
 /// Looks at a cluster. What is forbidden is a fact, too.

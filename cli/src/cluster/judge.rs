@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use isthmus_proto::range::IpRange;
+
 use super::definitions::Kinds;
 use super::facts::Facts;
 
@@ -57,6 +59,7 @@ pub(super) fn judge(clusters: &[Facts], mesh_domain: &str) -> Vec<Finding> {
     }
     twins(clusters, &mut found);
     overlaps(clusters, &mut found);
+    outside(clusters, &mut found);
     unranged(clusters, &mut found);
     found
 }
@@ -233,7 +236,7 @@ fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
                 continue;
             }
             let on = format!("{} on network {}", other.name, one.network);
-            if let Some((a, b)) = meeting(&one.pod_cidrs, &other.pod_cidrs) {
+            if let Some((a, b)) = meeting(pods(one), pods(other)) {
                 found.push(Finding {
                     level: Level::Broken,
                     message: format!("pods in {a}, and in {b} of {on}"),
@@ -256,6 +259,43 @@ fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
                 });
             }
         }
+    }
+}
+
+/// Where a cluster's pods are: as it is declared, else as its Nodes say.
+fn pods(facts: &Facts) -> &[String] {
+    match facts.pod_ranges.as_slice() {
+        [] => &facts.pod_cidrs,
+        declared => declared,
+    }
+}
+
+/// Are its Nodes' pods where they are declared to be? Nobody else is told of the others.
+fn outside(clusters: &[Facts], found: &mut Vec<Finding>) {
+    for facts in clusters {
+        let parsed = |all: &[String]| -> Vec<IpRange> {
+            all.iter().filter_map(|range| range.parse().ok()).collect()
+        };
+        let declared = parsed(&facts.pod_ranges);
+        let is_in = |range: &&IpRange| declared.iter().any(|one| one.covers(range));
+        let nodes = parsed(&facts.pod_cidrs);
+        let Some(range) = nodes.iter().find(|range| !is_in(range)) else {
+            continue;
+        };
+        if declared.is_empty() {
+            continue;
+        }
+        found.push(Finding {
+            level: Level::Warning,
+            message: format!("pods in {range} of a Node, which is in none of its podRanges"),
+            fix: format!(
+                "declare it if its pods are there: isthmus cluster join {} --pod-ranges {},{range}, \
+                 or spec.podRanges of its MeshCluster",
+                facts.name,
+                facts.pod_ranges.join(",")
+            ),
+            ..about(facts, "pod CIDR")
+        });
     }
 }
 
@@ -382,6 +422,29 @@ mod tests {
             "trust domain",
         ];
         assert_eq!(checks.map(of), [1, 2, 2, 1, 1, 2], "{found:#?}");
+    }
+
+    #[test]
+    fn declared_ranges_of_pods_come_before_those_of_nodes() {
+        let (mut east, mut west) = (cluster("east", "a"), cluster("west", "a"));
+        east.pod_cidrs = vec!["10.8.1.0/24".to_owned(), "10.8.2.0/24".to_owned()];
+        west.pod_cidrs = vec!["10.9.1.0/24".to_owned()];
+        east.pod_ranges = vec!["10.8.0.0/16".to_owned()];
+        west.pod_ranges = vec!["10.9.0.0/16".to_owned()];
+        assert_eq!(bad(&[east.clone(), west.clone()]), vec![]);
+        west.pod_ranges = vec!["10.8.2.0/24".to_owned(), "10.9.0.0/25".to_owned()];
+        let found = bad(&[east, west]);
+        let told: Vec<_> = found
+            .iter()
+            .map(|f| (f.cluster.as_str(), f.level))
+            .collect();
+        assert_eq!(
+            told,
+            [("east", Level::Broken), ("west", Level::Warning)],
+            "{found:#?}"
+        );
+        assert!(found[0].message.contains("10.8.0.0/16"), "{found:#?}");
+        assert!(found[1].message.contains("10.9.1.0/24"), "{found:#?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use isthmus_control_plane::config::MESH_DOMAIN;
 use isthmus_control_plane::credential::Life;
 use isthmus_control_plane::kubernetes::{Access, Allow, Api, Credential, kubeconfig};
 use isthmus_proto::ids::{ClusterId, NetworkId};
+use isthmus_proto::range::IpRange;
 use serde_json::{Value, json};
 
 use super::{CLUSTERS, CREDENTIAL_KEY, UID, secret, secret_text};
@@ -32,6 +33,7 @@ pub(super) struct Member {
     /// What was kept of what it was.
     pub(super) choice: Choice,
     network: NetworkId,
+    pod_ranges: Vec<IpRange>,
     mesh_domain: String,
     region: Option<String>,
     zone: Option<String>,
@@ -84,6 +86,7 @@ impl Member {
             there("/spec/network").as_deref(),
             Some(name.as_str()),
         );
+        let pod_ranges = ranges(options, before, &mut choice)?;
         let mut place = |flag, given: &Option<String>, pointer| {
             choice.of(flag, given.as_deref(), there(pointer).as_deref(), None)
         };
@@ -107,6 +110,7 @@ impl Member {
             token_life: Duration::from_secs(hours.saturating_mul(SECONDS_OF_HOUR)),
             network: network.unwrap_or_default().parse()?,
             server: server.unwrap_or_default(),
+            pod_ranges,
             choice,
             name,
             mesh_domain,
@@ -123,6 +127,10 @@ impl Member {
             "trustDomain": format!("{name}.{}", self.mesh_domain),
             "credential": { "secretRef": { "name": secret(name) } },
         });
+        if !self.pod_ranges.is_empty() {
+            let ranges = self.pod_ranges.iter().map(ToString::to_string);
+            spec["podRanges"] = ranges.collect::<Vec<_>>().into();
+        }
         for (key, value) in [("region", &self.region), ("zone", &self.zone)] {
             if let Some(value) = value {
                 spec[key] = value.as_str().into();
@@ -138,6 +146,25 @@ impl Member {
             "spec": spec,
         })
     }
+}
+
+/// Where its pods' addresses are.
+fn ranges(
+    options: &JoinOptions,
+    before: &Before,
+    choice: &mut Choice,
+) -> anyhow::Result<Vec<IpRange>> {
+    let there = before.cluster.pointer("/spec/podRanges");
+    let there = there.and_then(Value::as_array).into_iter().flatten();
+    let there: Vec<&str> = there.filter_map(Value::as_str).collect();
+    let there = Some(there.join(",")).filter(|text| !text.is_empty());
+    let given = options.pod_ranges.as_deref();
+    let chosen = choice.of("--pod-ranges", given, there.as_deref(), None);
+    let chosen = chosen.unwrap_or_default();
+    let each = chosen.split(',').map(str::trim);
+    let each = each.filter(|text| !text.is_empty());
+    let ranges: Result<_, _> = each.map(str::parse).collect();
+    ranges.context("--pod-ranges")
 }
 
 /// What an earlier `join` left in the home cluster.
@@ -191,6 +218,7 @@ mod tests {
             home_context: None,
             home_kubeconfig: None,
             network: None,
+            pod_ranges: None,
             region: None,
             zone: None,
             server: None,
@@ -213,7 +241,7 @@ mod tests {
 
     #[test]
     fn what_a_cluster_was_it_stays_unless_a_flag_says_otherwise() {
-        let spec = json!({ "network": "shared", "region": "r", "zone": "z",
+        let spec = json!({ "network": "shared", "podRanges": ["10.8.0.0/16", "fd00:8::/48"], "region": "r", "zone": "z",
             "trustDomain": "west.corp.example" });
         let before = Before {
             cluster: json!({ "spec": spec }),
@@ -222,13 +250,14 @@ mod tests {
         };
         let kept = Member::of(&options(), &before, None, &access()).unwrap();
         let declared = kept.declared("u");
-        for key in ["network", "region", "zone", "trustDomain"] {
+        for key in ["network", "podRanges", "region", "zone", "trustDomain"] {
             assert_eq!(declared["spec"][key], spec[key], "{key}");
         }
         assert_eq!(kept.server, "https://west:6443/");
         assert_eq!(kept.token_life, Duration::from_secs(240 * SECONDS_OF_HOUR));
         let other = JoinOptions {
             network: Some("own".to_owned()),
+            pod_ranges: Some("10.9.0.0/16".to_owned()),
             region: Some(String::new()),
             server: Some("https://198.51.100.1".to_owned()),
             ..options()
@@ -236,6 +265,7 @@ mod tests {
         let changed = Member::of(&other, &before, Some("mesh.internal"), &access()).unwrap();
         let declared = changed.declared("u");
         assert_eq!(declared["spec"]["network"], "own");
+        assert_eq!(declared["spec"]["podRanges"], json!(["10.9.0.0/16"]));
         assert_eq!(declared["spec"].get("region"), None);
         assert_eq!(declared["spec"]["zone"], "z");
         assert_eq!(declared["spec"]["trustDomain"], "west.mesh.internal");

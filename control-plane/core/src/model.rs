@@ -33,6 +33,7 @@ use std::time::SystemTime;
 
 use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
 use isthmus_proto::locality::Locality;
+use isthmus_proto::range::IpRange;
 use isthmus_proto::spiffe::TrustDomain;
 use serde::{Deserialize, Serialize};
 
@@ -358,6 +359,10 @@ pub enum GatewayAddress {
 pub struct MeshCluster {
     /// The network that its pods and virtual addresses are on.
     pub network: NetworkId,
+    /// Where its pods' addresses are; empty: nobody says.
+    // Left out where nobody says: as it was written before there was such a field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_ranges: Vec<IpRange>,
     /// For pods whose place is not known.
     pub locality: Locality,
     /// Must its sidecars refuse what is no service?

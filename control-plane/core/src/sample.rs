@@ -134,6 +134,7 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
     };
     let mesh = MeshCluster {
         network: network.parse().unwrap(),
+        pod_ranges: Vec::new(),
         locality,
         passthrough_denied: false,
         trust_domain: None,

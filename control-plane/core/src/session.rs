@@ -29,7 +29,6 @@ use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, No
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::positions::Positions;
 
-use crate::model::ServiceRef;
 use crate::translate::{Encoded, direct, endpoint, service};
 use crate::world::World;
 use admission::{check, cut};
@@ -75,7 +74,7 @@ pub struct Session {
     /// Has the client said on this stream whose endpoints it wants? Before, nothing that it holds
     /// can be said not to concern it: a client that comes back asks for gateways first.
     settled: bool,
-    providers: BTreeMap<ServiceRef, Vec<ClusterId>>,
+    providers: BTreeMap<Subject, Vec<ClusterId>>,
     nonces: u64,
     wanted: Wanted,
     /// What the client was told of how new it is.
@@ -241,13 +240,26 @@ impl Session {
             epochs: &self.epochs,
         };
         for subject in &channel.due {
-            let Subject::Service(of) = subject else {
-                continue;
-            };
             let Some(holding) = channel.holdings.get(subject) else {
                 continue;
             };
-            let (answer, mut found) = endpoint::endpoints(world, &self.client, of);
+            let (answer, mut found) = match subject {
+                Subject::Service(of) => endpoint::endpoints(world, &self.client, of),
+                Subject::Pod(of) => {
+                    let answer = direct::endpoints(world, &self.client, of);
+                    let there = answer.resources().next().is_some();
+                    (
+                        answer,
+                        of.cluster()
+                            .parse()
+                            .ok()
+                            .filter(|_| there)
+                            .into_iter()
+                            .collect(),
+                    )
+                }
+                Subject::All => continue,
+            };
             // What is not taken away from the client goes on to concern it.
             let stays = |name: &&Arc<str>| {
                 let name = (ResourceType::Endpoint, name.as_ref());
@@ -260,7 +272,7 @@ impl Session {
                     found.push(cluster);
                 }
             }
-            self.providers.insert(of.clone(), found);
+            self.providers.insert(subject.clone(), found);
         }
         let mut clusters: BTreeSet<ClusterId> =
             self.providers.values().flatten().cloned().collect();
@@ -278,8 +290,8 @@ impl Session {
         let Some(channel) = self.channels.get(&ResourceType::Endpoint) else {
             return;
         };
-        let wanted = |of: &ServiceRef| channel.holdings.contains_key(&Subject::Service(of.clone()));
-        self.providers.retain(|of, _| wanted(of));
+        self.providers
+            .retain(|of, _| channel.holdings.contains_key(of));
     }
 
     fn removed_endpoints(&mut self, world: &World) -> Ahead {

@@ -19,6 +19,7 @@ mod keep;
 mod offers;
 mod first_use;
 mod members;
+pub(crate) mod ranges;
 mod authors;
 #[cfg(test)]
 mod tests;

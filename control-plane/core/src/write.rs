@@ -24,7 +24,7 @@ mod label;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use policy::{NOT_AN_AUTHOR, nowhere, strangers, target};
+pub(crate) use policy::{NOT_AN_AUTHOR, RANGES_VALID, nowhere, strangers, target};
 pub use roots::RootsBody;
 pub(crate) use route::{failing, partly};
 pub(crate) use service::derived_for;

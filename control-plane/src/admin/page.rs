@@ -82,6 +82,11 @@ fn freshness(clusters: &[ClusterView], page: &mut Page) {
 
 fn sources(clusters: &[ClusterView], page: &mut Page) {
     let about = (
+        "isthmus_withheld_addresses",
+        "Addresses of pods that others are not told, because of declared ranges.",
+    );
+    family(page, clusters, about, |view| Some(view.withheld_addresses));
+    let about = (
         "isthmus_source_errors",
         "Files or objects that are not understood in full.",
     );

@@ -11,6 +11,7 @@ use isthmus_control_plane_core::model::{
 use isthmus_control_plane_core::world::RESERVED;
 use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::locality::Locality;
+use isthmus_proto::range::IpRange;
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
 
@@ -21,6 +22,8 @@ use super::{Bad, Document, Failure, Metadata, status};
 const LOCALHOST: &str = "localhost";
 /// Most gateways of one cluster.
 const GATEWAYS_MAX: usize = 16;
+/// Most ranges of one cluster's pods.
+const RANGES_MAX: usize = 32;
 /// Which root the trust domain should have, by its number.
 const ROOT_ANNOTATION: &str = "isthmus.dev/root";
 /// The key of a Secret that a kubeconfig is expected under.
@@ -43,6 +46,11 @@ pub(super) struct ClusterSpec {
     /// The network that pods and virtual addresses are on: the same name in two clusters says that
     /// their pods reach each other without a gateway.
     network: String,
+    /// Where its pods' addresses are, in CIDR notation: `10.8.0.0/16`, `fd00:8::/48`. Others are told of
+    /// no endpoint outside of them, and a pod in them that another cluster of the network calls by its
+    /// address is called by mutual TLS. Not written: its endpoints may be anywhere.
+    #[serde(default)]
+    pod_ranges: Option<Vec<String>>,
     /// The region of pods whose node does not say.
     #[serde(default)]
     region: Option<String>,
@@ -192,6 +200,11 @@ fn understand(raw: ClusterSpec, name: &str) -> Result<MeshCluster, Bad> {
     Ok(MeshCluster {
         root: None,
         network,
+        pod_ranges: raw
+            .pod_ranges
+            .map(|listed| some_ranges(&listed))
+            .transpose()?
+            .unwrap_or_default(),
         locality: Locality {
             region: raw.region.unwrap_or_default(),
             zone: raw.zone.unwrap_or_default(),
@@ -224,6 +237,31 @@ fn domain(text: &str, cluster: &str) -> Result<TrustDomain, Bad> {
     }
     text.parse()
         .map_err(|bad| Bad(format!("trustDomain: {bad}")))
+}
+
+/// An empty list could be read as "nowhere" or as "anywhere".
+fn some_ranges(listed: &[String]) -> Result<Vec<IpRange>, Bad> {
+    if listed.is_empty() {
+        let why = format!("podRanges: 1 to {RANGES_MAX}, or not written");
+        return Err(Bad(why));
+    }
+    pod_ranges(listed.iter().map(String::as_str)).map_err(|Bad(why)| Bad(format!("podRanges{why}")))
+}
+
+/// Ranges as they are written; an error says which is wrong: `[0]: …`.
+pub(super) fn pod_ranges<'a>(listed: impl Iterator<Item = &'a str>) -> Result<Vec<IpRange>, Bad> {
+    let mut ranges = Vec::new();
+    for (at, text) in listed.enumerate() {
+        if at >= RANGES_MAX {
+            return Err(Bad(format!(": more than {RANGES_MAX}")));
+        }
+        let range: IpRange = text.parse().map_err(|bad| Bad(format!("[{at}]: {bad}")))?;
+        if ranges.contains(&range) {
+            return Err(Bad(format!("[{at}]: {range} is written twice")));
+        }
+        ranges.push(range);
+    }
+    Ok(ranges)
 }
 
 /// None is not the same as nothing written, and nobody knows what it should mean.
@@ -373,6 +411,14 @@ mod tests {
     }
 
     #[test]
+    fn ranges_of_pods_are_read() {
+        let found = cluster("{network: n, podRanges: [10.8.0.0/16, 'fd00:8::/48']}").pod_ranges;
+        let text: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["10.8.0.0/16", "fd00:8::/48"]);
+        assert!(cluster("{network: n}").pod_ranges.is_empty());
+    }
+
+    #[test]
     fn join_says_which_cluster_is_meant() {
         let text = manifest("{network: n}").replace(
             "metadata: {name: west}",
@@ -455,6 +501,15 @@ mod tests {
                 "spec.priority: 10 is not 0 to 9",
             ),
             ("{network: n, price: 10001}", "spec.price: 10001 is not"),
+            ("{network: n, podRanges: []}", "spec.podRanges: 1 to 32"),
+            (
+                "{network: n, podRanges: [10.8.0.0/16, 10.8.0.1/16]}",
+                "spec.podRanges[1]: range \"10.8.0.1/16\": its address has bits",
+            ),
+            (
+                "{network: n, podRanges: [fd00::/48, fd00::/48]}",
+                "spec.podRanges[1]: fd00::/48 is written twice",
+            ),
             ("{network: n, colour: red}", "colour"),
         ]);
     }

@@ -8,12 +8,15 @@ use isthmus_proto::ids::NetworkId;
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
 
-use super::{Document, Failure, Metadata};
+use super::cluster::pod_ranges;
+use super::{Bad, Document, Failure, Metadata};
 
 /// The property that names a cluster in its set (KEP-2149).
 const CLUSTER: &str = "cluster.clusterset.k8s.io";
 /// The property, label or annotation that names the network of its pods.
 const NETWORK: &str = "isthmus.dev/network";
+/// ... that says where its pods' addresses are, with commas.
+const POD_RANGES: &str = "isthmus.dev/pod-ranges";
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -67,12 +70,20 @@ pub(super) fn cluster_profile(
     let network: NetworkId = network
         .parse()
         .map_err(|bad| document.failure(format!("{NETWORK}: {bad}")))?;
+    let ranges = says(POD_RANGES).unwrap_or_default();
+    let ranges = ranges
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty());
+    let pod_ranges =
+        pod_ranges(ranges).map_err(|Bad(why)| document.failure(format!("{POD_RANGES}{why}")))?;
     let conditions = status.conditions.unwrap_or_default();
     let left = |c: &Condition| c.r#type == "Joined" && c.status == "False";
     Ok(Spec::ClusterProfile(ClusterProfile {
         has_left: conditions.iter().any(left),
         mesh: MeshCluster {
             network,
+            pod_ranges,
             locality: Locality {
                 region: says(REGION).unwrap_or_default(),
                 zone: says(ZONE).unwrap_or_default(),
@@ -118,11 +129,13 @@ mod tests {
         assert!(!plain.has_left);
         let named = profile(
             "status: {properties: [{name: cluster.clusterset.k8s.io, value: west}, \
-             {name: isthmus.dev/network, value: flat}, {name: topology.kubernetes.io/region, value: eu}], \
+             {name: isthmus.dev/network, value: flat}, \
+             {name: isthmus.dev/pod-ranges, value: '10.8.0.0/16, fd00:8::/48'}, {name: topology.kubernetes.io/region, value: eu}], \
              conditions: [{type: Joined, status: 'False'}]}",
         );
         assert_eq!(named.cluster, "west");
         assert_eq!(named.mesh.network.as_str(), "flat");
+        assert_eq!(named.mesh.pod_ranges.len(), 2);
         assert_eq!(named.mesh.locality.region, "eu");
         assert!(named.has_left);
     }

@@ -26,6 +26,7 @@ pub(super) const CLUSTER: &[&str] = &[
     "CredentialValid",
     "IssuerValid",
     "PropertiesMatch",
+    "PodRangesValid",
     "QuotaExceeded",
 ];
 /// ... about a GatewayClass.

@@ -7,6 +7,7 @@ fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
     MeshCluster {
         root: None,
         network: "n".parse().unwrap(),
+        pod_ranges: Vec::new(),
         locality: isthmus_proto::locality::Locality::default(),
         passthrough_denied: false,
         observed: isthmus_control_plane_core::model::Observed::default(),

@@ -79,6 +79,24 @@ pub(crate) fn of(kind: &str) -> Vec<(&'static str, Value)> {
 fn mesh_cluster() -> Vec<(&'static str, Value)> {
     vec![
         ("Spec.network", dns_name()),
+        (
+            "Spec.podRanges",
+            json!({ "minItems": 1, "maxItems": 32, "x-kubernetes-list-type": "set" }),
+        ),
+        (
+            "Spec.podRanges[]",
+            json!({ "type": "string", "minLength": 1, "maxLength": 43, "pattern": "^[0-9a-fA-F:.]+/[0-9]+$" }),
+        ),
+        (
+            "Spec.podRanges[]",
+            cel(&[
+                ("isCIDR(self)", "no range of addresses in CIDR notation"),
+                (
+                    "!isCIDR(self) || cidr(self) == cidr(self).masked()",
+                    "its address has bits beyond the prefix",
+                ),
+            ]),
+        ),
         ("Spec.region", json!({ "maxLength": 253 })),
         ("Spec.zone", json!({ "maxLength": 253 })),
         ("Spec.trustDomain", dns_name()),

@@ -305,6 +305,10 @@ pub struct Service {
     pub scope: i32,
     #[prost(message, optional, tag = "7")]
     pub origin: ::core::option::Option<Origin>,
+    /// Its addresses are its alone: what is called there at a port that it does not have is refused, and
+    /// not passed through as it is.
+    #[prost(bool, tag = "8")]
+    pub closed: bool,
 }
 impl ::prost::Name for Service {
     const NAME: &'static str = "Service";

@@ -33,7 +33,7 @@ pub(super) async fn serve(
     destination: &Destination,
     known: bool,
 ) {
-    match (destination, may_pass(&worker, known)) {
+    match (destination, may_pass(&worker, destination, known)) {
         (Destination::Address(address), Ok(())) => pass(worker, conn, *address).await,
         // A name leads nowhere by itself.
         (Destination::Host(host, port), _) => {
@@ -53,9 +53,14 @@ pub(super) async fn serve(
 
 /// May something pass? The mesh has the last word; what nobody could say may be of the mesh, where
 /// it would have been encrypted and judged.
-fn may_pass(worker: &Worker, known: bool) -> Result<(), &'static str> {
+fn may_pass(worker: &Worker, to: &Destination, known: bool) -> Result<(), &'static str> {
     if is_denied(worker) {
         return Err("the mesh denies it");
+    }
+    if let Destination::Address(address) = to
+        && worker.snapshot().services.is_closed(address.ip())
+    {
+        return Err("a pod of the mesh is there, and it is not known to have this port");
     }
     match worker.shared.config.passthrough {
         Passthrough::Always => Ok(()),

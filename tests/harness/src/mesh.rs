@@ -209,6 +209,25 @@ impl Mesh {
         std::fs::remove_file(path).expect("a manifest that is there");
     }
 
+    /// The client `cluster/name` calls this destination, too: its sidecar starts again with a listener
+    /// more.
+    ///
+    /// # Panics
+    /// There is no such client, or its sidecar does not start.
+    pub async fn also_calls(&mut self, client: &str, destination: &str) {
+        let name = format!("{client}-1");
+        let listeners = self.listeners.get_mut(&name).expect("a client");
+        listeners.push(Listener {
+            service: String::new(),
+            port: 0,
+            host: destination.to_owned(),
+            destination: destination.to_owned(),
+        });
+        let proxy = self.proxy_mut(&name);
+        proxy.listen_for(destination);
+        proxy.restart().await;
+    }
+
     /// Changes a pod's manifest: `cluster/pod`.
     ///
     /// # Panics

@@ -154,6 +154,14 @@ impl Proxy {
         }
     }
 
+    /// From its next start on there is a listener that stands for this destination.
+    pub fn listen_for(&mut self, destination: &str) {
+        let virtuals = self.config.pointer_mut("/listen/virtual");
+        if let Some(all) = virtuals.and_then(Value::as_array_mut) {
+            all.push(json!({ "listen": "127.0.0.1:0", "destination": destination }));
+        }
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn listeners(&self) -> &Listeners {

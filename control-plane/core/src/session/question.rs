@@ -74,7 +74,7 @@ pub(crate) fn answer(
         (ResourceType::HandleKeys, Subject::All) => gateway::keys(world, client),
         (ResourceType::ExportedEndpoint, Subject::All) => gateway::exported(world, client),
         (ResourceType::ClusterFreshness, Subject::All) => gateway::freshness(world, asker.clusters),
-        (ResourceType::Gateway, Subject::All) => gateway::gateways(world, asker.clusters),
+        (ResourceType::Gateway, Subject::All) => gateway::gateways(world, client, asker.clusters),
         (ResourceType::Service, Subject::Service(of)) => service::definition(world, client, of),
         (ResourceType::Endpoint, Subject::Service(of)) => endpoint::endpoints(world, client, of).0,
         (ResourceType::Route, Subject::Service(of)) => route::routes(world, client, of),
@@ -177,7 +177,7 @@ fn is_endpoint_gone(world: &World, client: &Client, cluster: &str, name: &str) -
         let workload = workload.parse::<WorkloadName>();
         workload.is_ok_and(|workload| world.pod(&workload).is_none())
     };
-    // What is called by its address is of the client's own cluster, which has said all.
+    // Where a pod is called by its address its own cluster has said all: what is missing is gone.
     let direct = || direct::of_service_name(service).is_some();
     local || direct() || world.exports_known(cluster) || gone()
 }

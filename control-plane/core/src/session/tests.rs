@@ -10,6 +10,7 @@ use crate::world::Dirty;
 use ResourceType as T;
 
 mod epoch;
+mod hijack;
 mod interest;
 mod random;
 mod unknown;

@@ -22,7 +22,8 @@ pub(crate) struct Cache {
 struct Inner {
     services: BTreeMap<ServiceKey, Views>,
     policies: BTreeMap<PolicyKey, Encoded>,
-    gateways: BTreeMap<ClusterId, List>,
+    /// Whose they are, and whose clients see them so.
+    gateways: BTreeMap<(ClusterId, ClusterId), List>,
 }
 
 /// Cluster, namespace and name of a policy.
@@ -72,8 +73,9 @@ impl Cache {
                 views.forget(affected);
             }
         }
-        for cluster in &dirty.gateways {
-            inner.gateways.remove(cluster);
+        if !dirty.gateways.is_empty() {
+            let stays = |cluster: &ClusterId| !dirty.gateways.contains(cluster);
+            inner.gateways.retain(|(cluster, _), _| stays(cluster));
         }
         if dirty.policies.contains(&PolicyScope::Mesh) {
             inner.policies.clear();
@@ -136,13 +138,13 @@ impl Cache {
         made
     }
 
-    /// The gateways of a cluster.
-    pub(crate) fn gateways(&self, at: &ClusterId, make: impl FnOnce() -> List) -> List {
-        if let Some(found) = self.lock().gateways.get(at) {
+    /// The gateways of a cluster, as clients of another see them.
+    pub(crate) fn gateways(&self, at: (ClusterId, ClusterId), make: impl FnOnce() -> List) -> List {
+        if let Some(found) = self.lock().gateways.get(&at) {
             return found.clone();
         }
         let made = make();
-        self.lock().gateways.insert(at.clone(), made.clone());
+        self.lock().gateways.insert(at, made.clone());
         made
     }
 

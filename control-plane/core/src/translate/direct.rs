@@ -2,8 +2,13 @@
 //!
 //! Clients of a headless service, and members of a StatefulSet, call pods and not a service. A pod of the
 //! mesh is told to them as a service of one endpoint, so that such a call has an identity on both
-//! ends, too: in the clear it would be refused where the pod is strict. Only pods of the client's own
-//! cluster, for what another cluster says of addresses could take calls away from whoever has them.
+//! ends, too: in the clear it would be refused where the pod is strict. Pods of the client's own
+//! cluster; those of another one on its network only in the ranges that are declared for it, for what
+//! another cluster says of addresses could take calls away from whoever has them. In such ranges
+//! nothing passes in the clear that may be of the mesh: what is not known there can't be said.
+//!
+//! Nobody is told of ranges, nor of pods that he does not call: a sidecar asks about each address that
+//! its application calls, once, and is told what is there.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,6 +22,7 @@ use crate::translate::endpoint::{MESH_PORT, usable};
 use crate::translate::{Answer, Client, encode, octets, workload};
 use crate::world::World;
 use crate::world::cluster::Cluster;
+use crate::world::ranges::Owner;
 use crate::world::table::Entry;
 
 /// A pod as a service: `shop/cart-0.shop.pod.east.local`.
@@ -45,11 +51,49 @@ pub(crate) fn address_of(key: &str) -> Option<IpAddr> {
     ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-/// Whom a client calls at an address of its own cluster that is no service's.
-pub(crate) fn at(cluster: &Cluster, client: &Client, ip: IpAddr) -> Option<WorkloadName> {
-    let (namespace, name) = cluster.pod_at(ip)?;
-    let of: WorkloadName = format!("{}/{namespace}/{name}", cluster.id).parse().ok()?;
-    called(cluster, client, &of).map(|_| of)
+/// What is at an address that is no service's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// This pod of the mesh.
+    Pod(WorkloadName),
+    /// Nobody of the mesh.
+    Nobody,
+    /// Nobody can say.
+    Unknown,
+}
+
+/// Whom a client of the cluster calls at an address of its network that is no service's.
+pub(crate) fn at((world, own): (&World, &Cluster), client: &Client, ip: IpAddr) -> At {
+    let found = |cluster: &Cluster, (namespace, name): (&str, &str)| {
+        let of: WorkloadName = format!("{}/{namespace}/{name}", cluster.id).parse().ok()?;
+        called(cluster, client, &of).map(|_| At::Pod(of))
+    };
+    if own.pods_at.contains_key(&ip) {
+        let pod = own.pod_at(ip).and_then(|pod| found(own, pod));
+        return pod.unwrap_or(At::Nobody);
+    }
+    if !world.ranges_known() {
+        return At::Unknown;
+    }
+    let other = match world.owner(own, ip) {
+        Owner::NoOther => return At::Nobody,
+        Owner::Unsaid => return At::Unknown,
+        Owner::Other(other) => other,
+    };
+    let known = is_believed(world, other) && known(other);
+    let Some((namespace, name)) = other.pod_at(ip).filter(|_| known) else {
+        return At::Unknown;
+    };
+    let entry = other.pods.get(namespace, name);
+    if entry.is_some_and(|entry| !entry.value.meshed) {
+        return At::Nobody;
+    }
+    // One of the mesh that nobody can be led to is not called as it is, either.
+    let leads = |of: &WorkloadName| entry.is_some_and(|e| !ports(other, of, &e.value).is_empty());
+    match found(other, (namespace, name)) {
+        Some(At::Pod(of)) if leads(&of) => At::Pod(of),
+        Some(At::Pod(_) | At::Nobody | At::Unknown) | None => At::Unknown,
+    }
 }
 
 /// The pod, if it can be called as one of the mesh. A pod's calls to itself never leave it.
@@ -59,10 +103,63 @@ fn called<'a>(cluster: &'a Cluster, client: &Client, of: &WorkloadName) -> Optio
     (fits && entry.value.meshed && !entry.value.finished).then_some(entry)
 }
 
-/// The client's cluster, if it is known what pods it has and what they speak.
-fn home<'a>(world: &'a World, client: &Client) -> Option<&'a Cluster> {
-    let cluster = world.listed(client.cluster.as_str())?;
-    (cluster.knows(Kind::Pod) && cluster.knows(Kind::Service)).then_some(cluster)
+/// Is it known what pods a cluster has, and what they speak?
+fn known(cluster: &Cluster) -> bool {
+    cluster.listed() && cluster.knows(Kind::Pod) && cluster.knows(Kind::Service)
+}
+
+/// Nobody counts on who was not seen for long, and nobody believes who is cut off.
+fn is_believed(world: &World, other: &Cluster) -> bool {
+    !other.expired && !world.is_distrusted(other.id.as_str())
+}
+
+/// Where a pod can be called by its own address.
+struct Reached<'a> {
+    world: &'a World,
+    /// The client's cluster.
+    own: &'a Cluster,
+    /// The pod's.
+    cluster: &'a Cluster,
+}
+
+impl<'a> Reached<'a> {
+    /// `None`: too little is known of the two clusters.
+    fn of(world: &'a World, client: &Client, of: &WorkloadName) -> Option<Self> {
+        let own = world.listed(client.cluster.as_str())?;
+        let is_own = of.cluster() == own.id.as_str();
+        let cluster = if is_own {
+            own
+        } else {
+            world.listed(of.cluster())?
+        };
+        known(cluster).then_some(Self {
+            world,
+            own,
+            cluster,
+        })
+    }
+
+    /// The addresses of a pod that mean it and nobody else to the client.
+    fn addresses(&self, of: &WorkloadName, pod: &Pod) -> Vec<IpAddr> {
+        let is_own = self.own.id == self.cluster.id;
+        if !is_own && !is_believed(self.world, self.cluster) {
+            return Vec::new();
+        }
+        let its = |ip: &IpAddr| match self.world.owner(self.own, *ip) {
+            _ if is_own => true,
+            Owner::Other(owner) => {
+                owner.id == self.cluster.id && !self.own.pods_at.contains_key(ip)
+            }
+            Owner::NoOther | Owner::Unsaid => false,
+        };
+        let alone = |ip: &IpAddr| {
+            let here = self.cluster.pod_at(*ip) == Some((of.namespace(), of.pod()));
+            here && self.own.vip(*ip).is_none()
+        };
+        let mut addresses = usable(&pod.ips);
+        addresses.retain(|ip| alone(ip) && its(ip));
+        addresses
+    }
 }
 
 /// Ports of the pod: those that services lead to with what is spoken there, and those that it names.
@@ -80,15 +177,12 @@ fn ports(cluster: &Cluster, of: &WorkloadName, pod: &Pod) -> BTreeMap<u16, i32> 
 
 /// The pod as a service. It has the addresses that are nobody else's.
 pub(crate) fn definition(world: &World, client: &Client, of: &WorkloadName) -> Answer {
-    let Some(cluster) = home(world, client) else {
+    let Some(reached) = Reached::of(world, client, of) else {
         return Answer::unknown();
     };
+    let cluster = reached.cluster;
     let found = called(cluster, client, of).and_then(|entry| {
         let network = cluster.network()?.to_string();
-        let own = |ip: &IpAddr| {
-            let here = cluster.pod_at(*ip) == Some((of.namespace(), of.pod()));
-            here && cluster.vip(*ip).is_none()
-        };
         let address = |ip: IpAddr| resource::VirtualAddress {
             network: network.clone(),
             address: octets(ip),
@@ -98,7 +192,7 @@ pub(crate) fn definition(world: &World, client: &Client, of: &WorkloadName) -> A
             name: format!("port-{port}"),
             protocol,
         };
-        let addresses = usable(&entry.value.ips).into_iter().filter(own);
+        let addresses = reached.addresses(of, &entry.value).into_iter();
         let ports = ports(cluster, of, &entry.value).into_iter();
         let message = resource::Service {
             name: service_name(of),
@@ -108,6 +202,8 @@ pub(crate) fn definition(world: &World, client: &Client, of: &WorkloadName) -> A
             traffic: None,
             scope: resource::ServiceScope::Cluster.into(),
             origin: None,
+            // In another cluster nothing of the mesh is called as it is.
+            closed: cluster.id != reached.own.id,
         };
         let sound = message.name.parse::<ServiceName>().is_ok()
             && !message.ports.is_empty()
@@ -115,16 +211,29 @@ pub(crate) fn definition(world: &World, client: &Client, of: &WorkloadName) -> A
         let name = message.name.clone();
         sound.then(|| encode(&name, message, &cluster.id, Some(entry.stamp)))
     });
+    if cluster.id != reached.own.id {
+        // Who is gone leaves an address that is not known to be nobody's: its calls are not passed on.
+        return Answer::partial(found);
+    }
     Answer::complete(found)
 }
 
 /// The pod as the one endpoint of itself: whoever calls it by its address wants nobody else, ready or not.
 pub(crate) fn endpoints(world: &World, client: &Client, of: &WorkloadName) -> Answer {
-    let Some(cluster) = home(world, client) else {
+    let Some(reached) = Reached::of(world, client, of) else {
         return Answer::unknown();
     };
+    let cluster = reached.cluster;
     let found = called(cluster, client, of).and_then(|entry| {
         let pod = &entry.value;
+        // What it is called by is where it is reached; at home the others lead to it, too.
+        let addresses = match reached.addresses(of, pod) {
+            own if cluster.id == reached.own.id => {
+                own.first()?;
+                usable(&pod.ips)
+            }
+            its => its,
+        };
         let (domain, account) = (&cluster.trust_domain, &pod.service_account);
         let locality = cluster.locality(&pod.locality);
         let mapping = |(port, _): (u16, i32)| resource::PortMapping {
@@ -134,7 +243,7 @@ pub(crate) fn endpoints(world: &World, client: &Client, of: &WorkloadName) -> An
         let message = resource::Endpoint {
             name: of.to_string(),
             service: service_name(of),
-            addresses: usable(&pod.ips).into_iter().map(octets).collect(),
+            addresses: addresses.into_iter().map(octets).collect(),
             network: cluster.network()?.to_string(),
             tunnel_port: u32::from(MESH_PORT),
             identity: SpiffeId::new(domain, of.namespace(), account)
@@ -161,8 +270,12 @@ pub(crate) fn endpoints(world: &World, client: &Client, of: &WorkloadName) -> An
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Object, Spec};
-    use crate::sample::{Proxy, client, labels, list, object, pod, port, service, shop, world};
+    use std::collections::BTreeSet;
+
+    use crate::model::{Change, Object, Spec};
+    use crate::sample::{
+        Proxy, at, client, id, labels, list, mesh, object, pod, port, service, shop, world,
+    };
     use crate::session::ResourceType as T;
 
     const CART: &str = "vip:east-net/10.1.0.11";
@@ -260,6 +373,158 @@ mod tests {
         twin.name = "twin".to_owned();
         twins.push(twin);
         absent(&twins, CART);
+    }
+
+    /// East and west on one network, with the ranges that are declared for them.
+    fn flat(east: &[&str], west: &[&str]) -> Vec<Object> {
+        let mut objects = shop();
+        for object in &mut objects {
+            if let Spec::MeshCluster(mesh) = &mut object.spec {
+                let ranges = if object.name == "east" { east } else { west };
+                mesh.network = "flat".parse().unwrap();
+                mesh.pod_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+            }
+        }
+        objects
+    }
+
+    /// What a client in east is told of the pod in west: its service's name, or if it is known to be
+    /// none.
+    fn told_of_west(objects: &[Object]) -> (Vec<String>, bool) {
+        let proxy = told(objects, &[FAR]);
+        let names = proxy.names(T::Service).into_iter().map(str::to_owned);
+        (names.collect(), proxy.is_absent(T::Service, FAR))
+    }
+
+    const FAR: &str = "vip:flat/10.2.0.12";
+    const FAR_NAME: &str = "shop/cart-12.shop.pod.west.local";
+
+    #[test]
+    fn a_pod_of_another_cluster_is_called_by_its_address_where_its_range_is_declared() {
+        let proxy = told(&flat(&["10.1.0.0/16"], &["10.2.0.0/16"]), &[FAR]);
+        assert_eq!(proxy.names(T::Service), [FAR_NAME]);
+        let service: resource::Service = proxy.get(T::Service, FAR_NAME);
+        assert!(service.closed, "no other port passes in the clear");
+        assert_eq!((service.ports.len(), service.ports[0].port), (1, 8080));
+        let endpoint: resource::Endpoint =
+            proxy.get(T::Endpoint, &format!("{FAR_NAME}#west/shop/cart-12"));
+        let identity = "spiffe://west.mesh.internal/ns/shop/sa/cart";
+        assert_eq!(
+            (endpoint.identity.as_str(), endpoint.network.as_str()),
+            (identity, "flat")
+        );
+        assert_eq!(endpoint.addresses, [octets([10, 2, 0, 12].into())]);
+        // How old what is known of it is concerns the client, too.
+        assert_eq!(proxy.names(T::ClusterFreshness), ["east", "west"]);
+        // Pods at home are as they were.
+        let home = told(
+            &flat(&["10.1.0.0/16"], &["10.2.0.0/16"]),
+            &["vip:flat/10.1.0.11"],
+        );
+        let service: resource::Service = home.get(T::Service, NAME);
+        assert!(!service.closed);
+    }
+
+    #[test]
+    fn an_address_that_another_cluster_does_not_have_for_certain_is_none_of_its_pods() {
+        let nobody = (Vec::new(), true);
+        let unknown = (Vec::new(), false);
+        // Nobody says where its pods are; or elsewhere; or they are as much the client's.
+        assert_eq!(told_of_west(&flat(&[], &[])), nobody);
+        assert_eq!(told_of_west(&flat(&[], &["10.9.0.0/16"])), nobody);
+        assert_eq!(
+            told_of_west(&flat(&["10.0.0.0/8"], &["10.2.0.0/16"])),
+            nobody
+        );
+        // In its range is nobody known, or somebody who can't be led to: nothing passes there.
+        let there = flat(&[], &["10.2.0.0/16"]);
+        let without: Vec<Object> = there
+            .iter()
+            .filter(|object| object.name != "cart-12")
+            .cloned()
+            .collect();
+        assert_eq!(told_of_west(&without), unknown);
+        let changed = |change: fn(&mut Pod)| {
+            let mut objects = there.clone();
+            for object in &mut objects {
+                if let Spec::Pod(pod) = &mut object.spec
+                    && object.name == "cart-12"
+                {
+                    change(pod);
+                }
+            }
+            told_of_west(&objects)
+        };
+        let silent = |pod: &mut Pod| (pod.ports, pod.labels) = (Vec::new(), labels(&[]));
+        assert_eq!(changed(silent), unknown);
+        assert_eq!(changed(|pod| pod.finished = true), unknown);
+        // Only what is known to be none of the mesh is called as it is.
+        assert_eq!(changed(|pod| pod.meshed = false), nobody);
+    }
+
+    /// What passed as it is after the pod has ended could meet the next pod of the address.
+    #[test]
+    fn a_pod_of_another_cluster_that_ends_leaves_nobody_to_call() {
+        let objects = flat(&["10.1.0.0/16"], &["10.2.0.0/16"]);
+        let mut world = world(&["east", "west"]);
+        list(&mut world, "east", &objects);
+        list(&mut world, "west", &objects);
+        let client = client(&world, "east/shop/web-1", "web", "sidecar");
+        let mut proxy = Proxy::sidecar(&client, &[FAR]);
+        let mut session = proxy.connect(client);
+        proxy.settle(&mut session, &world);
+        assert_eq!(proxy.names(T::Endpoint).len(), 1);
+        let pod = |number| pod("west", "cart", number);
+        let dirty = world.apply(Change::Delete(pod(12).reference()), at(2));
+        session.dirty(&dirty);
+        proxy.settle(&mut session, &world);
+        assert_eq!(proxy.names(T::Endpoint).len(), 0, "its end is told");
+        assert_eq!(proxy.names(T::Service), [FAR_NAME], "and nothing passes");
+        assert!(!proxy.is_absent(T::Service, FAR));
+        // Another one has the address.
+        let mut other = pod(13);
+        if let Spec::Pod(pod) = &mut other.spec {
+            pod.ips = vec![[10, 2, 0, 12].into()];
+        }
+        session.dirty(&world.apply(Change::Apply(other), at(3)));
+        proxy.settle(&mut session, &world);
+        assert_eq!(
+            proxy.names(T::Service),
+            ["shop/cart-13.shop.pod.west.local"]
+        );
+        assert_eq!(proxy.names(T::Endpoint).len(), 1);
+    }
+
+    #[test]
+    fn only_who_speaks_for_the_mesh_gives_a_cluster_its_ranges() {
+        let objects = flat(&[], &["10.2.0.0/16"]);
+        let asked = |home: &[Object]| {
+            let mut world = world(&["east", "west", "home"]);
+            world.set_mesh_authors(Some(BTreeSet::from([id("home")])));
+            list(&mut world, "east", &objects);
+            list(&mut world, "west", &objects);
+            let before = ask(&world);
+            list(&mut world, "home", home);
+            (before, ask(&world))
+        };
+        fn ask(world: &World) -> bool {
+            let client = client(world, "east/shop/web-1", "web", "sidecar");
+            let mut proxy = Proxy::sidecar(&client, &[FAR]);
+            let mut session = proxy.connect(client);
+            proxy.settle(&mut session, world);
+            proxy.is_absent(T::Service, FAR)
+        }
+        // Its own word is none about others; and before the mesh's is heard, nobody can say.
+        assert_eq!(asked(&[]), (false, true));
+        let mut said = mesh("west", "flat");
+        said.cluster = id("home");
+        if let Spec::MeshCluster(mesh) = &mut said.spec {
+            mesh.pod_ranges = vec!["10.2.0.0/16".parse().unwrap()];
+        }
+        assert_eq!(asked(&[said.clone()]), (false, false));
+        // Named, and not in the mesh yet: its pods are called by nobody as they are.
+        said.name = "north".to_owned();
+        assert_eq!(asked(&[said]), (false, false));
     }
 
     /// A Service's claim to an address is older than that of any pod.

@@ -59,9 +59,9 @@ pub(crate) fn endpoints(
             provider: provider.clone(),
             own: *provider == client.cluster,
         };
-        let list = world
-            .cache
-            .endpoints(&key, at.clone(), || encode_all(&view, cluster, &at));
+        let list = world.cache.endpoints(&key, at.clone(), || {
+            encode_all((world, &view), cluster, &at)
+        });
         if !list.is_empty() {
             found.push(provider.clone());
             answer.lists.push(list);
@@ -70,7 +70,7 @@ pub(crate) fn endpoints(
     (answer, found)
 }
 
-fn encode_all(view: &View<'_>, cluster: &Cluster, at: &EndpointsKey) -> List {
+fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &EndpointsKey) -> List {
     let (namespace, name) = (view.service.namespace.as_str(), view.service.name.as_str());
     let Some(own) = cluster.services.get(namespace, name) else {
         return List::default();
@@ -78,7 +78,11 @@ fn encode_all(view: &View<'_>, cluster: &Cluster, at: &EndpointsKey) -> List {
     let ports = import::matching(view.ports(), &own.value.ports);
     // The local name in its own cluster needs no gateway; everything else may.
     let exported = cluster.exported(namespace, name) && !(at.reach == Reach::Cluster && at.own);
-    let found = backends(cluster, namespace, name);
+    let found = if at.own {
+        backends(cluster, namespace, name)
+    } else {
+        world.told_backends(cluster, namespace, name)
+    };
     let visible = found
         .iter()
         .filter(|backend| at.own || (exported && backend.is_meshed()));

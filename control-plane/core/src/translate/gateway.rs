@@ -9,7 +9,7 @@ use isthmus_proto::resource::{self, gateway_address};
 use crate::model::{
     GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, KindFreshness, Reach, ServiceRef,
 };
-use crate::translate::endpoint::{MESH_PORT, backends};
+use crate::translate::endpoint::MESH_PORT;
 use crate::translate::{Answer, Client, Encoded, List, encode, encode_plain, octets};
 use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
@@ -20,19 +20,23 @@ use crate::write::CONTROLLER_NAME;
 /// Addresses of one gateway.
 const ADDRESSES_MAX: usize = 16;
 
-/// The gateways of these clusters.
-pub(crate) fn gateways(world: &World, clusters: &BTreeSet<ClusterId>) -> Answer {
+/// The gateways of these clusters, as a client of one sees them.
+pub(crate) fn gateways(world: &World, client: &Client, clusters: &BTreeSet<ClusterId>) -> Answer {
+    let viewer = world.clusters.get(&client.cluster);
     let listed = clusters
         .iter()
         .filter_map(|cluster| world.listed(cluster.as_str()));
     let of = |cluster: &Cluster| {
-        world.cache.gateways(&cluster.id, || {
+        let at = (cluster.id.clone(), client.cluster.clone());
+        world.cache.gateways(at, || {
             let all = cluster.gateways.iter();
             let heard = all.filter(|(namespace, name, entry)| {
                 is_heard((world, cluster), namespace, &entry.value) && is_chosen(cluster, name)
             });
             heard
-                .filter_map(|(ns, name, entry)| encode_one(cluster, (ns, name, entry)))
+                .filter_map(|(ns, name, entry)| {
+                    encode_one((world, viewer), cluster, (ns, name, entry))
+                })
                 .chain(chosen_addresses(cluster))
                 .collect()
         })
@@ -129,13 +133,22 @@ fn encode_address(address: &GatewayAddress, port: u16) -> Option<resource::Gatew
 }
 
 fn encode_one(
+    (world, viewer): (&World, Option<&Cluster>),
     cluster: &Cluster,
     (namespace, name, entry): (&str, &str, &Entry<Gateway>),
 ) -> Option<Encoded> {
+    // Where others' pods are no object of a cluster leads: its MeshCluster may, for it is the mesh's word.
+    let is_free = |address: &&GatewayAddress| match (address, viewer) {
+        (GatewayAddress::Ip(ip), Some(viewer)) => {
+            world.pods_instead(cluster, viewer, *ip).is_none()
+        }
+        (GatewayAddress::Ip(_) | GatewayAddress::Hostname(_), _) => true,
+    };
     let addresses = entry
         .value
         .addresses
         .iter()
+        .filter(is_free)
         .filter_map(|address| encode_address(address, entry.value.port))
         .take(ADDRESSES_MAX)
         .collect();
@@ -209,7 +222,8 @@ pub(crate) fn exported(world: &World, client: &Client) -> Answer {
         let key = ServiceKey::new(namespace, name);
         let list = world.cache.exported(&key, cluster.id.clone(), || {
             let service = clusterset_name(namespace, name);
-            backends(cluster, namespace, name)
+            world
+                .told_backends(cluster, namespace, name)
                 .iter()
                 .filter_map(|backend| encode_exported(cluster, backend, &service))
                 .collect::<List>()

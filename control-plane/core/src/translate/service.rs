@@ -90,8 +90,11 @@ fn by_address(world: &World, client: &Client, vip: &str) -> Resolved {
         return Resolved::Nothing;
     }
     let Some(claim) = cluster.vip(ip) else {
-        let pod = direct::at(cluster, client, ip.to_canonical());
-        return pod.map_or(Resolved::Nothing, Resolved::Pod);
+        return match direct::at((world, cluster), client, ip.to_canonical()) {
+            direct::At::Pod(pod) => Resolved::Pod(pod),
+            direct::At::Nobody => Resolved::Nothing,
+            direct::At::Unknown => Resolved::Unknown,
+        };
     };
     let found = claim.namespace.parse().map(|namespace| ServiceRef {
         reach: claim.reach,
@@ -229,6 +232,7 @@ impl<'a> View<'a> {
             traffic: self.treatment(),
             scope: scope.into(),
             origin: None,
+            closed: false,
         };
         (!message.ports.is_empty()).then_some((message, stamp))
     }

@@ -70,6 +70,19 @@ impl World {
         all.filter(|cluster| cluster.listed() && self.is_mesh_author(&cluster.id))
     }
 
+    /// Clusters that are named by who speaks for the mesh, and not there: only where somebody was.
+    pub(super) fn named_elsewhere(&self) -> impl Iterator<Item = (&str, &MeshCluster)> {
+        let named = self.mesh_authors.is_some();
+        let authors = move || self.authors().filter(move |_| named);
+        let meshes = authors().flat_map(|author| author.mesh.iter());
+        let meshes = meshes.map(|(_, name, entry)| (name, &entry.value));
+        let profiles = authors().flat_map(|author| author.profiles.within(SYSTEM_NAMESPACE));
+        let profiles = profiles.filter(|(_, entry)| !entry.value.has_left);
+        let profiles = profiles.map(|(_, entry)| (entry.value.cluster.as_str(), &entry.value.mesh));
+        let all = meshes.chain(profiles);
+        all.filter(|(name, _)| !self.clusters.contains_key(*name))
+    }
+
     fn cut_off(&self) -> BTreeMap<ClusterId, ObjectRef> {
         let mut found = BTreeMap::new();
         for author in self.authors() {
@@ -117,7 +130,7 @@ mod tests {
         Change, ClusterProfile, GatewayAddress, GatewayChoice, Object, SYSTEM_NAMESPACE, Spec,
         TrustPolicy,
     };
-    use crate::sample::{at, id, list, mesh, object, world};
+    use crate::sample::{at, client, id, list, mesh, object, world};
     use crate::world::World;
 
     fn cut(author: &str, name: &str, clusters: &[&str]) -> Object {
@@ -236,7 +249,8 @@ mod tests {
         }];
         assert!(world.apply(Change::Apply(said.clone()), at(4)).all);
         let asked = BTreeSet::from([id("west")]);
-        let answer = crate::translate::gateway::gateways(&world, &asked);
+        let web = client(&world, "east/shop/web-1", "web", "sidecar");
+        let answer = crate::translate::gateway::gateways(&world, &web, &asked);
         let names: Vec<String> = answer
             .lists
             .iter()

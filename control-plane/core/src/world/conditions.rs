@@ -9,7 +9,7 @@ use crate::model::{CLUSTER_ID_PROPERTY, Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway};
 use crate::world::World;
 use crate::world::cluster::Cluster;
-use crate::write::{NOT_AN_AUTHOR, failing, nowhere, partly, strangers, target};
+use crate::write::{NOT_AN_AUTHOR, RANGES_VALID, failing, nowhere, partly, strangers, target};
 
 /// What holds of an object, as it stands in a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +94,14 @@ impl World {
                 let message = format!("spec.trustDomain is {said}, and its workloads have {real}");
                 found.push(rejected(at, "TrustDomainMismatch", message));
             }
+        }
+        if let Some((reason, message)) = self.wrong_ranges(cluster) {
+            // Where no object of its own declares them, somebody else's does.
+            let at = reference(cluster, Kind::MeshCluster, "", cluster.id.as_str());
+            found.push(Condition {
+                kind: RANGES_VALID.to_owned(),
+                ..rejected(at, reason, message)
+            });
         }
         if let Some((reason, message)) = self.contradicts_its_properties(cluster) {
             let at = reference(cluster, Kind::ClusterProperty, "", CLUSTER_ID_PROPERTY);

@@ -9,7 +9,6 @@ use isthmus_proto::ids::ClusterId;
 use isthmus_proto::resource::Health;
 
 use crate::import;
-use crate::translate::endpoint::backends;
 use crate::world::World;
 use crate::world::cluster::Cluster;
 
@@ -58,15 +57,19 @@ impl World {
                 let cluster = self.listed(export.cluster.as_str())?;
                 Some(Offer {
                     cluster: cluster.id.clone(),
-                    endpoints: endpoints(cluster, namespace, name),
+                    endpoints: endpoints((self, cluster), namespace, name),
                 })
             })
             .collect()
     }
 }
 
-fn endpoints(cluster: &Cluster, namespace: &str, name: &str) -> Vec<OfferedEndpoint> {
-    let found = backends(cluster, namespace, name);
+fn endpoints(
+    (world, cluster): (&World, &Cluster),
+    namespace: &str,
+    name: &str,
+) -> Vec<OfferedEndpoint> {
+    let found = world.told_backends(cluster, namespace, name);
     found
         .iter()
         .filter_map(|backend| {

@@ -14,6 +14,8 @@ use crate::write::{CONTROLLER_NAME, Plan, Settings, Subject, reference, refusal}
 
 /// Does a cluster's name agree with its ClusterProperty objects (KEP-2149)?
 const PROPERTIES_MATCH: &str = "PropertiesMatch";
+/// Are the ranges of a cluster's pods its own, and what it has in them?
+pub(crate) const RANGES_VALID: &str = "PodRangesValid";
 
 pub(super) fn look(
     (world, cluster): (&World, &Cluster),
@@ -145,6 +147,7 @@ fn members(
         };
         let mut wanted: Vec<Said> = standings.iter().map(one).collect();
         wanted.extend(properties(world, name, observed));
+        wanted.extend(ranges(world, name, observed));
         plan.conditions(at, (wanted, &observed.conditions), settings, subject);
     }
 }
@@ -167,6 +170,25 @@ fn properties(world: &World, name: &str, observed: &Observed) -> Option<Said> {
         },
     };
     Some(said(observed, PROPERTIES_MATCH, (told.0, told.1, &told.2)))
+}
+
+/// Nothing is said of ranges where nobody declares any, but what was said before is taken back.
+fn ranges(world: &World, name: &str, observed: &Observed) -> Option<Said> {
+    let cluster = world
+        .clusters
+        .get(name)
+        .filter(|cluster| cluster.listed())?;
+    let told = match world.wrong_ranges(cluster) {
+        Some((reason, message)) => (Truth::False, reason, message),
+        None if !cluster.pod_ranges().is_empty() => (Truth::True, "Valid", String::new()),
+        None => {
+            let before = observed.conditions.iter();
+            let mut before = before.filter(|said| said.kind == RANGES_VALID);
+            before.next()?;
+            (Truth::Unknown, "NotDeclared", String::new())
+        }
+    };
+    Some(said(observed, RANGES_VALID, (told.0, told.1, &told.2)))
 }
 
 fn access(

@@ -89,7 +89,7 @@ pub(super) fn look(
         if !is_reached(from, place.cluster) {
             continue;
         }
-        for (name, body) in bodies(from, place, owner) {
+        for (name, body) in bodies((world, from), place, owner) {
             write(place, &name, body, plan);
             wanted.insert(name);
         }
@@ -171,9 +171,17 @@ fn delete(place: &Place<'_>, name: &str, slice: &EndpointSlice, plan: &mut Plan)
 }
 
 /// The slices that there should be of one cluster's endpoints, by name.
-fn bodies(from: &Cluster, place: &Place<'_>, owner: &str) -> Vec<(String, SliceBody)> {
+fn bodies(
+    (world, from): (&World, &Cluster),
+    place: &Place<'_>,
+    owner: &str,
+) -> Vec<(String, SliceBody)> {
     let own = from.id == place.cluster.id;
-    let mut found = backends(from, place.namespace, place.name);
+    let mut found = if own {
+        backends(from, place.namespace, place.name)
+    } else {
+        world.told_backends(from, place.namespace, place.name)
+    };
     // An address without a pod is its own cluster's business: nobody vouches for it elsewhere.
     found.retain(|backend| own || backend.pod.is_some());
     let labels = labels(place, &from.id);

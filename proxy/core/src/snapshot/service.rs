@@ -55,6 +55,8 @@ pub struct Service {
     pub traffic: Arc<TrafficPolicy>,
     /// Where endpoints may come from.
     pub scope: Scope,
+    /// Are its addresses its alone, so that nothing passes there at other ports?
+    pub closed: bool,
     /// Its routes, merged.
     pub routes: Arc<RouteTable>,
     /// Have the routes been heard of? Until then a call could take a way that a route forbids.
@@ -131,6 +133,7 @@ pub(super) struct Spec {
     pub(super) ports: Arc<[ServicePort]>,
     pub(super) traffic: Arc<TrafficPolicy>,
     pub(super) scope: Scope,
+    pub(super) closed: bool,
 }
 
 impl Spec {
@@ -156,6 +159,7 @@ impl Spec {
                 .map(virtual_address)
                 .collect::<Result<_, _>>()?,
             ports: ports(&service.ports)?,
+            closed: service.closed,
             traffic: Arc::new(traffic),
             scope: match service.scope() {
                 resource::ServiceScope::Cluster => Scope::Cluster,

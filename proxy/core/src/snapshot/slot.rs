@@ -187,6 +187,7 @@ impl Slot {
             ports: spec.ports.clone(),
             traffic: spec.traffic.clone(),
             scope: spec.scope,
+            closed: spec.closed,
             routes,
             routes_known,
             endpoints,

@@ -68,6 +68,14 @@ impl ServiceTable {
             .map_or(Lookup::Absent, Lookup::Found)
     }
 
+    /// Is the address one at which nothing passes that is for no port of its service?
+    #[must_use]
+    pub fn is_closed(&self, address: IpAddr) -> bool {
+        let places = self.index.vips.get(&address).into_iter().flatten();
+        let mut services = places.filter_map(|place| self.services.get(*place));
+        services.any(|service| service.closed)
+    }
+
     /// The service that a host name means; lower case, no port, no trailing dot.
     #[must_use]
     pub fn lookup_host(&self, host: &str) -> Lookup<'_> {

@@ -63,6 +63,7 @@ pub(crate) fn service_of(name: &str) -> resource::Service {
         addresses: vec![vip("east-net", 5), vip("west-net", 6)],
         ports: vec![port(81), port(80)],
         scope: resource::ServiceScope::Clusterset.into(),
+        closed: false,
         ..Default::default()
     }
 }

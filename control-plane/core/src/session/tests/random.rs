@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{
     AccessPolicy, EndpointSlice, Gateway, Kind, Observed, ParentRef, Pod, Route, RouteKind,
-    Service, ServiceExport, ServiceImport, ServicePort, ServiceType, SliceEndpoint, SlicePort,
-    TargetPort,
+    Service, ServiceExport, ServiceImport, ServicePort, ServiceRef, ServiceType, SliceEndpoint,
+    SlicePort, TargetPort,
 };
 
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];

@@ -134,12 +134,6 @@ pub fn observed(json: &[u8], kind: Kind) -> Observed {
     }
 }
 
-/// The node that a pod of an API server runs on; `None`: on none yet.
-#[must_use]
-pub fn node_of_pod(json: &[u8]) -> Option<String> {
-    workload::node_of_pod(json)
-}
-
 /// Where a node of an API server is; empty where it does not say.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use isthmus_tests::plan::ServicePlan;
+use isthmus_tests::wait::check;
 use isthmus_tests::{App, Mesh, until};
 
 use crate::load::Load;
@@ -136,7 +137,7 @@ async fn ejected_after(callers: usize) -> Duration {
     until("the pod is ejected", async || {
         let config = web.json("/config").await;
         let stats = endpoint(&config, "west/shop/cart-2")["stats"].clone();
-        isthmus_tests::wait::check(stats["ejected"] == true, stats)
+        check(stats["ejected"] == true, stats)
     })
     .await;
     let before = mesh.app("west/cart-2").record.requests();
@@ -221,7 +222,7 @@ async fn pods_come_and_go_without_a_failed_request() {
     mesh.mark("west/cart-3", true);
     until("the new pod serves", async || {
         let reply = client.get("/").await;
-        isthmus_tests::wait::check(reply.pod() == "west/cart-3", reply.pod())
+        check(reply.pod() == "west/cart-3", reply.pod())
     })
     .await;
     mesh.mark("west/cart-1", false);
@@ -229,7 +230,7 @@ async fn pods_come_and_go_without_a_failed_request() {
     until("the pod is known to be unready", async || {
         let config = web.json("/config").await;
         let health = endpoint(&config, "west/shop/cart-1")["health"].clone();
-        isthmus_tests::wait::check(health != "healthy", health)
+        check(health != "healthy", health)
     })
     .await;
     for _ in 0..50 {
@@ -247,4 +248,63 @@ fn endpoint(config: &serde_json::Value, name: &str) -> serde_json::Value {
         .flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default());
     let mut found = endpoints.filter(|e| e["name"] == name);
     found.next().unwrap_or_default()
+}
+
+const AT_THE_NODE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec:
+  clusterIP: 10.96.0.10
+  selector: {app: cart}
+  internalTrafficPolicy: Local
+  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]
+";
+
+#[tokio::test]
+async fn a_service_that_ends_at_the_node_is_called_on_the_callers_node_and_nowhere_else() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").service_with("cart", 2, |s| {
+                s.port("http", 80, "http", App::Http).unexported()
+            })
+        })
+        .start()
+        .await;
+    let put = |mesh: &mut Mesh, pod: &str, node: &str| {
+        mesh.edit_pod(pod, |pod| pod.node = Some(node.to_owned()));
+    };
+    put(&mut mesh, "east/web-1", "n1");
+    put(&mut mesh, "east/cart-1", "n1");
+    put(&mut mesh, "east/cart-2", "n2");
+    mesh.write("east", "service-cart.yaml", AT_THE_NODE);
+    let client = mesh.client("east/web").http("cart");
+    let answers = async || {
+        let mut pods = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            let reply = client.try_get("/").await.map_err(|e| e.to_string())?;
+            pods.insert((reply.status, reply.pod().to_owned()));
+        }
+        Ok::<_, String>(pods)
+    };
+    let only = |pod: &str| std::collections::BTreeSet::from([(200, pod.to_owned())]);
+    until("only the pod of its node answers", async || {
+        let found = answers().await?;
+        check(found == only("east/cart-1"), format!("{found:?}"))
+    })
+    .await;
+    // None on the node is none: the other pod is there, and is not called.
+    put(&mut mesh, "east/cart-1", "n3");
+    let client = mesh.client("east/web").http("cart");
+    until("nobody answers", async || {
+        let reply = client.try_get("/").await.map_err(|e| e.to_string())?;
+        check(reply.status == 503, reply.status)
+    })
+    .await;
+    put(&mut mesh, "east/cart-2", "n1");
+    let client = mesh.client("east/web").http("cart");
+    until("the pod that is there now answers", async || {
+        let reply = client.try_get("/").await.map_err(|e| e.to_string())?;
+        check(reply.pod() == "east/cart-2", reply.pod().to_owned())
+    })
+    .await;
 }

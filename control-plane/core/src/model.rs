@@ -318,6 +318,9 @@ pub struct Pod {
     // Left out where it is not known: as it was written before there was such a field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    /// The node that it runs on; `None`: none yet, or a manifest that names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Has a sidecar of this mesh. In manifests: not `isthmus.dev/inject: "false"`, and not
     /// `isthmus.dev/mesh: "false"`.
     pub meshed: bool,

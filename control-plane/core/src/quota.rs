@@ -208,11 +208,7 @@ fn said(spec: &Spec) -> (usize, usize) {
         Spec::ServiceExport(export) => {
             map(&export.labels) + map(&export.annotations) + conditions(&export.observed.conditions)
         }
-        Spec::Pod(pod) => {
-            let ports: usize = pod.ports.iter().map(|port| text(&port.name) + 32).sum();
-            let place = text(&pod.locality.region) + text(&pod.locality.zone);
-            map(&pod.labels) + text(&pod.service_account) + pod.ips.len() * 24 + ports + place
-        }
+        Spec::Pod(pod) => said_by_pod(pod),
         Spec::Service(service) => {
             let ports: usize = service.ports.iter().map(|port| text(&port.name) + 64).sum();
             let others = service.others.iter().map(other).sum::<usize>();
@@ -224,6 +220,7 @@ fn said(spec: &Spec) -> (usize, usize) {
                 size_of_val(endpoint)
                     + endpoint.addresses.len() * 17
                     + text(&endpoint.zone)
+                    + endpoint.node.as_deref().map_or(0, text)
                     + endpoint
                         .pod
                         .as_ref()
@@ -283,6 +280,15 @@ fn other(port: &OtherPort) -> usize {
 
 fn managed(made: &Managed) -> usize {
     map(&made.labels) + map(&made.annotations) + text(&made.uid) + text(&made.owner)
+}
+
+fn said_by_pod(pod: &crate::model::Pod) -> usize {
+    let ports: usize = pod.ports.iter().map(|port| text(&port.name) + 32).sum();
+    let place = text(&pod.locality.region) + text(&pod.locality.zone);
+    let names = [&pod.uid, &pod.node].map(|name| name.as_deref().map_or(0, text));
+    let names: usize = names.iter().sum();
+    let account = text(&pod.service_account);
+    map(&pod.labels) + account + pod.ips.len() * 24 + ports + place + names
 }
 
 fn said_by_route(route: &crate::model::Route) -> usize {

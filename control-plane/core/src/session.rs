@@ -75,6 +75,8 @@ pub struct Session {
     /// can be said not to concern it: a client that comes back asks for gateways first.
     settled: bool,
     providers: BTreeMap<Subject, Vec<ClusterId>>,
+    /// The node that the client's pod is on, where that is known.
+    node: Option<Option<String>>,
     nonces: u64,
     wanted: Wanted,
     /// What the client was told of how new it is.
@@ -116,6 +118,7 @@ impl Session {
             clusters,
             settled: false,
             providers,
+            node: None,
             nonces: 0,
             wanted: Wanted::default(),
             told: Positions::default(),
@@ -183,6 +186,7 @@ impl Session {
         if self.epochs.catch_up(world) {
             self.channels.values_mut().for_each(Channel::all_due);
         }
+        self.find_node(world);
         self.resolve(world);
         self.note_wanted();
         self.find_clusters(world);
@@ -195,6 +199,17 @@ impl Session {
         ResourceType::ALL
             .into_iter()
             .find_map(|kind| self.next(world, kind, Part::All))
+    }
+
+    /// Some services have endpoints on the client's own node only.
+    fn find_node(&mut self, world: &World) {
+        let node = world.pod(&self.client.workload).map(|pod| &pod.node);
+        if self.node.as_ref() != node {
+            self.node = node.cloned();
+            if let Some(channel) = self.channels.get_mut(&ResourceType::Endpoint) {
+                channel.all_due();
+            }
+        }
     }
 
     fn resolve(&mut self, world: &World) {

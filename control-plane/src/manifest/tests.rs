@@ -76,6 +76,7 @@ fn pods_and_services_are_read() {
         ]
     );
     assert!(pod.ready && pod.meshed && !pod.terminating && !pod.finished);
+    assert_eq!(pod.node.as_deref(), Some("n1"));
     assert_eq!((pod.ports.len(), pod.ports[0].port), (1, 8080));
     assert_eq!(
         (pod.locality.region.as_str(), pod.locality.zone.as_str()),
@@ -157,8 +158,8 @@ fn endpoint_slices_have_the_defaults_of_kubernetes() {
          metadata: {name: cart-x, namespace: shop, labels: {kubernetes.io/service-name: cart}}\n\
          ports: [{name: http, port: 8080}]\n\
          endpoints:\n\
-         - {addresses: [10.0.0.1], targetRef: {kind: Pod, name: cart-1}, zone: eu-a}\n\
-         - {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}}\n",
+         - {addresses: [10.0.0.1], targetRef: {kind: Pod, name: cart-1}, zone: eu-a, nodeName: n1}\n\
+         - {addresses: [10.0.0.2], nodeName: n2, conditions: {ready: false, serving: true, terminating: true}}\n",
     );
     let Spec::EndpointSlice(slice) = object.spec else {
         panic!("a slice")
@@ -172,6 +173,8 @@ fn endpoint_slices_have_the_defaults_of_kubernetes() {
     assert_eq!(first.pod.as_deref(), Some("cart-1"));
     let second = &slice.endpoints[1];
     assert!(!second.ready && second.serving && second.terminating && second.pod.is_none());
+    let nodes = (first.node.as_deref(), second.node.as_deref());
+    assert_eq!(nodes, (None, Some("n2")), "that of a pod is the pod's");
 }
 
 #[test]

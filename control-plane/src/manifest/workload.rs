@@ -35,6 +35,7 @@ struct PodObject {
 struct PodSpec {
     service_account_name: Option<String>,
     host_network: Option<bool>,
+    node_name: Option<String>,
     containers: Vec<Container>,
     init_containers: Option<Vec<Container>>,
 }
@@ -119,6 +120,7 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         ports: ports.filter_map(named).collect(),
         locality: place(metadata),
         uid: Some(metadata.uid()).filter(|uid| !uid.is_empty()),
+        node: raw.spec.node_name.filter(|name| !name.is_empty()),
         // The network of a node belongs to all of its pods: nothing can be captured there.
         meshed: !opted_out && raw.spec.host_network != Some(true),
     }))
@@ -142,20 +144,6 @@ pub(super) fn place(metadata: &Metadata) -> Locality {
         region: says(REGION_LABEL),
         zone: says(ZONE_LABEL),
     }
-}
-
-pub(super) fn node_of_pod(json: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Placed {
-        spec: Option<Place>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Place {
-        node_name: Option<String>,
-    }
-    let placed: Placed = serde_json::from_slice(json).ok()?;
-    placed.spec?.node_name.filter(|name| !name.is_empty())
 }
 
 #[derive(Deserialize)]
@@ -394,6 +382,8 @@ struct RawEndpoint {
     target_ref: Option<TargetRef>,
     #[serde(default)]
     hostname: Option<String>,
+    #[serde(default)]
+    node_name: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -447,6 +437,10 @@ pub(super) fn endpoint_slice(
             serving: raw.conditions.serving.unwrap_or(ready),
             terminating: raw.conditions.terminating.unwrap_or(false),
             zone: raw.zone.unwrap_or_default(),
+            // That of a pod is the pod's.
+            node: raw
+                .node_name
+                .filter(|name| pod.is_none() && !name.is_empty()),
             pod: pod.and_then(|target| target.name),
             hostname: raw.hostname.filter(|name| is_label(name)),
         })

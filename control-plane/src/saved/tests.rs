@@ -36,7 +36,7 @@ metadata: {{name: shop, labels: {{note: "{text}"}}}}
 apiVersion: v1
 kind: Pod
 metadata: {{name: cart-{n}, namespace: shop, creationTimestamp: "1971-11-22T17:03:09Z", labels: {{app: cart, note: "{text}"}}}}
-spec: {{serviceAccountName: cart, containers: [{{name: a, image: a, ports: [{{name: http, containerPort: {port}}}]}}]}}
+spec: {{serviceAccountName: cart, nodeName: n{n}, containers: [{{name: a, image: a, ports: [{{name: http, containerPort: {port}}}]}}]}}
 status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], conditions: [{{type: Ready, status: "{ready}"}}]}}
 ---
 apiVersion: v1
@@ -49,7 +49,7 @@ kind: EndpointSlice
 metadata: {{name: cart-x, namespace: shop, labels: {{kubernetes.io/service-name: cart}}}}
 addressType: IPv4
 ports: [{{name: http, port: {port}, protocol: TCP}}]
-endpoints: [{{addresses: ["{ip}"], conditions: {{ready: {flag}}}, zone: a, targetRef: {{kind: Pod, name: cart-{n}, namespace: shop}}}}]
+endpoints: [{{addresses: ["{ip}"], conditions: {{ready: {flag}}}, zone: a, targetRef: {{kind: Pod, name: cart-{n}, namespace: shop}}}}, {{addresses: ["{ip}"], nodeName: n{n}}}]
 ---
 {{apiVersion: multicluster.x-k8s.io/v1beta1, kind: ServiceExport, metadata: {{name: cart, namespace: shop}}}}
 ---

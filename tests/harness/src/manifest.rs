@@ -114,6 +114,8 @@ pub struct PodManifest {
     pub address: IpAddr,
     /// Does it serve?
     pub ready: bool,
+    /// The node that it runs on; `None`: it names none.
+    pub node: Option<String>,
 }
 
 impl PodManifest {
@@ -127,7 +129,10 @@ impl PodManifest {
             account,
             address,
             ready,
+            node,
         } = self;
+        let node = node.iter().map(|name| format!("\n  nodeName: {name}"));
+        let node: String = node.collect();
         let ready = if *ready { "True" } else { "False" };
         format!(
             "apiVersion: v1
@@ -138,7 +143,7 @@ metadata:
   labels:
     app: {app}
 spec:
-  serviceAccountName: {account}
+  serviceAccountName: {account}{node}
   containers:
   - name: app
     image: app

@@ -226,6 +226,9 @@ pub struct SliceEndpoint {
     /// The name that DNS gives it below its service's, where it has one (pods of a StatefulSet).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// The node that an address without a pod is on; that of a pod is the pod's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// The service of this name is offered to all clusters.

@@ -4,7 +4,7 @@
 //! look-ups only, never while something is encoded.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use isthmus_proto::ids::ClusterId;
 
@@ -47,6 +47,8 @@ pub(crate) struct EndpointsKey {
     pub(crate) provider: ClusterId,
     /// The clients are in the same cluster.
     pub(crate) own: bool,
+    /// Only those on this node; `None`: on any.
+    pub(crate) node: Option<Option<Arc<str>>>,
 }
 
 /// Routes of a service, as the clients of one cluster see them.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use isthmus_proto::ids::{ClusterId, WorkloadName};
 use isthmus_proto::locality::Locality;
@@ -13,7 +14,8 @@ use isthmus_proto::spiffe::SpiffeId;
 
 use crate::import;
 use crate::model::{
-    MeshCluster, Pod, Reach, Service, ServicePort, ServiceRef, SliceEndpoint, TargetPort,
+    MeshCluster, Pod, Reach, Service, ServicePort, ServiceRef, ServiceType, SliceEndpoint,
+    TargetPort,
 };
 use crate::translate::cache::EndpointsKey;
 use crate::translate::service::{View, providers};
@@ -43,8 +45,16 @@ pub(crate) fn endpoints(
         known: true,
         complete: view.is_complete(world),
     };
+    let node = match node_only(&view, client) {
+        Ok(node) => node,
+        Err(NotKnown) => return (Answer::unknown(), Vec::new()),
+    };
     let mut found = Vec::new();
     for provider in providers(&view) {
+        // No node is in two clusters.
+        if node.is_some() && *provider != client.cluster {
+            continue;
+        }
         let Some(cluster) = world.listed(provider.as_str()) else {
             continue;
         };
@@ -58,6 +68,7 @@ pub(crate) fn endpoints(
             ports_of: (service.reach == Reach::Cluster).then(|| client.cluster.clone()),
             provider: provider.clone(),
             own: *provider == client.cluster,
+            node: node.clone(),
         };
         let list = world.cache.endpoints(&key, at.clone(), || {
             encode_all((world, &view), cluster, &at)
@@ -68,6 +79,24 @@ pub(crate) fn endpoints(
         }
     }
     (answer, found)
+}
+
+/// Too little is known of the client's own pod.
+struct NotKnown;
+
+/// The node that a service's endpoints are to be on, for this client; `None`: on any. It is that of
+/// `internalTrafficPolicy: Local`, of a service with a virtual address: for others Kubernetes has none.
+/// Pods that name no node, as in a folder of manifests, are on one.
+fn node_only(view: &View<'_>, client: &Client) -> Result<Option<Option<Arc<str>>>, NotKnown> {
+    let local = view
+        .own
+        .is_some_and(|own| own.value.spread.node_only && own.value.kind == ServiceType::ClusterIp);
+    if !local {
+        return Ok(None);
+    }
+    let (namespace, pod) = (client.namespace(), client.workload.pod());
+    let own = view.cluster.pods.get(namespace, pod).ok_or(NotKnown)?;
+    Ok(Some(own.value.node.as_deref().map(Into::into)))
 }
 
 fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &EndpointsKey) -> List {
@@ -83,9 +112,14 @@ fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &Endpoi
     } else {
         world.told_backends(cluster, namespace, name)
     };
+    let is_here = |backend: &&Backend<'_>| {
+        let node = at.node.as_ref();
+        node.is_none_or(|node| node.as_deref() == backend.node)
+    };
     let visible = found
         .iter()
-        .filter(|backend| at.own || (exported && backend.is_meshed()));
+        .filter(|backend| at.own || (exported && backend.is_meshed()))
+        .filter(is_here);
     visible
         .filter_map(|backend| encode_one(view.service, cluster, backend, (&ports, exported)))
         .collect()
@@ -166,6 +200,8 @@ pub(crate) struct Backend<'a> {
     /// Port of the cluster's own service → port of the pod.
     pub(crate) ports: BTreeMap<u16, u16>,
     pub(crate) locality: Locality,
+    /// The node that it is on; `None`: it does not say.
+    node: Option<&'a str>,
 }
 
 impl Backend<'_> {
@@ -277,13 +313,14 @@ fn of_pod<'a>(
         hostname: None,
         ports: service.ports.iter().filter_map(target).collect(),
         locality: pod.locality.clone(),
+        node: pod.node.as_deref(),
     })
 }
 
 fn of_slice<'a>(
     cluster: &'a Cluster,
     (namespace, service): (&'a str, &Service),
-    endpoint: &SliceEndpoint,
+    endpoint: &'a SliceEndpoint,
     ports: &BTreeMap<u16, u16>,
 ) -> Option<Backend<'a>> {
     let addresses = usable(&endpoint.addresses);
@@ -313,6 +350,10 @@ fn of_slice<'a>(
         hostname: endpoint.hostname.clone(),
         ports: ports.clone(),
         locality,
+        node: match pod {
+            Some((_, entry)) => entry.value.node.as_deref(),
+            None => endpoint.node.as_deref(),
+        },
     })
 }
 

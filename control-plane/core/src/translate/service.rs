@@ -238,8 +238,7 @@ impl<'a> View<'a> {
     }
 
     /// What the policy says, and what the service itself asks for. A headless service has no affinity:
-    /// its clients choose for themselves. `internalTrafficPolicy: Local` is not followed: a proxy does
-    /// not know its node, and a service that ends at the node is no service of a mesh.
+    /// its clients choose for themselves. `internalTrafficPolicy: Local` is a matter of its endpoints.
     fn treatment(&self) -> Option<resource::TrafficPolicy> {
         let policy = self.traffic.map(|traffic| traffic.body.clone());
         let merged = self.merged.as_ref();

@@ -8,6 +8,8 @@ use crate::session::ResourceType as T;
 use crate::world::World;
 use isthmus_proto::resource;
 
+mod node;
+
 const LOCAL: &str = "shop/cart.shop.svc.cluster.local";
 
 fn build(objects: &[Object]) -> World {
@@ -36,6 +38,7 @@ fn endpoint(name: &str, ready: bool, terminating: bool, pod: Option<&str>) -> Sl
         zone: "z1".into(),
         pod: pod.map(str::to_owned),
         hostname: None,
+        node: None,
     }
 }
 

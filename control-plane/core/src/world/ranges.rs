@@ -285,6 +285,7 @@ mod tests {
             zone: String::new(),
             pod: Some("cart-12".to_owned()),
             hostname: None,
+            node: None,
         };
         let slice = EndpointSlice {
             service: "cart".to_owned(),

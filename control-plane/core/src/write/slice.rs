@@ -255,6 +255,7 @@ fn endpoint(from: &Cluster, backend: &Backend<'_>, address: IpAddr) -> SliceEndp
         zone: from.locality(&backend.locality).zone,
         pod: None,
         hostname: backend.hostname.clone(),
+        node: None,
     }
 }
 

@@ -252,10 +252,9 @@ impl Watcher {
                 let changes = match &told {
                     Told::Apply(raw) => {
                         let json = raw.get().as_bytes();
-                        let node = manifest::node_of_pod(json);
                         let mut parsed = self.parse(json);
                         if let (Ok(name), Some(pod)) = (name_of(raw), parsed.objects.first_mut()) {
-                            places.place(&name, node, pod);
+                            places.place(&name, pod);
                         }
                         self.take(Kind::Pod, raw, parsed)
                     }

@@ -34,9 +34,9 @@ pub(super) struct Moved {
 
 impl Places {
     /// A pod as it will be told, with its node's place.
-    pub(super) fn place(&mut self, name: &Name, node: Option<String>, pod: &mut Object) {
+    pub(super) fn place(&mut self, name: &Name, pod: &mut Object) {
         self.waiting.remove(name);
-        let Some(node) = node.filter(|_| lacks_place(pod)) else {
+        let Some(node) = node_of(pod).filter(|_| lacks_place(pod)) else {
             return;
         };
         if let Some(place) = self.nodes.get(&node).filter(|place| !is_nowhere(place)) {
@@ -89,6 +89,13 @@ fn is_nowhere(place: &Locality) -> bool {
     place.region.is_empty() && place.zone.is_empty()
 }
 
+fn node_of(object: &Object) -> Option<String> {
+    match &object.spec {
+        Spec::Pod(pod) => pod.node.clone(),
+        _ => None,
+    }
+}
+
 fn lacks_place(object: &Object) -> bool {
     matches!(&object.spec, Spec::Pod(pod) if pod.locality.region.is_empty() || pod.locality.zone.is_empty())
 }
@@ -110,7 +117,7 @@ mod tests {
     use super::*;
     use isthmus_control_plane_core::model::Pod;
 
-    fn pod(name: &str) -> (Name, Object) {
+    fn pod(name: &str, node: &str) -> (Name, Object) {
         let at = Name {
             namespace: Some("shop".to_owned()),
             name: name.to_owned(),
@@ -120,7 +127,10 @@ mod tests {
             namespace: Some("shop".parse().unwrap()),
             name: name.to_owned(),
             created: None,
-            spec: Spec::Pod(Pod::default()),
+            spec: Spec::Pod(Pod {
+                node: Some(node.to_owned()),
+                ..Pod::default()
+            }),
         };
         (at, object)
     }
@@ -143,15 +153,15 @@ mod tests {
     fn a_pod_has_its_nodes_place_whichever_comes_first() {
         let mut places = Places::default();
         places.node("n1", zone("a"));
-        let (at, mut first) = pod("first");
-        places.place(&at, Some("n1".to_owned()), &mut first);
+        let (at, mut first) = pod("first", "n1");
+        places.place(&at, &mut first);
         assert_eq!(zone_of(&first), "a");
 
-        let (at, mut early) = pod("early");
-        places.place(&at, Some("n2".to_owned()), &mut early);
+        let (at, mut early) = pod("early", "n2");
+        places.place(&at, &mut early);
         assert_eq!(zone_of(&early), "");
-        let (gone, mut other) = pod("gone");
-        places.place(&gone, Some("n2".to_owned()), &mut other);
+        let (gone, mut other) = pod("gone", "n2");
+        places.place(&gone, &mut other);
         places.forget(&gone);
         // The node registers, and is given its labels afterwards.
         assert_eq!(places.node("n2", Locality::default()), Moved::default());
@@ -170,8 +180,8 @@ mod tests {
     fn too_many_that_wait_are_listed_again() {
         let mut places = Places::default();
         for at in 0..=WAITING_MAX {
-            let (at, mut pod) = pod(&format!("p{at}"));
-            places.place(&at, Some("n1".to_owned()), &mut pod);
+            let (at, mut pod) = pod(&format!("p{at}"), "n1");
+            places.place(&at, &mut pod);
         }
         let moved = places.node("n1", zone("a"));
         assert_eq!(moved.pods.len(), WAITING_MAX);

@@ -201,6 +201,7 @@ impl Building<'_> {
             account: account.to_owned(),
             address,
             ready: true,
+            node: None,
         };
         self.keep(&pod);
         pod
@@ -249,6 +250,7 @@ impl Building<'_> {
             account: "gateway".to_owned(),
             address,
             ready: true,
+            node: None,
         };
         self.keep(&pod);
         let listen =

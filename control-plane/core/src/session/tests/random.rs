@@ -90,6 +90,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
                 zone: "z".into(),
                 pod: pod.map(|pod| format!("{app}-{pod}")),
                 hostname: None,
+                node: None,
             };
             let ports = vec![SlicePort {
                 name: "http".into(),

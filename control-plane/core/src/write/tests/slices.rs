@@ -25,6 +25,7 @@ fn slice(cluster: &str, numbers: std::ops::Range<u8>) -> Object {
             zone: "z1".into(),
             pod: Some(format!("cart-{number}")),
             hostname: Some(format!("cart-{number}")),
+            node: None,
         }
     };
     let spec = EndpointSlice {
@@ -198,6 +199,7 @@ fn a_slice_has_a_hundred_endpoints_and_an_import_ten_of_a_cluster() {
             zone: String::new(),
             pod: Some(name),
             hostname: None,
+            node: None,
         });
     }
     for (at, part) in endpoints.chunks(1_000).enumerate() {

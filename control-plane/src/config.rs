@@ -3,9 +3,12 @@
 //! `RawConfig` is the JSON as it is written, `Config` is what it means. Errors name the key.
 
 mod advertise;
+mod keys;
+mod providers;
 mod writes;
 
 pub use advertise::Advertise;
+pub use providers::{Plugin, Providers};
 pub use writes::Writes;
 
 use std::collections::BTreeSet;
@@ -100,6 +103,8 @@ struct RawHome {
     #[serde(default)]
     allow: Vec<String>,
     quota: Option<RawQuota>,
+    #[serde(default)]
+    providers: Vec<providers::Raw>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,6 +194,8 @@ pub struct Home {
     pub allow: Allow,
     /// How much the mesh takes in of each cluster that joins, unless its MeshCluster says otherwise.
     pub quota: Quota,
+    /// Plugins that are asked for credentials of an inventory's clusters.
+    pub providers: Providers,
 }
 
 impl Home {
@@ -301,7 +308,7 @@ impl Config {
         let home = home(raw.home, &clusters)?;
         let write = raw.write != Some(false);
         Ok(Self {
-            keys: keys(raw.keys, home.as_ref().filter(|_| write), &clusters)?,
+            keys: keys::understand(raw.keys, home.as_ref().filter(|_| write), &clusters)?,
             discovery: address("listen.discovery", &raw.listen.discovery)?,
             admin: address("listen.admin", &raw.listen.admin)?,
             advertise: advertise::understand(raw.advertise, home.as_ref())?,
@@ -381,6 +388,7 @@ fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>
                 namespace: None,
                 allow: Allow::default(),
                 quota: Quota::default(),
+                providers: Providers::new(),
             }));
     };
     let found = clusters
@@ -402,26 +410,8 @@ fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>
             allow: Allow::of_words(raw.allow.iter().map(String::as_str))
                 .map_err(|refused| value("home.allow", refused.why))?,
             quota: quota("home.quota", raw.quota)?,
+            providers: providers::understand(raw.providers)?,
         })),
-    }
-}
-
-/// As it is said; else in Secrets if we are a pod of the home cluster.
-fn keys(
-    said: Option<KeysAt>,
-    home: Option<&Home>,
-    clusters: &[ClusterConfig],
-) -> Result<KeysAt, ConfigError> {
-    let of_home = |cluster: &&ClusterConfig| home.is_some_and(|h| h.cluster == cluster.name);
-    let pod = clusters.iter().find(of_home).is_some_and(in_cluster);
-    match (said, home) {
-        (Some(KeysAt::Secrets), None) => Err(value(
-            "keys",
-            "secrets are in a home cluster that is written to: there is none",
-        )),
-        (Some(said), _) => Ok(said),
-        (None, _) if pod => Ok(KeysAt::Secrets),
-        (None, _) => Ok(KeysAt::Files),
     }
 }
 

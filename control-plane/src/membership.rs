@@ -6,7 +6,8 @@
 //! becomes wrong, and a Secret that goes away, leave all as it was and are told in conditions.
 //!
 //! A ClusterProfile in the system namespace of the home cluster (KEP-4322) does the same for a cluster
-//! that no MeshCluster and no configuration names; its kubeconfig is in a Secret that names it by a label.
+//! that no MeshCluster and no configuration names; its credential is made by a plugin that is configured
+//! for one of its providers (KEP-5339), or its kubeconfig is in a Secret that names it by a label.
 //!
 //! ```text
 //! MeshCluster ─ judge ─► admit ─► Secret ─► kubeconfig ─► connect ─► source
@@ -15,6 +16,7 @@
 
 mod judge;
 mod issuer;
+mod provider;
 mod secret;
 #[cfg(test)]
 mod tests;
@@ -34,7 +36,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Home;
-use crate::connect::{Connector, LOOK_EVERY, NOT_REACHED, Unusable, of_kubeconfig};
+use crate::connect::{Connector, LOOK_EVERY, NOT_REACHED, Offer, Unusable, of_kubeconfig};
 use crate::credential::{CredentialError, Place, Tended, tend};
 use crate::fleet::Fleet;
 use crate::hub::Hub;
@@ -227,7 +229,7 @@ impl Membership {
                 Ok(None) => Ok("Configured"),
                 Ok(Some(cluster)) => {
                     let wanted = Wanted {
-                        credential: Credential::OfProfile(name.clone()),
+                        credential: Credential::OfProfile(name.clone(), profile.access.clone()),
                         uid: profile.mesh.uid.clone(),
                         quota: profile.mesh.quota,
                     };
@@ -269,7 +271,8 @@ impl Membership {
     fn part(&mut self, named: &Named, profiles_known: bool) {
         let of_profile = |cluster: &ClusterId| {
             let member = self.members.get(cluster);
-            member.is_some_and(|m| matches!(m.wanted.borrow().credential, Credential::OfProfile(_)))
+            member
+                .is_some_and(|m| matches!(m.wanted.borrow().credential, Credential::OfProfile(..)))
         };
         let known = self.members.keys().chain(self.refused.keys());
         let gone: Vec<ClusterId> = known
@@ -443,14 +446,10 @@ impl Keeper {
             self.connector.allow(self.home.quota.with(wanted.quota));
             let wanted = wanted.credential;
             let home = apis.borrow().get(&self.home.cluster).cloned();
-            let text = match &home {
-                Some(api) => secret::of(api, self.namespace(api), &wanted).await,
-                None => Err(Unusable::new(
-                    "HomeNotSeen",
-                    "the home cluster, which has the credential, was not reached yet",
-                )),
+            let offer = match provider::offer(&self.home, &wanted) {
+                Some(offer) => offer,
+                None => self.stored(home.as_ref(), &wanted).await,
             };
-            let offer = text.and_then(|text| of_kubeconfig(&text, None, &self.home.allow));
             let verdict = self.connector.offer(offer).await;
             *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
             // A profile's is its cluster manager's to renew.
@@ -462,6 +461,17 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    /// What lies in a Secret of the home cluster.
+    async fn stored(&self, home: Option<&Api>, wanted: &Credential) -> Offer {
+        let Some(api) = home else {
+            let why = "the home cluster, which has the credential, was not reached yet";
+            return Err(Unusable::new("HomeNotSeen", why));
+        };
+        let text = secret::of(api, self.namespace(api), wanted).await;
+        let text = text.map_err(|why| provider::none_of(wanted, why))?;
+        of_kubeconfig(&text, None, &self.home.allow)
     }
 
     fn namespace<'a>(&'a self, home: &'a Api) -> &'a str {

@@ -429,6 +429,18 @@ pub struct ClusterProfile {
     pub has_left: bool,
     /// What it says that a MeshCluster would.
     pub mesh: MeshCluster,
+    /// How its API server is reached, for those who have a plugin for it (KEP-5339).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<AccessProvider>,
+}
+
+/// One way to a cluster's API server. As whom to come is said by a plugin of the one who comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessProvider {
+    /// Its name, by which a plugin is chosen.
+    pub name: String,
+    /// The cluster as a kubeconfig has it, in JSON.
+    pub cluster: String,
 }
 
 /// A gateway that a cluster is reached by.

@@ -250,7 +250,11 @@ fn said(spec: &Spec) -> (usize, usize) {
         }
         Spec::ClusterProperty(property) => text(&property.value),
         Spec::MeshCluster(_) => 256,
-        Spec::ClusterProfile(profile) => 256 + text(&profile.cluster),
+        Spec::ClusterProfile(profile) => {
+            let ways = profile.access.iter();
+            let ways: usize = ways.map(|way| text(&way.name) + text(&way.cluster)).sum();
+            256 + text(&profile.cluster) + ways
+        }
         Spec::AccessPolicy(policy) => {
             let told = conditions(&policy.observed.conditions);
             let wrong = said_wrong(policy.invalid.as_deref());

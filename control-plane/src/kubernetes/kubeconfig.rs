@@ -24,6 +24,8 @@ const EXEC_VERSIONS: [&str; 2] = [
     "client.authentication.k8s.io/v1",
     "client.authentication.k8s.io/v1beta1",
 ];
+/// The extension of a cluster that is for its plugin.
+const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
 /// Fields that say nothing about the way.
 const SILENT: [&str; 2] = ["extensions", "disable-compression"];
 
@@ -424,6 +426,14 @@ impl<'a> Fields<'a> {
             if let Some(value) = self.value(field) {
                 info.insert(field.to_owned(), value.clone());
             }
+        }
+        // What is for the plugin alone (client-go's `ExecCredential.spec.cluster.config`).
+        let extensions = self.value("extensions").and_then(Value::as_array);
+        let mut extensions = extensions.into_iter().flatten();
+        if let Some(found) = extensions.find(|one| one["name"] == EXEC_EXTENSION)
+            && let Some(config) = found.get("extension")
+        {
+            info.insert("config".to_owned(), config.clone());
         }
         Value::Object(info)
     }

@@ -3,8 +3,10 @@
 //! ClusterProfiles (KEP-4322) are written by a cluster manager that knows nothing of meshes: what is
 //! missing has a default, and a MeshCluster says more.
 
-use isthmus_control_plane_core::model::{Allotment, ClusterProfile, MeshCluster, Observed, Spec};
-use isthmus_proto::ids::NetworkId;
+use isthmus_control_plane_core::model::{
+    AccessProvider, Allotment, ClusterProfile, MeshCluster, Observed, Spec,
+};
+use isthmus_proto::ids::{NAME_BYTES_MAX, NetworkId};
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
 
@@ -17,6 +19,10 @@ const CLUSTER: &str = "cluster.clusterset.k8s.io";
 const NETWORK: &str = "isthmus.dev/network";
 /// ... that says where its pods' addresses are, with commas.
 const POD_RANGES: &str = "isthmus.dev/pod-ranges";
+/// Ways to one cluster, as the definition of ClusterProfiles has it.
+const PROVIDERS_MAX: usize = 64;
+/// One of them, in bytes.
+const PROVIDER_BYTES_MAX: usize = 64 << 10;
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -32,6 +38,18 @@ struct Status {
     properties: Option<Vec<Property>>,
     #[serde(default)]
     conditions: Option<Vec<Condition>>,
+    #[serde(default, rename = "accessProviders")]
+    access: Option<Vec<Provider>>,
+    /// As it was called first.
+    #[serde(default, rename = "credentialProviders")]
+    credentials: Option<Vec<Provider>>,
+}
+
+#[derive(Deserialize)]
+struct Provider {
+    name: String,
+    #[serde(default)]
+    cluster: serde_json::Map<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +96,8 @@ pub(super) fn cluster_profile(
     let pod_ranges =
         pod_ranges(ranges).map_err(|Bad(why)| document.failure(format!("{POD_RANGES}{why}")))?;
     let conditions = status.conditions.unwrap_or_default();
+    let access = status.access.into_iter().chain(status.credentials);
+    let access = providers(access.flatten()).map_err(|Bad(why)| document.failure(why))?;
     let left = |c: &Condition| c.r#type == "Joined" && c.status == "False";
     Ok(Spec::ClusterProfile(ClusterProfile {
         has_left: conditions.iter().any(left),
@@ -101,7 +121,33 @@ pub(super) fn cluster_profile(
             observed: Observed::default(),
         },
         cluster,
+        access,
     }))
+}
+
+/// Of two with one name the first counts: the newer field's.
+fn providers(listed: impl Iterator<Item = Provider>) -> Result<Vec<AccessProvider>, Bad> {
+    let mut found: Vec<AccessProvider> = Vec::new();
+    for one in listed {
+        if found.iter().any(|known| known.name == one.name) {
+            continue;
+        }
+        if found.len() >= PROVIDERS_MAX {
+            return Err(Bad(format!(
+                "status.accessProviders: more than {PROVIDERS_MAX}"
+            )));
+        }
+        let cluster = serde_json::Value::Object(one.cluster).to_string();
+        if one.name.len() > NAME_BYTES_MAX || cluster.len() > PROVIDER_BYTES_MAX {
+            let at = found.len();
+            return Err(Bad(format!("status.accessProviders[{at}]: too long")));
+        }
+        found.push(AccessProvider {
+            name: one.name,
+            cluster,
+        });
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -138,6 +184,31 @@ mod tests {
         assert_eq!(named.mesh.pod_ranges.len(), 2);
         assert_eq!(named.mesh.locality.region, "eu");
         assert!(named.has_left);
+    }
+
+    #[test]
+    fn the_ways_to_its_api_server_are_read_under_both_names() {
+        let found = profile(
+            "status: {accessProviders: [{name: fleet, cluster: {server: 'https://a:6443'}}], \
+             credentialProviders: [{name: fleet, cluster: {server: 'https://b'}}, {name: old}]}",
+        );
+        let one = |name: &str, cluster: &str| AccessProvider {
+            name: name.to_owned(),
+            cluster: cluster.to_owned(),
+        };
+        let server = r#"{"server":"https://a:6443"}"#;
+        assert_eq!(found.access, [one("fleet", server), one("old", "{}")]);
+        let many: Vec<String> = (0..65).map(|n| format!("{{name: p{n}}}")).collect();
+        let text = format!(
+            "apiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ClusterProfile\n\
+             metadata: {{name: a, namespace: isthmus-system}}\nstatus: {{accessProviders: [{}]}}\n",
+            many.join(", ")
+        );
+        let message = &read(&text).errors[0].message;
+        assert!(
+            message.contains("accessProviders: more than 64"),
+            "{message}"
+        );
     }
 
     #[test]

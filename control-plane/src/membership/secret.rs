@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use isthmus_control_plane_core::model::CredentialRef;
+use isthmus_control_plane_core::model::{AccessProvider, CredentialRef};
 use serde::Deserialize;
 
 use crate::connect::Unusable;
@@ -15,8 +15,9 @@ use crate::kubernetes::Api;
 pub(super) enum Credential {
     /// Where a MeshCluster says.
     Named(CredentialRef),
-    /// In the Secret whose label names this ClusterProfile (KEP-4322).
-    OfProfile(String),
+    /// As this ClusterProfile says, by the plugin that is configured for one of its providers
+    /// (KEP-5339); else in the Secret whose label names the profile.
+    OfProfile(String, Vec<AccessProvider>),
 }
 
 /// The label of a Secret that names a ClusterProfile.
@@ -44,7 +45,7 @@ pub(super) async fn of(
 ) -> Result<String, Unusable> {
     match credential {
         Credential::Named(named) => read(api, namespace, named).await,
-        Credential::OfProfile(profile) => labelled(api, namespace, profile).await,
+        Credential::OfProfile(profile, _) => labelled(api, namespace, profile).await,
     }
 }
 

@@ -92,6 +92,7 @@ fn a_quota_that_is_exceeded_is_told_without_counting() {
 #[test]
 fn a_profile_names_a_cluster_that_nobody_else_does() {
     let profile = |cluster: &str, has_left: bool| ClusterProfile {
+        access: Vec::new(),
         cluster: cluster.to_owned(),
         has_left,
         mesh: object(None, None),

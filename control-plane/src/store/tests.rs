@@ -69,6 +69,7 @@ async fn server() -> (Fake, Objects) {
 
 fn replica(server: &Fake, leads: bool) -> KeyStore {
     let home = Home {
+        providers: crate::config::Providers::new(),
         cluster: "east".parse().unwrap(),
         namespace: None,
         allow: Allow::default(),

@@ -218,3 +218,73 @@ async fn a_cluster_of_an_inventory_joins_and_leaves_with_its_profile() {
     two.east.server.delete(PROFILE).await;
     two.until("west has left", false, Value::is_null).await;
 }
+
+/// A plugin that says this token, if it is told of the cluster what the profile has for it.
+fn plugin(folder: &std::path::Path, token: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let status = json!({ "token": token });
+    let version = "client.authentication.k8s.io/v1";
+    let said = json!({ "apiVersion": version, "kind": "ExecCredential", "status": status });
+    let path = folder.join("plugin");
+    let script = format!(
+        "#!/bin/sh\ncase \"$KUBERNETES_EXEC_INFO\" in *'\"clusterName\":\"seven\"'*) ;; *) exit 3;; esac\n\
+         [ \"$1\" = token ] && printf '%s' '{said}'\n"
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// S28: no profile makes the control plane run anything; KEP-5339: what the operator named, it does.
+#[tokio::test]
+async fn a_cluster_of_an_inventory_is_seen_by_the_plugin_that_is_configured_for_its_provider() {
+    let Some(mut two) = Box::pin(Two::start()).await else {
+        return;
+    };
+    let system = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "isthmus-system" } });
+    two.east.server.apply(&system.to_string()).await;
+    let credential = token(&two.west).await;
+    let config: Value = serde_json::from_str(&two.admin()).unwrap();
+    let mut cluster = config["clusters"][0]["cluster"].clone();
+    cluster["extensions"] = json!([
+        { "name": "client.authentication.k8s.io/exec", "extension": { "clusterName": "seven" } },
+    ]);
+    let profile = json!({
+        "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ClusterProfile",
+        "metadata": { "name": "west", "namespace": "isthmus-system" },
+        "spec": { "clusterManager": { "name": "fleet" } },
+        "status": { "accessProviders": [
+            { "name": "nobody", "cluster": { "server": "https://203.0.113.1" } },
+            { "name": "fleet", "cluster": cluster },
+        ] },
+    });
+    two.east.server.apply(&profile.to_string()).await;
+    let said = async |east: &Watched, reason: &str| {
+        until_within(NOTICED, reason, async || {
+            let world = east.control.json("/world").await;
+            let conditions = world["conditions"].as_array().cloned().unwrap_or_default();
+            let ours = |c: &Value| c["object"] == "east: ClusterProfile isthmus-system/west";
+            let found = conditions.iter().any(|c| ours(c) && c["reason"] == reason);
+            check(found, json!(conditions))
+        })
+        .await;
+    };
+    said(&two.east, "ProviderNotConfigured").await;
+
+    let Credential::Token(token) = credential else {
+        panic!("a token")
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "args": ["token"],
+        "command": plugin(folder.path(), &token), "provideClusterInfo": true,
+    });
+    two.east.control.kill();
+    two.east.control.set_home(json!({
+        "cluster": "east", "namespace": "shop", "allow": ["loopback"],
+        "providers": [{ "name": "fleet", "execConfig": exec }],
+    }));
+    two.east.control.start().await;
+    two.until("west has joined", false, has_pods(1)).await;
+    said(&two.east, "Valid").await;
+}

@@ -277,6 +277,7 @@ mod tests {
             };
             let cluster = "west".to_owned();
             let spec = Spec::ClusterProfile(ClusterProfile {
+                access: Vec::new(),
                 cluster,
                 has_left,
                 mesh,

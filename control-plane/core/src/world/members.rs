@@ -166,6 +166,7 @@ mod tests {
             panic!("a MeshCluster")
         };
         let profile = ClusterProfile {
+            access: Vec::new(),
             cluster: "west".to_owned(),
             has_left: false,
             mesh,

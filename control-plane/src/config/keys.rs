@@ -1,0 +1,22 @@
+//! Where are the keys of the mesh?
+
+use super::{ClusterConfig, ConfigError, Home, KeysAt, in_cluster, value};
+
+/// As it is said; else in Secrets if we are a pod of the home cluster.
+pub(super) fn understand(
+    said: Option<KeysAt>,
+    home: Option<&Home>,
+    clusters: &[ClusterConfig],
+) -> Result<KeysAt, ConfigError> {
+    let of_home = |cluster: &&ClusterConfig| home.is_some_and(|h| h.cluster == cluster.name);
+    let pod = clusters.iter().find(of_home).is_some_and(in_cluster);
+    match (said, home) {
+        (Some(KeysAt::Secrets), None) => Err(value(
+            "keys",
+            "secrets are in a home cluster that is written to: there is none",
+        )),
+        (Some(said), _) => Ok(said),
+        (None, _) if pod => Ok(KeysAt::Secrets),
+        (None, _) => Ok(KeysAt::Files),
+    }
+}

@@ -8,6 +8,7 @@ mod check;
 mod facts;
 mod definitions;
 mod ranges;
+pub(crate) mod properties;
 mod judge;
 
 use std::path::Path;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::args::{Format, InstallOptions};
 use crate::cluster::CLUSTERS;
+use crate::cluster::properties::Stated;
 use crate::{kubernetes, output};
 use installed::{Choice, Installed, said};
 use objects::Plan;
@@ -38,7 +39,8 @@ const KIND_POLL: Duration = Duration::from_millis(250);
 pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()> {
     if !options.apply {
         let nothing = Installed::default();
-        let plan = plan(options, &nothing, None, &mut Choice::default())?;
+        let cluster = options.cluster.as_deref().unwrap_or_default();
+        let plan = plan((cluster, options), &nothing, None, &mut Choice::default())?;
         return print(&plan, format);
     }
     let reach = &options.reach;
@@ -50,14 +52,29 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
         .context("starting the runtime")?;
     let mut done = Done::new(format);
     runtime.block_on(async {
-        let _: ClusterId = options.cluster.parse()?;
         let installed = Installed::read(&api).await?;
-        let member = format!("{CLUSTERS}/{}", options.cluster);
+        let given = options.cluster.as_deref().or(installed.cluster.as_deref());
+        let stated = Stated::of(&api).await?;
+        let cluster = stated.name(given)?;
+        let _: ClusterId = cluster.parse()?;
+        let contradiction = stated.contradicts(&cluster, &stated);
+        if let Some(why) = contradiction.as_ref().filter(|_| installed.cluster.is_none()) {
+            bail!("{cluster} is not what the cluster states of itself: {why}; install it as what it is, or mend the property");
+        }
+        let member = format!("{CLUSTERS}/{cluster}");
         let member = kubernetes::find(&api, &member).await?.unwrap_or_default();
         let network = said(&member, "/spec/network");
         let mut choice = Choice::default();
-        let plan = plan(options, &installed, network.as_deref(), &mut choice)?;
+        let plan = plan(
+            (&cluster, options),
+            &installed,
+            network.as_deref(),
+            &mut choice,
+        )?;
         choice.tell(&mut done);
+        if let Some(why) = contradiction {
+            done.step("warning", &why);
+        }
         prepare(&api, true, options.force, &mut done).await?;
         for object in objects::control_plane(&plan) {
             apply(&api, &object, options.force, &mut done).await?;
@@ -73,7 +90,7 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
 /// # Errors
 /// A name is none, or is not the one that the cluster has.
 fn plan(
-    options: &InstallOptions,
+    (cluster, options): (&str, &InstallOptions),
     installed: &Installed,
     network: Option<&str>,
     choice: &mut Choice,
@@ -81,14 +98,13 @@ fn plan(
     if let Some(other) = installed
         .cluster
         .as_ref()
-        .filter(|c| **c != options.cluster)
+        .filter(|installed| *installed != cluster)
     {
         bail!(
             "the control plane in this cluster calls it {other}, and identities carry that name: \
              --cluster {other}"
         );
     }
-    let cluster = &options.cluster;
     let network = choice.of(
         "--network",
         options.network.as_deref(),

@@ -32,9 +32,10 @@ impl Reach {
         printed is of the flags alone. An empty --discovery-address= takes the address back.\n\n\
         Definitions of the Multi-Cluster Services API are applied only where there are none.")]
 pub(crate) struct InstallOptions {
-    /// The name of this cluster in the mesh: identities carry it, it can't be changed later.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) cluster: String,
+    /// The name of this cluster in the mesh: identities carry it, it can't be changed later. Default, with
+    /// --apply: as installed, else what its ClusterProperty `cluster.clusterset.k8s.io` says.
+    #[arg(long, value_name = "NAME", required_unless_present = "apply")]
+    pub(crate) cluster: Option<String>,
     /// The network that its pods are on. Default: as installed, else one of its own, with the cluster's
     /// name.
     #[arg(long, value_name = "NAME")]
@@ -95,6 +96,7 @@ pub(crate) enum ClusterCommand {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
         isthmus cluster join west --context west\n  \
+        isthmus cluster join --context west          by the name that it states itself\n  \
         isthmus cluster join west --context west --home-context east --network west-net\n  \
         isthmus cluster join lab --kubeconfig lab.yaml --home-kubeconfig prod.yaml \\\n    \
         --server https://10.1.0.4:6443\n\n\
@@ -103,8 +105,9 @@ pub(crate) enum ClusterCommand {
         Doing it twice does no harm: the token is made anew, and flags that are not given keep what is\n\
         there; the output says what. An empty --region= or --zone= takes it away.")]
 pub(crate) struct JoinOptions {
-    /// Its name in the mesh: identities carry it, it can't be changed later.
-    pub(crate) name: String,
+    /// Its name in the mesh: identities carry it, it can't be changed later. Default: what its
+    /// ClusterProperty `cluster.clusterset.k8s.io` says.
+    pub(crate) name: Option<String>,
     /// The cluster that joins.
     #[command(flatten)]
     pub(crate) reach: Reach,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::OLDEST;
 use super::definitions::{self, Kinds};
+use super::properties::Stated;
 use super::ranges;
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::{PERMISSIONS, Place};
@@ -37,6 +38,8 @@ pub(super) struct Facts {
     pub(super) forbidden: Vec<String>,
     /// Which kinds are not as they should be.
     pub(super) kinds: Kinds,
+    /// What it states of itself.
+    pub(super) stated: Stated,
     /// UID of its oldest namespace.
     pub(super) uid: Option<String>,
     /// The ranges that its services have addresses from; `None`: it does not say.
@@ -83,6 +86,8 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
         }
     }
     facts.kinds = definitions::of(api).await;
+    // Who may not read them has been told so.
+    facts.stated = Stated::of(api).await.unwrap_or_default();
     let oldest = kubernetes::find(api, OLDEST).await.ok().flatten();
     facts.uid = oldest.map(|namespace| text(&namespace, "/metadata/uid").to_owned());
     match ranges::of(api).await {

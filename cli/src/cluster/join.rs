@@ -13,6 +13,7 @@ use isthmus_control_plane::manifest::yaml;
 use serde_json::{Value, json};
 
 use super::member::Member;
+use super::properties::Stated;
 use super::{CLUSTERS, CREDENTIAL_KEY, OLDEST, UID, home, secret};
 use crate::args::{Format, JoinOptions};
 use crate::install::objects::SYSTEM;
@@ -30,16 +31,27 @@ const PEM_COLUMNS: usize = 64;
 pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result<()> {
     let reach = &options.reach;
     let text = kubernetes::read(reach.kubeconfig.as_deref())?;
+    let called = options.name.as_deref().unwrap_or("that joins");
     let mut access = kubernetes::access(&text, reach.context.as_deref())
-        .with_context(|| format!("the cluster {}", options.name))?;
+        .with_context(|| format!("the cluster {called}"))?;
     let joining = Api::new(access.clone())?;
     let home = home(
         reach,
         options.home_context.as_deref(),
         options.home_kubeconfig.as_deref(),
     )?;
-    let member = Box::pin(Member::chosen(options, &home, &access)).await?;
+    let stated = Stated::of(&joining).await;
+    let stated = stated.with_context(|| format!("the cluster {called}"))?;
+    let name = stated.name(options.name.as_deref())?;
+    let member = Box::pin(Member::chosen((&name, options), &home, &access)).await?;
     let name = &member.name;
+    let set = Stated::of(&home).await.context("the home cluster")?;
+    let contradiction = stated.contradicts(name.as_str(), &set);
+    if let Some(why) = contradiction.as_ref().filter(|_| !member.is_known) {
+        bail!(
+            "{name} is not what the cluster states of itself: {why}; join it as what it is, or mend the property"
+        );
+    }
     let uid = identity(&joining)
         .await
         .with_context(|| format!("the cluster {name}"))?;
@@ -47,6 +59,9 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
 
     let mut done = Done::new(format);
     member.choice.tell(&mut done);
+    if let Some(why) = contradiction {
+        done.step("warning", &why);
+    }
     install::prepare(&joining, false, options.force, &mut done).await?;
     let issued = joining
         .token((SYSTEM, ACCOUNT), &[], None, member.token_life)

@@ -57,6 +57,7 @@ pub(super) fn judge(clusters: &[Facts], mesh_domain: &str) -> Vec<Finding> {
         definitions(facts, &mut found);
         trust_domain(facts, mesh_domain, &mut found);
     }
+    properties(clusters, &mut found);
     twins(clusters, &mut found);
     overlaps(clusters, &mut found);
     outside(clusters, &mut found);
@@ -226,6 +227,32 @@ fn twins(clusters: &[Facts], found: &mut Vec<Finding>) {
     }
 }
 
+/// Is each cluster what it states of itself, and of the home cluster's set?
+fn properties(clusters: &[Facts], found: &mut Vec<Finding>) {
+    let home = clusters.iter().find(|facts| facts.home);
+    let ours = home.map(|facts| facts.stated.clone()).unwrap_or_default();
+    for facts in clusters {
+        let finding = about(facts, "properties");
+        let stated = &facts.stated;
+        match stated.contradicts(&facts.name, &ours) {
+            Some(message) => found.push(Finding {
+                level: Level::Warning,
+                message,
+                fix: format!(
+                    "is {} the cluster that is meant? Else mend its ClusterProperty",
+                    facts.name
+                ),
+                ..finding
+            }),
+            None if stated.id.is_some() || stated.set.is_some() => found.push(Finding {
+                message: "it is what it states of itself".to_owned(),
+                ..finding
+            }),
+            None => {}
+        }
+    }
+}
+
 /// Clusters on one network reach each other's pods by address: no address may mean two pods.
 fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
     for (at, one) in clusters.iter().enumerate() {
@@ -354,6 +381,7 @@ fn number(ip: IpAddr) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::properties::Stated;
 
     fn cluster(name: &str, network: &str) -> Facts {
         Facts {
@@ -422,6 +450,33 @@ mod tests {
             "trust domain",
         ];
         assert_eq!(checks.map(of), [1, 2, 2, 1, 1, 2], "{found:#?}");
+    }
+
+    #[test]
+    fn a_cluster_that_states_another_name_or_set_is_told() {
+        let stated = |id: &str, set: &str| Stated {
+            id: Some(id.to_owned()),
+            set: Some(set.to_owned()),
+        };
+        let (mut east, mut west) = (cluster("east", "a"), cluster("west", "b"));
+        east.home = true;
+        east.stated = stated("east", "prod");
+        west.stated = stated("west", "prod");
+        assert_eq!(bad(&[east.clone(), west.clone()]), vec![]);
+        for other in [stated("other", "prod"), stated("west", "lab")] {
+            west.stated = other;
+            let found = bad(&[east.clone(), west.clone()]);
+            let told: Vec<_> = found
+                .iter()
+                .map(|f| (f.cluster.as_str(), f.check))
+                .collect();
+            assert_eq!(told, [("west", "properties")], "{found:#?}");
+            assert!(
+                found
+                    .iter()
+                    .all(|f| f.level == Level::Warning && !f.fix.is_empty())
+            );
+        }
     }
 
     #[test]

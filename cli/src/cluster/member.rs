@@ -30,6 +30,8 @@ pub(super) struct Member {
     pub(super) server: String,
     /// How long each token of the control plane's lasts.
     pub(super) token_life: Duration,
+    /// Was it a member before?
+    pub(super) is_known: bool,
     /// What was kept of what it was.
     pub(super) choice: Choice,
     network: NetworkId,
@@ -45,22 +47,20 @@ impl Member {
     /// # Errors
     /// A name is none, or the home cluster does not answer.
     pub(super) async fn chosen(
-        options: &JoinOptions,
+        (name, options): (&str, &JoinOptions),
         home: &Api,
         access: &Access,
     ) -> anyhow::Result<Self> {
-        let _: ClusterId = options.name.parse()?;
-        let before = before(home, &options.name)
-            .await
-            .context("the home cluster")?;
+        let _: ClusterId = name.parse()?;
+        let before = before(home, name).await.context("the home cluster")?;
         let mesh_domain = installed::mesh_domain(home)
             .await
             .context("the home cluster")?;
-        Self::of(options, &before, mesh_domain.as_deref(), access)
+        Self::of((name, options), &before, mesh_domain.as_deref(), access)
     }
 
     fn of(
-        options: &JoinOptions,
+        (name, options): (&str, &JoinOptions),
         before: &Before,
         mesh_domain: Option<&str>,
         access: &Access,
@@ -69,7 +69,7 @@ impl Member {
         let there = |pointer| said(&before.cluster, pointer);
         let own = there("/spec/trustDomain");
         let own = own.as_deref().and_then(|domain| {
-            let rest = domain.strip_prefix(&options.name)?;
+            let rest = domain.strip_prefix(name)?;
             rest.strip_prefix('.')
         });
         let mesh_domain = choice.of(
@@ -79,7 +79,7 @@ impl Member {
             Some(MESH_DOMAIN),
         );
         let mesh_domain = mesh_domain.context("--mesh-domain is empty")?;
-        let name = install::named(&options.name, &mesh_domain)?;
+        let name = install::named(name, &mesh_domain)?;
         let network = choice.of(
             "--network",
             options.network.as_deref(),
@@ -110,6 +110,7 @@ impl Member {
             token_life: Duration::from_secs(hours.saturating_mul(SECONDS_OF_HOUR)),
             network: network.unwrap_or_default().parse()?,
             server: server.unwrap_or_default(),
+            is_known: !before.cluster.is_null(),
             pod_ranges,
             choice,
             name,
@@ -213,7 +214,7 @@ mod tests {
 
     fn options() -> JoinOptions {
         JoinOptions {
-            name: "west".to_owned(),
+            name: None,
             reach: Reach::default(),
             home_context: None,
             home_kubeconfig: None,
@@ -248,7 +249,7 @@ mod tests {
             server: Some("https://west:6443/".to_owned()),
             token_hours: Some(240),
         };
-        let kept = Member::of(&options(), &before, None, &access()).unwrap();
+        let kept = Member::of(("west", &options()), &before, None, &access()).unwrap();
         let declared = kept.declared("u");
         for key in ["network", "podRanges", "region", "zone", "trustDomain"] {
             assert_eq!(declared["spec"][key], spec[key], "{key}");
@@ -262,7 +263,8 @@ mod tests {
             server: Some("https://198.51.100.1".to_owned()),
             ..options()
         };
-        let changed = Member::of(&other, &before, Some("mesh.internal"), &access()).unwrap();
+        let changed =
+            Member::of(("west", &other), &before, Some("mesh.internal"), &access()).unwrap();
         let declared = changed.declared("u");
         assert_eq!(declared["spec"]["network"], "own");
         assert_eq!(declared["spec"]["podRanges"], json!(["10.9.0.0/16"]));
@@ -274,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_cluster_that_comes_first_gets_a_network_of_its_own() {
-        let first = Member::of(&options(), &Before::default(), None, &access()).unwrap();
+        let first = Member::of(("west", &options()), &Before::default(), None, &access()).unwrap();
         let declared = first.declared("u");
         assert_eq!(declared["spec"]["network"], "west");
         assert_eq!(declared["spec"]["trustDomain"], "west.mesh.internal");

@@ -3,6 +3,7 @@
 pub(crate) mod installed;
 pub(crate) mod objects;
 pub(crate) mod permissions;
+mod replaced;
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::cluster::CLUSTERS;
 use crate::cluster::properties::Stated;
 use crate::{kubernetes, output};
 use installed::{Choice, Installed, said};
-use objects::Plan;
+use objects::{Plan, SavedWorld};
 
 /// Names that a cluster can't have: `control` is the control plane's own trust domain, `mesh` begins
 /// the names of policies for the whole mesh.
@@ -79,6 +80,7 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
         for object in objects::control_plane(&plan) {
             apply(&api, &object, options.force, &mut done).await?;
         }
+        Box::pin(replaced::retire(&api, &plan, &mut done)).await?;
         anyhow::Ok(())
     })?;
     done.end();
@@ -134,8 +136,10 @@ fn plan(
         options.load_balancer,
         installed.load_balancer,
     );
+    let saved_world = saved_world(options, installed, choice)?;
     let mesh_domain = mesh_domain.context("--mesh-domain is empty")?;
     let plan = Plan {
+        saved_world,
         cluster: named(cluster, &mesh_domain)?.to_string(),
         network: network
             .unwrap_or_default()
@@ -149,6 +153,31 @@ fn plan(
     };
     plan.check()?;
     Ok(plan)
+}
+
+/// Where what is known is to be kept: as the flag says, else as it is installed.
+///
+/// # Errors
+/// What is installed claims volumes of another class.
+fn saved_world(
+    options: &InstallOptions,
+    installed: &Installed,
+    choice: &mut Choice,
+) -> anyhow::Result<SavedWorld> {
+    let there = installed.saved_world.clone().unwrap_or_default();
+    let given = options.saved_world_claim.as_deref();
+    let chosen = choice.of("--saved-world-claim", given, there.flag(), None);
+    let chosen = SavedWorld::of_flag(chosen.as_deref());
+    let both = (&there, &chosen);
+    if let (SavedWorld::Claimed(_), SavedWorld::Claimed(_)) = both
+        && there != chosen
+    {
+        bail!(
+            "the volumes that are claimed can't be of another StorageClass: go back with \
+             --saved-world-claim=false first"
+        );
+    }
+    Ok(chosen)
 }
 
 /// A cluster's name that the mesh can have.

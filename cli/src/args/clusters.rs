@@ -55,6 +55,11 @@ pub(crate) struct InstallOptions {
     /// LoadBalancer. Default: as installed; `=false` makes it one of type ClusterIP.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) load_balancer: Option<bool>,
+    /// Keep what the control plane knows of each cluster in a volume for each replica, so that it outlives
+    /// the pod: of the cluster's default StorageClass, or `=CLASS`. Default: as installed, else on the
+    /// pod's node as long as the pod is there; `=false` goes back to that.
+    #[arg(long, value_name = "CLASS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) saved_world_claim: Option<String>,
     /// Apply it, by server-side apply, instead of printing it.
     #[arg(long)]
     pub(crate) apply: bool,

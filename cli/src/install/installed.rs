@@ -5,7 +5,7 @@ use isthmus_control_plane::kubernetes::Api;
 use serde_json::Value;
 
 use super::Done;
-use super::objects::{CONFIG_KEY, CONTAINER, DISCOVERY_SERVICE, SYSTEM};
+use super::objects::{CONFIG_KEY, CONTAINER, DISCOVERY_SERVICE, STATE, SYSTEM, SavedWorld};
 use super::permissions::ACCOUNT;
 use crate::kubernetes::{find, text};
 
@@ -22,6 +22,8 @@ pub(crate) struct Installed {
     pub(crate) image: Option<String>,
     /// Its Service is one of type LoadBalancer.
     pub(crate) load_balancer: bool,
+    /// Where it keeps what it knows; `None`: it is not installed.
+    pub(crate) saved_world: Option<SavedWorld>,
 }
 
 impl Installed {
@@ -32,16 +34,24 @@ impl Installed {
     pub(crate) async fn read(api: &Api) -> anyhow::Result<Self> {
         let system = format!("namespaces/{SYSTEM}");
         let config = config(api).await?.unwrap_or_default();
-        let deployment = format!("/apis/apps/v1/{system}/deployments/{ACCOUNT}");
-        let deployment = find(api, &deployment).await?.unwrap_or_default();
+        let workload = |plural: &str| format!("/apis/apps/v1/{system}/{plural}/{ACCOUNT}");
+        let claiming = find(api, &workload("statefulsets")).await?;
+        let deployment = find(api, &workload("deployments")).await?;
+        let saved_world = match (&claiming, &deployment) {
+            (Some(claiming), _) => Some(SavedWorld::Claimed(class(claiming))),
+            (None, Some(_)) => Some(SavedWorld::OfThePod),
+            (None, None) => None,
+        };
+        let workload = claiming.or(deployment).unwrap_or_default();
         let service = format!("/api/v1/{system}/services/{DISCOVERY_SERVICE}");
         let service = find(api, &service).await?.unwrap_or_default();
         Ok(Self {
             cluster: said(&config, "/clusters/0/name"),
             mesh_domain: said(&config, "/mesh_domain"),
             discovery_address: said(&config, "/advertise/address"),
-            image: image(&deployment),
+            image: image(&workload),
             load_balancer: text(&service, "/spec/type") == "LoadBalancer",
+            saved_world,
         })
     }
 }
@@ -70,9 +80,17 @@ async fn config(api: &Api) -> anyhow::Result<Option<Value>> {
     })?))
 }
 
+/// The StorageClass that the volumes are claimed of; `None`: the default one, which an API server may
+/// have written down in the claims, and not here.
+fn class(claiming: &Value) -> Option<String> {
+    let templates = claiming.pointer("/spec/volumeClaimTemplates")?.as_array()?;
+    let ours = |claim: &&Value| text(claim, "/metadata/name") == STATE;
+    said(templates.iter().find(ours)?, "/spec/storageClassName")
+}
+
 /// The image of the control plane's container.
-fn image(deployment: &Value) -> Option<String> {
-    let containers = deployment.pointer("/spec/template/spec/containers")?;
+fn image(workload: &Value) -> Option<String> {
+    let containers = workload.pointer("/spec/template/spec/containers")?;
     let mut all = containers.as_array()?.iter();
     let ours = all.find(|container| container["name"] == CONTAINER)?;
     said(ours, "/image")

@@ -58,7 +58,55 @@ pub(crate) struct Plan {
     pub(crate) discovery_address: Option<String>,
     /// Its Service is one of type LoadBalancer, or one of type ClusterIP; `None`: nothing is said.
     pub(crate) load_balancer: Option<bool>,
+    /// Where what is known of the clusters is kept.
+    pub(crate) saved_world: SavedWorld,
 }
+
+/// Where what a control plane knows of the clusters is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum SavedWorld {
+    /// On the pod's node, as long as the pod is there.
+    #[default]
+    OfThePod,
+    /// In a volume for each replica, which outlives its pods. Of this StorageClass; `None`: the
+    /// cluster's default.
+    Claimed(Option<String>),
+}
+
+impl SavedWorld {
+    /// The kind of the object that runs the control plane: only a StatefulSet gives a pod that is
+    /// replaced its volume again.
+    pub(crate) fn workload(&self) -> &'static str {
+        match self {
+            Self::OfThePod => "Deployment",
+            Self::Claimed(_) => "StatefulSet",
+        }
+    }
+
+    /// As the flag says it; `None`: nothing is claimed.
+    pub(crate) fn flag(&self) -> Option<&str> {
+        match self {
+            Self::OfThePod => None,
+            Self::Claimed(class) => Some(class.as_deref().unwrap_or(CLAIMED)),
+        }
+    }
+
+    /// What the flag says: `false`, `true` for the default class, or the name of a class.
+    pub(crate) fn of_flag(said: Option<&str>) -> Self {
+        match said {
+            None | Some(UNCLAIMED) => Self::OfThePod,
+            Some(CLAIMED) => Self::Claimed(None),
+            Some(class) => Self::Claimed(Some(class.to_owned())),
+        }
+    }
+}
+
+/// A volume of the default class is claimed.
+const CLAIMED: &str = "true";
+/// None is.
+const UNCLAIMED: &str = "false";
+/// The name of the volume, and of its claim.
+pub(crate) const STATE: &str = "state";
 
 impl Plan {
     /// Would the control plane take its configuration?
@@ -211,7 +259,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
             "data": { CONFIG_KEY: format!("{:#}\n", config(plan)) } }),
         discovery,
         service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
-        deployment(plan, &selector),
+        workload(plan, &selector),
         json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
             "spec": { "minAvailable": 1, "selector": { "matchLabels": selector } } }),
     ]
@@ -234,63 +282,107 @@ fn config(plan: &Plan) -> Value {
     })
 }
 
-fn deployment(plan: &Plan, selector: &Value) -> Value {
+/// What runs the control plane.
+fn workload(plan: &Plan, selector: &Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": plan.saved_world.workload(),
+        "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+        "spec": {
+            "replicas": REPLICAS,
+            "selector": { "matchLabels": selector },
+            "template": template(plan, selector),
+        },
+    });
+    let state = |volume: Value| {
+        let mut named = volume;
+        named["name"] = STATE.into();
+        named
+    };
+    let spec = &mut object["spec"];
+    match &plan.saved_world {
+        SavedWorld::OfThePod => {
+            // Never fewer that are ready than before: proxies always have one to go to.
+            spec["strategy"] = json!({ "type": "RollingUpdate",
+                "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } });
+            // The keys are in Secrets; what is here can be learned again.
+            let volume = json!({ "emptyDir": { "sizeLimit": format!("{STATE_MEBIBYTES}Mi") } });
+            push(&mut spec["template"]["spec"]["volumes"], state(volume));
+        }
+        SavedWorld::Claimed(class) => {
+            spec["serviceName"] = DISCOVERY_SERVICE.into();
+            // Replicas are equal: none waits for another. An update takes one at a time.
+            spec["podManagementPolicy"] = "Parallel".into();
+            spec["updateStrategy"] = json!({ "type": "RollingUpdate" });
+            // It is a memory of what can be learned again, and goes with what it is for.
+            spec["persistentVolumeClaimRetentionPolicy"] =
+                json!({ "whenDeleted": "Delete", "whenScaled": "Delete" });
+            let mut claim = json!({
+                "metadata": { "name": STATE, "labels": labels("control-plane") },
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "resources": { "requests": { "storage": format!("{STATE_MEBIBYTES}Mi") } },
+                },
+            });
+            if let Some(class) = class {
+                claim["spec"]["storageClassName"] = class.as_str().into();
+            }
+            spec["volumeClaimTemplates"] = json!([claim]);
+        }
+    }
+    object
+}
+
+fn push(list: &mut Value, one: Value) {
+    if let Some(list) = list.as_array_mut() {
+        list.push(one);
+    }
+}
+
+/// Its pods, but for the volume that they keep what they know in.
+fn template(plan: &Plan, selector: &Value) -> Value {
     let ready = json!({ "httpGet": { "path": "/ready", "port": "admin" }, "periodSeconds": 2 });
     // Not by `/ready`: a control plane that waits for a cluster is alive.
     let alive =
         json!({ "tcpSocket": { "port": "admin" }, "periodSeconds": 10, "failureThreshold": 6 });
     json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
+        "metadata": { "labels": labels("control-plane") },
         "spec": {
-            "replicas": REPLICAS,
-            "selector": { "matchLabels": selector },
-            // Never fewer that are ready than before: proxies always have one to go to.
-            "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
-            "template": {
-                "metadata": { "labels": labels("control-plane") },
-                "spec": {
-                    "serviceAccountName": ACCOUNT,
-                    "automountServiceAccountToken": true,
-                    "terminationGracePeriodSeconds": GRACE_SECONDS,
-                    // Rather on two nodes than on one; on one rather than not at all.
-                    "affinity": { "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
-                        "weight": 100,
-                        "podAffinityTerm": {
-                            "labelSelector": { "matchLabels": selector },
-                            "topologyKey": "kubernetes.io/hostname",
-                        },
-                    }] } },
-                    "securityContext": {
-                        "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
-                        "seccompProfile": { "type": "RuntimeDefault" },
-                    },
-                    "containers": [{
-                        "name": CONTAINER,
-                        "image": plan.image,
-                        "args": ["control-plane", "--config", "/etc/isthmus/control-plane.json"],
-                        "ports": [
-                            { "name": "discovery", "containerPort": DISCOVERY_PORT },
-                            { "name": "admin", "containerPort": ADMIN_PORT },
-                        ],
-                        "readinessProbe": ready,
-                        "livenessProbe": alive,
-                        "resources": { "requests": { "cpu": "100m", "memory": "128Mi" }, "limits": { "memory": "2Gi" } },
-                        "securityContext": {
-                            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-                            "capabilities": { "drop": ["ALL"] },
-                        },
-                        "volumeMounts": [
-                            { "name": "config", "mountPath": "/etc/isthmus", "readOnly": true },
-                            { "name": "state", "mountPath": "/var/lib/isthmus" },
-                        ],
-                    }],
-                    "volumes": [
-                        { "name": "config", "configMap": { "name": ACCOUNT } },
-                        // The keys are in Secrets; what is here can be learned again.
-                        { "name": "state", "emptyDir": { "sizeLimit": format!("{STATE_MEBIBYTES}Mi") } },
-                    ],
+            "serviceAccountName": ACCOUNT,
+            "automountServiceAccountToken": true,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            // Rather on two nodes than on one; on one rather than not at all.
+            "affinity": { "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
+                "weight": 100,
+                "podAffinityTerm": {
+                    "labelSelector": { "matchLabels": selector },
+                    "topologyKey": "kubernetes.io/hostname",
                 },
+            }] } },
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+                "seccompProfile": { "type": "RuntimeDefault" },
             },
+            "containers": [{
+                "name": CONTAINER,
+                "image": plan.image,
+                "args": ["control-plane", "--config", "/etc/isthmus/control-plane.json"],
+                "ports": [
+                    { "name": "discovery", "containerPort": DISCOVERY_PORT },
+                    { "name": "admin", "containerPort": ADMIN_PORT },
+                ],
+                "readinessProbe": ready,
+                "livenessProbe": alive,
+                "resources": { "requests": { "cpu": "100m", "memory": "128Mi" }, "limits": { "memory": "2Gi" } },
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                    "capabilities": { "drop": ["ALL"] },
+                },
+                "volumeMounts": [
+                    { "name": "config", "mountPath": "/etc/isthmus", "readOnly": true },
+                    { "name": STATE, "mountPath": "/var/lib/isthmus" },
+                ],
+            }],
+            "volumes": [{ "name": "config", "configMap": { "name": ACCOUNT } }],
         },
     })
 }
@@ -332,6 +424,7 @@ mod tests {
             image: "isthmus:test".to_owned(),
             discovery_address: Some("cp.example.com:15012".to_owned()),
             load_balancer: Some(true),
+            saved_world: SavedWorld::default(),
         }
     }
 
@@ -382,7 +475,7 @@ mod tests {
 
     #[test]
     fn the_control_plane_can_do_nothing_on_its_node() {
-        let object = deployment(&plan(), &json!({}));
+        let object = workload(&plan(), &json!({}));
         let pod = &object["spec"]["template"]["spec"];
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
         let container = &pod["containers"][0]["securityContext"];
@@ -393,7 +486,7 @@ mod tests {
 
     #[test]
     fn there_is_always_a_control_plane_that_is_ready() {
-        let object = deployment(&plan(), &json!({ "a": "b" }));
+        let object = workload(&plan(), &json!({ "a": "b" }));
         let spec = &object["spec"];
         assert_eq!(spec["replicas"], 2);
         assert_eq!(spec["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
@@ -410,10 +503,41 @@ mod tests {
     fn replicas_share_their_keys_and_need_no_volume() {
         let all = control_plane(&plan());
         assert!(all.iter().all(|o| o["kind"] != "PersistentVolumeClaim"));
-        let object = deployment(&plan(), &json!({}));
+        let object = workload(&plan(), &json!({}));
         let volumes = object["spec"]["template"]["spec"]["volumes"].to_string();
         assert!(volumes.contains("emptyDir") && !volumes.contains("persistentVolumeClaim"));
         let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
         assert_eq!(config.keys, isthmus_control_plane::config::KeysAt::Secrets);
+    }
+
+    #[test]
+    fn a_claim_gives_each_replica_a_volume_that_outlives_its_pod() {
+        let of = |class: Option<&str>| Plan {
+            saved_world: SavedWorld::Claimed(class.map(str::to_owned)),
+            ..plan()
+        };
+        let object = workload(&of(Some("fast")), &json!({ "a": "b" }));
+        assert_eq!(object["kind"], "StatefulSet");
+        let claim = &object["spec"]["volumeClaimTemplates"][0];
+        assert_eq!(claim["metadata"]["name"], STATE);
+        assert_eq!(claim["spec"]["storageClassName"], "fast");
+        let pod = &object["spec"]["template"]["spec"];
+        assert!(!pod["volumes"].to_string().contains("emptyDir"), "{pod}");
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        assert!(mounts.iter().any(|mount| mount["name"] == STATE));
+        // As the file system of the volume is group-owned, whoever runs may write.
+        assert_eq!(pod["securityContext"]["fsGroup"], USER);
+        let usual = workload(&of(None), &json!({}));
+        let claim = &usual["spec"]["volumeClaimTemplates"][0]["spec"];
+        assert_eq!(claim.get("storageClassName"), None);
+        assert_eq!(
+            place(&usual).unwrap().0,
+            "/apis/apps/v1/namespaces/isthmus-system/statefulsets/isthmus-control-plane"
+        );
+        for said in [None, Some("true"), Some("fast")] {
+            let read = SavedWorld::of_flag(said);
+            assert_eq!(read.flag(), said);
+        }
+        assert_eq!(SavedWorld::of_flag(Some("false")), SavedWorld::OfThePod);
     }
 }

@@ -3,7 +3,7 @@
 use isthmus_test_clusters::Cluster;
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, start, steps};
+use crate::tool::{Tool, findings, of_level, start, steps};
 
 const DEPLOYMENT: &str =
     "/apis/apps/v1/namespaces/isthmus-system/deployments/isthmus-control-plane";
@@ -138,6 +138,132 @@ async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given()
     assert_eq!(after["network"], "own");
     assert_eq!(after["region"], "eu");
     assert_eq!(after.get("zone"), None, "{after}");
+    east.end().await.unwrap();
+    west.end().await.unwrap();
+}
+
+const STATEFUL: &str = "/apis/apps/v1/namespaces/isthmus-system/statefulsets/isthmus-control-plane";
+
+/// Says that one of its pods is ready, as a controller would.
+async fn ready(east: &Cluster, path: &str) {
+    let status = json!({ "status": { "replicas": 2, "readyReplicas": 1 } });
+    let path = format!("{path}/status");
+    east.admin().merge(&path, &status).await.unwrap();
+}
+
+/// Runs a command that waits until what it applies is ready.
+async fn with_ready(tool: &Tool, east: &Cluster, line: &str, path: &str) -> Value {
+    let made = async {
+        while east.admin().get(path).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        ready(east, path).await;
+    };
+    tokio::join!(tool.done(line), made).0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_for_the_saved_world_takes_the_place_of_the_deployment_and_goes_again() {
+    let Some((programs, tool)) = Tool::find() else {
+        return;
+    };
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
+    let install = "install --cluster east --apply --kubeconfig EAST";
+    tool.done(&format!("{install} --image isthmus:7")).await;
+    // The pods that there are go on until one of the others is ready.
+    let claim = format!("{install} --saved-world-claim=fast");
+    let done = with_ready(&tool, &east, &claim, STATEFUL).await;
+    let deleted = ["Deployment isthmus-system/isthmus-control-plane"];
+    assert_eq!(steps(&done, "deleted"), deleted);
+    assert!(east.admin().get(DEPLOYMENT).await.is_err());
+    let claiming = east.admin().get(STATEFUL).await.unwrap();
+    let template = &claiming["spec"]["volumeClaimTemplates"][0]["spec"];
+    assert_eq!(template["storageClassName"], "fast");
+    let container = &claiming["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], "isthmus:7", "kept from the Deployment");
+
+    let again = tool.done(install).await;
+    assert!(
+        steps(&again, "kept").contains(&"--saved-world-claim fast"),
+        "{again}"
+    );
+    assert_eq!(steps(&again, "deleted"), Vec::<&str>::new());
+    let why = tool
+        .refused(&format!("{install} --saved-world-claim"))
+        .await;
+    assert!(why.contains("--saved-world-claim=false first"), "{why}");
+
+    let back = format!("{install} --saved-world-claim=false");
+    let done = with_ready(&tool, &east, &back, DEPLOYMENT).await;
+    let deleted = ["StatefulSet isthmus-system/isthmus-control-plane"];
+    assert_eq!(steps(&done, "deleted"), deleted);
+    assert!(east.admin().get(STATEFUL).await.is_err());
+    east.end().await.unwrap();
+}
+
+const PROPERTY: &str = "/apis/about.k8s.io/v1beta1/clusterproperties/cluster.clusterset.k8s.io";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_joins_by_the_name_that_it_states_and_by_no_other() {
+    let Some((programs, tool)) = Tool::find() else {
+        return;
+    };
+    let (east, west) = tokio::join!(
+        start(&programs, "east", "10.96.0.0/16", tool.folder()),
+        start(&programs, "west", "10.97.0.0/16", tool.folder()),
+    );
+    let nameless = "install --apply --kubeconfig EAST";
+    let why = tool.refused(nameless).await;
+    assert!(why.contains("the cluster needs a name"), "{why}");
+    let stated = async |cluster: &Cluster, name: &str| {
+        let property = json!({
+            "apiVersion": "about.k8s.io/v1beta1", "kind": "ClusterProperty",
+            "metadata": { "name": "cluster.clusterset.k8s.io" }, "spec": { "value": name },
+        });
+        cluster.admin().apply(&property).await.unwrap();
+    };
+    for cluster in [&east, &west] {
+        let definition = isthmus_test_clusters::crds::permissive_of("ClusterProperty").unwrap();
+        cluster.admin().apply(&definition).await.unwrap();
+        cluster.admin().served(&definition).await.unwrap();
+    }
+    stated(&east, "east").await;
+    tool.done(nameless).await;
+    assert_eq!(
+        east.admin().get(HOME).await.unwrap()["spec"]["network"],
+        "east"
+    );
+
+    stated(&west, "west").await;
+    let why = tool
+        .refused("cluster join lab --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert!(why.contains("is \"west\""), "{why}");
+    tool.done("cluster join --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert!(east.admin().get(MEMBER).await.is_ok());
+    let found = findings(&tool).await;
+    let of_west = |f: &&Value| f["cluster"] == "west" && f["check"] == "properties";
+    assert_eq!(
+        found.iter().find(of_west).unwrap()["level"],
+        "ok",
+        "{found:#?}"
+    );
+
+    // Who is there already stays, and is told.
+    stated(&west, "other").await;
+    let again = tool
+        .done("cluster join west --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    assert_eq!(steps(&again, "warning").len(), 1, "{again}");
+    let warned = of_level(&findings(&tool).await, "warning");
+    assert!(
+        warned
+            .iter()
+            .any(|told| told.starts_with("west: its ClusterProperty")),
+        "{warned:?}"
+    );
+    assert!(west.admin().get(PROPERTY).await.is_ok());
     east.end().await.unwrap();
     west.end().await.unwrap();
 }

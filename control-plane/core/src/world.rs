@@ -17,6 +17,7 @@ mod touch;
 mod conditions;
 mod keep;
 mod offers;
+pub(crate) mod exporters;
 mod first_use;
 mod members;
 pub(crate) mod ranges;
@@ -28,6 +29,7 @@ pub use conditions::Condition;
 pub use dirty::Dirty;
 pub use first_use::{Declared, FirstUse};
 pub use keep::{LastSeen, Place};
+use members::Awaited;
 pub use members::{NOT_ADMITTED, Standing, Standings};
 pub use offers::{Offer, OfferName, OfferedEndpoint};
 
@@ -73,8 +75,10 @@ pub struct World {
     mesh_authors: Option<BTreeSet<ClusterId>>,
     /// How pods find the control plane; `None`: they are not told.
     pub(crate) advertised: Option<Advertised>,
-    /// Is there a home cluster, and is it not known yet what became of all that it names?
-    gathering: bool,
+    /// How long the last good state of a cluster counts in the others, as far as somebody has said.
+    life: Option<Duration>,
+    /// Clusters that the home cluster names, or may name, and that are not there yet.
+    awaited: Awaited,
     pub(crate) cache: Cache,
 }
 
@@ -135,7 +139,8 @@ impl World {
             system: SYSTEM_NAMESPACE.parse().into_iter().collect(),
             mesh_authors: None,
             advertised: None,
-            gathering: false,
+            life: None,
+            awaited: Awaited::default(),
             cache: Cache::default(),
         })
     }
@@ -206,7 +211,7 @@ impl World {
             Change::InitDone { cluster, kept } => self.complete(&cluster, &kept, now),
             Change::Listed { cluster, kind } => self.listed_late(&cluster, kind),
             Change::Lost { cluster, reason } => self.lose(&cluster, reason),
-            Change::Older { cluster, kinds } => self.age(&cluster, kinds),
+            Change::Older { cluster, kinds } => self.age(&cluster, kinds, now),
             Change::Confirmed { cluster, at } => self.confirm(&cluster, at),
             Change::Reached {
                 cluster,
@@ -350,11 +355,12 @@ impl World {
             dirty.merge(&changed(cluster, &at, |cluster| cluster.remove(&at)));
         }
         cluster.forget_refused(|kind| !kept.contains(&kind));
+        let is_news = cluster.complete(kept);
+        cluster.state = State::Synced;
         // It is seen again: what was withdrawn because it was not comes back.
-        if cluster.complete(kept) | std::mem::take(&mut cluster.expired) {
+        if cluster.expires(self.life, now) || is_news {
             dirty = Dirty::everything();
         }
-        cluster.state = State::Synced;
         cluster.revision = cluster.revision.saturating_add(1);
         cluster.reason.clear();
         cluster.confirmed_at = Some(now);
@@ -398,14 +404,30 @@ impl World {
         }
     }
 
-    fn age(&mut self, cluster: &ClusterId, kinds: BTreeMap<Kind, KindFreshness>) -> Dirty {
+    fn age(
+        &mut self,
+        cluster: &ClusterId,
+        mut kinds: BTreeMap<Kind, KindFreshness>,
+        now: SystemTime,
+    ) -> Dirty {
         let found = self.clusters.get_mut(cluster);
+        if let Some(cluster) = &found {
+            // The source that tells has not seen it; what is known of it is another one's.
+            let known = kinds.iter_mut().filter(|(kind, _)| cluster.knows(**kind));
+            for (kind, of) in known.filter(|(_, of)| of.confirmed_at.is_none()) {
+                let before = cluster.older.get(kind).and_then(|of| of.confirmed_at);
+                of.confirmed_at = before.or(cluster.restored_at);
+            }
+        }
         let Some(cluster) = found.filter(|cluster| cluster.older != kinds) else {
             return Dirty::default();
         };
         cluster.older = kinds;
         // On disk, too, it is as old as it is.
         cluster.revision = cluster.revision.saturating_add(1);
+        if cluster.expires(self.life, now) {
+            return Dirty::everything();
+        }
         Dirty {
             freshness: [cluster.id.clone()].into(),
             ..Dirty::default()
@@ -587,24 +609,19 @@ impl World {
     /// Does it belong to the mesh, or may it, without having been listed yet?
     pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
         let known = self.clusters.get(cluster);
-        known.map_or(self.gathering, |c| !c.listed())
-    }
-
-    /// May clusters belong to the mesh that have not been admitted yet?
-    pub(crate) fn is_gathering(&self) -> bool {
-        self.gathering
+        known.map_or_else(|| self.awaits(cluster), |c| !c.listed())
     }
 
     /// Is it known of every cluster which services it exports? Only then is a name of the whole mesh
     /// known to be absent.
     pub(crate) fn offers_known(&self) -> bool {
-        !self.gathering && self.clusters.values().all(Cluster::offers_known)
+        !self.is_gathering() && self.clusters.values().all(Cluster::offers_known)
     }
 
     /// May what this cluster exports be taken for known, so that what is missing is gone? Also of a
     /// cluster that is not in the mesh.
     pub(crate) fn exports_known(&self, cluster: &str) -> bool {
         let known = self.clusters.get(cluster);
-        known.map_or(!self.gathering, Cluster::offers_known)
+        known.map_or_else(|| !self.awaits(cluster), Cluster::offers_known)
     }
 }

@@ -27,12 +27,12 @@ mod tests;
 pub(crate) use policy::{NOT_AN_AUTHOR, RANGES_VALID, nowhere, strangers, target};
 pub use roots::RootsBody;
 pub(crate) use route::{failing, partly};
-pub(crate) use service::derived_for;
 pub use service::{SERVICE_NAME_LABEL, derived_name};
+pub(crate) use service::{derived_for, unheard};
 pub(crate) use slice::made_for;
 pub use slice::{SOURCE_CLUSTER_LABEL, SliceBody};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -276,9 +276,34 @@ fn dated(mut wanted: Vec<Said>, observed: &[Said], now: SystemTime) -> Vec<Said>
 /// What there is to look at.
 #[derive(Debug, Default)]
 pub struct Planner {
-    pending: BTreeSet<Subject>,
+    pending: Pending,
     states: BTreeMap<ClusterId, State>,
     unseen: BTreeMap<ClusterId, BTreeSet<Kind>>,
+}
+
+/// Each subject once, in the order in which they came: what is looked at again is behind the others.
+#[derive(Debug, Default)]
+struct Pending {
+    order: VecDeque<Subject>,
+    all: BTreeSet<Subject>,
+}
+
+impl Pending {
+    fn insert(&mut self, subject: Subject) {
+        if self.all.insert(subject.clone()) {
+            self.order.push_back(subject);
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<Subject> {
+        let subject = self.order.pop_front()?;
+        self.all.remove(&subject);
+        Some(subject)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
 }
 
 impl Planner {
@@ -418,7 +443,9 @@ impl Planner {
             Kind::ClusterProperty => {
                 // Told at the MeshCluster, in the home cluster.
                 let home = world.standings().map(|(home, _)| home.clone());
-                self.pending.extend(home.map(Subject::Declared));
+                if let Some(home) = home {
+                    self.pending.insert(Subject::Declared(home));
+                }
             }
             Kind::Gateway
             | Kind::GatewayClass
@@ -470,7 +497,7 @@ impl Planner {
     pub fn plan(&mut self, world: &World, settings: Settings<'_>, count: usize) -> Plan {
         let mut plan = Plan::default();
         for _ in 0..count {
-            let Some(subject) = self.pending.pop_first() else {
+            let Some(subject) = self.pending.pop_front() else {
                 break;
             };
             let (writes, refused) = (plan.writes.len(), plan.refused.len());

@@ -67,10 +67,11 @@ pub(crate) fn verdict(
     let reasons: Vec<_> = reasons.into_iter().map(Contradiction::as_str).collect();
     let messages: Vec<_> = conflicts.iter().map(|c| c.message.as_str()).collect();
     let conflict = if reasons.is_empty() {
-        // As long as a cluster is unknown, nobody knows that a conflict is gone.
+        // As long as an exporter is unknown, nobody knows that a conflict is gone.
         let before = observed.and_then(|o| o.conditions.iter().find(|c| c.kind == "Conflict"));
         before
-            .filter(|c| c.status == Truth::True && !world.offers_known())
+            .filter(|c| c.status == Truth::True)
+            .filter(|_| world.awaited_exporter(namespace, name).is_some())
             .cloned()
             .unwrap_or_else(|| said("Conflict", Truth::False, "NoConflicts", ""))
     } else {

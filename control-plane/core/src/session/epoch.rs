@@ -91,10 +91,10 @@ impl Epochs {
     /// Looks whether we have caught up; true: in a cluster, and all is to be looked at again.
     pub(crate) fn catch_up(&mut self, world: &World) -> bool {
         let mut moved = false;
-        self.ahead.retain(|cluster, ahead| {
-            let Some(cluster) = world.clusters.get(cluster) else {
+        self.ahead.retain(|name, ahead| {
+            let Some(cluster) = world.clusters.get(name) else {
                 // It belongs to the mesh no more, as soon as that is known.
-                let stays = world.is_gathering();
+                let stays = world.awaits(name.as_str());
                 moved |= !stays;
                 return stays;
             };

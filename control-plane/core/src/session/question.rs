@@ -152,10 +152,10 @@ pub(crate) fn may_remove(
         }
         // Out of its scope, as soon as that is known.
         (ResourceType::Gateway | ResourceType::ClusterFreshness, _) => asker.settled,
+        (ResourceType::TrustBundle, _) => complete || world.is_believed_no_more(name),
         (
             ResourceType::Endpoint
             | ResourceType::AccessPolicy
-            | ResourceType::TrustBundle
             | ResourceType::Workload
             | ResourceType::HandleKeys
             | ResourceType::ExportedEndpoint

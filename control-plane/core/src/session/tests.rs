@@ -10,6 +10,7 @@ use crate::world::Dirty;
 use ResourceType as T;
 
 mod epoch;
+mod gathering;
 mod hijack;
 mod interest;
 mod random;

@@ -194,7 +194,8 @@ impl<'a> View<'a> {
 
     /// Is all known that could make it exist, or change it?
     pub(crate) fn is_complete(&self, world: &World) -> bool {
-        !self.covers || world.offers_known()
+        let (namespace, name) = (self.service.namespace.as_str(), &self.service.name);
+        !self.covers || world.awaited_exporter(namespace, name).is_none()
     }
 
     fn message(&self) -> Option<(resource::Service, Stamp)> {

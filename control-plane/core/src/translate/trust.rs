@@ -7,8 +7,12 @@ use crate::world::World;
 /// are cut off are left out. Without any the shell has not told them yet; nobody is told to believe
 /// nobody by mistake, nor to believe somebody before it is known who is cut off.
 pub(crate) fn bundles(world: &World) -> Answer {
-    if world.trust.is_empty() || !world.mesh_authors_listed() {
+    if world.trust.is_empty() {
         return Answer::unknown();
+    }
+    if !world.mesh_authors_listed() {
+        // Only what is taken away is told.
+        return Answer::partial([]);
     }
     let bundles = world
         .trust_bundles()

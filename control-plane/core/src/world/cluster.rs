@@ -36,6 +36,8 @@ pub(crate) struct Cluster {
     pub(crate) reason: String,
     pub(crate) expired: bool,
     pub(crate) confirmed_at: Option<SystemTime>,
+    /// How old what was restored from disk was; `None`: nothing was.
+    pub(crate) restored_at: Option<SystemTime>,
     /// Up to where in its store each kind was told, as far as the source counts.
     pub(crate) positions: BTreeMap<Kind, u64>,
     /// Kinds that are not as fresh as the cluster.
@@ -252,6 +254,7 @@ impl Cluster {
             reason: "not listed yet".to_owned(),
             expired: false,
             confirmed_at: None,
+            restored_at: None,
             positions: BTreeMap::new(),
             older: BTreeMap::new(),
             keys: Vec::new(),

@@ -9,7 +9,9 @@ use crate::model::{CLUSTER_ID_PROPERTY, Kind, ObjectRef, Truth};
 use crate::translate::{authorization, gateway};
 use crate::world::World;
 use crate::world::cluster::Cluster;
-use crate::write::{NOT_AN_AUTHOR, RANGES_VALID, failing, nowhere, partly, strangers, target};
+use crate::write::{
+    NOT_AN_AUTHOR, RANGES_VALID, failing, nowhere, partly, strangers, target, unheard,
+};
 
 /// What holds of an object, as it stands in a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,7 @@ impl World {
                 self.of_routes(cluster, &mut found);
             }
             self.of_gateways(cluster, &mut found);
+            self.of_imports(cluster, &mut found);
             self.of_the_mesh(cluster, &mut found);
             of_pods(cluster, &mut found);
         }
@@ -154,6 +157,25 @@ impl World {
                 let at = reference(cluster, Kind::Gateway, namespace, name);
                 let message = "east-west gateways are declared in a system namespace".to_owned();
                 found.push(rejected(at, "NotPermitted", message));
+            }
+        }
+    }
+
+    /// Imports that nobody is known to export, and that stay because of a cluster that was not heard.
+    fn of_imports(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
+        let ours = cluster.imports.iter();
+        for (namespace, name, _) in ours.filter(|(.., entry)| entry.value.managed.is_some()) {
+            if import::merged(self, namespace, name).is_some() {
+                continue;
+            }
+            if let Some(exporter) = self.awaited_exporter(namespace, name) {
+                found.push(Condition {
+                    object: reference(cluster, Kind::ServiceImport, namespace, name),
+                    kind: "Accepted".to_owned(),
+                    holds: false,
+                    reason: "ExporterNotHeard".to_owned(),
+                    message: unheard(&exporter),
+                });
             }
         }
     }

@@ -97,6 +97,7 @@ impl World {
         found.older.clone_from(seen.older);
         "not seen since the control plane started".clone_into(&mut found.reason);
         found.confirmed_at = Some(seen.at.min(now));
+        found.restored_at = found.confirmed_at;
         // What it says of other clusters, and whom it cuts off, counts again.
         self.settle();
         (true, self.settled(Dirty::everything(), stamp))

@@ -1,8 +1,9 @@
 //! Which clusters does the home cluster name, and what became of them?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_proto::ids::ClusterId;
+use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
     CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProfile, Kind, MeshCluster, ObjectRef,
@@ -26,6 +27,21 @@ pub struct Standing {
 
 /// Why a cluster that is named is not there: its keys can't be had, or not yet.
 pub const NOT_ADMITTED: &str = "NotAdmitted";
+
+/// Clusters that are not in the world, and may belong to the mesh all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The home cluster was not heard yet: any.
+    Any,
+    /// Those that it names, and that were not admitted yet.
+    These(BTreeSet<String>),
+}
+
+impl Default for Awaited {
+    fn default() -> Self {
+        Self::These(BTreeSet::new())
+    }
+}
 
 /// The conditions of each MeshCluster and ClusterProfile of the home cluster, by kind and name.
 pub type Standings = BTreeMap<(Kind, String), Vec<Standing>>;
@@ -66,9 +82,9 @@ impl World {
             return Dirty::default();
         }
         self.standings = told;
-        let before = self.gathering;
+        let before = self.awaited.clone();
         self.gather();
-        if before != self.gathering {
+        if before != self.awaited {
             // What is absent is now known to be, or no more.
             return self.note(Dirty::everything());
         }
@@ -82,17 +98,66 @@ impl World {
     /// there, a cluster that is not there may belong to the mesh all the same. A control plane that
     /// has just started must take nothing of it from anybody.
     pub(super) fn gather(&mut self) {
-        let awaited = |home: &ClusterId, (kind, name): &(Kind, String)| {
-            let profile = (*kind == Kind::ClusterProfile).then(|| self.profile(home, name));
-            let cluster = profile.map_or(Some(name.as_str()), |p| Some(p?.cluster.as_str()));
-            cluster.is_some_and(|cluster| !self.clusters.contains_key(cluster))
+        self.awaited = match &self.standings {
+            _ if self.mesh_authors.is_none() => Awaited::default(),
+            None => Awaited::Any,
+            Some((home, all)) => {
+                let refused = |all: &[Standing]| all.iter().any(|said| said.reason == NOT_ADMITTED);
+                let refused = all.iter().filter(|(_, said)| refused(said));
+                let named = refused.filter_map(|((kind, name), _)| match kind {
+                    Kind::ClusterProfile => Some(self.profile(home, name)?.cluster.as_str()),
+                    _ => Some(name.as_str()),
+                });
+                let absent = named.filter(|cluster| !self.clusters.contains_key(*cluster));
+                Awaited::These(absent.map(ToOwned::to_owned).collect())
+            }
         };
-        let refused = |all: &[Standing]| all.iter().any(|said| said.reason == NOT_ADMITTED);
-        self.gathering = self.mesh_authors.is_some()
-            && self.standings.as_ref().is_none_or(|(home, all)| {
-                let mut all = all.iter();
-                all.any(|(object, said)| refused(said) && awaited(home, object))
-            });
+    }
+
+    /// May clusters belong to the mesh that have not been admitted yet?
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.awaited != Awaited::default()
+    }
+
+    /// May this cluster belong to the mesh, although it is not there?
+    pub(crate) fn awaits(&self, cluster: &str) -> bool {
+        match &self.awaited {
+            Awaited::Any => true,
+            Awaited::These(names) => names.contains(cluster),
+        }
+    }
+
+    /// A cluster that is named, and was not admitted yet.
+    pub(crate) fn awaited_member(&self) -> Option<&str> {
+        match &self.awaited {
+            Awaited::Any => None,
+            Awaited::These(names) => names.first().map(String::as_str),
+        }
+    }
+
+    /// Is a trust domain of no cluster that is believed, or may be? What is known of one cluster
+    /// waits for no other: whoever is cut off, or has left, is believed no more at once.
+    pub(crate) fn is_believed_no_more(&self, domain: &str) -> bool {
+        let is_its = |cluster: &str| {
+            let cluster = cluster.parse().ok();
+            let its = cluster.and_then(|id| TrustDomain::of_cluster(&id, &self.mesh_domain).ok());
+            its.is_some_and(|its| its.as_str() == domain)
+        };
+        if self
+            .distrusted
+            .keys()
+            .any(|cluster| is_its(cluster.as_str()))
+        {
+            return true;
+        }
+        let mut members = self.clusters.values();
+        if members.any(|cluster| cluster.trust_domain.as_str() == domain) {
+            return false;
+        }
+        match &self.awaited {
+            Awaited::Any => false,
+            Awaited::These(names) => !names.iter().any(|name| is_its(name)),
+        }
     }
 
     fn profile(&self, home: &ClusterId, name: &str) -> Option<&ClusterProfile> {
@@ -155,8 +220,6 @@ impl World {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::model::{Change, Spec};
     use crate::sample::{at, id, list, mesh, object, world};

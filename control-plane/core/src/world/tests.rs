@@ -130,6 +130,71 @@ fn a_cluster_that_is_lost_for_too_long_is_withdrawn_from_the_others() {
     assert_eq!(proxy.names(T::Endpoint), before);
 }
 
+/// The cluster is seen, and where its endpoints are is not: they are as old as that.
+#[test]
+fn endpoints_whose_pods_may_not_be_read_any_more_are_withdrawn_as_those_of_a_lost_cluster() {
+    let mut world = shop_of(&["east", "west"]);
+    let (mut proxy, mut session) = caller(&world);
+    proxy.settle(&mut session, &world);
+    let before = proxy.state();
+    let old = |kind: Kind, seconds: Option<u64>| {
+        let of = KindFreshness {
+            confirmed_at: seconds.map(at),
+            reason: "may not list".to_owned(),
+        };
+        Change::Older {
+            cluster: id("west"),
+            kinds: [(kind, of)].into(),
+        }
+    };
+    let life = Duration::from_secs(3_600);
+    let west = |proxy: &Proxy| {
+        proxy
+            .names(T::Endpoint)
+            .iter()
+            .any(|n| n.contains("#west/"))
+    };
+    // Policies that are old withdraw nothing.
+    session.dirty(&world.apply(old(Kind::AccessPolicy, Some(10)), at(20)));
+    assert!(world.expire(life, at(9_000)).is_empty());
+    session.dirty(&world.apply(old(Kind::Pod, Some(10)), at(20)));
+    assert!(world.expire(life, at(3_609)).is_empty());
+    session.dirty(&world.expire(life, at(3_611)));
+    proxy.settle(&mut session, &world);
+    assert!(!west(&proxy));
+    assert_eq!(state(&world, "west"), State::Synced);
+    // They may be read again: back at once.
+    let fresh = Change::Older {
+        cluster: id("west"),
+        kinds: BTreeMap::new(),
+    };
+    session.dirty(&world.apply(fresh, at(3_620)));
+    proxy.settle(&mut session, &world);
+    assert_eq!(proxy.state().len(), before.len());
+    assert!(west(&proxy));
+    // A source that has never seen them says nothing of their age: what is known is another one's.
+    let objects: Vec<Object> = world.page(&id("west"), None, 1_000).unwrap();
+    world.remove_cluster(&id("west"));
+    world.add_cluster(&id("west")).unwrap();
+    let (unknown, older) = (BTreeSet::new(), BTreeMap::new());
+    let seen = LastSeen {
+        at: at(4_000),
+        unknown: &unknown,
+        older: &older,
+    };
+    world.restore(&id("west"), &objects, seen, at(5_000));
+    let done = Change::InitDone {
+        cluster: id("west"),
+        kept: [Kind::Pod].into(),
+    };
+    world.apply(done, at(5_000));
+    world.apply(old(Kind::Pod, None), at(5_000));
+    assert!(world.expire(life, at(7_599)).is_empty());
+    assert!(!world.expire(life, at(7_601)).is_empty());
+    let west = world.clusters().find(|c| *c.cluster == id("west"));
+    assert!(west.unwrap().expired);
+}
+
 #[test]
 fn a_list_in_which_no_kind_was_seen_is_none() {
     let mut world = world(&["east"]);

@@ -308,7 +308,8 @@ pub(crate) fn target(
     let there = match policy.reach {
         Reach::Cluster => cluster.services.get(namespace, &policy.service).is_some(),
         Reach::Clusterset => {
-            !world.offers_known() || import::merged(world, namespace, &policy.service).is_some()
+            import::merged(world, namespace, &policy.service).is_some()
+                || world.awaited_exporter(namespace, &policy.service).is_some()
         }
     };
     if there {

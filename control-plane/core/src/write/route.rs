@@ -271,7 +271,8 @@ fn there(world: &World, cluster: &Cluster, service: &ServiceRef, port: Option<u3
     };
     // What the cluster has itself decides without the others.
     let own = service.reach == Reach::Cluster && cluster.services.get(namespace, name).is_some();
-    let open = !own && covers(cluster, service) && !world.offers_known();
+    let waits = || world.awaited_exporter(namespace, name).is_some();
+    let open = !own && covers(cluster, service) && waits();
     match Front::of(world, cluster, service) {
         Front::Ports(ports) | Front::Headless(ports) if has(&ports) => There::Yes,
         Front::Alias => There::No(format!("{at} is an alias in DNS (ExternalName)")),

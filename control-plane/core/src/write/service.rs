@@ -10,6 +10,7 @@ use crate::model::{
 };
 use crate::world::World;
 use crate::world::cluster::Cluster;
+use crate::world::exporters::{EXPORTERS_ANNOTATION, exporters};
 use crate::world::table::Entry;
 use crate::write::{
     Body, ImportBody, ImportStatus, Plan, ServiceBody, Settings, Subject, dated, is_said, label,
@@ -23,8 +24,6 @@ pub const SERVICE_NAME_LABEL: &str = "multicluster.kubernetes.io/service-name";
 const DERIVED_ANNOTATION: &str = "multicluster.kubernetes.io/derived-service";
 /// The annotation of an import that tells whether what was exported has changed.
 const EXPORTED_ANNOTATION: &str = "isthmus.dev/exported";
-/// The annotation of an import that names the clusters that it was made for, until its status does.
-const EXPORTERS_ANNOTATION: &str = "isthmus.dev/exporters";
 /// Why an import is not written.
 const FOREIGN_IMPORT: &str =
     "a ServiceImport of this name was not made by the mesh, and stays as it is";
@@ -79,6 +78,7 @@ pub(super) fn look(
     }
     let merged = import::merged(world, namespace, name);
     let derived = derived_name(namespace, name);
+    let awaited = world.awaited_exporter(namespace, name);
     let taken = taken(world, settings, (namespace, name), &derived);
     for cluster in world.clusters.values() {
         if !settings.may_write(cluster) {
@@ -112,7 +112,10 @@ pub(super) fn look(
                 place.wanted((world, merged), settings, plan);
             }
             Some(_) => {}
-            None if settings.removals && world.offers_known() => place.unwanted(plan),
+            None if settings.removals => match &awaited {
+                None => place.unwanted(plan),
+                Some(exporter) => place.waits_for(exporter, settings, plan),
+            },
             None => {}
         }
     }
@@ -157,17 +160,35 @@ impl Place<'_> {
         let Some(import) = self.import else {
             return true;
         };
-        let known = |exporter: &str| {
-            let found = world.clusters.get(exporter);
-            found.is_some_and(Cluster::offers_known)
+        // Without any list it may be for any cluster.
+        let named = exporters(&import.value);
+        named.is_some_and(|named| named.iter().all(|name| world.exports_known(name)))
+    }
+
+    /// Nobody is known to export it any more, and one that did was not heard: it stays, and says so.
+    fn waits_for(&self, exporter: &str, settings: Settings<'_>, plan: &mut Plan) {
+        let import = self.import.map(|entry| &entry.value);
+        let ours = import.filter(|import| import.managed.is_some() && !import.is_alpha);
+        let Some(import) = ours else { return };
+        let observed = &import.observed.conditions;
+        let Some(before) = observed.iter().find(|said| said.kind == "Ready") else {
+            return;
         };
-        if !import.value.clusters.is_empty() {
-            return import.value.clusters.iter().all(|name| known(name));
+        let ready = Said {
+            message: shortened(&unheard(exporter)),
+            generation: import.observed.generation,
+            ..before.clone()
+        };
+        if is_said(std::slice::from_ref(&ready), observed) {
+            plan.unchanged("import_status");
+            return;
         }
-        // Its status has not been written yet. Without any list it may be for any cluster.
-        let managed = import.value.managed.as_ref();
-        let made_for = managed.and_then(|m| m.annotations.get(EXPORTERS_ANNOTATION));
-        made_for.is_some_and(|list| list.split(',').all(known))
+        let at = reference(self.cluster, Kind::ServiceImport, self.namespace, self.name);
+        let body = Body::ImportStatus(ImportStatus {
+            clusters: sorted(&import.clusters),
+            conditions: dated(vec![ready], observed, settings.now),
+        });
+        plan.write(at, body, self.subject);
     }
 
     fn wanted(&self, (world, merged): (&World, &Merged), settings: Settings<'_>, plan: &mut Plan) {
@@ -355,6 +376,11 @@ impl Place<'_> {
             plan.write(at, Body::Delete { uid }, self.subject);
         }
     }
+}
+
+/// What is told of an import that nobody is known to export any more.
+pub(crate) fn unheard(exporter: &str) -> String {
+    format!("no cluster that was heard exports it; it stays until {exporter} is heard")
 }
 
 pub(super) fn uid_of(managed: Option<&Managed>) -> String {

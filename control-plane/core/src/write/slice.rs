@@ -126,7 +126,7 @@ fn is_known(world: &World, cluster: &str) -> bool {
         Some(cluster) => {
             cluster.offers_known() && cluster.knows(Kind::EndpointSlice) && cluster.knows(Kind::Pod)
         }
-        None => world.offers_known(),
+        None => world.exports_known(cluster),
     }
 }
 

@@ -45,6 +45,8 @@ const RESYNC: Duration = Duration::from_secs(600);
 pub const PER_SECOND: u32 = 100;
 /// Writes to one cluster in a moment, after a time of quiet.
 pub const BURST: u32 = 200;
+/// What failed is looked at so long after what waited behind it.
+const BEHIND: Duration = Duration::from_millis(1);
 /// Problems that are remembered for people.
 const PROBLEMS_MAX: usize = 1_000;
 
@@ -358,7 +360,7 @@ impl<'a, S: Server> Lead<'a, S> {
             Outcome::Applied => Metric::WritesApplied,
             Outcome::Conflict => Metric::WritesConflicting,
             Outcome::Refused => Metric::WritesRefused,
-            Outcome::Failed => Metric::WritesFailed,
+            Outcome::Failed | Outcome::Unreached => Metric::WritesFailed,
         };
         self.writer.metrics.count(metric, what);
         match result {
@@ -382,17 +384,17 @@ impl<'a, S: Server> Lead<'a, S> {
             return;
         };
         let wait = lane.back(write, result, (now, jitter));
-        let mut again: Vec<Subject> = Vec::new();
+        let Some(wait) = wait else { return };
+        let mut others: Vec<Subject> = Vec::new();
         // What waits behind a cluster that does not answer may be out of date when it does.
-        if outcome == Outcome::Failed {
-            again.extend(lane.drain().map(|write| write.subject));
+        if outcome == Outcome::Unreached {
+            others.extend(lane.drain().map(|write| write.subject));
         }
-        if let Some(wait) = wait {
-            again.push(write.subject.clone());
-            for subject in again {
-                self.later(now + wait, subject);
-            }
+        for subject in others {
+            self.later(now + wait, subject);
         }
+        // Behind all that was not tried: if it fails again, they were not kept waiting for it.
+        self.later(now + wait + BEHIND, write.subject.clone());
     }
 }
 

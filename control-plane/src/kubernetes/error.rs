@@ -13,6 +13,9 @@ const NOT_FOUND: u16 = 404;
 const CONFLICT: u16 = 409;
 const GONE: u16 = 410;
 const TOO_MANY: u16 = 429;
+const UNAVAILABLE: u16 = 503;
+/// Of what is no `v1.Status`.
+const NO_REASON: &str = "Unknown";
 /// The first of those that say that the server has failed.
 const SERVER_ERROR: u16 = 500;
 
@@ -107,6 +110,15 @@ impl ApiError {
         }
     }
 
+    /// The API server is there and took the question, and has failed over this object: an admission
+    /// webhook of its namespace does not answer. What it says of itself (503), and what something in between says
+    /// in its place, is about all objects.
+    #[must_use]
+    pub fn is_about_one_object(&self) -> bool {
+        matches!(self, Self::Status { code, reason, .. }
+            if *code >= SERVER_ERROR && *code != UNAVAILABLE && reason != NO_REASON)
+    }
+
     /// The resource version is not kept any more: list again.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -139,7 +151,7 @@ impl ApiError {
         };
         Self::Status {
             code,
-            reason: tame(&status.reason.unwrap_or_else(|| "Unknown".to_owned())),
+            reason: tame(&status.reason.unwrap_or_else(|| NO_REASON.to_owned())),
             message: tame(&message),
             retry_after: after
                 .or(said)

@@ -3,7 +3,7 @@
 //! Every cluster has a lane of its own: one that is slow, or refuses everything, keeps no other
 //! waiting.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use isthmus_control_plane_core::model::{Kind, ObjectRef};
@@ -16,6 +16,9 @@ use crate::kubernetes::ApiError;
 
 /// Writes under way to one cluster: enough for a hundred a second where an answer takes 80 ms.
 const AT_ONCE: usize = 8;
+/// How many of them may be about objects that failed before: each may take as long as an admission
+/// webhook that hangs.
+const AGAIN_AT_ONCE: usize = 2;
 /// The first pause after a refusal.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause while a cluster can't be reached.
@@ -33,8 +36,10 @@ pub(super) enum Outcome {
     Conflict,
     /// The API server does not take it.
     Refused,
-    /// It did not arrive, or could not be taken now.
+    /// It could not be taken now, for a reason of this object's: an admission webhook has failed.
     Failed,
+    /// It did not arrive, or the API server takes nothing now.
+    Unreached,
 }
 
 impl Outcome {
@@ -43,7 +48,8 @@ impl Outcome {
             Ok(()) => Self::Applied,
             Err(error) if error.is_conflict() => Self::Conflict,
             Err(error) => match error.code() {
-                None | Some(401 | 408 | 429 | 500..) => Self::Failed,
+                Some(500..) if error.is_about_one_object() => Self::Failed,
+                None | Some(401 | 408 | 429 | 500..) => Self::Unreached,
                 Some(_) => Self::Refused,
             },
         }
@@ -58,8 +64,14 @@ type Key = (ObjectRef, &'static str);
 pub(super) struct Lane {
     /// In the order in which they are sent; each of them is in `waiting`, once.
     queue: VecDeque<Key>,
+    /// As `queue`, of objects that failed before.
+    again: VecDeque<Key>,
     waiting: BTreeMap<Key, Write>,
     under_way: usize,
+    /// Those under way that are from `again`.
+    again_under_way: BTreeSet<Key>,
+    /// Is it their turn?
+    turn: bool,
     /// Writes that may be sent at once; in thousandths.
     tokens: u64,
     filled: Option<Instant>,
@@ -74,7 +86,12 @@ impl Lane {
     /// Takes a write in, in the place of an older one of the same sort about the same object.
     pub(super) fn push(&mut self, write: Write) {
         let key = (write.object.clone(), write.body.what());
-        if self.waiting.insert(key.clone(), write).is_none() {
+        if self.waiting.insert(key.clone(), write).is_some() {
+            return;
+        }
+        if self.refusals.contains_key(&key.0) {
+            self.again.push_back(key);
+        } else {
             self.queue.push_back(key);
         }
     }
@@ -94,16 +111,30 @@ impl Lane {
         if !may {
             return None;
         }
-        let key = self.queue.pop_front()?;
+        // By turns: neither keeps the other waiting.
+        self.turn = !self.turn;
+        let again = self.may_try_again() && (self.turn || self.queue.is_empty());
+        let key = if again {
+            let key = self.again.pop_front()?;
+            self.again_under_way.insert(key.clone());
+            key
+        } else {
+            self.queue.pop_front()?
+        };
         let write = self.waiting.remove(&key)?;
         self.tokens -= 1_000;
         self.under_way += 1;
         Some(write)
     }
 
+    fn may_try_again(&self) -> bool {
+        !self.again.is_empty() && self.again_under_way.len() < AGAIN_AT_ONCE
+    }
+
     /// When it is worth asking again, if something waits only for time.
     pub(super) fn due(&self, now: Instant, limits: Limits) -> Option<Instant> {
-        if self.queue.is_empty() || self.under_way >= AT_ONCE {
+        let waits = !self.queue.is_empty() || self.may_try_again();
+        if !waits || self.under_way >= AT_ONCE {
             return None;
         }
         let missing = 1_000_u64.saturating_sub(self.tokens);
@@ -135,7 +166,7 @@ impl Lane {
         result: &Result<(), ApiError>,
         (now, jitter): (Instant, f64),
     ) -> Option<Duration> {
-        self.under_way = self.under_way.saturating_sub(1);
+        self.arrived(write);
         let asked = result.as_ref().err().and_then(ApiError::retry_after);
         match Outcome::of(result) {
             Outcome::Applied => {
@@ -145,12 +176,23 @@ impl Lane {
                 self.absent.remove(&write.object.kind);
                 None
             }
-            Outcome::Failed => {
-                let wait = pause(self.failures, PAUSE_MAX, jitter);
+            Outcome::Unreached => {
+                let until = self.paused.filter(|until| *until > now);
+                // Several that were under way together have failed once.
+                let wait = until.map_or_else(
+                    || {
+                        self.failures = self.failures.saturating_add(1);
+                        pause(self.failures - 1, PAUSE_MAX, jitter)
+                    },
+                    |until| until - now,
+                );
                 let wait = asked.map_or(wait, |asked| asked.max(wait));
-                self.failures = self.failures.saturating_add(1);
                 self.paused = Some(now + wait);
                 Some(wait)
+            }
+            Outcome::Failed => {
+                self.failures = 0;
+                Some(self.refused(write, (asked, PAUSE_MAX), jitter))
             }
             Outcome::Conflict | Outcome::Refused => {
                 self.failures = 0;
@@ -158,17 +200,33 @@ impl Lane {
                     self.absent.insert(write.object.kind, now + ABSENT);
                     return Some(ABSENT);
                 }
-                let count = self.refusals.entry(write.object.clone()).or_default();
-                let wait = pause(*count, REFUSED_PAUSE_MAX, jitter);
-                *count = count.saturating_add(1);
-                Some(asked.map_or(wait, |asked| asked.max(wait)))
+                Some(self.refused(write, (asked, REFUSED_PAUSE_MAX), jitter))
             }
         }
     }
 
+    /// How long to leave alone an object that was not taken.
+    fn refused(
+        &mut self,
+        write: &Write,
+        (asked, most): (Option<Duration>, Duration),
+        jitter: f64,
+    ) -> Duration {
+        let count = self.refusals.entry(write.object.clone()).or_default();
+        let wait = pause(*count, most, jitter);
+        *count = count.saturating_add(1);
+        asked.map_or(wait, |asked| asked.max(wait))
+    }
+
+    fn arrived(&mut self, write: &Write) {
+        self.under_way = self.under_way.saturating_sub(1);
+        let key = (write.object.clone(), write.body.what());
+        self.again_under_way.remove(&key);
+    }
+
     /// A write has come back, and its object is not there any more.
     pub(super) fn came_to_nothing(&mut self, write: &Write) {
-        self.under_way = self.under_way.saturating_sub(1);
+        self.arrived(write);
         self.failures = 0;
         self.refusals.remove(&write.object);
     }
@@ -176,6 +234,7 @@ impl Lane {
     /// Takes out all that waits.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Write> {
         self.queue.clear();
+        self.again.clear();
         std::mem::take(&mut self.waiting).into_values()
     }
 }

@@ -407,6 +407,35 @@ async fn a_cluster_that_hangs_keeps_no_other_waiting_and_recovers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_webhook_that_hangs_keeps_out_its_own_objects_only() {
+    let mesh = Mesh::start();
+    for fake in mesh.fakes.values() {
+        fake.keeps_out(Some("serviceimports/bad"));
+    }
+    mesh.leads.send_replace(true);
+    for number in 0..30 {
+        let name = format!("bad-{number}");
+        mesh.put("west", service(&name));
+        mesh.put("west", export(&name));
+    }
+    mesh.until("each has failed", |mesh| mesh.problems.list().len() >= 60)
+        .await;
+    mesh.put("west", service("good"));
+    mesh.put("west", export("good"));
+    mesh.until("imported", |mesh| mesh.is_imported("east", "good"))
+        .await;
+    assert_eq!(mesh.problems.list().len(), 60);
+    for fake in mesh.fakes.values() {
+        fake.keeps_out(None);
+    }
+    mesh.until("all is imported", |mesh| {
+        (0..30).all(|number| mesh.is_imported("east", &format!("bad-{number}")))
+    })
+    .await;
+    assert_eq!(mesh.problems.list(), vec![]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_somebody_made_in_the_same_moment_is_not_taken() {
     let mesh = Mesh::start();
     // It is there, and no watch has told yet.

@@ -186,18 +186,84 @@ fn a_refused_object_keeps_no_other_waiting_and_an_absent_kind_only_its_own() {
 }
 
 #[test]
-fn every_answer_is_one_of_four() {
+fn what_a_webhook_keeps_out_is_left_alone_and_nothing_else() {
+    let limits = Limits {
+        burst: 100,
+        ..LIMITS
+    };
+    let mut lane = Lane::default();
+    let now = Instant::now();
+    let webhook = refusal(500, "failed calling webhook", None);
+    let bad: Vec<Write> = (0..20).map(|n| write(&format!("bad{n}"), &[])).collect();
+    for one in &bad {
+        assert!(lane.back(one, &webhook, (now, 1.0)).unwrap() <= PAUSE_MAX);
+        assert_eq!(lane.held(one, now), None, "others go on");
+        lane.push(one.clone());
+    }
+    for number in 0..20 {
+        lane.push(write(&format!("good{number}"), &[]));
+    }
+    // Those that hang take two places, and the others are sent past them.
+    let sent: Vec<Write> = std::iter::from_fn(|| lane.next(now, limits)).collect();
+    assert_eq!(sent.len(), AT_ONCE);
+    let again = |write: &&Write| write.object.name.starts_with("bad");
+    assert_eq!(sent.iter().filter(again).count(), AGAIN_AT_ONCE);
+    for one in sent.iter().filter(|one| !again(one)) {
+        lane.back(one, &Ok(()), (now, 1.0));
+    }
+    let next: Vec<Write> = std::iter::from_fn(|| lane.next(now, limits)).collect();
+    assert_eq!(next.len(), AT_ONCE - AGAIN_AT_ONCE);
+    assert!(!next.iter().any(|one| again(&one)));
+    for one in sent.iter().filter(again).chain(&next) {
+        lane.back(one, &webhook, (now, 1.0));
+    }
+    // Nobody is forgotten.
+    let mut left = BTreeSet::new();
+    while let Some(one) = lane.next(now, limits) {
+        lane.back(&one, &Ok(()), (now, 1.0));
+        left.insert(one.object.name);
+    }
+    assert_eq!(left.len(), 40 - AT_ONCE - next.len());
+    assert_eq!(lane.due(now, limits), None);
+}
+
+#[test]
+fn what_fails_together_has_failed_once() {
+    let mut lane = Lane::default();
+    let now = Instant::now();
+    let first = lane.back(&write("a", &[]), &Err(ApiError::Silent), (now, 1.0));
+    assert_eq!(first, Some(PAUSE));
+    for _ in 1..AT_ONCE {
+        assert_eq!(
+            lane.back(&write("b", &[]), &Err(ApiError::Silent), (now, 1.0)),
+            Some(PAUSE)
+        );
+    }
+}
+
+#[test]
+fn every_answer_is_one_of_five() {
+    // No word of an API server.
+    let bad_gateway = Err(ApiError::Status {
+        code: 502,
+        reason: "Unknown".into(),
+        message: "<html>".into(),
+        retry_after: None,
+    });
     for (result, outcome) in [
         (Ok(()), Outcome::Applied),
         (refusal(409, "", None), Outcome::Conflict),
         (refusal(403, "", None), Outcome::Refused),
         (refusal(404, "", None), Outcome::Refused),
         (refusal(422, "", None), Outcome::Refused),
-        (refusal(401, "", None), Outcome::Failed),
-        (refusal(429, "", None), Outcome::Failed),
-        (refusal(503, "", None), Outcome::Failed),
-        (Err(ApiError::Silent), Outcome::Failed),
-        (Err(ApiError::Unreachable("x".into())), Outcome::Failed),
+        (refusal(500, "", None), Outcome::Failed),
+        (refusal(504, "", None), Outcome::Failed),
+        (refusal(401, "", None), Outcome::Unreached),
+        (refusal(429, "", None), Outcome::Unreached),
+        (refusal(503, "", None), Outcome::Unreached),
+        (bad_gateway, Outcome::Unreached),
+        (Err(ApiError::Silent), Outcome::Unreached),
+        (Err(ApiError::Unreachable("x".into())), Outcome::Unreached),
     ] {
         assert_eq!(Outcome::of(&result), outcome, "{result:?}");
     }

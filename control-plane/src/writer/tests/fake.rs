@@ -20,6 +20,8 @@ struct Inner {
     foreign: BTreeSet<String>,
     touched: BTreeSet<String>,
     absent: BTreeSet<String>,
+    /// Parts of paths that an admission webhook answers for, which hangs.
+    kept_out: Option<String>,
     hangs: bool,
     count: u64,
 }
@@ -114,6 +116,10 @@ impl Fake {
         }
     }
 
+    pub(super) fn keeps_out(&self, path: Option<&str>) {
+        self.lock().kept_out = path.map(str::to_owned);
+    }
+
     pub(super) fn hangs(&self, hangs: bool) {
         self.lock().hangs = hangs;
     }
@@ -173,6 +179,12 @@ impl Server for Fake {
 
     async fn apply(&self, path: &str, object: &Value, force: bool) -> Result<Value, ApiError> {
         self.answers(path).await?;
+        let kept_out = self.lock().kept_out.clone();
+        if kept_out.is_some_and(|part| path.contains(&part)) {
+            // `timeoutSeconds` of a webhook, if it does not say.
+            sleep(Duration::from_secs(10)).await;
+            return Err(refusal(500, "failed calling webhook \"validate.example\""));
+        }
         let mut inner = self.lock();
         let (path, status) = match path.strip_suffix("/status") {
             Some(path) => (path, true),

@@ -105,6 +105,8 @@ pub enum KindState {
     Lost,
     /// The credential may not read it; what was known stays.
     Forbidden,
+    /// Its definition is gone, and it says who may do what, or who belongs to the mesh: what was known stays.
+    Unserved,
     /// The cluster has no such kind; asked again from time to time.
     Absent,
 }

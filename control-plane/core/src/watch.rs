@@ -35,6 +35,8 @@ pub const OBJECTS_MAX: usize = 100_000;
 pub const LIST_OBJECTS_MAX: usize = 1_250_000;
 /// Objects that are asked for at once; a page that is too large is asked for again with fewer.
 pub const PAGE_OBJECTS: usize = 500;
+/// Fewer than these no server takes longer for.
+const PAGE_OBJECTS_MIN: usize = 25;
 /// A watch is asked to end after this long, or a little earlier: an API server sends a bookmark just
 /// before the end (and every minute, which is too late to tell silence from quiet).
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(45);
@@ -44,6 +46,12 @@ pub const ABSENT: Duration = Duration::from_secs(60);
 pub const RESTORED: Duration = Duration::from_secs(600);
 /// Watches that the server refuses or breaks off at the same place before it is listed anew.
 const STUCK_MAX: u32 = 5;
+/// Watches that failed for the server's own reasons at the same place before it is listed anew: at the
+/// longest wait, a quarter of an hour.
+const FAILURES_MAX: u32 = 40;
+/// The status of a server that is asked too much, and the first of those that blame it.
+const TOO_MANY: u16 = 429;
+const SERVER_ERROR: u16 = 500;
 /// Longest reason that is kept, in characters.
 const REASON_CHARS_MAX: usize = 300;
 
@@ -64,6 +72,8 @@ pub struct Feed {
     confirmed_at: Option<Instant>,
     last_heard: Option<Instant>,
     counts: Counts,
+    /// Its objects say who may do what, and who belongs to the mesh.
+    governs: bool,
 }
 
 impl Default for Feed {
@@ -94,7 +104,15 @@ impl Feed {
             confirmed_at: None,
             last_heard: None,
             counts: Counts::default(),
+            governs: false,
         }
+    }
+
+    /// Of a kind that governs: where its definition is gone and nobody has said that its objects are,
+    /// they count on. Whoever deletes a definition may not mean that everybody leaves the mesh.
+    #[must_use]
+    pub fn governing(self, governs: bool) -> Self {
+        Self { governs, ..self }
     }
 
     /// What to ask now. `jitter` is from 0 to 1.
@@ -261,7 +279,7 @@ impl Feed {
     fn advance(&mut self, version: Version) {
         self.saw(&version);
         if let Step::Watch(watch) = &mut self.step {
-            (watch.spoke, watch.stuck) = (true, 0);
+            (watch.spoke, watch.stuck, watch.failures) = (true, 0, 0);
             if !version.is_before(&watch.position) {
                 watch.position = version;
             }
@@ -284,14 +302,14 @@ impl Feed {
             }
             Failure::RetryAfter(time) => {
                 self.trouble(Sort::Lost, "the server asks to wait", now);
-                self.stuck();
                 self.pace.failed(now, Some(time));
             }
             Failure::Forbidden(why) => self.shut(Sort::Forbidden, &why, now),
             Failure::NotFound => {
                 self.shut(Sort::Absent, "not served", now);
                 let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
-                if now.saturating_duration_since(since) >= ABSENT {
+                if now.saturating_duration_since(since) >= ABSENT && !self.outlives_its_definition()
+                {
                     self.seen = None;
                     return self.known.clear();
                 }
@@ -311,6 +329,14 @@ impl Feed {
                 self.trouble(Sort::Lost, &why, now);
                 self.pace.failed(now, None);
             }
+            Failure::Silent(why) => {
+                // A smaller page may be ready in time.
+                if let Step::List(_) = &self.step {
+                    self.limit = (self.limit / 2).max(PAGE_OBJECTS_MIN);
+                }
+                self.trouble(Sort::Lost, &why, now);
+                self.pace.failed(now, None);
+            }
             Failure::Cut(why) => {
                 self.spent(now);
                 self.trouble(Sort::Lost, &why, now);
@@ -320,9 +346,22 @@ impl Feed {
                 self.spent(now);
                 self.fail(&why, now);
             }
+            // It has trouble of its own, wherever the watch begins.
+            Failure::Status(TOO_MANY | SERVER_ERROR.., why) => {
+                self.trouble(Sort::Lost, &why, now);
+                self.failing();
+                self.pace.failed(now, None);
+            }
             Failure::Status(_, why) => self.fail(&why, now),
         }
         Vec::new()
+    }
+
+    /// Is there anything that its definition's end does not take away? Of another feed's objects, which were
+    /// seen up to a version, this one knows nothing before its first list.
+    fn outlives_its_definition(&self) -> bool {
+        let inherits = self.seen.is_some() && !self.listed;
+        self.governs && (inherits || self.known.len() > 0)
     }
 
     /// The server has answered, but not with what was asked for.
@@ -371,6 +410,16 @@ impl Feed {
     fn close(&mut self) {
         if let Step::Watch(watch) = &mut self.step {
             watch.open = None;
+        }
+    }
+
+    /// A server that has failed for very long may do so because of the position.
+    fn failing(&mut self) {
+        if let Step::Watch(watch) = &mut self.step {
+            watch.failures = watch.failures.saturating_add(1);
+            if watch.failures >= FAILURES_MAX {
+                self.step = Step::List(Listing::default());
+            }
         }
     }
 

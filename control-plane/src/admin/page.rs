@@ -131,7 +131,11 @@ fn kinds(clusters: &[ClusterView], page: &mut Page) {
     by_kind(page, clusters, about, |report| {
         Some(match report.state {
             KindState::Watching | KindState::Absent => 1,
-            KindState::Unknown | KindState::Listing | KindState::Lost | KindState::Forbidden => 0,
+            KindState::Unknown
+            | KindState::Listing
+            | KindState::Lost
+            | KindState::Forbidden
+            | KindState::Unserved => 0,
         })
     });
     let about = (

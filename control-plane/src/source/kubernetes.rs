@@ -43,6 +43,8 @@ use pulse::Pulse;
 const SILENCE_MAX: Duration = Duration::from_secs(55);
 /// Pages of one cluster's lists that are in memory at once.
 const PAGES_MAX: usize = 2;
+/// How often it is looked whether a kind is served in a better version.
+const LOOK_FOR_BETTER: Duration = Duration::from_secs(600);
 
 /// An API server per cluster.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct KubernetesSource {
     quota: Quota,
     /// A watch that says nothing for so long has lost its server.
     silence: Duration,
+    /// How often it is looked whether a kind is served in a better version.
+    look_for_better: Duration,
     /// What was seen of each kind before: an API server that is behind it is not believed.
     seen: Versions,
     report: watch::Sender<Report>,
@@ -73,6 +77,7 @@ impl KubernetesSource {
             api: api.clone(),
             quota,
             silence: SILENCE_MAX,
+            look_for_better: LOOK_FOR_BETTER,
             seen: Versions::new(),
             report,
         }
@@ -100,7 +105,10 @@ impl Source for KubernetesSource {
         if out.send(Change::Init { cluster }).await.is_err() {
             return;
         }
-        let shared = Shared::new(&self.cluster, self.quota, self.silence);
+        let shared = Shared {
+            look_for_better: self.look_for_better,
+            ..Shared::new(&self.cluster, self.quota, self.silence)
+        };
         let shared = Arc::new(shared.among(self.api.access()));
         // They end with this future.
         let mut tasks = JoinSet::new();
@@ -129,6 +137,8 @@ struct Shared {
     /// Pods may be on loopback addresses.
     loopback: bool,
     silence: Duration,
+    /// How often it is looked whether a kind is served in a better version.
+    look_for_better: Duration,
     started: Instant,
     held: Mutex<Held>,
     statuses: Mutex<BTreeMap<&'static str, Status>>,
@@ -170,6 +180,7 @@ impl Shared {
             cluster: cluster.clone(),
             loopback: false,
             silence,
+            look_for_better: LOOK_FOR_BETTER,
             started: Instant::now(),
             held: Mutex::new(Held::new(cluster, quota)),
             statuses: Mutex::default(),

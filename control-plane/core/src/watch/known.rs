@@ -66,14 +66,14 @@ impl Known {
         self.beyond = 0;
     }
 
-    /// A list names an object. It is not older than anything that was seen.
+    /// A list names an object. The list is not older than anything that was seen: what it says counts, also
+    /// where it contradicts that. A store that was restored from a backup, its revision raised, has
+    /// objects again that were deleted, and others as they were.
     pub(super) fn listed(&mut self, meta: &Meta) -> Sight {
         let list = self.list;
         let uid = Uid::read(&meta.uid);
-        if self.graves.uids.contains(&uid) {
-            return Sight::Past;
-        }
-        self.take(meta, uid, list)
+        self.graves.open(&uid);
+        self.take(meta, uid, (list, true))
     }
 
     /// The list is complete. What it did not name is gone.
@@ -108,17 +108,18 @@ impl Known {
             return Sight::Past;
         }
         let list = self.list;
-        self.take(meta, uid, list)
+        self.take(meta, uid, (list, false))
     }
 
-    fn take(&mut self, meta: &Meta, uid: Uid, list: u64) -> Sight {
+    /// `goes_back`: an older version is one, too.
+    fn take(&mut self, meta: &Meta, uid: Uid, (list, goes_back): (u64, bool)) -> Sight {
         let version = Version::read(&meta.resource_version);
         if let Some(entry) = self.entry(meta.namespace.as_deref(), &meta.name) {
             entry.list = list;
             let same = entry.uid == uid;
             let sight = match (&version, &entry.version) {
                 (Some(new), Some(old)) if same && new == old => Sight::Same,
-                (Some(new), Some(old)) if new.is_before(old) => Sight::Past,
+                (Some(new), Some(old)) if !goes_back && new.is_before(old) => Sight::Past,
                 _ => Sight::New,
             };
             if sight == Sight::New {
@@ -245,6 +246,13 @@ impl Graves {
             }
         }
         true
+    }
+
+    /// It is not dead after all.
+    fn open(&mut self, uid: &Uid) {
+        if self.uids.remove(uid) {
+            self.order.retain(|(dead, _)| dead != uid);
+        }
     }
 
     fn raise(&mut self, version: &Version) {

@@ -43,6 +43,8 @@ pub(super) struct Watching {
     pub(super) spoke: bool,
     /// Watches before this one that ended badly at the same position.
     pub(super) stuck: u32,
+    /// Watches before this one that the server failed to serve.
+    pub(super) failures: u32,
 }
 
 /// Why the kind is not listed or watched.
@@ -80,6 +82,7 @@ impl Watching {
             open: None,
             spoke: false,
             stuck: 0,
+            failures: 0,
         }
     }
 

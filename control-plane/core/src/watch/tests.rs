@@ -194,6 +194,28 @@ fn an_older_list_is_refused_whole_and_asked_for_again() {
     assert_eq!(feed.state(), State::Watching);
 }
 
+/// As `etcdutl snapshot restore --bump-revision` makes it: the revision is newer, what is in it is older.
+#[test]
+fn a_whole_list_that_is_newer_is_believed_also_where_its_objects_are_older() {
+    let mut now = start();
+    let mut feed = watching(now);
+    feed.event(put("a", "1", 30), now);
+    feed.event(deleted("b", "2", 31), now);
+    feed.event(put("c", "3", 32), now);
+    feed.failed(Failure::Gone, now);
+    ask(&mut feed, &mut now);
+    let restored = page(1_000, &[("a", "1", 3), ("b", "2", 7)], None);
+    let told = feed.page(restored, now).unwrap();
+    assert_eq!(told, [apply("a@3"), apply("b@7"), delete("c")]);
+    feed.opened(now);
+    // Watches do not go back on it.
+    assert_eq!(feed.event(put("b", "2", 6), now), None);
+    assert_eq!(feed.event(put("c", "3", 32), now), None);
+    assert_eq!(feed.event(put("b", "2", 1_001), now), Some(apply("b@1001")));
+    assert_eq!(feed.event(deleted("b", "2", 1_002), now), Some(delete("b")));
+    assert_eq!(feed.event(put("b", "2", 1_001), now), None);
+}
+
 #[test]
 fn a_store_that_was_restored_from_a_backup_is_believed_in_the_end() {
     let mut now = start();
@@ -395,6 +417,64 @@ fn a_place_at_which_nothing_can_be_had_is_left_with_a_list() {
     }
 }
 
+/// 30 s are enough for few objects where they are not for many.
+#[test]
+fn a_page_that_does_not_come_in_time_is_asked_for_with_fewer_objects() {
+    let mut now = start();
+    let mut feed = Feed::new();
+    let limit = |feed: &mut Feed, now: &mut Instant| match ask(feed, now) {
+        Ask::List { limit, token } => (limit, token),
+        other => panic!("{other:?}"),
+    };
+    let silent = || Failure::Silent("no answer in time".to_owned());
+    assert_eq!(limit(&mut feed, &mut now).0, PAGE_OBJECTS);
+    feed.failed(silent(), now);
+    assert_eq!(limit(&mut feed, &mut now).0, PAGE_OBJECTS / 2);
+    // What was told of the list already counts: it goes on where it was.
+    feed.page(page(9, &[("a", "1", 8)], Some("next")), now)
+        .unwrap();
+    for _ in 0..10 {
+        feed.failed(silent(), now);
+        let (limit, token) = limit(&mut feed, &mut now);
+        assert_eq!(token.as_deref(), Some("next"));
+        assert!(limit >= PAGE_OBJECTS_MIN);
+    }
+    feed.page(page(9, &[("b", "2", 8)], None), now).unwrap();
+    assert_eq!(feed.state(), State::Watching);
+    // A server that is away says nothing about pages.
+    let mut feed = Feed::new();
+    limit(&mut feed, &mut now);
+    feed.failed(Failure::Transport("refused".to_owned()), now);
+    assert_eq!(limit(&mut feed, &mut now).0, PAGE_OBJECTS);
+}
+
+/// Priority and Fairness sends a client away, an API server is replaced: every watch would be a list.
+#[test]
+fn a_server_that_has_trouble_of_its_own_is_not_listed_for_it() {
+    let mut now = start();
+    let mut feed = watching(now);
+    let trouble = [
+        Failure::RetryAfter(seconds(1)),
+        Failure::of_status(429, "too many".to_owned()),
+        Failure::of_status(503, "starting".to_owned()),
+        Failure::of_status(500, "etcdserver: request timed out".to_owned()),
+    ];
+    for why in trouble.iter().cycle().take(24) {
+        feed.failed(why.clone(), now);
+        assert!(matches!(feed.state(), State::Lost { .. }));
+        assert!(
+            matches!(ask(&mut feed, &mut now), Ask::Watch { .. }),
+            "{why:?}"
+        );
+    }
+    // But not forever at one place.
+    let first = now;
+    while let Ask::Watch { .. } = ask(&mut feed, &mut now) {
+        feed.failed(Failure::of_status(500, "odd".to_owned()), now);
+        assert!(now.duration_since(first) < seconds(1_800));
+    }
+}
+
 #[test]
 fn a_kind_that_is_not_served_is_noticed_when_it_is() {
     let mut now = start();
@@ -430,6 +510,51 @@ fn objects_go_with_their_kind_but_not_at_the_first_word() {
     let names: Vec<&str> = gone.iter().map(|name| name.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(feed.objects(), 0);
+}
+
+/// `kubectl delete crd`, or one that serves another version: nobody said that its objects are gone.
+#[test]
+fn what_governs_outlives_its_definition() {
+    let mut now = start();
+    let mut feed = watching(now).governing(true);
+    for _ in 0..30 {
+        assert_eq!(feed.failed(Failure::NotFound, now), []);
+        assert_eq!(feed.state(), State::Unserved);
+        assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+    }
+    assert_eq!(feed.objects(), 2);
+    // It is served again, and what is gone is gone.
+    let told = feed.page(page(50, &[("a", "1", 8)], None), now).unwrap();
+    assert!(
+        told.iter()
+            .any(|told| matches!(told, Told::Delete(name) if name.name == "b"))
+    );
+    assert_eq!(feed.state(), State::Watching);
+    // Whoever deleted each of them is believed, and then there is no such kind.
+    feed.opened(now);
+    feed.event(deleted("a", "1", 60), now);
+    while feed.state() != State::Absent {
+        assert_eq!(feed.failed(Failure::NotFound, now), []);
+        ask(&mut feed, &mut now);
+    }
+}
+
+/// What another feed has told of it is not known to this one, and counts on.
+#[test]
+fn what_governed_before_a_restart_outlives_its_definition() {
+    let mut now = start();
+    let mut feed = Feed::resuming(Version::read("9")).governing(true);
+    for _ in 0..30 {
+        assert!(matches!(ask(&mut feed, &mut now), Ask::List { .. }));
+        feed.failed(Failure::NotFound, now);
+        assert_eq!(feed.state(), State::Unserved);
+    }
+    assert_eq!(feed.seen(), Version::read("9").as_ref());
+    // Where there never was one, there is none.
+    let mut feed = Feed::new().governing(true);
+    ask(&mut feed, &mut now);
+    feed.failed(Failure::NotFound, now);
+    assert_eq!(feed.state(), State::Absent);
 }
 
 /// A control plane that starts knows that there was such a kind, and not yet that it is gone.

@@ -18,6 +18,7 @@ impl Feed {
                         why,
                     },
                     Sort::Forbidden => State::Forbidden { why },
+                    Sort::Absent if self.seen.is_some() && self.governs => State::Unserved,
                     // A server that starts, or something in between, says so of what it will know.
                     Sort::Absent if self.seen.is_some() => State::Lost {
                         since: trouble.since,

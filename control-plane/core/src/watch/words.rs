@@ -111,6 +111,8 @@ pub enum Failure {
     Status(u16, String),
     /// No connection, or no word in time.
     Transport(String),
+    /// A connection, and no answer in time.
+    Silent(String),
     /// The answer broke off: the server has done its work, and nothing is to be had of it.
     Cut(String),
 }
@@ -158,6 +160,8 @@ pub enum State {
         /// For people.
         why: String,
     },
+    /// The server does not know the kind any more. What was told of its objects counts on.
+    Unserved,
     /// The server does not know the kind, and has not known it for long.
     Absent,
 }

@@ -2,6 +2,8 @@
 
 use isthmus_control_plane_core::model::{Kind, ROOTS_NAME};
 
+use super::held;
+
 /// The group of GAMMA's routes.
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
@@ -48,6 +50,14 @@ impl Collection {
             version.to_owned()
         } else {
             format!("{}/{version}", self.group)
+        }
+    }
+
+    /// Does it say who may do what, and who belongs to the mesh?
+    pub(super) fn governs(&self) -> bool {
+        match self.what {
+            What::Nodes => false,
+            What::Objects(kind) => kind == Kind::ClusterProfile || held::governs(kind),
         }
     }
 

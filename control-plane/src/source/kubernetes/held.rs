@@ -24,7 +24,7 @@ const ERRORS_TOLD_MAX: usize = 3;
 const GOVERNING_SHARE: usize = 8;
 
 /// Does an object of this kind say who may do what, and who belongs to the mesh?
-fn governs(kind: Kind) -> bool {
+pub(super) fn governs(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::AccessPolicy | Kind::TrustPolicy | Kind::TrafficPolicy | Kind::MeshCluster

@@ -33,6 +33,8 @@ pub(super) struct Watcher {
     version: usize,
     /// Versions in a row that the server does not know.
     absent: usize,
+    /// When it was last looked whether a better version is served.
+    looked: Instant,
     bytes: u64,
     /// Objects of lists that have no name to be told by.
     nameless: usize,
@@ -71,11 +73,12 @@ impl Watcher {
         Self {
             collection,
             api: api.clone(),
-            feed: Feed::resuming(seen),
+            feed: Feed::resuming(seen).governing(collection.governs()),
             shared: Arc::clone(shared),
             out: out.clone(),
             version: 0,
             absent: 0,
+            looked: Instant::now(),
             bytes: 0,
             nameless: 0,
             reached: None,
@@ -207,7 +210,32 @@ impl Watcher {
             }
             self.look_again();
         }
+        self.look_for_better().await;
         Ok(())
+    }
+
+    /// A definition that was upgraded serves the older version on: now and then, between two watches, it is
+    /// asked for the better ones. What an older one did not say is listed anew.
+    async fn look_for_better(&mut self) {
+        let current = self.version.checked_rem(self.collection.versions());
+        let current = current.unwrap_or(0);
+        if current == 0 || self.looked.elapsed() < self.shared.look_for_better {
+            return;
+        }
+        self.looked = Instant::now();
+        for better in 0..current {
+            let path = self.collection.path(better);
+            if self.api.list(&path, &[("limit", "1")]).await.is_ok() {
+                let (cluster, version) =
+                    (&self.shared.cluster, self.collection.api_version(better));
+                let kind = self.collection.name();
+                tracing::info!(%cluster, %kind, %version, "served in a better version");
+                self.version = better;
+                self.feed.doubt_all();
+                self.feed.list_again();
+                return;
+            }
+        }
     }
 
     /// The next line; in time, or not at all.
@@ -407,8 +435,11 @@ impl Watcher {
             nameless: self.nameless,
         };
         if self.collection.what == What::Nodes {
-            let asked =
-                status.listed || matches!(status.state, State::Forbidden { .. } | State::Absent);
+            let asked = status.listed
+                || matches!(
+                    status.state,
+                    State::Forbidden { .. } | State::Unserved | State::Absent
+                );
             self.shared.nodes_asked.send_if_modified(|before| {
                 let changed = *before != asked;
                 *before = asked;
@@ -450,7 +481,8 @@ fn name_of(raw: Raw<'_>) -> Result<Name, String> {
 fn failure(error: &ApiError) -> Failure {
     let text = error.to_string();
     match error {
-        ApiError::Unreachable(_) | ApiError::Silent => Failure::Transport(text),
+        ApiError::Unreachable(_) => Failure::Transport(text),
+        ApiError::Silent => Failure::Silent(text),
         ApiError::Cut(_) => Failure::Cut(text),
         ApiError::Credential(_) => Failure::Unauthorized(text),
         ApiError::Malformed(_) | ApiError::Redirect(_) => Failure::Malformed(text),

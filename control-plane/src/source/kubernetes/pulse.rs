@@ -27,6 +27,8 @@ const CONFIRM: Duration = Duration::from_secs(5);
 
 /// Problems that are logged at one look.
 const LOGGED_MAX: usize = 10;
+/// Why a kind is old whose definition is gone.
+const UNSERVED: &str = "its definition is not served any more: what was known of it counts on";
 
 type Statuses = BTreeMap<&'static str, Status>;
 
@@ -169,7 +171,7 @@ impl Pulse {
             !seen
         });
         let least = essential(statuses)
-            .filter(|(_, status)| status.state != State::Absent)
+            .filter(|(_, status)| !is_shut(&status.state))
             .map(|(_, status)| status.confirmed_at)
             .min()
             .flatten();
@@ -256,6 +258,7 @@ fn kind_report(status: &Status, now: Instant) -> KindReport {
         State::Watching => (KindState::Watching, String::new()),
         State::Lost { why, .. } => (KindState::Lost, why.clone()),
         State::Forbidden { why } => (KindState::Forbidden, why.clone()),
+        State::Unserved => (KindState::Unserved, UNSERVED.to_owned()),
         State::Absent => (KindState::Absent, String::new()),
     };
     KindReport {
@@ -291,7 +294,11 @@ fn is_seen(status: &Status) -> bool {
     match status.state {
         State::Watching => status.listed,
         State::Absent => true,
-        State::Unknown | State::Listing | State::Lost { .. } | State::Forbidden { .. } => false,
+        State::Unknown
+        | State::Listing
+        | State::Lost { .. }
+        | State::Forbidden { .. }
+        | State::Unserved => false,
     }
 }
 
@@ -313,6 +320,7 @@ fn older(statuses: &Statuses, now: Instant) -> Older {
         let why = match &status.state {
             State::Absent => return None,
             State::Forbidden { why } => why.clone(),
+            State::Unserved => UNSERVED.to_owned(),
             // Shorter than this it is only asked again.
             State::Lost { since: lost, why } if since(*lost) >= LOST => why.clone(),
             State::Unknown | State::Listing | State::Lost { .. } if !status.listed => {
@@ -356,9 +364,13 @@ fn listed(statuses: &Statuses, since: Duration) -> Option<BTreeSet<Kind>> {
             continue;
         }
         let dispensable = !collection.essential;
+        // What was known before the control plane started counts on.
+        let was_known = status.seen.is_some();
         match &status.state {
             State::Absent => {}
-            State::Forbidden { .. } if dispensable => kept.extend(kind_of(collection)),
+            State::Forbidden { .. } | State::Unserved if dispensable || was_known => {
+                kept.extend(kind_of(collection));
+            }
             State::Lost { .. } if dispensable && since >= DISPENSABLE => {
                 kept.extend(kind_of(collection));
             }
@@ -366,17 +378,34 @@ fn listed(statuses: &Statuses, since: Duration) -> Option<BTreeSet<Kind>> {
             | State::Listing
             | State::Watching
             | State::Forbidden { .. }
+            | State::Unserved
             | State::Lost { .. } => return None,
         }
     }
-    Some(kept)
+    let sees = essential(statuses).any(|(_, status)| status.listed);
+    sees.then_some(kept)
+}
+
+/// Is it said that there is nothing to be had of the kind? That is no word about the cluster: the kind
+/// is as old as it is, and the others go on.
+fn is_shut(state: &State) -> bool {
+    match state {
+        State::Absent | State::Forbidden { .. } | State::Unserved => true,
+        State::Unknown | State::Listing | State::Watching | State::Lost { .. } => false,
+    }
 }
 
 /// Why the cluster can't be seen; `None`: it can.
 fn trouble(statuses: &Statuses, now: Instant) -> Option<String> {
+    // Who may see nothing at all sees no cluster.
+    let mut all = essential(statuses);
+    if let Some((name, why)) = essential(statuses).find_map(forbidden)
+        && all.all(|(_, status)| is_shut(&status.state))
+    {
+        return Some(format!("{name}: {why}"));
+    }
     essential(statuses).find_map(|(name, status)| match &status.state {
-        State::Absent => None,
-        State::Forbidden { why } => Some(format!("{name}: {why}")),
+        State::Absent | State::Forbidden { .. } | State::Unserved => None,
         State::Lost { since, why } if now.saturating_duration_since(*since) >= LOST => {
             Some(format!("{name}: {why}"))
         }
@@ -386,6 +415,18 @@ fn trouble(statuses: &Statuses, now: Instant) -> Option<String> {
             unheard.then(|| format!("{name}: nothing was heard for {} s", UNHEARD.as_secs()))
         }
     })
+}
+
+fn forbidden<'a>((name, status): (&'static str, &'a Status)) -> Option<(&'static str, &'a str)> {
+    match &status.state {
+        State::Forbidden { why } => Some((name, why)),
+        State::Unknown
+        | State::Listing
+        | State::Watching
+        | State::Lost { .. }
+        | State::Unserved
+        | State::Absent => None,
+    }
 }
 
 #[cfg(test)]

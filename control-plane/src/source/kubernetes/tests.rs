@@ -93,6 +93,18 @@ impl Running {
         let api = Api::new(access).unwrap();
         let mut source = KubernetesSource::new(&"east".parse().unwrap(), &api, quota);
         source.silence = silence;
+        Self::of(source)
+    }
+
+    /// Every end of a watch is a reason to look for a better version.
+    fn looking_for_better(server: &Server) -> Self {
+        let api = Api::new(access(server.address)).unwrap();
+        let mut source = KubernetesSource::new(&"east".parse().unwrap(), &api, Quota::default());
+        source.look_for_better = Duration::ZERO;
+        Self::of(source)
+    }
+
+    fn of(source: KubernetesSource) -> Self {
         let report = source.report();
         let (send, changes) = mpsc::channel(64);
         tokio::spawn(source.run(send));
@@ -528,36 +540,109 @@ async fn a_kind_that_is_forbidden_is_kept_and_listed_when_it_may_be() {
 }
 
 #[tokio::test]
-async fn an_essential_kind_that_is_forbidden_makes_the_cluster_lost_and_nothing_gone() {
-    let server = Server::start().await;
+async fn a_kind_whose_permission_is_taken_away_is_old_and_the_others_go_on() {
+    let mut server = Server::start().await;
     server.put(PODS, pod("cart", "10.0.0.1"));
+    server.put(
+        SERVICES,
+        json!({ "metadata": { "name": "cart", "namespace": "shop" }, "spec": {} }),
+    );
+    server.put(POLICIES, policy(&["cart"]));
     let mut running = Running::listed(&server).await;
     server.script(|asked| {
-        asked
-            .path
-            .ends_with("/pods")
-            .then(|| status(403, "pods is forbidden"))
+        let may = |plural: &str| !asked.path.ends_with(plural);
+        (!may("/services") || !may("/accesspolicies")).then(|| status(403, "is forbidden"))
     });
-    server.compact();
-    server.put(PODS, pod("cart", "10.0.0.2"));
-    // The open watch still goes on: it ends with its connection.
-    let mut server = server;
+    // The open watches go on: they end with their connection.
     server.stop().await;
+    server.delete(SERVICES, "shop/cart");
+    server.put(PODS, pod("cart", "10.0.0.2"));
     server.resume().await;
-    running.until("it is lost", |r| r.lost.is_some()).await;
+    let kinds = [Kind::Service, Kind::AccessPolicy];
     running
-        .until("it says why", |r| {
-            r.lost.as_deref() == Some("Pod: pods is forbidden")
+        .until("both are old, and the pods are not", |r| {
+            let old = |kind| {
+                let of = r.older.get(kind);
+                of.is_some_and(|of| of.reason.contains("is forbidden") && of.confirmed_at.is_some())
+            };
+            kinds.iter().all(old) && r.older.len() == 2 && r.ip("cart") == "10.0.0.2"
         })
         .await;
-    assert!(running.has("Pod shop/cart"));
+    running
+        .until("the cluster is seen", |r| r.lost.is_none())
+        .await;
+    assert!(running.has("Service shop/cart"));
+    assert!(running.has("AccessPolicy shop/who"));
+    assert_eq!(running.state("AccessPolicy"), Some(KindState::Forbidden));
     server.script(|_| None);
     running
-        .until("it is back", |r| {
-            r.lost.is_none() && r.ip("cart") == "10.0.0.2"
+        .until("they may be read again", |r| {
+            r.older.is_empty() && !r.has("Service shop/cart")
         })
         .await;
+    assert!(running.has("AccessPolicy shop/who"));
+}
+
+#[tokio::test]
+async fn policies_outlive_their_definition() {
+    let mut server = Server::start().await;
+    server.put(POLICIES, policy(&["cart"]));
+    let mut running = Running::listed(&server).await;
+    // Served in another version, or not at all: nobody has deleted the policy.
+    server.serves(POLICIES, false);
+    server.stop().await;
+    server.resume().await;
+    running
+        .until("it is said", |r| {
+            r.state("AccessPolicy") == Some(KindState::Unserved)
+                && r.older.contains_key(&Kind::AccessPolicy)
+        })
+        .await;
+    running
+        .until("the cluster is seen", |r| r.lost.is_none())
+        .await;
+    assert!(running.has("AccessPolicy shop/who"));
     assert_eq!(running.deletes, [""; 0]);
+    server.serves(POLICIES, true);
+    running
+        .until("it is fresh again", |r| r.older.is_empty())
+        .await;
+    assert!(running.has("AccessPolicy shop/who"));
+}
+
+/// The older version is served on, and so is the watch of it.
+#[tokio::test]
+async fn a_kind_that_is_served_in_a_better_version_is_watched_in_it() {
+    let server = Server::start().await;
+    let old = EXPORTS.replace("v1beta1", "v1alpha1");
+    let export = json!({ "metadata": { "name": "cart", "namespace": "shop" } });
+    server.put(&old, export.clone());
+    server.serves(&old, true);
+    let mut running = Running::looking_for_better(&server);
+    running.until("it is listed", |r| r.listed).await;
+    assert!(running.has("ServiceExport shop/cart"));
+    let mut better = export;
+    better["spec"] = json!({ "exportedLabels": { "tier": "gold" } });
+    server.put(EXPORTS, better);
+    server.serves(EXPORTS, true);
+    // A watch of an API server ends after a while.
+    let mut server = server;
+    server.script(move |asked| (asked.is_watch() && asked.path == old).then(|| whole(200, "")));
+    server.stop().await;
+    server.resume().await;
+    let labelled = |r: &Running| {
+        r.objects.values().any(|object| match &object.spec {
+            Spec::ServiceExport(export) => export.labels.contains_key("tier"),
+            _ => false,
+        })
+    };
+    running.until("the better version is read", labelled).await;
+    let watched = |_: &Running| {
+        let asked = server.asked();
+        let mut asked = asked.iter();
+        asked.any(|asked| asked.is_watch() && asked.path == EXPORTS)
+    };
+    running.until("it is watched", watched).await;
 }
 
 #[tokio::test]

@@ -139,11 +139,6 @@ fn a_cluster_is_lost_with_any_kind_that_counts_and_back_with_all_of_them() {
         ["lost: EndpointSlice: refused"]
     );
     assert_eq!(said(&mut pulse, &statuses, later), [""; 0]);
-    statuses.insert("EndpointSlice", status(forbidden(), true, later));
-    assert_eq!(
-        said(&mut pulse, &statuses, later),
-        ["lost: EndpointSlice: no"]
-    );
     statuses.insert("EndpointSlice", status(State::Watching, true, later));
     let back = "done without {TcpRoute}";
     assert_eq!(said(&mut pulse, &statuses, later), [back]);
@@ -151,6 +146,54 @@ fn a_cluster_is_lost_with_any_kind_that_counts_and_back_with_all_of_them() {
     let silent = later + UNHEARD;
     let why = "lost: Namespace: nothing was heard for 60 s";
     assert_eq!(said(&mut pulse, &statuses, silent), [why]);
+}
+
+/// The cluster answers: that one kind may not be read, or is not served any more, is said of that kind.
+#[test]
+fn a_kind_that_may_not_be_read_any_more_takes_no_cluster_along() {
+    let begun = Instant::now();
+    let essential = essential(&well(begun))
+        .map(|(name, _)| name)
+        .collect::<Vec<_>>();
+    assert_eq!(essential.len(), 5);
+    for name in &essential {
+        for shut in [forbidden(), State::Unserved] {
+            let mut pulse = pulse();
+            assert_eq!(said(&mut pulse, &well(begun), begun), ["done without {}"]);
+            let later = begun + Duration::from_secs(20);
+            let mut statuses = well(later);
+            statuses.insert(name, status(shut, true, begun));
+            assert_eq!(said(&mut pulse, &statuses, later), ["confirmed"], "{name}");
+            assert_eq!(pulse.confirmed, Some(later));
+            let Some(Change::Older { kinds, .. }) = pulse.age(&statuses, later) else {
+                panic!("{name} is as fresh as the cluster");
+            };
+            let kinds: Vec<_> = kinds.keys().map(|kind| kind.as_str()).collect();
+            assert_eq!(kinds, [*name]);
+        }
+    }
+    // Who may read nothing sees no cluster.
+    let mut pulse = pulse();
+    said(&mut pulse, &well(begun), begun);
+    let mut statuses = well(begun);
+    for name in essential {
+        statuses.insert(name, status(forbidden(), true, begun));
+    }
+    assert_eq!(said(&mut pulse, &statuses, begun), ["lost: Namespace: no"]);
+}
+
+/// A control plane that starts has what it knew from disk.
+#[test]
+fn what_was_known_before_a_restart_keeps_no_cluster_waiting() {
+    let begun = Instant::now();
+    let mut statuses = well(begun);
+    let mut pods = status(forbidden(), false, begun);
+    statuses.insert("Pod", pods.clone());
+    assert_eq!(said(&mut pulse(), &statuses, begun), [""; 0], "never seen");
+    pods.seen = isthmus_control_plane_core::watch::Version::read("7");
+    statuses.insert("Pod", pods);
+    let told = said(&mut pulse(), &statuses, begun);
+    assert_eq!(told, ["done without {Pod}"]);
 }
 
 #[test]

@@ -7,11 +7,12 @@ mod front;
 mod page;
 mod services;
 mod first_use;
+mod readiness;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -32,10 +33,9 @@ use crate::saved::Note;
 use crate::source::Report;
 use crate::writer::Problems;
 pub use front::Front;
+pub use readiness::Begin;
+use readiness::Readiness;
 
-/// A cluster that is unknown keeps the control plane from being ready for no longer than this: one
-/// that hangs must not stop the others.
-const READY_GRACE: Duration = Duration::from_secs(30);
 /// Objects that are read in one go: the world's writer waits meanwhile.
 const OBJECTS_PAGE: usize = 500;
 /// Objects that one dump shows.
@@ -58,16 +58,8 @@ pub struct Admin {
     pub told: Arc<Told>,
     /// Who belongs to the mesh, and what their sources complain of.
     pub fleet: Arc<Fleet>,
-    /// Since when the process runs.
-    pub started: Instant,
-}
-
-/// Is the control plane ready, and what is it waiting for?
-#[derive(Debug, serde::Serialize)]
-struct Readiness {
-    ready: bool,
-    /// Clusters that were never listed in full, and why.
-    unknown: BTreeMap<String, String>,
+    /// Since when it waits to be ready.
+    pub begin: Begin,
 }
 
 #[derive(serde::Serialize)]
@@ -83,6 +75,8 @@ struct ClusterView {
     /// Addresses of pods and slices that others are not told, because of declared ranges.
     withheld_addresses: usize,
     source: Option<Report>,
+    /// Seconds since 1970: when the credential ends, if it says so.
+    credential_ends: Option<u64>,
     /// What is on disk, for a control plane that starts while the cluster can't be reached.
     saved: Option<Note>,
 }
@@ -163,20 +157,9 @@ impl Admin {
     }
 
     fn readiness(&self) -> Readiness {
-        let mut listed = false;
-        let mut unknown = BTreeMap::new();
-        self.hub.read(|world| {
-            for status in world.clusters() {
-                match status.state {
-                    State::Unknown => {
-                        unknown.insert(status.cluster.to_string(), status.reason.to_owned());
-                    }
-                    State::Synced | State::Stale => listed = true,
-                }
-            }
-        });
-        let ready = unknown.is_empty() || (listed && self.started.elapsed() >= READY_GRACE);
-        Readiness { ready, unknown }
+        let (refused, now) = (self.fleet.awaited(), Instant::now());
+        self.hub
+            .read(|world| self.begin.readiness(world, &refused, now))
     }
 
     fn clusters(&self) -> Vec<ClusterView> {
@@ -191,6 +174,7 @@ impl Admin {
             unknown_kinds: Vec::new(),
             withheld_addresses: 0,
             source: None,
+            credential_ends: None,
             saved: None,
         });
         self.hub.read(|world| {
@@ -209,10 +193,17 @@ impl Admin {
                 unknown_kinds: status.unknown.iter().map(|kind| kind.as_str()).collect(),
                 withheld_addresses: world.withheld_addresses(status.cluster.as_str()),
                 source: self.fleet.report(status.cluster),
+                credential_ends: self.credential_ends(status.cluster),
                 saved: self.fleet.saved().note(status.cluster),
             });
             view.chain(awaited).collect()
         })
+    }
+
+    fn credential_ends(&self, cluster: &ClusterId) -> Option<u64> {
+        let ends = self.fleet.credential_ends(cluster)?;
+        let since = ends.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(since.as_secs())
     }
 
     fn world(&self) -> serde_json::Value {

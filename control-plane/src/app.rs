@@ -24,7 +24,7 @@ use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
-use crate::admin::{Admin, Front};
+use crate::admin::{Admin, Begin, Front};
 use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
@@ -412,7 +412,7 @@ impl Parts {
             authorities: Arc::clone(&self.authorities),
             fleet: Arc::clone(&self.fleet),
             told: Arc::clone(&self.told),
-            started: Instant::now(),
+            begin: Begin::new(Instant::now()),
         }
     }
 

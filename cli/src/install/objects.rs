@@ -11,6 +11,8 @@ pub(crate) const SYSTEM: &str = "isthmus-system";
 pub(crate) const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Its value.
 pub(crate) const MANAGED_BY: &str = "isthmus";
+/// A new control plane counts when it was ready for so long.
+const MIN_READY_SECONDS: u32 = 10;
 /// Where the control plane serves proxies, and where it is ready.
 const DISCOVERY_PORT: u16 = 15012;
 const ADMIN_PORT: u16 = 15014;
@@ -289,6 +291,8 @@ fn workload(plan: &Plan, selector: &Value) -> Value {
         "metadata": metadata(ACCOUNT, Some(SYSTEM)),
         "spec": {
             "replicas": REPLICAS,
+            // Its proxies have moved before the next one is replaced.
+            "minReadySeconds": MIN_READY_SECONDS,
             "selector": { "matchLabels": selector },
             "template": template(plan, selector),
         },
@@ -489,6 +493,7 @@ mod tests {
         let object = workload(&plan(), &json!({ "a": "b" }));
         let spec = &object["spec"];
         assert_eq!(spec["replicas"], 2);
+        assert_eq!(spec["minReadySeconds"], MIN_READY_SECONDS);
         assert_eq!(spec["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
         let pod = &spec["template"]["spec"];
         let probe = &pod["containers"][0]["readinessProbe"]["httpGet"];

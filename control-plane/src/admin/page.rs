@@ -70,6 +70,11 @@ fn freshness(clusters: &[ClusterView], page: &mut Page) {
         "Since the view of the cluster was last known to be right.",
     );
     family(page, clusters, about, |view| view.age_seconds);
+    let about = (
+        "isthmus_credential_expires_timestamp_seconds",
+        "When the token by which the cluster is seen ends.",
+    );
+    family(page, clusters, about, |view| view.credential_ends);
     let name = "isthmus_cluster_objects";
     page.head(name, "Objects by kind.", "gauge");
     for view in clusters {

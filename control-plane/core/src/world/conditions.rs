@@ -188,6 +188,12 @@ impl World {
             .filter(|cluster| cluster.exported(namespace, name))
         {
             let at = reference(cluster, Kind::ServiceExport, namespace, name);
+            if let Some(message) = import::out_of_reach(cluster, (namespace, name)) {
+                found.push(Condition {
+                    kind: "Reachable".to_owned(),
+                    ..rejected(at.clone(), "NoSidecar", message)
+                });
+            }
             for said in import::verdict(self, cluster, (namespace, name), merged.as_ref(), &[]) {
                 found.push(Condition {
                     object: at.clone(),

@@ -36,7 +36,7 @@ impl World {
         let mut all = self.clusters.values();
         let unheard = all.find(|cluster| !cluster.offers_known());
         let unheard = unheard.map(|cluster| cluster.id.to_string());
-        let awaited = || self.awaited_member().map(ToOwned::to_owned);
+        let awaited = || self.awaited_members()?.first().cloned();
         let unheard = unheard.or_else(awaited);
         unheard.unwrap_or_else(|| "the home cluster".to_owned())
     }

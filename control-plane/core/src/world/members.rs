@@ -127,12 +127,19 @@ impl World {
         }
     }
 
-    /// A cluster that is named, and was not admitted yet.
-    pub(crate) fn awaited_member(&self) -> Option<&str> {
+    /// The clusters that the home cluster names and that are not there yet; `None`: it was not heard, and
+    /// may name any.
+    #[must_use]
+    pub fn awaited_members(&self) -> Option<&BTreeSet<String>> {
         match &self.awaited {
             Awaited::Any => None,
-            Awaited::These(names) => names.first().map(String::as_str),
+            Awaited::These(names) => Some(names),
         }
+    }
+
+    /// The clusters that speak for the mesh, where some were named.
+    pub fn mesh_authors(&self) -> impl Iterator<Item = &ClusterId> {
+        self.mesh_authors.iter().flatten()
     }
 
     /// Is a trust domain of no cluster that is believed, or may be? What is known of one cluster

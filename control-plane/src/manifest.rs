@@ -407,6 +407,12 @@ fn understand(
         ("discovery.k8s.io", "v1", "EndpointSlice") => {
             plain(workload::endpoint_slice(document, metadata)?)
         }
+        // What is being deleted is offered no more, whatever holds the object.
+        ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceExport")
+            if metadata.deleted() =>
+        {
+            None
+        }
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceExport") => {
             plain(mesh::service_export(document, metadata))
         }

@@ -7,7 +7,7 @@
 
 mod verdict;
 
-pub(crate) use verdict::{shortened, verdict};
+pub(crate) use verdict::{out_of_reach, shortened, verdict};
 
 use isthmus_proto::ids::ClusterId;
 

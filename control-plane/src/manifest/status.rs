@@ -65,6 +65,7 @@ pub(super) fn observed(metadata: &Metadata, status: Option<&Value>, types: &[&st
     Observed {
         generation: metadata.generation(),
         conditions: conditions(status, types),
+        deleting: metadata.deleted(),
     }
 }
 

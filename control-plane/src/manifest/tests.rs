@@ -136,6 +136,37 @@ fn a_pod_says_whether_it_serves() {
     );
 }
 
+/// A finalizer may hold what its author has taken back.
+#[test]
+fn an_export_that_is_being_deleted_is_none() {
+    let export = |deleted: &str| {
+        let parsed = read(&format!(
+            "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\n\
+             metadata: {{name: cart, namespace: shop, finalizers: [a/b]{deleted}}}\n"
+        ));
+        assert_eq!(parsed.errors, vec![]);
+        parsed.objects.len()
+    };
+    assert_eq!(export(""), 1);
+    assert_eq!(export(", deletionTimestamp: \"2026-11-22T17:03:00Z\""), 0);
+}
+
+#[test]
+fn a_mesh_cluster_that_is_being_deleted_is_one_and_says_so() {
+    let parsed = read(
+        "apiVersion: isthmus.dev/v1alpha1\nkind: MeshCluster\n\
+         metadata: {name: west, deletionTimestamp: \"2026-11-22T17:03:00Z\"}\n\
+         spec: {network: west-net}\n",
+    );
+    let [object] = &parsed.objects[..] else {
+        panic!("{parsed:?}")
+    };
+    let Spec::MeshCluster(cluster) = &object.spec else {
+        panic!("{object:?}")
+    };
+    assert!(cluster.observed.deleting);
+}
+
 #[test]
 fn a_service_account_that_is_no_name_is_an_error() {
     for bad in ["Cart_1", "cart/1", "-cart", "cart..a"] {

@@ -216,6 +216,8 @@ fn import(body: &ImportBody, is_alpha: bool) -> Value {
 fn service(body: &ServiceBody) -> Value {
     let mut spec = json!({
         "type": "ClusterIP",
+        // An address of each family that the cluster has.
+        "ipFamilyPolicy": "PreferDualStack",
         "ports": body.ports.iter().map(port).collect::<Vec<_>>(),
     });
     if body.headless {

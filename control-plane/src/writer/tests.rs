@@ -219,7 +219,8 @@ fn route() -> Value {
 }
 
 /// What `v1beta1` has beside the rest.
-fn carried(import: &Value) {
+fn carried(import: &Value, derived: &Value) {
+    assert_eq!(derived["spec"]["ipFamilyPolicy"], "PreferDualStack");
     let ready = &import["status"]["conditions"][0];
     assert_eq!(
         (&ready["type"], &ready["reason"]),
@@ -259,7 +260,7 @@ async fn an_export_is_imported_everywhere_and_a_second_leader_writes_nothing() {
     assert_eq!(import["spec"]["ports"][1]["protocol"], "UDP");
     assert_eq!(import["metadata"]["labels"]["team"], "cart");
     assert_eq!(import["status"]["clusters"], json!([{ "cluster": "east" }]));
-    carried(&import);
+    carried(&import, &mesh.derived("west", "cart"));
     let owner = &mesh.derived("west", "cart")["metadata"]["ownerReferences"][0];
     assert_eq!(owner["uid"], import["metadata"]["uid"]);
     let path = "/apis/multicluster.x-k8s.io/v1beta1/namespaces/shop/serviceexports/cart";

@@ -24,6 +24,7 @@ const PLAIN: &ServiceExport = &ServiceExport {
     observed: Observed {
         generation: 0,
         conditions: Vec::new(),
+        deleting: false,
     },
 };
 
@@ -440,4 +441,46 @@ mod properties {
             prop_assert_eq!(merged.conflicts.is_empty(), equal);
         }
     }
+}
+
+#[test]
+fn an_export_that_nobody_else_can_call_says_so() {
+    use crate::model::Truth;
+    use crate::sample::pod;
+    let bare = |number: u8| {
+        let mut pod = pod("east", "cart", number);
+        let Spec::Pod(spec) = &mut pod.spec else {
+            panic!("a Pod")
+        };
+        spec.meshed = false;
+        pod
+    };
+    let told = |pods: &[Object]| {
+        let mut world = world(&["east"]);
+        let mut objects = vec![service("east", "cart", 5), export("east", "cart")];
+        objects.extend_from_slice(pods);
+        list(&mut world, "east", &objects);
+        let cluster = world.listed("east").unwrap();
+        let at = ("shop", "cart");
+        let said = verdict(
+            &world,
+            cluster,
+            at,
+            merged(&world, "shop", "cart").as_ref(),
+            &[],
+        );
+        let ready = said.into_iter().find(|said| said.kind == "Ready").unwrap();
+        assert_eq!(ready.status, Truth::True);
+        let unreached = world.conditions();
+        let unreached = unreached.iter().any(|said| said.reason == "NoSidecar");
+        assert_eq!(unreached, !ready.message.is_empty());
+        ready.message
+    };
+    assert_eq!(
+        told(&[bare(1), bare(2)]),
+        "none of 2 endpoints has a sidecar: other clusters can't call it"
+    );
+    assert_eq!(told(&[bare(1), pod("east", "cart", 2)]), "");
+    // There may be some soon.
+    assert_eq!(told(&[]), "");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::import::{Contradiction, Merged};
 use crate::model::{Managed, Said, Service, ServiceType, Truth};
+use crate::translate::endpoint::{Backend, backends};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 
@@ -82,11 +83,29 @@ pub(crate) fn verdict(
             &messages.join("; "),
         )
     };
+    let ready = complaints(cluster, (namespace, name), taken);
     vec![
         said("Valid", Truth::True, "Valid", ""),
-        said("Ready", Truth::True, "Ready", &taken.join("; ")),
+        said("Ready", Truth::True, "Ready", &ready),
         conflict,
     ]
+}
+
+/// What is to be said of an export that is as it should be.
+fn complaints(cluster: &Cluster, at: (&str, &str), taken: &[String]) -> String {
+    let unreached = out_of_reach(cluster, at).into_iter();
+    let all: Vec<String> = unreached.chain(taken.iter().cloned()).collect();
+    all.join("; ")
+}
+
+/// Why nobody in another cluster can call what is exported: none of its endpoints has a sidecar.
+pub(crate) fn out_of_reach(cluster: &Cluster, (namespace, name): (&str, &str)) -> Option<String> {
+    let endpoints = backends(cluster, namespace, name);
+    let reached = endpoints.iter().any(Backend::is_meshed);
+    (!endpoints.is_empty() && !reached).then(|| {
+        let count = endpoints.len();
+        format!("none of {count} endpoints has a sidecar: other clusters can't call it")
+    })
 }
 
 /// A message that fits into a condition.

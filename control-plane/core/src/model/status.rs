@@ -81,6 +81,9 @@ pub struct Observed {
     pub generation: i64,
     /// `status.conditions`, of the types that the mesh writes.
     pub conditions: Vec<Said>,
+    /// It has a deletion timestamp: it is there until its last finalizer is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleting: bool,
 }
 
 impl Observed {

@@ -285,6 +285,19 @@ fn add<'a>(found: &mut BTreeMap<String, Backend<'a>>, backend: Backend<'a>) {
         }
     }
     known.ports.extend(backend.ports);
+    // Slices are written one after another: what one of them knows of its health already, counts.
+    if ailing(backend.health) > ailing(known.health) {
+        known.health = backend.health;
+    }
+}
+
+/// How far a health is from a good one.
+fn ailing(health: resource::Health) -> u8 {
+    match health {
+        resource::Health::Healthy => 0,
+        resource::Health::Draining => 1,
+        resource::Health::Unhealthy | resource::Health::Unspecified => 2,
+    }
 }
 
 fn of_pod<'a>(

@@ -89,6 +89,41 @@ fn slices_count_where_there_are_any_and_say_who_is_healthy() {
     assert_eq!((plain.identity.as_str(), plain.tunnel_port), ("", 0));
 }
 
+/// One slice for each address family, written one after the other.
+#[test]
+fn of_two_slices_the_one_counts_that_knows_of_an_ailment() {
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        let mut objects = shop();
+        for number in 1..=2 {
+            objects.push(pod("east", "cart", number));
+        }
+        let mut before = slice(
+            "east",
+            vec![
+                endpoint("10.1.0.1", true, false, Some("cart-1")),
+                endpoint("10.1.0.2", true, false, Some("cart-2")),
+            ],
+        );
+        before.name = first.to_owned();
+        let mut after = slice(
+            "east",
+            vec![
+                endpoint("fd00::1", false, false, Some("cart-1")),
+                endpoint("fd00::2", false, true, Some("cart-2")),
+            ],
+        );
+        after.name = second.to_owned();
+        objects.extend([before, after]);
+        let proxy = seen(&objects, "east/shop/web-1", "web", &[LOCAL]);
+        let get = |pod: &str| -> resource::Endpoint {
+            proxy.get(T::Endpoint, &format!("{LOCAL}#east/shop/{pod}"))
+        };
+        assert_eq!(get("cart-1").health(), resource::Health::Unhealthy);
+        assert_eq!(get("cart-1").addresses.len(), 2);
+        assert_ne!(get("cart-2").health(), resource::Health::Healthy);
+    }
+}
+
 #[test]
 fn a_pod_without_a_proxy_is_plain_at_home_and_unknown_abroad() {
     let mut objects = shop();

@@ -11,6 +11,7 @@ fn refusal(generation: i64, conditions: &[Said]) -> Refusal {
         observed: Observed {
             generation,
             conditions: conditions.to_vec(),
+            deleting: false,
         },
     }
 }

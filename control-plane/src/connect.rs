@@ -19,14 +19,18 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::config::ApiServer;
 use crate::fleet::{Fleet, Running};
 use crate::kubernetes::kubeconfig::KUBECONFIG_BYTES_MAX;
-use crate::kubernetes::{Access, Allow, Api, in_cluster, kubeconfig};
+use crate::kubernetes::{Access, Allow, Api, ApiError, in_cluster, kubeconfig};
 use crate::source::kubernetes::{KubernetesSource, Versions};
 use crate::source::{KindState, Report};
 
 /// How often it is looked whether there is another credential.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long a new credential is tried.
-const TRIAL_MAX: Duration = Duration::from_secs(60);
+/// A new credential is tried as long as something comes: a large cluster takes minutes to list. When nothing
+/// has come for so long, or all of it takes longer than that, it is no good.
+const TRIAL: Patience = Patience {
+    pause: Duration::from_secs(60),
+    whole: Duration::from_secs(1_800),
+};
 /// A credential that was no good is tried again after this: each try lists the whole cluster.
 const TRIAL_EVERY: Duration = Duration::from_secs(60);
 /// How long an API server may take to say which cluster it is.
@@ -156,6 +160,9 @@ impl Connector {
                 self.refused = Some((digest, why.clone(), Instant::now()));
             }
         })?;
+        if let Some(renewed) = self.go_on(&api, digest).await {
+            return renewed;
+        }
         let source = KubernetesSource::new(&self.cluster, &api, self.quota).resuming(seen);
         let running = Running::start(source, Some(api.clone()));
         let cluster = &self.cluster;
@@ -165,7 +172,7 @@ impl Connector {
             }
             Some(_) => {
                 let old = self.fleet.report(cluster).unwrap_or_default();
-                match trial(running, &old).await {
+                match trial(running, &old, TRIAL).await {
                     Ok((running, told)) => {
                         let changes = told.len();
                         self.fleet.learn(cluster, running, told);
@@ -195,6 +202,20 @@ impl Connector {
 }
 
 impl Connector {
+    /// Goes on with a newer token of the same account, if it is no more than that.
+    async fn go_on(&mut self, by: &Api, digest: [u8; 32]) -> Option<Result<(), Unusable>> {
+        let quota = self.quota;
+        let used = self.used.as_mut().filter(|used| used.quota == quota)?;
+        let token = used.api.access().renewed_by(by.access())?;
+        let renewed = renew(used, by, token).await;
+        if renewed.is_ok() {
+            used.digest = digest;
+        }
+        let refused = renewed.as_ref().err().cloned();
+        self.refused = refused.map(|why| (digest, why, Instant::now()));
+        Some(renewed)
+    }
+
     /// Is it the cluster that is meant? Returns its UID, if it tells it, and up to where it was seen.
     async fn identify(&self, api: &Api) -> Result<(Option<String>, Versions), Unusable> {
         let mark = self.fleet.saved().mark(&self.cluster);
@@ -217,17 +238,47 @@ impl Connector {
     }
 }
 
+/// Goes on with a newer token of the same account, on the same way: no more and no less is seen by it,
+/// and nothing has to be listed again.
+async fn renew(used: &Used, by: &Api, token: &str) -> Result<(), Unusable> {
+    let unusable = |error: ApiError| Unusable::new("Unusable", error.to_string());
+    by.list("/api/v1/namespaces", &[("limit", "1")])
+        .await
+        .map_err(unusable)?;
+    used.api.renew(token).await.map_err(unusable)
+}
+
 type Started = (Running, mpsc::Receiver<Change>);
+
+/// How long a trial may take.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Without any progress.
+    pause: Duration,
+    whole: Duration,
+}
 
 /// Lists the cluster in the new way, and compares. What is told meanwhile is kept: as much as the
 /// source's quota lets through.
 async fn trial(
     (running, mut changes): Started,
     old: &Report,
+    patience: Patience,
 ) -> Result<(Started, Vec<Change>), Unusable> {
     let (mut told, mut last) = (Vec::new(), "no answer".to_owned());
     let listing = async {
-        while let Some(change) = changes.recv().await {
+        let mut heard = 0;
+        loop {
+            // Cancel-safe: what is not returned stays in the channel.
+            let Ok(next) = timeout(patience.pause, changes.recv()).await else {
+                // Of what brings no change, as nodes, the bytes tell.
+                let bytes = read_so_far(&running.report());
+                if std::mem::replace(&mut heard, bytes) < bytes {
+                    continue;
+                }
+                return false;
+            };
+            let Some(change) = next else { return false };
             match &change {
                 Change::Lost { reason, .. } => reason.clone_into(&mut last),
                 Change::InitDone { .. } => {
@@ -244,9 +295,8 @@ async fn trial(
                 | Change::Reached { .. } => told.push(change),
             }
         }
-        false
     };
-    if !timeout(TRIAL_MAX, listing).await.unwrap_or(false) {
+    if !timeout(patience.whole, listing).await.unwrap_or(false) {
         let why = format!("with the new credential the cluster can't be listed: {last}");
         return Err(Unusable::new("Unusable", why));
     }
@@ -255,6 +305,11 @@ async fn trial(
         return Err(Unusable::new("SeesLess", why));
     }
     Ok(((running, changes), told))
+}
+
+/// Bytes of lists and watches.
+fn read_so_far(report: &Report) -> u64 {
+    report.kinds.values().map(|kind| kind.bytes).sum()
 }
 
 /// A kind that was seen and is forbidden now.

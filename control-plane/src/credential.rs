@@ -12,7 +12,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::kubernetes::{Access, Allow, Api, ApiError, Credential, Refused, kubeconfig};
+use crate::kubernetes::{Access, Allow, Api, ApiError, Credential, Refused, Roots, kubeconfig};
 use crate::manifest::yaml;
 
 /// API servers give no shorter ones.
@@ -21,6 +21,10 @@ const LIFETIME_MIN: Duration = Duration::from_secs(600);
 pub const EXPIRES_ANNOTATION: &str = "isthmus.dev/expires";
 /// What a service account is called as a user.
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+/// The ConfigMap of every namespace that has the roots of its cluster's API server.
+const ROOT_CA: &str = "kube-root-ca.crt";
+/// More of it is not taken, in bytes.
+const ROOTS_BYTES_MAX: usize = 64 << 10;
 /// Longest token that is looked into, in bytes.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 
@@ -156,11 +160,14 @@ pub async fn tend(
         .token((&life.namespace, &life.account), &[], None, lifetime)
         .await
         .map_err(CredentialError::Request)?;
-    tried(access, &issued.token)
-        .await
-        .map_err(CredentialError::Try)?;
-    let renewed =
-        with_token(&text, &issued.token).ok_or_else(|| place.wrong("no user with a token"))?;
+    let renewed = Access {
+        credential: Credential::Token(issued.token.clone()),
+        ..access
+    };
+    tried(renewed.clone()).await.map_err(CredentialError::Try)?;
+    let roots = told_roots(&renewed, &life.namespace).await;
+    let renewed = with(&text, &issued.token, roots.as_deref());
+    let renewed = renewed.ok_or_else(|| place.wrong("no user with a token"))?;
     secret["data"][&place.key] = STANDARD.encode(renewed).into();
     let expires = issued.expires.duration_since(SystemTime::UNIX_EPOCH);
     if let (Ok(expires), Some(annotations)) = (expires, annotations(&mut secret)) {
@@ -179,15 +186,41 @@ fn annotations(secret: &mut Value) -> Option<&mut serde_json::Map<String, Value>
     secret.pointer_mut("/metadata/annotations")?.as_object_mut()
 }
 
-/// Does the new token open the door?
-async fn tried(access: Access, token: &str) -> Result<(), ApiError> {
-    let credential = Credential::Token(token.to_owned());
-    let api = Api::new(Access {
-        credential,
-        ..access
-    });
+/// Does it open the door?
+async fn tried(access: Access) -> Result<(), ApiError> {
+    let api = Api::new(access);
     let api = api.map_err(|refused| ApiError::Malformed(refused.to_string()))?;
     api.list("/api/v1/pods", &[("limit", "1")]).await.map(drop)
+}
+
+/// The roots that the cluster gives its own pods, where they are others than ours: while a CA is
+/// replaced, the old and the new one. They are asked for while the old one still vouches for who answers, and taken only
+/// if they vouch for it, too: what stands before an API server may have a certificate of somebody else.
+async fn told_roots(access: &Access, namespace: &str) -> Option<String> {
+    let Roots::Given(ours) = &access.roots else {
+        return None;
+    };
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/{ROOT_CA}");
+    // Not there, or not ours to read: as it was before.
+    let told = Api::new(access.clone()).ok()?.get(&path).await.ok()?;
+    let told: Value = serde_json::from_slice(&told).ok()?;
+    let pem = told["data"]["ca.crt"].as_str()?;
+    if pem.len() > ROOTS_BYTES_MAX {
+        return None;
+    }
+    let roots = Roots::of_pem(ROOT_CA, pem.as_bytes()).ok()?;
+    let Roots::Given(theirs) = &roots else {
+        return None;
+    };
+    if theirs.iter().all(|root| ours.contains(root)) {
+        return None;
+    }
+    let through = Access {
+        roots,
+        ..access.clone()
+    };
+    tried(through).await.ok()?;
+    Some(pem.to_owned())
 }
 
 impl Place {
@@ -214,8 +247,9 @@ impl Place {
     }
 }
 
-/// The kubeconfig with another token for the user of its current context.
-fn with_token(text: &str, token: &str) -> Option<String> {
+/// The kubeconfig with another token for the user of its current context, and with these roots, if
+/// any, for its cluster.
+fn with(text: &str, token: &str, roots: Option<&str>) -> Option<String> {
     let mut config: Value = serde_saphyr::from_str(text).ok()?;
     let named = |list: &str, name: &str| {
         let all = config.get(list)?.as_array()?;
@@ -224,6 +258,12 @@ fn with_token(text: &str, token: &str) -> Option<String> {
     let context = named("contexts", config["current-context"].as_str()?)?;
     let user = config["contexts"][context]["context"]["user"].as_str()?;
     let user = named("users", user)?;
+    let cluster = config["contexts"][context]["context"]["cluster"].as_str();
+    if let (Some(roots), Some(cluster)) = (roots, cluster.and_then(|at| named("clusters", at))) {
+        let cluster = config.get_mut("clusters")?.get_mut(cluster)?;
+        let held = cluster.pointer_mut("/cluster/certificate-authority-data")?;
+        *held = STANDARD.encode(roots).into();
+    }
     let user = config.get_mut("users")?.get_mut(user)?.get_mut("user")?;
     *user.get_mut("token")? = token.into();
     Some(yaml::text(&config))
@@ -281,15 +321,28 @@ mod tests {
     }
 
     #[test]
+    fn only_the_roots_of_the_current_cluster_are_others() {
+        let text = "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n\
+                    clusters: [{name: b, cluster: {certificate-authority-data: b2xk}}, \
+                    {name: c, cluster: {certificate-authority-data: b2xk}}]\n\
+                    users: [{name: u, user: {token: old}}]\n";
+        let renewed = with(text, "new", Some("PEM")).unwrap();
+        let renewed: Value = serde_saphyr::from_str(&renewed).unwrap();
+        let of = |at: usize| &renewed["clusters"][at]["cluster"]["certificate-authority-data"];
+        assert_eq!((of(0), of(1)), (&json!("b2xk"), &json!("UEVN")));
+    }
+
+    #[test]
     fn only_the_token_of_the_current_user_is_another() {
         let text = "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n\
                     users: [{name: v, user: {token: other}}, {name: u, user: {token: old}}]\n";
-        let renewed: Value = serde_saphyr::from_str(&with_token(text, "new").unwrap()).unwrap();
+        let renewed = |roots| with(text, "new", roots);
+        let renewed: Value = serde_saphyr::from_str(&renewed(None).unwrap()).unwrap();
         assert_eq!(renewed["users"][0]["user"]["token"], "other");
         assert_eq!(renewed["users"][1]["user"]["token"], "new");
         assert_eq!(renewed["contexts"][0]["context"]["cluster"], "c");
         assert_eq!(
-            with_token("current-context: b\ncontexts: []\nusers: []\n", "new"),
+            with("current-context: b\ncontexts: []\nusers: []\n", "new", None),
             None
         );
     }

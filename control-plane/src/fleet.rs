@@ -44,6 +44,8 @@ pub struct Fleet {
     apis: Apis,
     /// Clusters that are to be admitted and are not yet, and why.
     awaited: Mutex<BTreeMap<ClusterId, String>>,
+    /// When the credentials of clusters end that say so.
+    ends: Mutex<BTreeMap<ClusterId, SystemTime>>,
 }
 
 /// The API servers of the mesh, as they come, go, and get other credentials.
@@ -105,6 +107,7 @@ impl Fleet {
             sources: Mutex::default(),
             apis: apis.clone(),
             awaited: Mutex::default(),
+            ends: Mutex::default(),
         })
     }
 
@@ -165,6 +168,21 @@ impl Fleet {
     pub fn awaited(&self) -> BTreeMap<ClusterId, String> {
         let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
         awaited.clone()
+    }
+
+    /// Notes when the credential of a cluster ends; `None`: what is offered does not say.
+    pub fn ends(&self, cluster: &ClusterId, at: Option<SystemTime>) {
+        if let Some(at) = at {
+            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            ends.insert(cluster.clone(), at);
+        }
+    }
+
+    /// When the credential of a cluster ends, if it says so.
+    #[must_use]
+    pub fn credential_ends(&self, cluster: &ClusterId) -> Option<SystemTime> {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.get(cluster).copied()
     }
 
     async fn enter(&self, cluster: &ClusterId) -> anyhow::Result<()> {
@@ -269,6 +287,10 @@ impl Fleet {
         });
         self.unlearn(cluster);
         self.awaited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(cluster);
+        self.ends
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(cluster);

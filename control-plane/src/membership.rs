@@ -18,6 +18,8 @@ mod judge;
 mod issuer;
 mod provider;
 mod secret;
+mod keeper;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{
-    Allotment, ClusterProfile, CredentialRef, Kind, MeshCluster,
-};
+use isthmus_control_plane_core::model::{Allotment, ClusterProfile, Kind, MeshCluster};
 use isthmus_control_plane_core::world::{NOT_ADMITTED, Standing, Standings, State};
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
@@ -36,24 +36,23 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Home;
-use crate::connect::{Connector, LOOK_EVERY, NOT_REACHED, Offer, Unusable, of_kubeconfig};
-use crate::credential::{CredentialError, Place, Tended, tend};
+use crate::connect::{Connector, LOOK_EVERY, Unusable};
 use crate::fleet::Fleet;
 use crate::hub::Hub;
-use crate::kubernetes::Api;
 use crate::metrics::Metrics;
-use crate::source::{KindState, Report};
 use judge::{Named, Wrong, judge, judge_profile, named};
+use keeper::{Keeper, Kept};
 use secret::Credential;
+use standing::{connected, credential, exceeded, say};
 
 /// Between two looks at the home cluster, whatever changes.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// A cluster that could not be admitted, because its keys are not there yet, is tried this often.
 const ADMIT_EVERY: Duration = Duration::from_secs(3);
-/// How often it is looked whether a credential is to be renewed, and tried again where that failed.
-const RENEW_EVERY: Duration = Duration::from_secs(60);
-/// How long a renewal may take.
-const RENEW_MAX: Duration = Duration::from_secs(30);
+
+/// What is said of a cluster whose object is on its way out.
+const GOING: &str =
+    "it is being deleted: the cluster leaves when the object is gone, and a finalizer holds it";
 
 /// The clusters that the home cluster names, and who looks after each.
 #[derive(Debug)]
@@ -75,8 +74,7 @@ pub struct Membership {
 #[derive(Debug)]
 struct Member {
     wanted: watch::Sender<Wanted>,
-    /// Whether the credential is in use, or why not; `None`: it was not looked at yet.
-    verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
+    kept: Arc<Mutex<Kept>>,
     task: JoinHandle<()>,
 }
 
@@ -101,6 +99,8 @@ struct Judged {
     /// That it names. Any text.
     cluster: String,
     accepted: Result<&'static str, Wrong>,
+    /// Somebody has deleted the object, and a finalizer holds it.
+    is_going: bool,
     /// Of the keys that are handed in, where any are.
     issuer: Option<Result<(), Unusable>>,
 }
@@ -166,7 +166,8 @@ impl Membership {
                 // Of a cluster that another object names, nothing is to be said at this one.
                 let is_its = named.get(&judged.cluster) == Some(&judged.object);
                 let known = known.get(&judged.cluster).filter(|_| is_its);
-                let mut standing = self.standing(&judged.cluster, judged.accepted, known);
+                let accepted = (judged.accepted, judged.is_going);
+                let mut standing = self.standing(&judged.cluster, accepted, known);
                 standing.extend(judged.issuer.map(|verdict| match verdict {
                     Ok(()) => say("IssuerValid", Some(true), "Valid", ""),
                     Err(why) => say("IssuerValid", Some(false), why.reason, why.message),
@@ -210,6 +211,7 @@ impl Membership {
                 object: (Kind::MeshCluster, name.clone()),
                 cluster: name.clone(),
                 accepted,
+                is_going: object.observed.deleting,
                 issuer: issuer.map(|(verdict, _)| verdict),
             });
         }
@@ -241,6 +243,7 @@ impl Membership {
                 object: (Kind::ClusterProfile, name.clone()),
                 cluster: profile.cluster.clone(),
                 accepted,
+                is_going: profile.mesh.observed.deleting,
                 issuer: None,
             });
         }
@@ -312,20 +315,20 @@ impl Membership {
         }
         self.refused.remove(&cluster);
         tracing::info!(%cluster, "the cluster joins the mesh");
-        let verdict = Arc::default();
+        let kept = Arc::default();
         let (told, wanted) = watch::channel(wanted);
         let keeper = Keeper {
             home: self.home.clone(),
             renews: self.renews,
             fleet: Arc::clone(&self.fleet),
             wanted,
-            verdict: Arc::clone(&verdict),
+            kept: Arc::clone(&kept),
             connector: Connector::new(&self.fleet, &cluster, self.home.quota),
             renew_at: SystemTime::UNIX_EPOCH,
         };
         let member = Member {
             wanted: told,
-            verdict,
+            kept,
             task: tokio::spawn(keeper.run()),
         };
         self.members.insert(cluster, member);
@@ -336,11 +339,16 @@ impl Membership {
     fn standing(
         &self,
         name: &str,
-        accepted: Result<&'static str, Wrong>,
+        (accepted, is_going): (Result<&'static str, Wrong>, bool),
         known: Option<&(State, String)>,
     ) -> Vec<Standing> {
         let accepted = match accepted {
-            Ok(reason) => say("Accepted", Some(true), reason, ""),
+            Ok(reason) => say(
+                "Accepted",
+                Some(true),
+                reason,
+                if is_going { GOING } else { "" },
+            ),
             Err((reason, why)) => say("Accepted", Some(false), reason, why),
         };
         let Some((state, reason)) = known else {
@@ -349,9 +357,9 @@ impl Membership {
         let report = name.parse().ok().and_then(|id| self.fleet.report(&id));
         let mut all = vec![accepted];
         if let Some(member) = self.members.get(name) {
-            let verdict = member.verdict.lock();
-            let verdict = verdict.unwrap_or_else(PoisonError::into_inner).clone();
-            all.push(credential(verdict, report.as_ref()));
+            let kept = member.kept.lock();
+            let kept = kept.unwrap_or_else(PoisonError::into_inner);
+            all.push(credential(&kept, report.as_ref(), SystemTime::now()));
         }
         all.push(connected(*state, reason, report.as_ref()));
         all.push(match *state {
@@ -363,145 +371,5 @@ impl Membership {
             all.push(exceeded(report));
         }
         all
-    }
-}
-
-fn say(
-    kind: &'static str,
-    holds: Option<bool>,
-    reason: &'static str,
-    message: impl Into<String>,
-) -> Standing {
-    let message = message.into();
-    Standing {
-        kind,
-        holds,
-        reason,
-        message,
-    }
-}
-
-/// Kinds that the API server refuses because it does not know us.
-fn unauthorized(report: &Report) -> Option<&str> {
-    let mut kinds = report.kinds.values();
-    let refused = kinds.find(|kind| kind.unauthorized);
-    refused.map(|kind| kind.reason.as_str())
-}
-
-fn credential(verdict: Option<Result<(), Unusable>>, report: Option<&Report>) -> Standing {
-    let kind = "CredentialValid";
-    match verdict {
-        None => say(kind, None, "Pending", "not looked at yet"),
-        Some(Err(why)) if why.reason == NOT_REACHED => say(kind, None, why.reason, why.message),
-        Some(Err(why)) => say(kind, Some(false), why.reason, why.message),
-        Some(Ok(())) => match report.and_then(unauthorized) {
-            Some(why) => say(kind, Some(false), "Unauthorized", why),
-            None => say(kind, Some(true), "Valid", ""),
-        },
-    }
-}
-
-/// What does not fit into the cluster's quota?
-fn exceeded(report: &Report) -> Standing {
-    let kind = "QuotaExceeded";
-    if report.over_quota {
-        let why = "some objects do not fit into the cluster's quota: their last good state stays";
-        say(kind, Some(true), "BeyondQuota", why)
-    } else {
-        say(kind, Some(false), "WithinQuota", "")
-    }
-}
-
-fn connected(state: State, reason: &str, report: Option<&Report>) -> Standing {
-    let watched = report.is_some_and(|report| {
-        let mut kinds = report.kinds.values();
-        kinds.any(|kind| kind.state == KindState::Watching)
-    });
-    match (state, watched) {
-        (State::Synced, _) | (State::Unknown, true) => {
-            say("Connected", Some(true), "Connected", "")
-        }
-        (State::Stale | State::Unknown, _) => say("Connected", Some(false), "NotSeen", reason),
-    }
-}
-
-/// Who keeps one member's credential.
-struct Keeper {
-    home: Home,
-    renews: bool,
-    fleet: Arc<Fleet>,
-    wanted: watch::Receiver<Wanted>,
-    verdict: Arc<Mutex<Option<Result<(), Unusable>>>>,
-    connector: Connector,
-    /// Not looked at before.
-    renew_at: SystemTime,
-}
-
-impl Keeper {
-    async fn run(mut self) {
-        let apis = self.fleet.apis();
-        loop {
-            let wanted = self.wanted.borrow_and_update().clone();
-            self.connector.mean(wanted.uid);
-            self.connector.allow(self.home.quota.with(wanted.quota));
-            let wanted = wanted.credential;
-            let home = apis.borrow().get(&self.home.cluster).cloned();
-            let offer = match provider::offer(&self.home, &wanted) {
-                Some(offer) => offer,
-                None => self.stored(home.as_ref(), &wanted).await,
-            };
-            let verdict = self.connector.offer(offer).await;
-            *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
-            // A profile's is its cluster manager's to renew.
-            if let Credential::Named(wanted) = &wanted {
-                self.renew(home.as_ref(), wanted).await;
-            }
-            // Cancel-safe: a change that is not seen here is seen above.
-            if let Ok(Err(_)) = timeout(LOOK_EVERY, self.wanted.changed()).await {
-                return;
-            }
-        }
-    }
-
-    /// What lies in a Secret of the home cluster.
-    async fn stored(&self, home: Option<&Api>, wanted: &Credential) -> Offer {
-        let Some(api) = home else {
-            let why = "the home cluster, which has the credential, was not reached yet";
-            return Err(Unusable::new("HomeNotSeen", why));
-        };
-        let text = secret::of(api, self.namespace(api), wanted).await;
-        let text = text.map_err(|why| provider::none_of(wanted, why))?;
-        of_kubeconfig(&text, None, &self.home.allow)
-    }
-
-    fn namespace<'a>(&'a self, home: &'a Api) -> &'a str {
-        self.home.place(home.access().namespace.as_deref())
-    }
-
-    /// Renews a token of a service account long before it ends. Each replica looks; the Secret is
-    /// replaced only as it was read, so one of them writes, and the others find what it wrote.
-    async fn renew(&mut self, home: Option<&Api>, wanted: &CredentialRef) {
-        let now = SystemTime::now();
-        let due = self.renews && self.connector.is_used() && now >= self.renew_at;
-        let Some(home) = home.filter(|_| due) else {
-            return;
-        };
-        let place = Place {
-            namespace: self.namespace(home).to_owned(),
-            name: wanted.secret.clone(),
-            key: wanted.key.clone(),
-        };
-        let cluster = self.connector.cluster().clone();
-        self.renew_at = now + RENEW_EVERY;
-        match timeout(RENEW_MAX, tend(home, &place, &self.home.allow, now)).await {
-            Ok(Ok(Tended::Renewed(_))) => tracing::info!(%cluster, "its credential is renewed"),
-            Ok(Ok(Tended::Until(_) | Tended::NotOurs)) => {}
-            Ok(Err(CredentialError::Home(error))) if error.is_conflict() => {}
-            Ok(Err(error)) => {
-                let error = anyhow::Error::from(error);
-                tracing::error!(%cluster, "its credential is not renewed: {error:#}");
-            }
-            Err(_) => tracing::error!(%cluster, "its credential is not renewed: no answer in time"),
-        }
     }
 }

@@ -92,10 +92,13 @@ fn status(cluster: &Value, kind: &str) -> String {
     }
 }
 
-/// The first thing that is not as it should be.
+/// The first thing that is not as it should be; else what there is to say all the same: that it is being
+/// deleted, or that its credential is not renewed.
 fn why(cluster: &Value) -> String {
-    let bad = conditions(cluster).find(|c| c["status"] == "False");
-    bad.map_or_else(|| "-".to_owned(), |c| text(c, "/message").to_owned())
+    let told = |c: &&Value| !text(c, "/message").is_empty();
+    let bad = conditions(cluster).find(|c| c["status"] == "False" && told(c));
+    let other = || conditions(cluster).find(told);
+    said(bad.or_else(other).map_or("", |c| text(c, "/message")))
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ pub(crate) const ACCOUNT: &str = "isthmus-control-plane";
 /// What pods read the mesh's roots from, in every meshed namespace.
 pub(crate) const ROOTS: &str = "isthmus-roots";
 
+/// Where every namespace finds the roots of its cluster's API server.
+const ROOT_CA: &str = "kube-root-ca.crt";
+
 /// The definitions of our own kinds.
 pub(crate) const DEFINITIONS: &[&str] = &[
     "meshclusters.isthmus.dev",
@@ -149,6 +152,11 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
         names: &[ACCOUNT],
         place: Place::System,
         ..everywhere("", &["serviceaccounts/token"], &["create"])
+    },
+    Permission {
+        names: &[ROOT_CA],
+        place: Place::System,
+        ..everywhere("", &["configmaps"], &["get"])
     },
     Permission {
         place: Place::Home,

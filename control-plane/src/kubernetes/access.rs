@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::Uri;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::Refused;
+use crate::credential::Life;
 
 /// Where a pod finds its service account.
 const ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -70,6 +71,40 @@ pub struct Access {
 }
 
 impl Access {
+    /// Is it the same way, to the same server by the same roots and as the same account, and only the token
+    /// another one? Returns that token.
+    #[must_use]
+    pub fn renewed_by<'a>(&self, other: &'a Self) -> Option<&'a str> {
+        let (Credential::Token(old), Credential::Token(new)) =
+            (&self.credential, &other.credential)
+        else {
+            return None;
+        };
+        let (Roots::Given(a), Roots::Given(b)) = (&self.roots, &other.roots) else {
+            return None;
+        };
+        let account = |token: &str| Life::of(token).map(|life| (life.namespace, life.account));
+        let same = self.server == other.server
+            && a == b
+            && self.server_name == other.server_name
+            && self.loopback == other.loopback;
+        let is_its = account(old).is_some() && account(old) == account(new);
+        (same && is_its).then_some(new.as_str())
+    }
+
+    /// When the credential ends, if it is a bound token of a service account.
+    #[must_use]
+    pub fn ends(&self) -> Option<SystemTime> {
+        match &self.credential {
+            Credential::Token(token) => Life::of(token).map(|life| life.expires),
+            Credential::Anonymous
+            | Credential::TokenFile(_)
+            | Credential::Certificate(_)
+            | Credential::CertificateFiles { .. }
+            | Credential::Exec(_) => None,
+        }
+    }
+
     /// Is the server on this machine by its very address, as in a demo? Then its pods may be, too.
     #[must_use]
     pub fn is_here(&self) -> bool {
@@ -329,6 +364,48 @@ mod tests {
         assert_eq!(allow.exec, ["aws", "/usr/bin/gke auth"]);
         for word in ["exec", "exec:", "Files", "all", ""] {
             assert_eq!(Allow::of_words([word]).unwrap_err().field, "allow");
+        }
+    }
+
+    #[test]
+    fn only_another_token_of_the_same_account_is_a_renewal() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        let token = |account: &str, issued: u64| {
+            let claims = serde_json::json!({ "sub": format!("system:serviceaccount:a:{account}"),
+                "iat": issued, "exp": issued + 60 });
+            format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+        };
+        let key = rcgen::generate_simple_self_signed(["kubernetes".to_owned()]).unwrap();
+        let way = |server: &str, token: String| Access {
+            server: server.parse().unwrap(),
+            roots: Roots::Given(vec![key.cert.der().clone()]),
+            server_name: None,
+            credential: Credential::Token(token),
+            loopback: false,
+            namespace: None,
+        };
+        let here = way("https://a.example", token("b", 1));
+        let next = way("https://a.example", token("b", 2));
+        assert_eq!(here.renewed_by(&next), Some(token("b", 2).as_str()));
+        assert_eq!(
+            here.ends(),
+            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(61))
+        );
+        for other in [
+            way("https://a.example", token("c", 2)),
+            way("https://b.example", token("b", 2)),
+            way("https://a.example", "not a bound token".to_owned()),
+            Access {
+                roots: Roots::Unverified,
+                ..next.clone()
+            },
+            Access {
+                credential: Credential::Anonymous,
+                ..next
+            },
+        ] {
+            assert_eq!(here.renewed_by(&other), None, "{other:?}");
         }
     }
 

@@ -141,6 +141,14 @@ impl Api {
         &self.inner.access
     }
 
+    /// Goes on with another token of the same account. What is open stays open.
+    ///
+    /// # Errors
+    /// It is no token.
+    pub async fn renew(&self, token: &str) -> Result<(), ApiError> {
+        self.inner.keeper.renew(token).await
+    }
+
     /// What was asked and read so far.
     #[must_use]
     pub fn traffic(&self) -> Arc<Traffic> {

@@ -56,6 +56,8 @@ impl std::fmt::Debug for Keeper {
 
 #[derive(Default)]
 struct State {
+    /// In the place of the one that there was at first.
+    token: Option<String>,
     held: Option<Held>,
     failed: Option<(Instant, ApiError)>,
 }
@@ -116,15 +118,13 @@ impl Keeper {
         let error = match paused.filter(|(at, _)| at.elapsed() < EXEC_PAUSE) {
             Some((_, error)) => error,
             None => match self
-                .get()
+                .get(state.token.as_ref())
                 .await
                 .and_then(|got| next(state.held.as_ref(), got))
             {
                 Ok(held) => {
-                    *state = State {
-                        held: Some(held.clone()),
-                        failed: None,
-                    };
+                    state.held = Some(held.clone());
+                    state.failed = None;
                     return Ok(held);
                 }
                 Err(error) => {
@@ -154,14 +154,23 @@ impl Keeper {
         }
     }
 
-    async fn get(&self) -> Result<Got, ApiError> {
+    /// From now on another token of the same account: connections and what goes on in them stay.
+    pub(super) async fn renew(&self, token: &str) -> Result<(), ApiError> {
+        let mut state = self.held.lock().await;
+        let held = next(state.held.as_ref(), Got::token(token.to_owned()))?;
+        state.held = Some(held);
+        state.token = Some(token.to_owned());
+        Ok(())
+    }
+
+    async fn get(&self, renewed: Option<&String>) -> Result<Got, ApiError> {
         match &self.credential {
             Credential::Anonymous => Ok(Got {
                 token: None,
                 certificate: None,
                 expires: None,
             }),
-            Credential::Token(token) => Ok(Got::token(token.clone())),
+            Credential::Token(token) => Ok(Got::token(renewed.unwrap_or(token).clone())),
             Credential::Certificate(certificate) => Ok(Got::certificate(certificate.clone())),
             Credential::TokenFile(path) => {
                 let path = path.clone();

@@ -1,7 +1,10 @@
 //! Who joins by which object, and what is said of it?
 
+use isthmus_control_plane_core::model::CredentialRef;
+
 use super::*;
-use crate::source::KindReport;
+use crate::connect::NOT_REACHED;
+use crate::source::{KindReport, KindState, Report};
 
 fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
     MeshCluster {
@@ -65,6 +68,13 @@ fn a_credential_that_the_server_refuses_is_not_valid() {
         unauthorized,
     };
     report.kinds.insert("Pod", kind(false));
+    let credential = |verdict, report: Option<&Report>| {
+        let kept = Kept {
+            verdict,
+            ..Kept::default()
+        };
+        credential(&kept, report, SystemTime::now())
+    };
     let said = credential(Some(Ok(())), Some(&report));
     assert_eq!((said.holds, said.reason), (Some(true), "Valid"));
     report.kinds.insert("Service", kind(true));
@@ -77,6 +87,26 @@ fn a_credential_that_the_server_refuses_is_not_valid() {
     // Nobody could be asked: it is not known to be bad.
     let unheard = Unusable::new(NOT_REACHED, "connection refused");
     assert_eq!(credential(Some(Err(unheard)), None).holds, None);
+}
+
+#[test]
+fn a_credential_that_is_not_renewed_says_when_it_ends() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let mut kept = Kept {
+        verdict: Some(Ok(())),
+        ends: Some(now + Duration::from_secs(3_600)),
+        not_renewed: None,
+    };
+    let said = credential(&kept, None, now);
+    assert_eq!((said.holds, said.reason), (Some(true), "Valid"));
+    kept.not_renewed = Some("403 Forbidden".to_owned());
+    let said = credential(&kept, None, now);
+    assert_eq!((said.holds, said.reason), (Some(true), "NotRenewed"));
+    let why = "it ends at 2027-01-15T09:00:00Z, and is not renewed: 403 Forbidden";
+    assert_eq!(said.message, why);
+    let said = credential(&kept, None, now + Duration::from_secs(3_600));
+    assert_eq!((said.holds, said.reason), (Some(false), "Expired"));
+    assert_eq!(said.message, why);
 }
 
 #[test]

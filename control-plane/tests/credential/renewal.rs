@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use isthmus_control_plane::credential::{Life, Place, Tended, tend};
-use isthmus_control_plane::kubernetes::{Allow, Api, Credential, kubeconfig};
+use isthmus_control_plane::kubernetes::{Access, Allow, Api, Credential, Roots, kubeconfig};
 use isthmus_test_clusters::kubeconfig::Credential as Given;
 use isthmus_test_clusters::{Cluster, Programs, Settings};
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ metadata: { name: isthmus-control-plane }
 rules:
   - { apiGroups: [\"\"], resources: [pods], verbs: [list] }
   - { apiGroups: [\"\"], resources: [serviceaccounts/token], resourceNames: [isthmus-control-plane], verbs: [create] }
+  - { apiGroups: [\"\"], resources: [configmaps], resourceNames: [kube-root-ca.crt], verbs: [get] }
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -37,15 +38,36 @@ const SECRET: &str = "/api/v1/namespaces/isthmus-system/secrets/cluster-west";
 
 /// The token that the Secret has now.
 async fn token(cluster: &Cluster) -> String {
+    match way(cluster).await.credential {
+        Credential::Token(token) => token,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How many roots the Secret has now.
+async fn roots(cluster: &Cluster) -> usize {
+    match way(cluster).await.roots {
+        Roots::Given(roots) => roots.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As a cluster's controller manager writes it: the roots of its API server.
+async fn tells(cluster: &Cluster, roots: &str) {
+    let told = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "kube-root-ca.crt", "namespace": "isthmus-system" },
+        "data": { "ca.crt": roots },
+    });
+    cluster.admin().apply(&told).await.unwrap();
+}
+
+async fn way(cluster: &Cluster) -> Access {
     let secret = cluster.admin().get(SECRET).await.unwrap();
     let text = STANDARD
         .decode(secret["data"]["kubeconfig"].as_str().unwrap())
         .unwrap();
-    let access = kubeconfig(&String::from_utf8(text).unwrap(), None, &allowed()).unwrap();
-    match access.credential {
-        Credential::Token(token) => token,
-        other => panic!("{other:?}"),
-    }
+    kubeconfig(&String::from_utf8(text).unwrap(), None, &allowed()).unwrap()
 }
 
 fn allowed() -> Allow {
@@ -106,6 +128,27 @@ async fn a_token_is_renewed_when_half_of_it_is_over_and_the_new_one_is_taken() {
         kept["metadata"]["labels"]["a"], "b",
         "what else the Secret has stays"
     );
+
+    // Its CA is on its way out: the old and the new one are told.
+    let pem = |der: &[u8]| {
+        let text = STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    };
+    let Roots::Given(old) = way(&cluster).await.roots else {
+        panic!("no roots")
+    };
+    let other = rcgen::generate_simple_self_signed(["kubernetes".to_owned()]).unwrap();
+    let new = pem(other.cert.der());
+    // Of somebody else alone: the API server is not verified by it.
+    tells(&cluster, &new).await;
+    let due = Life::of(&second).unwrap().due();
+    tend(&home, &place, &allowed(), due).await.unwrap();
+    assert_eq!(roots(&cluster).await, 1);
+    tells(&cluster, &format!("{}{new}", pem(&old[0]))).await;
+    let due = Life::of(&token(&cluster).await).unwrap().due();
+    tend(&home, &place, &allowed(), due).await.unwrap();
+    assert_eq!(roots(&cluster).await, 2);
+    let second = token(&cluster).await;
 
     // The account is deleted: what there is stays, and it is said.
     cluster

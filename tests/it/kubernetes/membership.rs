@@ -172,6 +172,36 @@ async fn a_credential_takes_anothers_place_without_a_gap_if_it_is_good() {
     two.until("west is seen again", false, has_pods(3)).await;
 }
 
+#[tokio::test]
+async fn a_newer_token_of_the_same_account_takes_over_without_a_list() {
+    let Some(two) = Box::pin(Two::start()).await else {
+        return;
+    };
+    two.east.server.apply(WEST).await;
+    let at = two.west.link.address();
+    let newest = async || {
+        let token = token(&two.west).await;
+        two.west.cluster.kubeconfig_at(at, &token)
+    };
+    two.hand_in(&newest().await).await;
+    two.until("west has joined", false, has_pods(1)).await;
+    let before = two.east.control.cluster("west").await;
+    let ends = |said: &Value| said["credential_ends"].as_u64();
+    let lists = |said: &Value| said["source"]["kinds"]["Pod"]["lists"].as_u64();
+    assert!(ends(&before).is_some() && lists(&before).is_some());
+    // The ends of tokens are told in whole seconds.
+    until_within(NOTICED, "a newer token is in use", async || {
+        two.hand_in(&newest().await).await;
+        let said = two.east.control.cluster("west").await;
+        check(ends(&said) > ends(&before), &said)
+    })
+    .await;
+    two.west.apply(&pod("cart-2")).await;
+    two.until("the watch goes on", true, has_pods(2)).await;
+    let after = two.east.control.cluster("west").await;
+    assert_eq!(lists(&after), lists(&before));
+}
+
 const PROFILE: &str = "apiVersion: multicluster.x-k8s.io/v1alpha1\nkind: ClusterProfile\n\
     metadata: { name: fleet-7, namespace: isthmus-system, labels: { isthmus.dev/network: west-net } }\n\
     spec: { clusterManager: { name: fleet } }\n\

@@ -97,7 +97,7 @@ fn container(names: &Names) -> Value {
             "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3 })
     };
     let variable = |at: usize| json!({ "name": format!("SETTING_{at}"), "value": "a value of some length, as they have" });
-    let env: Vec<Value> = (0..10).map(variable).collect();
+    let env: Vec<Value> = (0..19).map(variable).collect();
     json!({
         "name": names.app, "image": names.image, "imagePullPolicy": "IfNotPresent", "env": env,
         "ports": [

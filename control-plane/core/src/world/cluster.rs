@@ -14,7 +14,7 @@ use crate::model::{
     Service, ServiceExport, ServiceImport, Spec, TrafficPolicy, TrustPolicy,
 };
 use crate::world::State;
-use crate::world::index::VipClaim;
+use crate::world::index::{Holders, VipClaim};
 use crate::world::refused::Refused;
 use crate::world::table::{Entry, Stamp, Table};
 
@@ -78,10 +78,10 @@ pub(crate) struct Cluster {
     pub(crate) slices_of_pod: BTreeMap<(String, String), Names>,
     pub(crate) routes_of: BTreeMap<(Reach, String, String), BTreeSet<RouteAt>>,
     pub(crate) vips: BTreeMap<IpAddr, BTreeSet<VipClaim>>,
-    /// Address → the pods that have it, namespace and name.
-    pub(crate) pods_at: BTreeMap<IpAddr, BTreeSet<(String, String)>>,
+    /// Address → the pods that have it.
+    pub(crate) pods_at: BTreeMap<IpAddr, Holders>,
     /// Endpoint id → pods; of several the first by name has it.
-    pub(crate) ids: BTreeMap<u64, BTreeSet<(String, String)>>,
+    pub(crate) ids: BTreeMap<u64, Holders>,
 }
 
 /// Runs the same statement on the table of a kind.

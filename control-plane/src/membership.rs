@@ -28,7 +28,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_control_plane_core::model::{Allotment, ClusterProfile, Kind, MeshCluster};
-use isthmus_control_plane_core::world::{NOT_ADMITTED, Standing, Standings, State};
+use isthmus_control_plane_core::world::{
+    NOT_ADMITTED, NOT_LISTED, NOT_SEEN, Standing, Standings, State,
+};
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
 use tokio::sync::watch;
@@ -354,6 +356,10 @@ impl Membership {
         let Some((state, reason)) = known else {
             return vec![accepted];
         };
+        // What was said before the start stands until something is known.
+        if [NOT_LISTED, NOT_SEEN].contains(&reason.as_str()) {
+            return vec![accepted];
+        }
         let report = name.parse().ok().and_then(|id| self.fleet.report(&id));
         let mut all = vec![accepted];
         if let Some(member) = self.members.get(name) {

@@ -25,6 +25,7 @@ mod authors;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::{NOT_LISTED, NOT_SEEN};
 pub use conditions::Condition;
 pub use dirty::Dirty;
 pub use first_use::{Declared, FirstUse};

@@ -200,6 +200,10 @@ impl Candidate {
 
     async fn look(&mut self) -> Looked {
         let path = self.path();
+        if self.api().is_none() {
+            // At the start the way is not found yet, and nobody who starts should wait for a turn.
+            let _ = timeout(self.timing.retry, self.apis.changed()).await;
+        }
         let Some(api) = self.api() else {
             return Looked::Failed;
         };

@@ -34,7 +34,7 @@ pub(super) const CLASS: &[&str] = &["Accepted"];
 /// ... about a TrustPolicy.
 pub(super) const TRUST: &[&str] = &["Accepted", "ResolvedRefs"];
 /// ... about another policy.
-const POLICY: &[&str] = &["Accepted"];
+const POLICY: &[&str] = &["Accepted", "ResolvedRefs"];
 /// ... about a route, to each parent.
 const PARENT: &[&str] = &["Accepted", "ResolvedRefs", "PartiallyInvalid"];
 

@@ -241,6 +241,11 @@ macro_rules! on_spec {
     }};
 }
 
+/// Why a cluster is unknown of which nothing was heard yet, neither good nor bad.
+pub const NOT_LISTED: &str = "not listed yet";
+/// Why one is stale that is known from before the start, and of which nothing was heard since.
+pub const NOT_SEEN: &str = "not seen since the control plane started";
+
 /// What objects that say nothing say.
 const NO_LABELS: &Labels = &Labels::new();
 
@@ -251,7 +256,7 @@ impl Cluster {
             id,
             trust_domain,
             state: State::Unknown,
-            reason: "not listed yet".to_owned(),
+            reason: NOT_LISTED.to_owned(),
             expired: false,
             confirmed_at: None,
             restored_at: None,

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::{Kind, KindFreshness, Object, Spec};
-use crate::world::cluster::Cluster;
+use crate::world::cluster::{Cluster, NOT_SEEN};
 use crate::world::table::{Stamp, Table};
 use crate::world::{Dirty, State, World};
 
@@ -95,7 +95,7 @@ impl World {
         found.state = State::Stale;
         found.unknown.clone_from(seen.unknown);
         found.older.clone_from(seen.older);
-        "not seen since the control plane started".clone_into(&mut found.reason);
+        NOT_SEEN.clone_into(&mut found.reason);
         found.confirmed_at = Some(seen.at.min(now));
         found.restored_at = found.confirmed_at;
         // What it says of other clusters, and whom it cuts off, counts again.

@@ -17,6 +17,17 @@ fn policy(spec: &str) -> (AccessPolicy, Vec<Problem>) {
     (policy, parsed.invalid)
 }
 
+/// What is not read again would be written for ever.
+#[test]
+fn all_that_is_written_about_a_policy_is_read_again() {
+    let text = "  action: Deny\nstatus:\n  conditions:\n  - {type: Accepted, status: \"True\"}\n  \
+                - {type: ResolvedRefs, status: \"False\"}\n  - {type: Others, status: \"True\"}\n";
+    let (policy, _) = policy(text);
+    let read = policy.observed.conditions.iter();
+    let types: Vec<&str> = read.map(|said| said.kind.as_str()).collect();
+    assert_eq!(types, ["Accepted", "ResolvedRefs"]);
+}
+
 /// What is wrong in policies of a namespace, and a part of the reason.
 const OF_A_NAMESPACE: [(&str, &str); 16] = [
     ("  action: Allow\n  rule: []\n", "unknown field"),

@@ -31,6 +31,7 @@ use crate::authority::serving::{self, Serving};
 use crate::clients::Clients;
 use crate::config::{Advertise, Config, Home, Origin};
 use crate::connect::{self, Connector};
+use crate::copies::Copies;
 use crate::discovery::{Discovery, UNREAD_MAX};
 use crate::fleet::{Apis, Fleet, Running};
 use crate::hub::Hub;
@@ -72,6 +73,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// It can't start, or a part of it that it needs has ended.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let state = StateDir::open(&config.state_dir)?;
+    let copies = copies(&config)?;
     let admin = bind(config.admin).await.context("listen.admin")?;
     let admin_address = admin.local_addr()?.to_string();
     let (stop, stopped) = watch::channel(false);
@@ -84,6 +86,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         config: &config,
         state: &state,
         apis: &apis,
+        copies: &copies,
         leadership: election.as_ref().map(|(leadership, _)| leadership),
         front: &front,
     };
@@ -133,14 +136,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         server.abort();
     }
     given_back(election).await;
-    // The last thing that is written says how old everything is.
-    let (saved, hub) = (Arc::clone(parts.fleet.saved()), Arc::clone(&parts.hub));
-    let writing = tokio::task::spawn_blocking(move || saved.write(&hub, Duration::ZERO));
-    if writing.await.is_err() {
-        tracing::error!("writing the saved worlds panicked");
-    }
+    parts.save().await;
     tracing::info!("control plane stopped");
     result
+}
+
+/// Secrets of the home cluster as they were, where they may be kept.
+fn copies(config: &Config) -> anyhow::Result<Arc<Copies>> {
+    let folder = config.secret_copies.as_deref().map(StateDir::open);
+    Ok(Arc::new(Copies::new(folder.transpose()?)))
 }
 
 /// Answers operators from now on, also while there is nothing to see.
@@ -207,6 +211,7 @@ impl Parts {
         config: &Config,
         (state, store): (&StateDir, &KeyStore),
         apis: &Apis,
+        copies: &Arc<Copies>,
     ) -> anyhow::Result<Arc<Self>> {
         let now = SystemTime::now();
         let own = serving::trust_domain(&config.mesh_domain)?;
@@ -223,6 +228,7 @@ impl Parts {
             &authorities,
             apis,
         )?;
+        let fleet = fleet.with_copies(copies);
         if let Some(home) = &config.home {
             let authors = BTreeSet::from([home.cluster.clone()]);
             hub.change(|world| world.set_mesh_authors(Some(authors)));
@@ -251,6 +257,7 @@ impl Parts {
             limits: Limits {
                 per_second: config.writes.per_second,
                 burst: config.writes.burst,
+                removals_after: config.writes.removals_after,
                 ..Limits::default()
             },
             lifetime: config.certificate_lifetime,
@@ -258,6 +265,15 @@ impl Parts {
             rosters: Arc::default(),
             told: Arc::default(),
         }))
+    }
+
+    /// The last thing that is written says how old everything is.
+    async fn save(&self) {
+        let (saved, hub) = (Arc::clone(self.fleet.saved()), Arc::clone(&self.hub));
+        let writing = tokio::task::spawn_blocking(move || saved.write(&hub, Duration::ZERO));
+        if writing.await.is_err() {
+            tracing::error!("writing the saved worlds panicked");
+        }
     }
 
     fn own_authority(&self) -> anyhow::Result<Arc<Authority>> {

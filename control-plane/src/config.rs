@@ -8,6 +8,7 @@ mod providers;
 mod writes;
 
 pub use advertise::Advertise;
+pub use keys::KeysAt;
 pub use providers::{Plugin, Providers};
 pub use writes::Writes;
 
@@ -90,6 +91,7 @@ struct RawConfig {
     clusters: Vec<RawCluster>,
     home: Option<RawHome>,
     keys: Option<KeysAt>,
+    secret_copies: Option<PathBuf>,
     write: Option<bool>,
     advertise: Option<advertise::Raw>,
     writes: Option<writes::Raw>,
@@ -166,20 +168,12 @@ pub struct Config {
     /// Where the mesh's keys lie. Default: in Secrets if the control plane is a pod of its home
     /// cluster, else in files.
     pub keys: KeysAt,
+    /// Where Secrets of the home cluster are kept as they were last read; `None`: nowhere.
+    pub secret_copies: Option<PathBuf>,
     /// Where proxies find the control plane; `None`: pods are not told by a ConfigMap.
     pub advertise: Option<Advertise>,
     /// May it write into the clusters? Default: true. Else it only watches them.
     pub write: bool,
-}
-
-/// Where the mesh's keys lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KeysAt {
-    /// In the state folder: one control plane has them.
-    Files,
-    /// In Secrets of the home cluster: all replicas have them.
-    Secrets,
 }
 
 /// The cluster whose MeshCluster objects name the others, and whose word counts for the mesh.
@@ -319,6 +313,7 @@ impl Config {
             certificate_lifetime: Duration::from_secs(seconds),
             stale_life: (stale > 0).then(|| Duration::from_secs(stale)),
             state_dir: raw.state_dir,
+            secret_copies: raw.secret_copies,
             mesh_domain,
         })
     }
@@ -594,11 +589,20 @@ mod tests {
     fn what_is_written_at_once_follows_from_what_is_written_each_second() {
         let writes = |json| {
             let writes = with(|j| j["writes"] = json).unwrap().writes;
-            (writes.per_second, writes.burst)
+            (
+                writes.per_second,
+                writes.burst,
+                writes.removals_after.as_secs(),
+            )
         };
-        assert_eq!(writes(serde_json::Value::Null), (100, 200));
-        assert_eq!(writes(serde_json::json!({ "per_second": 20 })), (20, 40));
-        assert_eq!(writes(serde_json::json!({ "burst": 7 })), (100, 7));
+        assert_eq!(writes(serde_json::Value::Null), (100, 200, 30));
+        assert_eq!(
+            writes(serde_json::json!({ "per_second": 20 })),
+            (20, 40, 30)
+        );
+        assert_eq!(writes(serde_json::json!({ "burst": 7 })), (100, 7, 30));
+        let at_once = serde_json::json!({ "removals_after_seconds": 0 });
+        assert_eq!(writes(at_once), (100, 200, 0));
     }
 
     #[test]
@@ -644,13 +648,16 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn errors_name_the_key() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(&str, Change); 25] = [
+        let cases: [(&str, Change); 26] = [
             ("keys: secrets are in a home cluster", |j| {
                 j["keys"] = "secrets".into();
             }),
             ("unknown variant `vault`", |j| j["keys"] = "vault".into()),
             ("writes.per_second: not 1 to 10000", |j| {
                 j["writes"] = serde_json::json!({ "per_second": 0 });
+            }),
+            ("writes.removals_after_seconds: not 0 to 3600", |j| {
+                j["writes"] = serde_json::json!({ "removals_after_seconds": 3_601 });
             }),
             ("writes.burst: not 1 to 10000", |j| {
                 j["writes"] = serde_json::json!({ "burst": 10_001 });

@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::authority::Authority;
 use crate::authority::registry::Authorities;
+use crate::copies::Copies;
 use crate::hub::{CHANGES_MAX, Hub};
 use crate::keys::handle_keys;
 use crate::kubernetes::Api;
@@ -42,6 +43,7 @@ pub struct Fleet {
     trust: watch::Sender<Arc<Trust>>,
     sources: Mutex<BTreeMap<ClusterId, Running>>,
     apis: Apis,
+    copies: Arc<Copies>,
     /// Clusters that are to be admitted and are not yet, and why.
     awaited: Mutex<BTreeMap<ClusterId, String>>,
     /// When the credentials of clusters end that say so.
@@ -106,9 +108,23 @@ impl Fleet {
             trust: watch::Sender::default(),
             sources: Mutex::default(),
             apis: apis.clone(),
+            copies: Arc::default(),
             awaited: Mutex::default(),
             ends: Mutex::default(),
         })
+    }
+
+    /// With copies of the home cluster's Secrets.
+    #[must_use]
+    pub fn with_copies(self, copies: &Arc<Copies>) -> Self {
+        let copies = Arc::clone(copies);
+        Self { copies, ..self }
+    }
+
+    /// The home cluster's Secrets as they were last read.
+    #[must_use]
+    pub fn copies(&self) -> &Copies {
+        &self.copies
     }
 
     /// What is kept on disk of each cluster.

@@ -29,6 +29,7 @@ pub mod token;
 pub mod authority;
 pub mod keys;
 pub mod store;
+pub mod copies;
 pub mod state;
 pub mod discovery;
 pub mod clients;

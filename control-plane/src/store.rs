@@ -216,6 +216,20 @@ impl Item {
         }
     }
 
+    /// The one behind it in its series; `None`: it stands alone, or is the last that can be.
+    fn next(&self) -> Option<Self> {
+        match self {
+            Self::Root(domain, number) => Some(Self::Root(domain.clone(), number.checked_add(1)?)),
+            Self::Issuer(domain, number) => {
+                Some(Self::Issuer(domain.clone(), number.checked_add(1)?))
+            }
+            Self::Rotation(_) => None,
+            Self::Handle(cluster, epoch) => {
+                Some(Self::Handle(cluster.clone(), epoch.checked_add(1)?))
+            }
+        }
+    }
+
     /// Is it written once, for all its life?
     fn is_lasting(&self) -> bool {
         match self {

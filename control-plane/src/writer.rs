@@ -47,6 +47,8 @@ pub const PER_SECOND: u32 = 100;
 pub const BURST: u32 = 200;
 /// What failed is looked at so long after what waited behind it.
 const BEHIND: Duration = Duration::from_millis(1);
+/// A cluster that is not known yet after so long is no member, to whoever begins to lead.
+pub const REMOVALS_AFTER: Duration = Duration::from_secs(30);
 /// Problems that are remembered for people.
 const PROBLEMS_MAX: usize = 1_000;
 
@@ -70,7 +72,7 @@ impl Default for Limits {
             per_second: PER_SECOND,
             burst: BURST,
             debounce: Duration::from_millis(100),
-            removals_after: Duration::from_secs(30),
+            removals_after: REMOVALS_AFTER,
         }
     }
 }

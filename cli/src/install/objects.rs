@@ -32,6 +32,10 @@ const GRACE_SECONDS: u32 = 30;
 const REPLICAS: u32 = 2;
 /// What a replica keeps of each cluster as it was last seen, in MiB: for its own restart.
 const STATE_MEBIBYTES: u32 = 1024;
+/// The volume with what the home cluster's Secrets said ...
+const SECRETS: &str = "secrets";
+/// ... and its size, in MiB: they are small, and few.
+const SECRETS_MEBIBYTES: u32 = 16;
 
 /// Our own kinds, and those of the Multi-Cluster Services API.
 const DEFINITIONS: [&str; 4] = [
@@ -277,6 +281,7 @@ fn config(plan: &Plan) -> Value {
         },
         "clusters": [{ "name": plan.cluster, "kubernetes": { "in_cluster": true } }],
         "keys": "secrets",
+        "secret_copies": "/run/isthmus/secrets",
         "advertise": {
             "home": format!("{DISCOVERY_SERVICE}.{SYSTEM}.svc:{DISCOVERY_PORT}"),
             "address": plan.discovery_address,
@@ -384,9 +389,14 @@ fn template(plan: &Plan, selector: &Value) -> Value {
                 "volumeMounts": [
                     { "name": "config", "mountPath": "/etc/isthmus", "readOnly": true },
                     { "name": STATE, "mountPath": "/var/lib/isthmus" },
+                    { "name": SECRETS, "mountPath": "/run/isthmus" },
                 ],
             }],
-            "volumes": [{ "name": "config", "configMap": { "name": ACCOUNT } }],
+            "volumes": [
+                { "name": "config", "configMap": { "name": ACCOUNT } },
+                // On no disk, as Secrets that are mounted.
+                { "name": SECRETS, "emptyDir": { "medium": "Memory", "sizeLimit": format!("{SECRETS_MEBIBYTES}Mi") } },
+            ],
         },
     })
 }
@@ -513,6 +523,17 @@ mod tests {
         assert!(volumes.contains("emptyDir") && !volumes.contains("persistentVolumeClaim"));
         let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
         assert_eq!(config.keys, isthmus_control_plane::config::KeysAt::Secrets);
+        // What its Secrets said lies in memory, in a volume of its own.
+        let pod = &object["spec"]["template"]["spec"];
+        let volume = |name: &str| {
+            let all = pod["volumes"].as_array().unwrap();
+            all.iter().find(|volume| volume["name"] == name).unwrap()
+        };
+        assert_eq!(volume(SECRETS)["emptyDir"]["medium"], "Memory");
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["name"] == SECRETS);
+        let path = mount.unwrap()["mountPath"].as_str().unwrap();
+        assert!(config.secret_copies.unwrap().starts_with(path));
     }
 
     #[test]
@@ -527,7 +548,8 @@ mod tests {
         assert_eq!(claim["metadata"]["name"], STATE);
         assert_eq!(claim["spec"]["storageClassName"], "fast");
         let pod = &object["spec"]["template"]["spec"];
-        assert!(!pod["volumes"].to_string().contains("emptyDir"), "{pod}");
+        let volumes = pod["volumes"].as_array().unwrap();
+        assert!(volumes.iter().all(|volume| volume["name"] != STATE), "{pod}");
         let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
         assert!(mounts.iter().any(|mount| mount["name"] == STATE));
         // As the file system of the volume is group-owned, whoever runs may write.

@@ -14,6 +14,7 @@ use super::Parts;
 use crate::admin::Front;
 use crate::config::{Config, Home, KeysAt, Origin};
 use crate::connect;
+use crate::copies::Copies;
 use crate::fleet::Apis;
 use crate::kubernetes::{Api, Leadership};
 use crate::state::{StateDir, random};
@@ -29,6 +30,7 @@ pub(super) struct Opening<'a> {
     pub(super) config: &'a Config,
     pub(super) state: &'a StateDir,
     pub(super) apis: &'a Apis,
+    pub(super) copies: &'a Arc<Copies>,
     pub(super) leadership: Option<&'a Leadership>,
     pub(super) front: &'a Front,
 }
@@ -40,7 +42,7 @@ impl Opening<'_> {
         match self.config.keys {
             KeysAt::Files => {
                 let store = KeyStore::Files(self.state.clone());
-                Parts::open(self.config, (self.state, &store), self.apis).await
+                Parts::open(self.config, (self.state, &store), self.apis, self.copies).await
             }
             KeysAt::Secrets => {
                 let home = self.config.home.as_ref();
@@ -59,8 +61,8 @@ impl Opening<'_> {
         let leadership = self.leadership.context("nobody is elected")?.clone();
         let own = api.access().namespace.clone();
         let secrets = Secrets::new(home, own.as_deref(), self.apis.subscribe(), leadership);
-        let store = KeyStore::Secrets(secrets);
-        Parts::open(self.config, (self.state, &store), self.apis).await
+        let store = KeyStore::Secrets(secrets.with_copies(self.copies));
+        Parts::open(self.config, (self.state, &store), self.apis, self.copies).await
     }
 
     /// The way to the home cluster, until its source has its own. The election takes it, too.

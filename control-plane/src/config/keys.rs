@@ -1,6 +1,18 @@
-//! Where are the keys of the mesh?
+//! Where do the mesh's keys lie?
 
-use super::{ClusterConfig, ConfigError, Home, KeysAt, in_cluster, value};
+use serde::Deserialize;
+
+use super::{ClusterConfig, ConfigError, Home, in_cluster, value};
+
+/// Where the mesh's keys lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeysAt {
+    /// In the state folder: one control plane has them.
+    Files,
+    /// In Secrets of the home cluster: all replicas have them.
+    Secrets,
+}
 
 /// As it is said; else in Secrets if we are a pod of the home cluster.
 pub(super) fn understand(

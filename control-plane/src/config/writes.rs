@@ -1,20 +1,24 @@
 //! How much may be written into each cluster?
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::{ConfigError, value};
-use crate::writer::{BURST, PER_SECOND};
+use crate::writer::{BURST, PER_SECOND, REMOVALS_AFTER};
 
 /// Beyond it an API server is not protected from us any more.
 const WRITES: RangeInclusive<u32> = 1..=10_000;
+/// Nobody waits longer than an hour for what is to go.
+const SECONDS: RangeInclusive<u64> = 0..=3_600;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     per_second: Option<u32>,
     burst: Option<u32>,
+    removals_after_seconds: Option<u64>,
 }
 
 /// How much is written into each cluster that has an API server.
@@ -24,6 +28,8 @@ pub struct Writes {
     pub per_second: u32,
     /// At once. Default: twice `per_second`; 1 to 10,000.
     pub burst: u32,
+    /// A replica that begins to lead deletes nothing before this is over. Default: 30 s.
+    pub removals_after: Duration,
 }
 
 impl Default for Writes {
@@ -31,6 +37,7 @@ impl Default for Writes {
         Self {
             per_second: PER_SECOND,
             burst: BURST,
+            removals_after: REMOVALS_AFTER,
         }
     }
 }
@@ -45,9 +52,16 @@ pub(super) fn understand(raw: Option<Raw>) -> Result<Writes, ConfigError> {
         fits.ok_or_else(|| value(key, why()))
     };
     let per_second = within("writes.per_second", raw.per_second.unwrap_or(PER_SECOND))?;
+    let removals = raw.removals_after_seconds;
+    let seconds = removals.unwrap_or(REMOVALS_AFTER.as_secs());
+    if !SECONDS.contains(&seconds) {
+        let why = format!("not {} to {}", SECONDS.start(), SECONDS.end());
+        return Err(value("writes.removals_after_seconds", why));
+    }
     let twice = per_second.saturating_mul(2).min(*WRITES.end());
     Ok(Writes {
         per_second,
         burst: within("writes.burst", raw.burst.unwrap_or(twice))?,
+        removals_after: Duration::from_secs(seconds),
     })
 }

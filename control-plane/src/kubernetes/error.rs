@@ -76,6 +76,16 @@ impl ApiError {
         }
     }
 
+    /// As if it had said that there is no such object.
+    pub(crate) fn not_found(why: &str) -> Self {
+        Self::Status {
+            code: NOT_FOUND,
+            reason: "NotFound".to_owned(),
+            message: why.to_owned(),
+            retry_after: None,
+        }
+    }
+
     /// The credential is not (any more) accepted.
     #[must_use]
     pub fn is_unauthorized(&self) -> bool {

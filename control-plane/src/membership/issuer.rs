@@ -5,23 +5,21 @@
 //! last good one goes on. Nothing is ever written into it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
-use tokio::time::timeout;
 
 use crate::authority::Authority;
 use crate::authority::handed::Texts;
 use crate::connect::{LOOK_EVERY, Unusable};
+use crate::copies::Copies;
 use crate::fleet::Fleet;
 use crate::kubernetes::Api;
 
-/// One question takes no longer.
-const ASK_MAX: Duration = Duration::from_secs(5);
 /// The type of Secrets with a key and a chain.
 const TYPE: &str = "kubernetes.io/tls";
 
@@ -78,7 +76,7 @@ impl Issuers {
             verdict: Ok(()),
         };
         let place = format!("Secret {namespace}/{secret}");
-        match read(home, namespace, secret).await {
+        match read((fleet.copies(), home), namespace, secret).await {
             Ok(found) if looked.version.as_ref() == Some(&found.metadata.resource_version) => {}
             Ok(found) => match take(fleet, (cluster, trust_domain), &found).await {
                 Ok(()) => {
@@ -150,22 +148,21 @@ fn authority(
 }
 
 async fn read(
-    home: Option<&Api>,
+    (copies, home): (&Copies, Option<&Api>),
     namespace: &str,
     secret: &str,
 ) -> Result<Secret, (&'static str, String)> {
-    let not_seen = "the home cluster, which has it, was not reached yet";
-    let home = home.ok_or_else(|| ("HomeNotSeen", not_seen.to_owned()))?;
     // Both are names of DNS: the decoder of MeshClusters takes no others.
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{secret}");
-    match timeout(ASK_MAX, home.get(&path)).await {
-        Ok(Ok(body)) => serde_json::from_slice(&body)
+    match copies.get(home, &path, &[]).await {
+        Ok(body) => serde_json::from_slice(&body)
             .map_err(|_| ("SecretInvalid", "it is no Secret".to_owned())),
-        Ok(Err(error)) if error.is_not_found() => {
-            Err(("SecretNotFound", "it is not there".to_owned()))
+        Err(error) if error.is_not_found() => Err(("SecretNotFound", "it is not there".to_owned())),
+        Err(_) if home.is_none() => {
+            let not_seen = "the home cluster, which has it, was not reached yet";
+            Err(("HomeNotSeen", not_seen.to_owned()))
         }
-        Ok(Err(error)) => Err(("SecretNotRead", error.to_string())),
-        Err(_) => Err(("SecretNotRead", "no answer in time".to_owned())),
+        Err(error) => Err(("SecretNotRead", error.to_string())),
     }
 }
 

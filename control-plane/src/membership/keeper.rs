@@ -83,17 +83,15 @@ impl Keeper {
 
     /// What lies in a Secret of the home cluster.
     async fn stored(&self, home: Option<&Api>, wanted: &Credential) -> Offer {
-        let Some(api) = home else {
-            let why = "the home cluster, which has the credential, was not reached yet";
-            return Err(Unusable::new("HomeNotSeen", why));
-        };
-        let text = secret::of(api, self.namespace(api), wanted).await;
+        let of = (self.fleet.copies(), home);
+        let text = secret::of(of, self.namespace(home), wanted).await;
         let text = text.map_err(|why| provider::none_of(wanted, why))?;
         of_kubeconfig(&text, None, &self.home.allow)
     }
 
-    fn namespace<'a>(&'a self, home: &'a Api) -> &'a str {
-        self.home.place(home.access().namespace.as_deref())
+    fn namespace<'a>(&'a self, home: Option<&'a Api>) -> &'a str {
+        let own = home.and_then(|home| home.access().namespace.as_deref());
+        self.home.place(own)
     }
 
     /// Renews a token of a service account long before it ends. Each replica looks; the Secret is
@@ -105,7 +103,7 @@ impl Keeper {
             return;
         };
         let place = Place {
-            namespace: self.namespace(home).to_owned(),
+            namespace: self.namespace(Some(home)).to_owned(),
             name: wanted.secret.clone(),
             key: wanted.key.clone(),
         };

@@ -8,7 +8,8 @@ use isthmus_control_plane_core::model::{AccessProvider, CredentialRef};
 use serde::Deserialize;
 
 use crate::connect::Unusable;
-use crate::kubernetes::Api;
+use crate::copies::Copies;
+use crate::kubernetes::{Api, ApiError};
 
 /// Where a cluster's kubeconfig lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,29 +38,41 @@ struct Secrets {
     items: Vec<Secret>,
 }
 
+/// Where Secrets of the home cluster are read.
+type Home<'a> = (&'a Copies, Option<&'a Api>);
+
 /// The kubeconfig of a cluster.
 pub(super) async fn of(
-    api: &Api,
+    home: Home<'_>,
     namespace: &str,
     credential: &Credential,
 ) -> Result<String, Unusable> {
     match credential {
-        Credential::Named(named) => read(api, namespace, named).await,
-        Credential::OfProfile(profile, _) => labelled(api, namespace, profile).await,
+        Credential::Named(named) => read(home, namespace, named).await,
+        Credential::OfProfile(profile, _) => labelled(home, namespace, profile).await,
     }
 }
 
-async fn labelled(api: &Api, namespace: &str, profile: &str) -> Result<String, Unusable> {
+fn not_read((_, api): Home<'_>, at: &str, error: &ApiError) -> Unusable {
+    if api.is_none() {
+        let why = "the home cluster, which has the credential, was not reached yet";
+        return Unusable::new("HomeNotSeen", why);
+    }
+    Unusable::new("SecretNotRead", format!("{at}: {error}"))
+}
+
+async fn labelled(home: Home<'_>, namespace: &str, profile: &str) -> Result<String, Unusable> {
     // The profile's name is one of DNS: objects with others are not taken in.
     let selector = format!("{PROFILE_LABEL}={profile}");
     let path = format!("/api/v1/namespaces/{namespace}/secrets");
     let at = format!("Secret {namespace}/ with the label {selector}");
     let query = [("labelSelector", selector.as_str()), ("limit", "2")];
-    let answer = api.list(&path, &query).await.map_err(|error| {
+    let (copies, api) = home;
+    let answer = copies.get(api, &path, &query).await.map_err(|error| {
         if error.is_forbidden() {
             Unusable::new("SecretForbidden", format!("{at} may not be looked for"))
         } else {
-            Unusable::new("SecretNotRead", format!("{at}: {error}"))
+            not_read(home, &at, &error)
         }
     })?;
     only(&answer).map_err(|(reason, why)| Unusable::new(reason, format!("{at}: {why}")))
@@ -81,18 +94,23 @@ fn only(answer: &[u8]) -> Result<String, (&'static str, &'static str)> {
 }
 
 /// The kubeconfig in a Secret. What is said about a Secret never holds a part of it.
-async fn read(api: &Api, namespace: &str, credential: &CredentialRef) -> Result<String, Unusable> {
+async fn read(
+    home: Home<'_>,
+    namespace: &str,
+    credential: &CredentialRef,
+) -> Result<String, Unusable> {
     let (name, key) = (&credential.secret, &credential.key);
     // Both are names of DNS: the decoder of MeshClusters takes no others.
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
-    let answer = api.get(&path).await.map_err(|error| {
+    let (copies, api) = home;
+    let answer = copies.get(api, &path, &[]).await.map_err(|error| {
         let at = format!("Secret {namespace}/{name}");
         if error.is_not_found() {
             Unusable::new("SecretNotFound", format!("{at} is not there"))
         } else if error.is_forbidden() {
             Unusable::new("SecretForbidden", format!("{at} may not be read"))
         } else {
-            Unusable::new("SecretNotRead", format!("{at}: {error}"))
+            not_read(home, &at, &error)
         }
     })?;
     text(&answer, key).map_err(|why| {

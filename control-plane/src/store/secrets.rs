@@ -5,6 +5,7 @@
 //! touched.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use super::{Item, Kept, KeyError};
 use crate::config::Home;
+use crate::copies::Copies;
 use crate::kubernetes::lease::Servers;
 use crate::kubernetes::{Api, ApiError, Leadership};
 
@@ -34,6 +36,7 @@ pub struct Secrets {
     namespace: String,
     apis: Servers,
     leadership: Leadership,
+    copies: Arc<Copies>,
 }
 
 /// A Secret, as far as it is used.
@@ -55,7 +58,8 @@ struct Metadata {
 }
 
 impl Secrets {
-    /// In the home cluster, as one of `apis` leads to it; who holds `leadership` makes keys.
+    /// In the home cluster, as one of `apis` leads to it; who holds `leadership` makes keys. While it is
+    /// away its `copies` count, but for roots' keys, of which there are none.
     #[must_use]
     pub fn new(home: &Home, own: Option<&str>, apis: Servers, leadership: Leadership) -> Self {
         Self {
@@ -63,7 +67,15 @@ impl Secrets {
             namespace: home.place(own).to_owned(),
             apis,
             leadership,
+            copies: Arc::default(),
         }
+    }
+
+    /// With copies of what was read.
+    #[must_use]
+    pub fn with_copies(self, copies: &Arc<Copies>) -> Self {
+        let copies = Arc::clone(copies);
+        Self { copies, ..self }
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -76,7 +88,13 @@ impl Secrets {
 
     pub(super) async fn look(&self, item: &Item) -> Result<Option<Kept>, KeyError> {
         let (api, path) = (self.api()?, self.path(item));
-        match asked(api.get(&path)).await {
+        let read = async {
+            if is_rarely_read(item) {
+                return asked(api.get(&path)).await;
+            }
+            self.copies.get(Some(&api), &path, &[]).await
+        };
+        match read.await {
             Ok(body) => self.kept(item, &body).map(Some),
             // Also if the namespace is not there: whoever makes the key is told so.
             Err(error) if error.is_not_found() => Ok(None),
@@ -91,8 +109,16 @@ impl Secrets {
         }
         let api = self.api()?;
         match asked(api.create(&self.collection(), &self.secret(item, bytes))).await {
-            Ok(_) => {
+            Ok(made) => {
                 tracing::info!(secret = name(item), "a key was made");
+                if !is_rarely_read(item) {
+                    let made = made.to_string();
+                    self.copies.wrote(&self.path(item), made.as_bytes());
+                    // It is the newest: none comes behind it yet.
+                    if let Some(next) = item.next() {
+                        self.copies.wrote(&self.path(&next), b"");
+                    }
+                }
                 Ok(true)
             }
             Err(error) if error.is_conflict() => Ok(false),
@@ -109,8 +135,12 @@ impl Secrets {
     ) -> Result<bool, KeyError> {
         let (api, mut secret) = (self.api()?, self.secret(item, bytes));
         secret["metadata"]["resourceVersion"] = over.into();
-        match asked(api.replace(&self.path(item), &secret)).await {
-            Ok(_) => Ok(true),
+        let path = self.path(item);
+        match asked(api.replace(&path, &secret)).await {
+            Ok(written) => {
+                self.copies.wrote(&path, written.to_string().as_bytes());
+                Ok(true)
+            }
             Err(error) if error.is_conflict() || error.is_not_found() => Ok(false),
             Err(cause) => Err(self.failed("replace", item, cause)),
         }
@@ -189,6 +219,14 @@ impl Secrets {
             place: self.place(item),
             cause,
         }
+    }
+}
+
+/// A root's key is needed for the next issuer only, and lies nowhere else.
+fn is_rarely_read(item: &Item) -> bool {
+    match item {
+        Item::Root(..) => true,
+        Item::Issuer(..) | Item::Rotation(_) | Item::Handle(..) => false,
     }
 }
 

@@ -16,10 +16,11 @@ mod knowledge;
 mod kinds;
 mod history;
 mod credentials;
-mod outage;
 mod membership;
 mod roots;
 mod replicas;
+mod crash;
+mod requests;
 
 /// A watch that says nothing is noticed within a minute; then comes the backoff, at most 30 s.
 const NOTICED: Duration = Duration::from_secs(120);

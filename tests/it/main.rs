@@ -67,5 +67,6 @@ mod captured;
 mod peers;
 #[cfg(test)]
 mod kubernetes;
+
 #[cfg(test)]
-mod load;
+use isthmus_tests::load;

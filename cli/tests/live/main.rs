@@ -4,3 +4,7 @@
 mod commands;
 #[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod replicas;

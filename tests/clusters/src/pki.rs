@@ -102,6 +102,22 @@ impl Pki {
         self.sign(params)
     }
 
+    /// What the API server shows, or something that stands before it.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn server(&self) -> anyhow::Result<Certificate> {
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
+        let mut params = CertificateParams::new(names.map(ToOwned::to_owned))
+            .context("names of the API server")?;
+        set_times(&mut params, LIFETIME);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "kube-apiserver");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params)
+    }
+
     fn sign(&self, mut params: CertificateParams) -> anyhow::Result<Certificate> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = key()?;
@@ -120,15 +136,7 @@ impl Pki {
     /// The folder can't be written to.
     pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<Files> {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
-        let mut params = CertificateParams::new(names.map(ToOwned::to_owned))
-            .context("names of the API server")?;
-        set_times(&mut params, LIFETIME);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "kube-apiserver");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let serving = self.sign(params)?;
+        let serving = self.server()?;
         let file = |name: &str, text: &str| -> anyhow::Result<PathBuf> {
             let path = folder.join(name);
             secret(&path, text).with_context(|| format!("writing {}", path.display()))?;

@@ -1,7 +1,9 @@
 //! How is a control plane started, killed and asked?
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -17,10 +19,12 @@ use crate::{admin, until};
 /// How long a token is good.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// A control plane on a thread of its own.
+/// A control plane on a thread of its own, or as a process.
 #[derive(Debug)]
 pub struct ControlPlane {
     config: Value,
+    /// Where the program is, and the name of the pod that it takes itself for.
+    program: Option<(PathBuf, String)>,
     state_dir: PathBuf,
     discovery: SocketAddr,
     admin: SocketAddr,
@@ -28,9 +32,9 @@ pub struct ControlPlane {
 }
 
 #[derive(Debug)]
-struct Running {
-    kill: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+enum Running {
+    Thread(oneshot::Sender<()>, JoinHandle<()>),
+    Process(Child),
 }
 
 impl ControlPlane {
@@ -54,6 +58,7 @@ impl ControlPlane {
         });
         Self {
             config,
+            program: None,
             state_dir: state_dir.to_owned(),
             discovery,
             admin,
@@ -74,6 +79,16 @@ impl ControlPlane {
     /// Its keys lie in the home cluster, where other replicas find them.
     pub fn share_keys(&mut self) {
         self.config["keys"] = json!("secrets");
+    }
+
+    /// Any other key of its configuration.
+    pub fn configure(&mut self, key: &str, value: Value) {
+        self.config[key] = value;
+    }
+
+    /// It is a process of this program, `isthmus`, and believes to be the pod of that name.
+    pub fn set_program(&mut self, program: &Path, pod: &str) {
+        self.program = Some((program.to_owned(), pod.to_owned()));
     }
 
     /// Starts it, and waits until it is ready.
@@ -117,21 +132,52 @@ impl ControlPlane {
     /// It runs already, or its configuration is refused.
     pub fn begin(&mut self) {
         assert!(self.running.is_none(), "the control plane runs already");
-        let config = Config::parse(&self.config.to_string()).expect("the harness's configuration");
-        let (kill, killed) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("control-plane".to_owned())
-            .spawn(move || serve(config, killed))
-            .expect("a thread for the control plane");
-        self.running = Some(Running { kill, thread });
+        let text = self.config.to_string();
+        self.running = Some(match &self.program {
+            Some((program, pod)) => self.process(program, pod, &text),
+            None => {
+                let config = Config::parse(&text).expect("the harness's configuration");
+                let (kill, killed) = oneshot::channel();
+                let thread = std::thread::Builder::new()
+                    .name("control-plane".to_owned())
+                    .spawn(move || serve(config, killed))
+                    .expect("a thread for the control plane");
+                Running::Thread(kill, thread)
+            }
+        });
+    }
+
+    /// It ends with us, however we end: its standard input does.
+    fn process(&self, program: &Path, pod: &str, config: &str) -> Running {
+        let file = self.state_dir.with_extension("json");
+        std::fs::write(&file, config).expect("a configuration on disk");
+        let log = self.state_dir.with_extension("log");
+        let log = File::options().create(true).append(true).open(log);
+        let child = Command::new(program)
+            .args(["control-plane", "--exit-with-stdin", "--config"])
+            .arg(file)
+            .env("HOSTNAME", pod)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log.expect("a log on disk"))
+            .spawn();
+        Running::Process(child.expect("a program that starts"))
     }
 
     /// Ends it without a word, as a crash would: every connection breaks.
     pub fn kill(&mut self) {
-        if let Some(Running { kill, thread }) = self.running.take() {
-            // It may have ended by itself; either way it is gone now.
-            let _ = kill.send(());
-            let _ = thread.join();
+        match self.running.take() {
+            Some(Running::Thread(kill, thread)) => {
+                // It may have ended by itself; either way it is gone now.
+                let _ = kill.send(());
+                let _ = thread.join();
+            }
+            Some(Running::Process(mut child)) => {
+                // SIGKILL. As above.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            None => {}
         }
     }
 

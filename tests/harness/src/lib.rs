@@ -19,6 +19,8 @@ pub mod app;
 pub mod client;
 pub mod admin;
 pub mod link;
+pub mod front;
+pub mod load;
 pub mod tls;
 pub mod wait;
 pub mod programs;
@@ -26,6 +28,7 @@ pub mod servers;
 
 pub use app::App;
 pub use client::{Client, Reply};
+pub use front::{Front, Writes};
 pub use link::{Fault, Link};
 pub use mesh::Mesh;
 pub use servers::Server;

@@ -1,5 +1,7 @@
 //! What is in a mesh: which clusters, services, pods?
 
+use std::path::{Path, PathBuf};
+
 use isthmus_test_clusters::Programs;
 
 use crate::app::App;
@@ -15,6 +17,9 @@ pub struct MeshPlan {
     pub(crate) settings: serde_json::Map<String, serde_json::Value>,
     pub(crate) servers: Option<Programs>,
     pub(crate) replicas: bool,
+    pub(crate) program: Option<PathBuf>,
+    pub(crate) fronts: bool,
+    pub(crate) joined: bool,
 }
 
 /// A cluster to be.
@@ -93,6 +98,28 @@ impl MeshPlan {
     pub fn two_replicas(mut self, programs: Programs) -> Self {
         self.replicas = true;
         self.on_servers(programs)
+    }
+
+    /// The control planes are processes of this program, `isthmus`. Default: threads of ours.
+    #[must_use]
+    pub fn as_processes(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
+    /// Puts a [`crate::Front`] before each API server.
+    #[must_use]
+    pub fn fronted(mut self) -> Self {
+        self.fronts = true;
+        self
+    }
+
+    /// The first cluster is home and has the keys, and the others join by its objects: each by a Secret
+    /// and a MeshCluster of its name. What its Secrets say is kept. Default: all are configured.
+    #[must_use]
+    pub fn joined(mut self) -> Self {
+        self.joined = true;
+        self
     }
 
     /// How long a proxy that stops waits for what is open. Default: 1 s.

@@ -7,8 +7,10 @@ use std::sync::Once;
 use isthmus_test_clusters::{Cluster, Programs, Settings, kubeconfig::Credential};
 use serde_json::{Value, json};
 
+use crate::front::{Front, Writes};
 use crate::link::Link;
 use crate::manifest::PodManifest;
+use crate::plan::SYSTEM;
 
 /// For whom the pods' tokens are.
 const AUDIENCE: &str = "isthmus";
@@ -44,6 +46,18 @@ fn kubeconfig_file(cluster: &str, folder: &Path) -> PathBuf {
     folder.join(format!("{cluster}.kubeconfig"))
 }
 
+/// The object by which a cluster joins.
+#[must_use]
+pub fn member(cluster: &str, network: &str) -> String {
+    let secret = json!({ "name": format!("cluster-{cluster}") });
+    json!({
+        "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster",
+        "metadata": { "name": cluster },
+        "spec": { "network": network, "credential": { "secretRef": secret } },
+    })
+    .to_string()
+}
+
 /// An API server, and the line between it and the control plane.
 #[derive(Debug)]
 pub struct Server {
@@ -51,6 +65,7 @@ pub struct Server {
     pub cluster: Cluster,
     /// What the control plane sees of it.
     pub link: Link,
+    front: Option<Front>,
 }
 
 impl Server {
@@ -72,9 +87,31 @@ impl Server {
     pub async fn start_bare(programs: &Programs, name: &str, settings: &Settings) -> Self {
         let cluster = Box::pin(Cluster::start(programs, name, settings)).await;
         let cluster = cluster.expect("an API server that starts");
-        let front = ([127, 0, 0, 1], 0).into();
-        let link = Link::start(front, cluster.server(), 1).await;
-        Self { cluster, link }
+        let near = ([127, 0, 0, 1], 0).into();
+        let link = Link::start(near, cluster.server(), 1).await;
+        Self {
+            cluster,
+            link,
+            front: None,
+        }
+    }
+
+    /// Puts a [`Front`] between the link and the API server; whoever comes by that way is the
+    /// administrator.
+    pub async fn set_front(&mut self, writes: &Writes) {
+        let front = Front::start(&self.cluster, writes).await;
+        let near = ([127, 0, 0, 1], 0).into();
+        self.link = Link::start(near, front.address(), 1).await;
+        self.front = Some(front);
+    }
+
+    /// What stands before the API server.
+    ///
+    /// # Panics
+    /// Nothing does.
+    #[must_use]
+    pub fn front(&self) -> &Front {
+        self.front.as_ref().expect("a front")
     }
 
     /// Writes a text of manifests.
@@ -129,6 +166,35 @@ impl Server {
         let text = self.cluster.kubeconfig_at(self.link.address(), credential);
         let file = kubeconfig_file(self.cluster.name(), folder);
         std::fs::write(file, text).expect("a kubeconfig on disk");
+    }
+
+    /// Lets a cluster join the mesh whose home this one is.
+    ///
+    /// # Panics
+    /// The API server refuses.
+    pub async fn invite(&self, other: &Self, network: &str) {
+        let admin = other.cluster.admin_certificate().expect("a certificate");
+        let admin = Credential::Certificate(admin);
+        let at = other.link.address();
+        self.hand_in(
+            other.cluster.name(),
+            &other.cluster.kubeconfig_at(at, &admin),
+        )
+        .await;
+        self.apply(&member(other.cluster.name(), network)).await;
+    }
+
+    /// Puts a kubeconfig where that of a cluster that joins is looked for.
+    ///
+    /// # Panics
+    /// The API server refuses.
+    pub async fn hand_in(&self, cluster: &str, kubeconfig: &str) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": format!("cluster-{cluster}"), "namespace": SYSTEM },
+            "stringData": { "kubeconfig": kubeconfig },
+        });
+        self.apply(&secret.to_string()).await;
     }
 
     /// A pod's token, bound to it; its account is made if it is not there.

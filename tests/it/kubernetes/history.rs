@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_test_clusters::Settings;
 use isthmus_tests::Fault;
@@ -81,8 +81,13 @@ async fn a_forgotten_history_is_a_new_list_without_a_moment_of_emptiness() {
         })
     };
     watched.server.link.set(Fault::None);
+    let begun = Instant::now();
     watched.until_state("synced").await;
     let after = watched.until_count("Pod", PODS - 1).await;
+    println!(
+        "replaced {:.2} s after the server was back",
+        begun.elapsed().as_secs_f64()
+    );
     watched.until_count("Service", 51).await;
     done.store(true, Ordering::SeqCst);
     looking.await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use isthmus_test_clusters::Programs;
@@ -12,6 +12,7 @@ use super::{Listener, Mesh, put};
 use crate::address::Subnet;
 use crate::app::AppServer;
 use crate::control::ControlPlane;
+use crate::front::Writes;
 use crate::link::Link;
 use crate::manifest::{self, PodManifest};
 use crate::plan::{ClusterPlan, MeshPlan, NAMESPACE, SYSTEM, ServicePlan};
@@ -25,7 +26,8 @@ const INBOUND_PORT: u16 = 15_006;
 const GATEWAY_FIRST: u8 = 2;
 const LINK_OFFSET: u8 = 200;
 const POD_FIRST: u8 = 10;
-/// The second control plane; the first has 1.
+/// The control plane, and the second one.
+const FIRST: u8 = 1;
 const REPLICA: u8 = 251;
 
 impl MeshPlan {
@@ -40,31 +42,15 @@ impl MeshPlan {
         for cluster in &self.clusters {
             let files = folder.path().join(&cluster.name);
             std::fs::create_dir(&files).expect("a folder for a cluster");
-            folders.push(match &self.servers {
-                None => json!({ "name": cluster.name, "files": files }),
-                Some(_) => servers::origin(&cluster.name, folder.path()),
-            });
+            let joins = self.joined && !folders.is_empty();
+            match &self.servers {
+                _ if joins => {}
+                None => folders.push(json!({ "name": cluster.name, "files": files })),
+                Some(_) => folders.push(servers::origin(&cluster.name, folder.path())),
+            }
             subnets.insert(cluster.name.clone(), Subnet::claim());
         }
-        let first = subnets.values().next().expect("at least one cluster");
-        let state_dir = folder.path().join("control-plane");
-        let mut control = ControlPlane::new(
-            first.host(1),
-            &state_dir,
-            &folders,
-            self.certificate_seconds,
-        );
-        let other = self.replicas.then(|| {
-            let home = subnets.keys().next().expect("at least one cluster");
-            let state_dir = folder.path().join("other-control-plane");
-            let seconds = self.certificate_seconds;
-            let mut other = ControlPlane::new(first.host(REPLICA), &state_dir, &folders, seconds);
-            for replica in [&mut control, &mut other] {
-                replica.set_home(json!({ "cluster": home, "allow": ["loopback"] }));
-                replica.share_keys();
-            }
-            other
-        });
+        let (control, other) = self.replicas(folder.path(), &folders, &subnets);
         let mut mesh = Mesh {
             proxies: BTreeMap::new(),
             apps: BTreeMap::new(),
@@ -92,19 +78,49 @@ impl MeshPlan {
         }
         mesh._subnets = subnets;
         if let Some(programs) = &self.servers {
-            Box::pin(mesh.move_to_servers(programs)).await;
+            Box::pin(mesh.move_to_servers(programs, &self)).await;
         }
         Box::pin(mesh.run()).await;
         mesh
+    }
+
+    /// The control plane, and a second one where there are two.
+    fn replicas(
+        &self,
+        folder: &Path,
+        origins: &[Value],
+        subnets: &BTreeMap<String, Subnet>,
+    ) -> (ControlPlane, Option<ControlPlane>) {
+        let (home, subnet) = subnets.first_key_value().expect("at least one cluster");
+        let replica = |host, state_dir| {
+            let (at, state_dir) = (subnet.host(host), folder.join(state_dir));
+            let mut replica = ControlPlane::new(at, &state_dir, origins, self.certificate_seconds);
+            if self.joined || self.replicas {
+                replica.set_home(json!({ "cluster": home, "allow": ["loopback"] }));
+                replica.share_keys();
+            }
+            if self.joined {
+                replica.configure("secret_copies", json!(state_dir.with_extension("copies")));
+            }
+            if let Some(program) = &self.program {
+                replica.set_program(program, &format!("replica-{}", u8::from(host == REPLICA)));
+            }
+            replica
+        };
+        let other = || replica(REPLICA, "other-control-plane");
+        (replica(FIRST, "control-plane"), self.replicas.then(other))
     }
 }
 
 impl Mesh {
     /// What was written into folders goes into API servers.
-    async fn move_to_servers(&mut self, programs: &Programs) {
-        let names: Vec<String> = self._subnets.keys().cloned().collect();
-        for name in names {
-            let server = Server::start(programs, &name).await;
+    async fn move_to_servers(&mut self, programs: &Programs, plan: &MeshPlan) {
+        for cluster in &plan.clusters {
+            let name = cluster.name.clone();
+            let mut server = Server::start(programs, &name).await;
+            if plan.fronts {
+                server.set_front(&Writes::default()).await;
+            }
             let root = self.folder.path();
             server.fill(&root.join(&name)).await;
             server.write_kubeconfig(root);
@@ -116,6 +132,10 @@ impl Mesh {
                 let token = server.token(pod).await;
                 let place = root.join("proxies").join(&name).join(&pod.name);
                 std::fs::write(place.join("token"), token).expect("a token on disk");
+            }
+            match self.servers.values().next() {
+                Some(home) if plan.joined => home.invite(&server, &cluster.network).await,
+                Some(_) | None => {}
             }
             self.servers.insert(name, server);
         }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use isthmus_tests::wait::check;
-use isthmus_tests::{Client, until};
 use tokio::task::JoinHandle;
 
+use crate::wait::check;
+use crate::{Client, until};
+
 /// Clients that call `/` one request after another until they are told to stop.
-pub(crate) struct Load {
+#[derive(Debug)]
+pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     callers: Vec<JoinHandle<Tally>>,
@@ -18,20 +20,21 @@ pub(crate) struct Load {
 
 /// What the answers were.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub struct Tally {
     /// Answers with 200.
-    pub(crate) good: usize,
+    pub good: usize,
     /// By the pod that gave them.
-    pub(crate) pods: BTreeMap<String, usize>,
+    pub pods: BTreeMap<String, usize>,
     /// Everything else, in words.
-    pub(crate) bad: Vec<String>,
+    pub bad: Vec<String>,
     /// When the last of those came.
-    pub(crate) last_bad: Option<Instant>,
+    pub last_bad: Option<Instant>,
 }
 
 impl Load {
     /// Starts a caller for each client.
-    pub(crate) fn start(clients: Vec<Client>) -> Self {
+    #[must_use]
+    pub fn start(clients: Vec<Client>) -> Self {
         let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let callers = clients
             .into_iter()
@@ -45,7 +48,7 @@ impl Load {
     }
 
     /// Waits for so many more answers, good or bad.
-    pub(crate) async fn more(&self, answers: usize) {
+    pub async fn more(&self, answers: usize) {
         let goal = self.done.load(Ordering::SeqCst) + answers;
         until("more answers", async || {
             let done = self.done.load(Ordering::SeqCst);
@@ -55,11 +58,14 @@ impl Load {
     }
 
     /// Ends it; what came of it.
-    pub(crate) async fn stop(self) -> Tally {
+    ///
+    /// # Panics
+    /// A caller did.
+    pub async fn stop(self) -> Tally {
         self.stop.store(true, Ordering::SeqCst);
         let mut all = Tally::default();
         for caller in self.callers {
-            let tally = caller.await.unwrap();
+            let tally = caller.await.expect("a caller that ends");
             all.good += tally.good;
             all.bad.extend(tally.bad);
             all.last_bad = all.last_bad.max(tally.last_bad);
@@ -71,7 +77,10 @@ impl Load {
     }
 
     /// Ends it; every answer was good.
-    pub(crate) async fn stop_without_failure(self) -> Tally {
+    ///
+    /// # Panics
+    /// One was not.
+    pub async fn stop_without_failure(self) -> Tally {
         let tally = self.stop().await;
         assert!(
             tally.bad.is_empty(),

@@ -93,6 +93,20 @@ async fn measure(size: Size) -> Outcome {
         "resident, at the end          {:8} MiB",
         control.resident()?
     );
+    control.saved(folder.path(), &fleet).await?;
+    let began = Instant::now();
+    control.kill().await?;
+    control = Subject::start(folder.path(), &fleet).await?;
+    let serves = began.elapsed();
+    let all: Vec<_> = callers.iter().chain(&idle).collect();
+    proxies::back(&fleet, &control, &all).await?;
+    println!(
+        "killed: serves after {:.2} s, and {} proxies that come within {} s are back after {:.2} s",
+        serves.as_secs_f64(),
+        all.len(),
+        proxies::JITTER.as_secs(),
+        began.elapsed().as_secs_f64()
+    );
     control.kill().await
 }
 

@@ -36,10 +36,23 @@ use crate::subject::Subject;
 const AT_ONCE: usize = 16;
 const HOST: &str = "control-plane.mesh.internal";
 
-/// One of them. Its stream ends with the program.
+/// Within this time proxies come back that have lost their control plane.
+pub(crate) const JITTER: Duration = Duration::from_secs(5);
+
+/// One of them. Its stream ends with the program, or with the control plane.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     read: Arc<AtomicU64>,
+    tls: Arc<ClientConfig>,
+    asks: Asks,
+}
+
+/// What a proxy wants to know.
+#[derive(Debug, Clone)]
+struct Asks {
+    workload: String,
+    called: Vec<String>,
+    endpoints: usize,
 }
 
 impl Proxy {
@@ -120,9 +133,7 @@ async fn one(
         .map(|der| CertificateDer::from(der.to_vec()))
         .collect();
     let read = Arc::new(AtomicU64::new(0));
-    let channel =
-        self::channel(address, tls(roots, Some((&key, chain)))?, Arc::clone(&read)).await?;
-    let (requests, queue) = mpsc::channel(16);
+    let tls = tls(roots, Some((&key, chain)))?;
     let called: Vec<String> = if number < size.proxies {
         let mine = (0..size.each).map(|n| size.place(number * size.each + n));
         mine.map(|(cluster, service)| objects::subscription(cluster, service))
@@ -130,8 +141,47 @@ async fn one(
     } else {
         Vec::new()
     };
-    let workload = objects::workload(cluster, service, pod);
-    subscribe(&requests, &workload, &called).await?;
+    let asks = Asks {
+        workload: objects::workload(cluster, service, pod),
+        endpoints: size.each * size.pods_each() * usize::from(!called.is_empty()),
+        called,
+    };
+    listen(&asks, fleet, (address, Arc::clone(&tls), Arc::clone(&read))).await?;
+    Ok(Proxy { read, tls, asks })
+}
+
+/// Lets all of them connect to another control plane, one after the other over [`JITTER`], until each has
+/// heard of all that it asked for.
+pub(crate) async fn back(fleet: &Arc<Fleet>, control: &Subject, proxies: &[&Proxy]) -> Outcome {
+    let address = control.discovery;
+    let step = JITTER / u32::try_from(proxies.len())?.max(1);
+    let coming: Vec<_> = proxies
+        .iter()
+        .zip(0u32..)
+        .map(|(proxy, number)| {
+            let (asks, fleet) = (proxy.asks.clone(), Arc::clone(fleet));
+            let way = (address, Arc::clone(&proxy.tls), Arc::clone(&proxy.read));
+            tokio::spawn(async move {
+                sleep(step * number).await;
+                listen(&asks, &fleet, way).await
+            })
+        })
+        .collect();
+    for one in coming {
+        one.await??;
+    }
+    Ok(())
+}
+
+/// Connects, asks, and listens until the stream ends.
+async fn listen(
+    asks: &Asks,
+    fleet: &Arc<Fleet>,
+    (address, tls, read): (SocketAddr, Arc<ClientConfig>, Arc<AtomicU64>),
+) -> Outcome {
+    let channel = channel(address, tls, read).await?;
+    let (requests, queue) = mpsc::channel(16);
+    subscribe(&requests, &asks.workload, &asks.called).await?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let responses = client
         .delta_aggregated_resources(ReceiverStream::new(queue))
@@ -142,13 +192,12 @@ async fn one(
         responses,
         fleet: Arc::clone(fleet),
     };
-    let wanted = size.each * size.pods_each() * usize::from(!called.is_empty());
-    listening.settle(wanted).await?;
+    listening.settle(asks.endpoints).await?;
     tokio::spawn(async move {
         // A stream that ends is seen by what does not arrive any more.
         while listening.next().await.is_ok() {}
     });
-    Ok(Proxy { read })
+    Ok(())
 }
 
 async fn subscribe(

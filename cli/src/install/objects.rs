@@ -549,7 +549,10 @@ mod tests {
         assert_eq!(claim["spec"]["storageClassName"], "fast");
         let pod = &object["spec"]["template"]["spec"];
         let volumes = pod["volumes"].as_array().unwrap();
-        assert!(volumes.iter().all(|volume| volume["name"] != STATE), "{pod}");
+        assert!(
+            volumes.iter().all(|volume| volume["name"] != STATE),
+            "{pod}"
+        );
         let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
         assert!(mounts.iter().any(|mount| mount["name"] == STATE));
         // As the file system of the volume is group-owned, whoever runs may write.

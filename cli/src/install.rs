@@ -1,10 +1,12 @@
 //! What does a cluster need to run the mesh?
 
+pub(crate) mod config;
 pub(crate) mod installed;
 pub(crate) mod objects;
 pub(crate) mod permissions;
 mod replaced;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -20,6 +22,7 @@ use crate::args::{Format, InstallOptions};
 use crate::cluster::CLUSTERS;
 use crate::cluster::properties::Stated;
 use crate::{kubernetes, output};
+use config::Given;
 use installed::{Choice, Installed, said};
 use objects::{Plan, SavedWorld};
 
@@ -77,7 +80,15 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
             done.step("warning", &why);
         }
         prepare(&api, true, options.force, &mut done).await?;
-        for object in objects::control_plane(&plan) {
+        for mut object in objects::control_plane(&plan) {
+            let config = installed.config.as_ref();
+            if let Some(there) = config.filter(|_| object["kind"] == "ConfigMap") {
+                // What others wrote into it is part of what is applied: nothing of theirs is lost, unless
+                // they wrote just now.
+                object["metadata"]["resourceVersion"] = there.version.as_str().into();
+                apply(&api, &object, true, &mut done).await?;
+                continue;
+            }
             apply(&api, &object, options.force, &mut done).await?;
         }
         Box::pin(replaced::retire(&api, &plan, &mut done)).await?;
@@ -138,7 +149,7 @@ fn plan(
     );
     let saved_world = saved_world(options, installed, choice)?;
     let mesh_domain = mesh_domain.context("--mesh-domain is empty")?;
-    let plan = Plan {
+    let mut plan = Plan {
         saved_world,
         cluster: named(cluster, &mesh_domain)?.to_string(),
         network: network
@@ -150,7 +161,16 @@ fn plan(
         discovery_address,
         // Who never asked for one type may have set another by other means.
         load_balancer: options.load_balancer.or(load_balancer.then_some(true)),
+        given: Given::default(),
     };
+    match (&options.config, &installed.config) {
+        (Some(file), _) => plan.given = Given::file(Path::new(file), &plan)?,
+        (None, Some(there)) => {
+            plan.given = Given::installed(&there.value, &there.text);
+            choice.keep(config::added(&plan));
+        }
+        (None, None) => {}
+    }
     plan.check()?;
     Ok(plan)
 }
@@ -294,6 +314,7 @@ pub(crate) async fn apply(
         Err(error) if error.is_conflict() && !force => {
             "; somebody else owns fields of it: look who, or take them with --force"
         }
+        Err(error) if error.is_conflict() => "; it was changed meanwhile: do it again",
         _ => "",
     };
     applied.with_context(|| format!("applying {}{hint}", title(object)))?;

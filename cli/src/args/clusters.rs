@@ -1,5 +1,6 @@
 //! What may be written after `install` and `cluster`?
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -7,7 +8,7 @@ use clap::{Args, Subcommand};
 /// Which cluster is meant: a context of a kubeconfig.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Reach {
-    /// The kubeconfig. Default: `~/.kube/config`.
+    /// The kubeconfig; several, as in `KUBECONFIG`, count together. Default: `~/.kube/config`.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The context. Default: the current one.
@@ -60,6 +61,11 @@ pub(crate) struct InstallOptions {
     /// pod's node as long as the pod is there; `=false` goes back to that.
     #[arg(long, value_name = "CLASS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) saved_world_claim: Option<String>,
+    /// Keys of the control plane's configuration (docs/CONFIG.md) that no flag decides, as JSON or YAML:
+    /// `stale_seconds`, `home.quota`, `writes` and others. Default: as installed; an empty `--config=` takes
+    /// all of them back.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<OsString>,
     /// Apply it, by server-side apply, instead of printing it.
     #[arg(long)]
     pub(crate) apply: bool,
@@ -169,8 +175,9 @@ pub(crate) struct ListOptions {
 #[command(after_help = "Examples:\n  \
         isthmus cluster leave west --context west\n  \
         isthmus cluster leave west --only-home       the cluster is gone already\n\n\
-        First the MeshCluster and the Secret go, so that nothing is sent there any more; then what let\n\
-        the control plane in. Definitions and the namespace stay: others' objects may be of them.")]
+        First the MeshCluster goes, so that nothing is sent there any more; then what let the control\n\
+        plane in, and what it made; last the Secret, so that all of it may be done again. Definitions and\n\
+        the namespace stay: others' objects may be of them.")]
 pub(crate) struct LeaveOptions {
     /// Its name in the mesh.
     pub(crate) name: String,

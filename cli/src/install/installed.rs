@@ -24,6 +24,19 @@ pub(crate) struct Installed {
     pub(crate) load_balancer: bool,
     /// Where it keeps what it knows; `None`: it is not installed.
     pub(crate) saved_world: Option<SavedWorld>,
+    /// Its configuration.
+    pub(crate) config: Option<Written>,
+}
+
+/// The control plane's configuration, as it stands in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// What it says.
+    pub(crate) value: Value,
+    /// As it is written.
+    pub(crate) text: String,
+    /// The `resourceVersion` of its ConfigMap.
+    pub(crate) version: String,
 }
 
 impl Installed {
@@ -33,7 +46,9 @@ impl Installed {
     /// The API server does not answer or refuses, or the configuration that is there is no JSON.
     pub(crate) async fn read(api: &Api) -> anyhow::Result<Self> {
         let system = format!("namespaces/{SYSTEM}");
-        let config = config(api).await?.unwrap_or_default();
+        let written = config(api).await?;
+        let nothing = Value::Null;
+        let config = written.as_ref().map_or(&nothing, |written| &written.value);
         let workload = |plural: &str| format!("/apis/apps/v1/{system}/{plural}/{ACCOUNT}");
         let claiming = find(api, &workload("statefulsets")).await?;
         let deployment = find(api, &workload("deployments")).await?;
@@ -46,12 +61,13 @@ impl Installed {
         let service = format!("/api/v1/{system}/services/{DISCOVERY_SERVICE}");
         let service = find(api, &service).await?.unwrap_or_default();
         Ok(Self {
-            cluster: said(&config, "/clusters/0/name"),
-            mesh_domain: said(&config, "/mesh_domain"),
-            discovery_address: said(&config, "/advertise/address"),
+            cluster: own_name(config),
+            mesh_domain: said(config, "/mesh_domain"),
+            discovery_address: said(config, "/advertise/address"),
             image: image(&workload),
             load_balancer: text(&service, "/spec/type") == "LoadBalancer",
             saved_world,
+            config: written,
         })
     }
 }
@@ -61,12 +77,19 @@ impl Installed {
 /// # Errors
 /// As [`Installed::read`].
 pub(crate) async fn mesh_domain(home: &Api) -> anyhow::Result<Option<String>> {
-    let config = config(home).await?.unwrap_or_default();
-    Ok(said(&config, "/mesh_domain"))
+    let config = config(home).await?;
+    Ok(config.and_then(|config| said(&config.value, "/mesh_domain")))
+}
+
+/// The cluster that the control plane runs in: an operator may have named others beside it.
+fn own_name(config: &Value) -> Option<String> {
+    let clusters = config["clusters"].as_array()?;
+    let own = |c: &&Value| c.pointer("/kubernetes/in_cluster") == Some(&Value::Bool(true));
+    said(clusters.iter().find(own)?, "/name")
 }
 
 /// The control plane's configuration; `None`: it has none, or was not installed by us.
-async fn config(api: &Api) -> anyhow::Result<Option<Value>> {
+async fn config(api: &Api) -> anyhow::Result<Option<Written>> {
     let path = format!("/api/v1/namespaces/{SYSTEM}/configmaps/{ACCOUNT}");
     let Some(found) = find(api, &path).await? else {
         return Ok(None);
@@ -74,10 +97,14 @@ async fn config(api: &Api) -> anyhow::Result<Option<Value>> {
     let Some(config) = found["data"][CONFIG_KEY].as_str() else {
         return Ok(None);
     };
-    let config = serde_json::from_str(config);
-    Ok(Some(config.with_context(|| {
+    let value = serde_json::from_str(config).with_context(|| {
         format!("{CONFIG_KEY} of the ConfigMap {SYSTEM}/{ACCOUNT} is no JSON: mend or delete it")
-    })?))
+    })?;
+    Ok(Some(Written {
+        value,
+        text: config.to_owned(),
+        version: text(&found, "/metadata/resourceVersion").to_owned(),
+    }))
 }
 
 /// The StorageClass that the volumes are claimed of; `None`: the default one, which an API server may
@@ -138,6 +165,11 @@ impl Choice {
             self.kept.push(flag.to_owned());
         }
         given.unwrap_or(installed)
+    }
+
+    /// Keys of the configuration that were kept, each with its value.
+    pub(crate) fn keep(&mut self, keys: Vec<String>) {
+        self.kept.extend(keys);
     }
 
     /// Tells what was kept that a first run would not have chosen.

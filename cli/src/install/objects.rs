@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::config::{self, Given};
 use super::permissions::{ACCOUNT, PERMISSIONS, Permission, Place};
 
 /// The namespace of everything that is the mesh's own.
@@ -14,8 +15,8 @@ pub(crate) const MANAGED_BY: &str = "isthmus";
 /// A new control plane counts when it was ready for so long.
 const MIN_READY_SECONDS: u32 = 10;
 /// Where the control plane serves proxies, and where it is ready.
-const DISCOVERY_PORT: u16 = 15012;
-const ADMIN_PORT: u16 = 15014;
+pub(super) const DISCOVERY_PORT: u16 = 15012;
+pub(super) const ADMIN_PORT: u16 = 15014;
 /// The Service where proxies find the control plane.
 pub(crate) const DISCOVERY_SERVICE: &str = "control-plane";
 /// The label of its pods.
@@ -24,6 +25,8 @@ pub(crate) const COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "cont
 pub(crate) const CONTAINER: &str = "control-plane";
 /// Where its ConfigMap has its configuration.
 pub(crate) const CONFIG_KEY: &str = "control-plane.json";
+/// Which configuration a pod of it was started with.
+const CONFIG_ANNOTATION: &str = "isthmus.dev/config";
 /// Nobody, in images without users.
 const USER: u32 = 65_532;
 /// Longer than streams may take to end when the control plane stops.
@@ -66,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) load_balancer: Option<bool>,
     /// Where what is known of the clusters is kept.
     pub(crate) saved_world: SavedWorld,
+    /// What no flag decides.
+    pub(crate) given: Given,
 }
 
 /// Where what a control plane knows of the clusters is kept.
@@ -120,7 +125,7 @@ impl Plan {
     /// # Errors
     /// It would not.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        let taken = isthmus_control_plane::Config::parse(&config(self).to_string());
+        let taken = isthmus_control_plane::Config::parse(&config::text(self));
         taken.context("the configuration of the control plane")?;
         Ok(())
     }
@@ -197,8 +202,52 @@ pub(crate) fn access(home: bool) -> Vec<Value> {
         json!({ "apiVersion": rbac, "kind": "RoleBinding", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
             "roleRef": role("Role"), "subjects": subject }),
     ];
+    all.extend(roles());
     all.extend(fence());
     all
+}
+
+/// What lets people at our kinds who have `view`, `edit` or `admin` of Kubernetes. Who may decide who
+/// calls whom, and what other clusters see, is `admin`; TrustPolicies and MeshClusters nobody gets so.
+fn roles() -> [Value; 3] {
+    const READ: [&str; 3] = ["get", "list", "watch"];
+    const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+    let role = |level: &str, rules: Value| {
+        let name = format!("isthmus-{level}");
+        let mut role = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": metadata(&name, None), "rules": rules });
+        role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{level}")] =
+            "true".into();
+        role
+    };
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": verbs });
+    let (ours, multicluster) = ("isthmus.dev", "multicluster.x-k8s.io");
+    [
+        role(
+            "view",
+            json!([
+                rule(
+                    ours,
+                    &[
+                        "accesspolicies",
+                        "trafficpolicies",
+                        "trustpolicies",
+                        "meshclusters"
+                    ],
+                    &READ,
+                ),
+                rule(multicluster, &["serviceexports", "serviceimports"], &READ),
+            ]),
+        ),
+        role("edit", json!([rule(ours, &["trafficpolicies"], &WRITE)])),
+        role(
+            "admin",
+            json!([
+                rule(ours, &["accesspolicies"], &WRITE),
+                rule(multicluster, &["serviceexports"], &WRITE),
+            ]),
+        ),
+    ]
 }
 
 /// What RBAC cannot say: it knows no labels. Of Services and EndpointSlices the control plane may write
@@ -262,31 +311,13 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
                 "trustDomain": format!("{}.{}", plan.cluster, plan.mesh_domain),
             } }),
         json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
-            "data": { CONFIG_KEY: format!("{:#}\n", config(plan)) } }),
+            "data": { CONFIG_KEY: config::text(plan) } }),
         discovery,
         service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
         workload(plan, &selector),
         json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
             "spec": { "minAvailable": 1, "selector": { "matchLabels": selector } } }),
     ]
-}
-
-fn config(plan: &Plan) -> Value {
-    json!({
-        "mesh_domain": plan.mesh_domain,
-        "state_dir": "/var/lib/isthmus/state",
-        "listen": {
-            "discovery": format!("0.0.0.0:{DISCOVERY_PORT}"),
-            "admin": format!("0.0.0.0:{ADMIN_PORT}"),
-        },
-        "clusters": [{ "name": plan.cluster, "kubernetes": { "in_cluster": true } }],
-        "keys": "secrets",
-        "secret_copies": "/run/isthmus/secrets",
-        "advertise": {
-            "home": format!("{DISCOVERY_SERVICE}.{SYSTEM}.svc:{DISCOVERY_PORT}"),
-            "address": plan.discovery_address,
-        },
-    })
 }
 
 /// What runs the control plane.
@@ -354,7 +385,11 @@ fn template(plan: &Plan, selector: &Value) -> Value {
     let alive =
         json!({ "tcpSocket": { "port": "admin" }, "periodSeconds": 10, "failureThreshold": 6 });
     json!({
-        "metadata": { "labels": labels("control-plane") },
+        "metadata": {
+            "labels": labels("control-plane"),
+            // It reads its configuration once: another one needs other pods.
+            "annotations": { CONFIG_ANNOTATION: config::digest(&config::text(plan)) },
+        },
         "spec": {
             "serviceAccountName": ACCOUNT,
             "automountServiceAccountToken": true,
@@ -427,10 +462,10 @@ pub(crate) fn place(object: &Value) -> Option<(String, String)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn plan() -> Plan {
+    pub(in crate::install) fn plan() -> Plan {
         Plan {
             cluster: "east".to_owned(),
             network: "east-net".to_owned(),
@@ -439,7 +474,26 @@ mod tests {
             discovery_address: Some("cp.example.com:15012".to_owned()),
             load_balancer: Some(true),
             saved_world: SavedWorld::default(),
+            given: Given::default(),
         }
+    }
+
+    #[test]
+    fn another_configuration_means_other_pods() {
+        let template = |plan: &Plan| workload(plan, &json!({}))["spec"]["template"].clone();
+        let before = template(&plan());
+        assert_eq!(before, template(&plan()));
+        let elsewhere = Plan {
+            discovery_address: Some("other.example.com:15012".to_owned()),
+            ..plan()
+        };
+        assert_ne!(before, template(&elsewhere));
+        // What the pods need not know replaces none of them.
+        let inside = Plan {
+            load_balancer: Some(false),
+            ..plan()
+        };
+        assert_eq!(before, template(&inside));
     }
 
     #[test]
@@ -464,6 +518,25 @@ mod tests {
     }
 
     #[test]
+    fn who_may_call_whom_is_decided_by_admins_only() {
+        let all = access(true);
+        let writes = |level: &str| {
+            let label = format!("rbac.authorization.k8s.io/aggregate-to-{level}");
+            let role = all
+                .iter()
+                .find(|o| o["metadata"]["labels"][&label] == "true");
+            let rules = role.unwrap()["rules"].as_array().unwrap().iter();
+            let write = rules.filter(|rule| rule["verbs"].to_string().contains("create"));
+            write
+                .map(|rule| rule["resources"].to_string())
+                .collect::<String>()
+        };
+        assert_eq!(writes("view"), "");
+        assert_eq!(writes("edit"), r#"["trafficpolicies"]"#);
+        assert_eq!(writes("admin"), r#"["accesspolicies"]["serviceexports"]"#);
+    }
+
+    #[test]
     fn a_member_reads_no_secrets_and_holds_no_lease() {
         let granted = |home| format!("{:?}", access(home));
         assert!(granted(true).contains("secrets") && granted(true).contains("leases"));
@@ -473,7 +546,7 @@ mod tests {
 
     #[test]
     fn the_control_plane_understands_the_configuration_that_it_is_given() {
-        let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
+        let config = isthmus_control_plane::Config::parse(&config::text(&plan())).unwrap();
         assert_eq!(config.clusters.len(), 1);
         assert_eq!(config.clusters[0].name.as_str(), "east");
         let told = config.advertise.unwrap();
@@ -521,7 +594,7 @@ mod tests {
         let object = workload(&plan(), &json!({}));
         let volumes = object["spec"]["template"]["spec"]["volumes"].to_string();
         assert!(volumes.contains("emptyDir") && !volumes.contains("persistentVolumeClaim"));
-        let config = isthmus_control_plane::Config::parse(&config(&plan()).to_string()).unwrap();
+        let config = isthmus_control_plane::Config::parse(&config::text(&plan())).unwrap();
         assert_eq!(config.keys, isthmus_control_plane::config::KeysAt::Secrets);
         // What its Secrets said lies in memory, in a volume of its own.
         let pod = &object["spec"]["template"]["spec"];

@@ -211,6 +211,8 @@ impl Permission {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -264,16 +266,68 @@ mod tests {
         assert_eq!(own.questions("ns")[3]["name"], "x");
     }
 
-    #[test]
-    fn the_page_tells_every_permission() {
-        let page = include_str!("../../../docs/KUBERNETES.md");
+    /// Resource, verb, where, and whether only some names are meant.
+    type Line = (String, String, String, bool);
+
+    fn granted() -> BTreeSet<Line> {
+        let mut all = BTreeSet::new();
         for permission in PERMISSIONS {
+            let place = match permission.place {
+                Place::Everywhere => "everywhere",
+                Place::System => "`isthmus-system`",
+                Place::Home => "`isthmus-system` of the home cluster",
+            };
             for resource in permission.resources {
-                assert!(
-                    page.contains(&format!("`{resource}`")),
-                    "{resource} is not in docs/KUBERNETES.md"
-                );
+                for verb in permission.verbs {
+                    let named = !permission.names.is_empty();
+                    let words = [*resource, *verb, place].map(ToOwned::to_owned);
+                    let [resource, verb, place] = words;
+                    all.insert((resource, verb, place, named));
+                }
             }
+        }
+        all
+    }
+
+    /// The rows of the table.
+    fn told(page: &str) -> BTreeSet<Line> {
+        let (_, section) = page.split_once("## What may be done").unwrap();
+        let (section, _) = section.split_once("\n#").unwrap();
+        let mut all = BTreeSet::new();
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let [_, resources, verbs, place, _, _] = cells[..] else {
+                panic!("{row}");
+            };
+            let (resources, only) = match resources.split_once(", only ") {
+                Some((resources, only)) => (resources, Some(only)),
+                None => (resources, None),
+            };
+            for resource in resources.split('`').skip(1).step_by(2) {
+                for verb in verbs.split(", ") {
+                    let words = [resource, verb, place].map(ToOwned::to_owned);
+                    let [resource, verb, place] = words;
+                    all.insert((resource, verb, place, only.is_some()));
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_page_tells_every_permission_with_its_verbs_and_its_place() {
+        let page = include_str!("../../../docs/KUBERNETES.md");
+        assert_eq!(told(page), granted());
+        for name in PERMISSIONS.iter().flat_map(|p| p.names) {
+            let told = page.contains(&format!("`{name}`")) || DEFINITIONS.contains(name);
+            assert!(told, "{name}");
+        }
+        // It notices a verb that is missing, and a place that is another one.
+        for (from, to) in [
+            ("| create, patch, delete |", "| create, patch |"),
+            ("| create | everywhere |", "| create | `isthmus-system` |"),
+        ] {
+            assert_ne!(told(&page.replace(from, to)), granted(), "{to}");
         }
     }
 }

@@ -89,6 +89,71 @@ async fn installing_again_keeps_what_is_installed_but_for_flags_that_are_given()
     east.end().await.unwrap();
 }
 
+/// What the control plane reads, and what tells its pods that they have read another one.
+async fn configured(east: &Cluster) -> (Value, Value) {
+    let config = east.admin().get(CONFIG).await.unwrap();
+    let text = config["data"]["control-plane.json"].as_str().unwrap();
+    let deployment = east.admin().get(DEPLOYMENT).await.unwrap();
+    let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
+    (
+        serde_json::from_str(text).unwrap(),
+        annotations["isthmus.dev/config"].clone(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_writes_into_the_configuration_outlives_an_upgrade() {
+    let Some((programs, tool)) = Tool::find() else {
+        return;
+    };
+    let east = start(&programs, "east", "10.96.0.0/16", tool.folder()).await;
+    let install = "install --cluster east --apply --kubeconfig EAST";
+    tool.done(install).await;
+    let (mut config, first) = configured(&east).await;
+    assert!(first.is_string(), "{first}");
+
+    // As `kubectl edit` does it: the field is somebody else's from then on.
+    config["stale_seconds"] = 60.into();
+    config["home"] = json!({ "cluster": "east", "quota": { "endpoints": 7 } });
+    let patch = json!({ "data": { "control-plane.json": config.to_string() } });
+    east.admin().merge(CONFIG, &patch).await.unwrap();
+    let upgraded = tool.done(&format!("{install} --image isthmus:9")).await;
+    let kept = steps(&upgraded, "kept");
+    assert!(kept.contains(&"stale_seconds 60"), "{upgraded}");
+    assert!(kept.contains(&"home.quota.endpoints 7"), "{upgraded}");
+    let (after, second) = configured(&east).await;
+    assert_eq!(after, config);
+    // ... and its pods are replaced by some that know it.
+    assert_ne!(second, first);
+    tool.done(install).await;
+    assert_eq!(configured(&east).await.1, second);
+
+    // A flag changes what it is about, and the pods with it.
+    tool.done(&format!("{install} --discovery-address cp.example.com:1"))
+        .await;
+    let (flagged, third) = configured(&east).await;
+    assert_eq!(flagged["stale_seconds"], 60);
+    assert_eq!(flagged["advertise"]["address"], "cp.example.com:1");
+    assert_ne!(third, second);
+
+    let file = tool.folder().join("more.yaml");
+    std::fs::write(&file, "writes: { per_second: 20 }\n").unwrap();
+    tool.done(&format!("{install} --config {}", file.display()))
+        .await;
+    let (filed, _) = configured(&east).await;
+    assert_eq!(filed["writes"]["per_second"], 20);
+    assert_eq!(filed.get("stale_seconds"), None, "{filed}");
+    assert_eq!(filed["advertise"]["address"], "cp.example.com:1");
+    std::fs::write(&file, "writes: { per_second: 0 }\n").unwrap();
+    let refused = tool
+        .refused(&format!("{install} --config {}", file.display()))
+        .await;
+    assert!(refused.contains("writes.per_second"), "{refused}");
+    tool.done(&format!("{install} --config=")).await;
+    assert_eq!(configured(&east).await.0.get("writes"), None);
+    east.end().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given() {
     let Some((programs, tool)) = Tool::find() else {

@@ -9,6 +9,7 @@ mod facts;
 mod definitions;
 mod ranges;
 pub(crate) mod properties;
+mod view;
 mod judge;
 
 use std::path::Path;

@@ -1,32 +1,32 @@
 //! How do we reach the clusters of the user's kubeconfig?
 
+mod merged;
+
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use isthmus_control_plane::kubernetes::{Access, Allow, Api, ApiError, kubeconfig};
 use serde_json::Value;
+use tokio::time::sleep;
 
-/// The text of the user's kubeconfig.
+/// Objects that are asked for at a time.
+const PAGE: usize = 500;
+/// How often a list is begun again of which the server does not keep the rest any more, and how often a
+/// page is asked for again of a server that wants to be asked later.
+const AGAIN_MAX: usize = 5;
+
+/// The text of the user's kubeconfig: of several, as `KUBECONFIG` may name them, as one.
 ///
 /// # Errors
 /// There is none.
 pub(crate) fn read(given: Option<&Path>) -> anyhow::Result<String> {
-    let path = match given {
-        // KUBECONFIG may be a list; only one file can be meant here.
-        Some(path) if path.to_string_lossy().contains(':') => {
-            bail!(
-                "{} is a list of files: name one with --kubeconfig",
-                path.display()
-            )
-        }
-        Some(path) => path.to_path_buf(),
+    match given {
+        Some(path) => merged::read(path),
         None => {
             let home = std::env::var_os("HOME").context("there is no --kubeconfig and no HOME")?;
-            PathBuf::from(home).join(".kube/config")
+            merged::read(&PathBuf::from(home).join(".kube/config"))
         }
-    };
-    std::fs::read_to_string(&path)
-        .with_context(|| format!("read the kubeconfig {}", path.display()))
+    }
 }
 
 /// The way that a context of the user's own kubeconfig names. It may do what `kubectl` would do for it.
@@ -84,22 +84,77 @@ pub(crate) async fn find(api: &Api, path: &str) -> anyhow::Result<Option<Value>>
     }
 }
 
-/// Every object of a collection that fits into a page; `None`: there is no such kind.
+/// Every object of a collection; `None`: there is no such kind.
 ///
 /// # Errors
 /// There is no answer, or it is another refusal.
 pub(crate) async fn list(api: &Api, path: &str) -> Result<Option<Vec<Value>>, ApiError> {
-    let body = match api.list(path, &[("limit", "5000")]).await {
-        Ok(body) => body,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut list: Value =
-        serde_json::from_slice(&body).map_err(|_| ApiError::Malformed("not JSON".to_owned()))?;
-    Ok(match list.get_mut("items").map(Value::take) {
-        Some(Value::Array(items)) => Some(items),
-        _ => Some(Vec::new()),
-    })
+    let list = list_some(api, path, &[], usize::MAX, Value::clone).await?;
+    Ok(list.map(|list| list.picked))
+}
+
+/// Something of each object of a collection.
+#[derive(Debug, Default)]
+pub(crate) struct Listed<T> {
+    /// Of each object one.
+    pub(crate) picked: Vec<T>,
+    /// There are more than were asked for.
+    pub(crate) more: bool,
+}
+
+/// Something of each object of a collection, page by page, of at least `most` objects if there are so
+/// many; `None`: there is no such kind.
+///
+/// # Errors
+/// There is no answer, or it is another refusal.
+pub(crate) async fn list_some<T>(
+    api: &Api,
+    path: &str,
+    query: &[(&str, &str)],
+    most: usize,
+    pick: impl Fn(&Value) -> T,
+) -> Result<Option<Listed<T>>, ApiError> {
+    let (mut limit, mut rest, mut again, mut later) = (PAGE, String::new(), 0, 0);
+    let mut picked = Vec::new();
+    loop {
+        let size = limit.to_string();
+        let mut asked = vec![("limit", size.as_str())];
+        if !rest.is_empty() {
+            asked.push(("continue", rest.as_str()));
+        }
+        asked.extend_from_slice(query);
+        let body = match api.list(path, &asked).await {
+            Ok(body) => body,
+            Err(error) if error.is_not_found() => return Ok(None),
+            // Large objects: fewer at a time.
+            Err(ApiError::TooLarge { .. }) if limit > 1 => {
+                limit /= 2;
+                continue;
+            }
+            Err(error) if error.is_gone() && again < AGAIN_MAX => {
+                again += 1;
+                rest.clear();
+                picked.clear();
+                continue;
+            }
+            // As it is for a moment after the definition of a kind was written.
+            Err(error) if later < AGAIN_MAX && error.retry_after().is_some() => {
+                later += 1;
+                sleep(error.retry_after().unwrap_or_default()).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let page: Value = serde_json::from_slice(&body)
+            .map_err(|_| ApiError::Malformed("not JSON".to_owned()))?;
+        let items = page["items"].as_array().into_iter().flatten();
+        picked.extend(items.map(&pick));
+        text(&page, "/metadata/continue").clone_into(&mut rest);
+        if rest.is_empty() || picked.len() >= most {
+            let more = !rest.is_empty();
+            return Ok(Some(Listed { picked, more }));
+        }
+    }
 }
 
 /// Text at a pointer of an object; empty if there is none.
@@ -125,11 +180,5 @@ mod tests {
         assert_eq!(of("one").as_deref(), Some("aws"));
         assert_eq!(of("two"), None);
         assert_eq!(of("three"), None);
-    }
-
-    #[test]
-    fn a_list_of_kubeconfigs_is_not_guessed_at() {
-        let error = read(Some(Path::new("a.yaml:b.yaml"))).unwrap_err();
-        assert!(error.to_string().contains("--kubeconfig"), "{error}");
     }
 }

@@ -77,6 +77,8 @@ struct ClusterView {
     source: Option<Report>,
     /// Seconds since 1970: when the credential ends, if it says so.
     credential_ends: Option<u64>,
+    /// How far its API server's clock is ahead of this machine's.
+    clock_ahead_seconds: Option<i64>,
     /// What is on disk, for a control plane that starts while the cluster can't be reached.
     saved: Option<Note>,
 }
@@ -175,6 +177,7 @@ impl Admin {
             withheld_addresses: 0,
             source: None,
             credential_ends: None,
+            clock_ahead_seconds: None,
             saved: None,
         });
         self.hub.read(|world| {
@@ -194,6 +197,7 @@ impl Admin {
                 withheld_addresses: world.withheld_addresses(status.cluster.as_str()),
                 source: self.fleet.report(status.cluster),
                 credential_ends: self.credential_ends(status.cluster),
+                clock_ahead_seconds: self.fleet.clock_ahead(status.cluster),
                 saved: self.fleet.saved().note(status.cluster),
             });
             view.chain(awaited).collect()

@@ -356,6 +356,14 @@ impl Fleet {
         sources.get(cluster).map(Running::report)
     }
 
+    /// How far the clock of a cluster's API server is ahead of ours, in seconds; `None`: it has not said.
+    #[must_use]
+    pub fn clock_ahead(&self, cluster: &ClusterId) -> Option<i64> {
+        let sources = self.sources();
+        let api = sources.get(cluster)?.api.as_ref()?;
+        api.traffic().clock_ahead()
+    }
+
     fn sources(&self) -> std::sync::MutexGuard<'_, BTreeMap<ClusterId, Running>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }

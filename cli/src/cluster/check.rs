@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::facts::{self, Facts};
 use super::judge::{Finding, Level, judge};
-use super::{CLUSTERS, CREDENTIAL_KEY};
+use super::{CLUSTERS, CREDENTIAL_KEY, view};
 use crate::args::{CheckOptions, Format};
 use crate::install::installed::mesh_domain;
 use crate::install::objects::SYSTEM;
@@ -23,7 +23,8 @@ use crate::output;
 /// How long the token lasts by which the home cluster is looked at. Kubernetes gives no shorter one.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// Looks at every cluster as the control plane would, and says what is wrong.
+/// Looks at every cluster with the control plane's credentials, asks the control plane what it sees, and
+/// says what is wrong.
 ///
 /// # Errors
 /// The home cluster can't be asked, or has no mesh.
@@ -42,8 +43,13 @@ pub(super) async fn run(options: &CheckOptions, format: Format) -> anyhow::Resul
         let named = |cluster: &Value| text(cluster, "/metadata/name") == name;
         ensure!(known.iter().any(named), "there is no MeshCluster {name}");
     }
-    let looks = known.iter().map(|cluster| look(&api, &access, cluster));
-    let clusters = join_all(looks).await;
+    let looks = known.iter().map(|cluster| {
+        let network = text(cluster, "/spec/network");
+        let beside = |other: &&Value| text(other, "/spec/network") == network;
+        let shared = known.iter().filter(beside).nth(1).is_some();
+        look(&api, &access, cluster, shared)
+    });
+    let (clusters, views) = tokio::join!(join_all(looks), view::of(reach));
     let wanted = |name: &String| options.names.is_empty() || options.names.contains(name);
     let mesh_domain = match &options.mesh_domain {
         Some(given) => given.clone(),
@@ -51,7 +57,7 @@ pub(super) async fn run(options: &CheckOptions, format: Format) -> anyhow::Resul
             .await?
             .unwrap_or_else(|| MESH_DOMAIN.to_owned()),
     };
-    let mut found = judge(&clusters, &mesh_domain);
+    let mut found = judge(&clusters, &mesh_domain, &views);
     found.retain(|finding| wanted(&finding.cluster));
     let broken = found.iter().any(|finding| finding.level == Level::Broken);
     match format {
@@ -66,7 +72,7 @@ pub(super) async fn run(options: &CheckOptions, format: Format) -> anyhow::Resul
 }
 
 /// One cluster, with the credential that the control plane has for it.
-async fn look(home: &Api, access: &Access, cluster: &Value) -> Facts {
+async fn look(home: &Api, access: &Access, cluster: &Value, shared: bool) -> Facts {
     let joined = cluster["spec"].get("credential").is_some();
     let facts = Facts {
         name: text(cluster, "/metadata/name").to_owned(),
@@ -91,7 +97,7 @@ async fn look(home: &Api, access: &Access, cluster: &Value) -> Facts {
         ours(home, access).await
     };
     match credential.and_then(|access| Ok(Api::new(access)?)) {
-        Ok(api) => Box::pin(facts::of(&api, facts)).await,
+        Ok(api) => Box::pin(facts::of(&api, facts, shared)).await,
         Err(error) => Facts {
             unreachable: Some(format!("{error:#}")),
             ..facts
@@ -140,14 +146,15 @@ fn table(found: &[Finding]) -> String {
         vec![
             finding.cluster.clone(),
             finding.check.to_owned(),
+            finding.from.clone(),
             level.to_owned(),
             finding.message.clone(),
         ]
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
     let mut text = output::table(
-        "Clusters, as the control plane sees them",
-        &["cluster", "check", "is", "seen"],
+        "Clusters, with the control plane's credentials",
+        &["cluster", "check", "from", "is", "seen"],
         &rows,
     );
     let mut fixes: Vec<&str> = Vec::new();

@@ -1,8 +1,10 @@
 //! What can be seen of a cluster with the control plane's own credential?
 
-use std::time::{Duration, SystemTime};
+use std::net::IpAddr;
+use std::time::SystemTime;
 
 use futures_util::{StreamExt as _, stream};
+use ipnet::IpNet;
 use isthmus_control_plane::kubernetes::{Api, ApiError, timestamp};
 use serde_json::{Value, json};
 
@@ -12,8 +14,10 @@ use super::properties::Stated;
 use super::ranges;
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::{PERMISSIONS, Place};
-use crate::kubernetes::{self, text};
+use crate::kubernetes::{self, Listed, list_some, text};
 
+/// Pods of one cluster whose addresses are compared.
+const PODS_MAX: usize = 5_000;
 /// Questions of one cluster that are asked at a time.
 const AT_A_TIME: usize = 8;
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
@@ -46,14 +50,24 @@ pub(super) struct Facts {
     pub(super) service_cidrs: Option<Vec<String>>,
     /// Why those ranges can't be found out, if so.
     pub(super) unranged: Option<String>,
-    /// The ranges that its Nodes say that its pods have addresses from.
-    pub(super) pod_cidrs: Vec<String>,
-    /// Those that are declared for it.
+    /// The ranges that are declared for its pods.
     pub(super) pod_ranges: Vec<String>,
+    /// The addresses of its pods.
+    pub(super) pods: Pods,
 }
 
-/// Looks at a cluster. What is forbidden is a fact, too.
-pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
+/// Where the pods of a cluster are, as far as that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Pods {
+    /// Ranges that its Nodes have, and addresses of pods that are in none of them.
+    pub(super) ranges: Vec<String>,
+    /// Why there may be others, if so.
+    pub(super) unknown: Option<String>,
+}
+
+/// Looks at a cluster. What is forbidden is a fact, too. Its pods are looked at only where the network
+/// is `shared` with another cluster, or ranges are declared for them.
+pub(super) async fn of(api: &Api, mut facts: Facts, shared: bool) -> Facts {
     let asked = SystemTime::now();
     let date = match api.date().await {
         Ok(date) => date,
@@ -66,8 +80,8 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
     let now = asked + asked.elapsed().unwrap_or_default() / 2;
     facts.ahead = date
         .as_deref()
-        .and_then(http_date)
-        .map(|theirs| seconds(theirs, now));
+        .and_then(timestamp::http_date)
+        .map(|theirs| timestamp::ahead(theirs, now));
     match api.get("/version").await {
         Ok(body) => {
             let version: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -94,8 +108,9 @@ pub(super) async fn of(api: &Api, mut facts: Facts) -> Facts {
         Ok(found) => facts.service_cidrs = Some(found),
         Err(why) => facts.unranged = Some(why),
     }
-    let nodes = cidrs(api, "/api/v1/nodes", "/spec/podCIDRs").await;
-    facts.pod_cidrs = nodes.unwrap_or_default();
+    if shared || !facts.pod_ranges.is_empty() {
+        facts.pods = pods(api).await;
+    }
     facts
 }
 
@@ -135,56 +150,101 @@ fn told(attributes: &Value) -> String {
     out
 }
 
-async fn cidrs(api: &Api, path: &str, pointer: &str) -> Option<Vec<String>> {
-    let items = kubernetes::list(api, path).await.ok().flatten()?;
-    let ranges = items
-        .iter()
-        .filter_map(|item| item.pointer(pointer)?.as_array());
-    Some(
-        ranges
-            .flatten()
-            .filter_map(|range| range.as_str().map(ToOwned::to_owned))
-            .collect(),
-    )
+/// Nodes name the ranges of their pods, if it is Kubernetes that divides them; what a network plugin
+/// divides by itself is seen by the pods only.
+async fn pods(api: &Api) -> Pods {
+    let ranges = |node: &Value| strings(node, "/spec/podCIDRs", "");
+    let nodes = list_some(api, "/api/v1/nodes", &[], usize::MAX, ranges).await;
+    let addresses = |pod: &Value| match pod.pointer("/spec/hostNetwork") {
+        Some(Value::Bool(true)) => Vec::new(),
+        _ => strings(pod, "/status/podIPs", "/ip"),
+    };
+    let pods = list_some(api, "/api/v1/pods", &[], PODS_MAX, addresses).await;
+    found(nodes, pods)
 }
 
-fn seconds(theirs: SystemTime, ours: SystemTime) -> i64 {
-    let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-    match theirs.duration_since(ours) {
-        Ok(ahead) => whole(ahead),
-        Err(behind) => -whole(behind.duration()),
+type Asked = Result<Option<Listed<Vec<String>>>, ApiError>;
+
+fn found(nodes: Asked, pods: Asked) -> Pods {
+    let mut unknown = Vec::new();
+    let mut taken = |asked: Asked, what: &str| {
+        let listed = asked.unwrap_or_else(|error| {
+            unknown.push(format!("{what} can't be listed: {error}"));
+            None
+        });
+        let listed = listed.unwrap_or_default();
+        (listed.picked.concat(), listed.more)
+    };
+    let (mut ranges, _) = taken(nodes, "nodes");
+    let (addresses, more) = taken(pods, "pods");
+    let known: Vec<IpNet> = ranges
+        .iter()
+        .filter_map(|range| range.parse().ok())
+        .collect();
+    let none = known.is_empty();
+    let outside = |address: &String| {
+        let address: Option<IpAddr> = address.parse().ok();
+        address.is_some_and(|address| !known.iter().any(|range| range.contains(&address)))
+    };
+    ranges.extend(addresses.into_iter().filter(outside));
+    if unknown.is_empty() && ranges.is_empty() {
+        unknown.push("no Node names a range, and no pod has an address".to_owned());
+    } else if none && more {
+        unknown.push(format!(
+            "no Node names a range, and of the pods only the first {PODS_MAX} were compared"
+        ));
+    }
+    Pods {
+        ranges,
+        unknown: (!unknown.is_empty()).then(|| unknown.join("; ")),
     }
 }
 
-/// `Sun, 22 Nov 2026 21:03:57 GMT` (RFC 9110 §5.6.7).
-fn http_date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let words: Vec<&str> = text.split(' ').collect();
-    let [_, day, month, year, time, "GMT"] = words[..] else {
-        return None;
-    };
-    let month = MONTHS.iter().position(|name| *name == month)? + 1;
-    timestamp::parse(&format!("{year}-{month:02}-{day}T{time}Z"))
+/// Texts in a list, or at a place in each of its items.
+fn strings(object: &Value, list: &str, at: &str) -> Vec<String> {
+    let items = object.pointer(list).and_then(Value::as_array);
+    let texts = items.into_iter().flatten();
+    texts
+        .filter_map(|item| item.pointer(at)?.as_str().map(ToOwned::to_owned))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn listed(all: &[&[&str]], more: bool) -> Asked {
+        let texts = |one: &&[&str]| one.iter().map(|t| (*t).to_owned()).collect();
+        let picked = all.iter().map(texts).collect();
+        Ok(Some(Listed { picked, more }))
+    }
+
     #[test]
-    fn dates_of_http_are_read() {
-        let at = http_date("Sun, 22 Nov 2026 17:03:09 GMT").unwrap();
-        assert_eq!(Some(at), timestamp::parse("2026-11-22T17:03:09Z"));
-        assert_eq!(seconds(at, at + Duration::from_secs(90)), -90);
-        for bad in [
-            "",
-            "Sun, 22 Nov 2026 17:03:09",
-            "Sun, 22 Foo 2026 17:03:09 GMT",
-        ] {
-            assert_eq!(http_date(bad), None, "{bad}");
-        }
+    fn pods_that_are_in_no_range_of_a_node_are_seen_by_their_addresses() {
+        let nodes = || listed(&[&["10.0.0.0/24", "fd00::/64"], &["10.0.1.0/24"]], false);
+        let pods = || listed(&[&["10.0.1.9", "fd00::9"], &["10.9.0.1"]], false);
+        let all = found(nodes(), pods());
+        assert_eq!(
+            all.ranges,
+            ["10.0.0.0/24", "fd00::/64", "10.0.1.0/24", "10.9.0.1"]
+        );
+        assert_eq!(all.unknown, None);
+        let none = || listed(&[&[], &[]], false);
+        let only_pods = found(none(), pods());
+        assert_eq!(only_pods.ranges, ["10.0.1.9", "fd00::9", "10.9.0.1"]);
+        assert_eq!(only_pods.unknown, None);
+        let nothing = found(none(), none()).unknown.unwrap();
+        assert!(
+            nothing.starts_with("no Node names a range, and no pod"),
+            "{nothing}"
+        );
+        let some = found(none(), listed(&[&["10.9.0.1"]], true))
+            .unknown
+            .unwrap();
+        assert!(some.contains("only the first 5000"), "{some}");
+        assert_eq!(found(nodes(), listed(&[], true)).unknown, None);
+        let failed = found(Err(ApiError::Silent), pods()).unknown.unwrap();
+        assert!(failed.starts_with("nodes can't be listed"), "{failed}");
     }
 
     #[test]

@@ -89,7 +89,8 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
         "metadata": {
             "name": secret(name.as_str()), "namespace": SYSTEM,
             "labels": { "app.kubernetes.io/part-of": "isthmus", "isthmus.dev/cluster": name.as_str() },
-            "annotations": { "isthmus.dev/expires": expires.to_string() },
+            // The cluster that it belongs to, also after its MeshCluster is gone: see `leave`.
+            "annotations": { "isthmus.dev/expires": expires.to_string(), UID: uid },
         },
         "data": { CREDENTIAL_KEY: STANDARD.encode(yaml::text(&kubeconfig)) },
     });

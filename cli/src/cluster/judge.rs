@@ -7,6 +7,7 @@ use isthmus_proto::range::IpRange;
 
 use super::definitions::Kinds;
 use super::facts::Facts;
+use super::view::Views;
 
 /// The first definitions of the Multi-Cluster Services API that serve both versions.
 const UPSTREAM: &str =
@@ -37,6 +38,8 @@ pub(super) struct Finding {
     pub(super) cluster: String,
     /// What was looked at.
     pub(super) check: &'static str,
+    /// From where: here, or the control plane.
+    pub(super) from: String,
     /// How it is.
     pub(super) level: Level,
     /// What was seen.
@@ -45,14 +48,34 @@ pub(super) struct Finding {
     pub(super) fix: String,
 }
 
+impl Finding {
+    /// The beginning of one, as it is seen from here.
+    pub(super) fn of(cluster: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            check: "",
+            from: "here".to_owned(),
+            level: Level::Ok,
+            message: String::new(),
+            fix: String::new(),
+        }
+    }
+}
+
 /// Everything that can be said of these clusters.
-pub(super) fn judge(clusters: &[Facts], mesh_domain: &str) -> Vec<Finding> {
+pub(super) fn judge(clusters: &[Facts], mesh_domain: &str, views: &Views) -> Vec<Finding> {
     let mut found = Vec::new();
     for facts in clusters {
-        if !reachability(facts, &mut found) {
+        let reached = reachability(facts, views, &mut found);
+        let begun = Finding::of(&facts.name);
+        views.tell(&begun, &mut found);
+        if facts.home {
+            views.silent(&begun, &mut found);
+        }
+        if !reached {
             continue;
         }
-        clock(facts, &mut found);
+        clocks(facts, &mut found);
         permissions(facts, &mut found);
         definitions(facts, &mut found);
         trust_domain(facts, mesh_domain, &mut found);
@@ -68,11 +91,8 @@ pub(super) fn judge(clusters: &[Facts], mesh_domain: &str) -> Vec<Finding> {
 /// Beginnings of a finding about a cluster.
 fn about(facts: &Facts, check: &'static str) -> Finding {
     Finding {
-        cluster: facts.name.clone(),
         check,
-        level: Level::Ok,
-        message: String::new(),
-        fix: String::new(),
+        ..Finding::of(&facts.name)
     }
 }
 
@@ -85,16 +105,21 @@ fn again(facts: &Facts) -> String {
     }
 }
 
-fn reachability(facts: &Facts, found: &mut Vec<Finding>) -> bool {
+fn reachability(facts: &Facts, views: &Views, found: &mut Vec<Finding>) -> bool {
     let finding = about(facts, "reachability");
     let Some(why) = &facts.unreachable else {
         let message = format!("Kubernetes {}", facts.version);
         found.push(Finding { message, ..finding });
         return true;
     };
+    // The way from here is nobody's but ours.
+    let (level, message) = match views.reach(&facts.name) {
+        true => (Level::Warning, format!("{why}; the control plane sees it")),
+        false => (Level::Broken, why.clone()),
+    };
     found.push(Finding {
-        level: Level::Broken,
-        message: why.clone(),
+        level,
+        message,
         fix: format!(
             "make the API server reachable from here, or renew the credential: {}",
             again(facts)
@@ -104,7 +129,7 @@ fn reachability(facts: &Facts, found: &mut Vec<Finding>) -> bool {
     false
 }
 
-fn clock(facts: &Facts, found: &mut Vec<Finding>) {
+fn clocks(facts: &Facts, found: &mut Vec<Finding>) {
     let finding = about(facts, "clock");
     let Some(ahead) = facts.ahead else {
         let message = "the API server does not say what time it is".to_owned();
@@ -115,6 +140,11 @@ fn clock(facts: &Facts, found: &mut Vec<Finding>) {
         });
         return;
     };
+    found.push(clock(ahead, "this machine", &finding));
+}
+
+/// How far a cluster's clock is ahead of somebody's.
+pub(super) fn clock(ahead: i64, whose: &str, begun: &Finding) -> Finding {
     let (level, fix) = match ahead.abs() {
         SKEW_BAD.. => (
             Level::Broken,
@@ -124,13 +154,12 @@ fn clock(facts: &Facts, found: &mut Vec<Finding>) {
         _ => (Level::Ok, ""),
     };
     let side = if ahead < 0 { "behind" } else { "ahead of" };
-    let message = format!("{} s {side} this machine", ahead.abs());
-    found.push(Finding {
+    Finding {
         level,
-        message,
+        message: format!("{} s {side} {whose}", ahead.abs()),
         fix: fix.to_owned(),
-        ..finding
-    });
+        ..begun.clone()
+    }
 }
 
 fn permissions(facts: &Facts, found: &mut Vec<Finding>) {
@@ -292,7 +321,7 @@ fn overlaps(clusters: &[Facts], found: &mut Vec<Finding>) {
 /// Where a cluster's pods are: as it is declared, else as its Nodes say.
 fn pods(facts: &Facts) -> &[String] {
     match facts.pod_ranges.as_slice() {
-        [] => &facts.pod_cidrs,
+        [] => &facts.pods.ranges,
         declared => declared,
     }
 }
@@ -305,7 +334,7 @@ fn outside(clusters: &[Facts], found: &mut Vec<Finding>) {
         };
         let declared = parsed(&facts.pod_ranges);
         let is_in = |range: &&IpRange| declared.iter().any(|one| one.covers(range));
-        let nodes = parsed(&facts.pod_cidrs);
+        let nodes = parsed(&facts.pods.ranges);
         let Some(range) = nodes.iter().find(|range| !is_in(range)) else {
             continue;
         };
@@ -329,12 +358,22 @@ fn outside(clusters: &[Facts], found: &mut Vec<Finding>) {
 /// What could not be compared is said, where it matters.
 fn unranged(clusters: &[Facts], found: &mut Vec<Finding>) {
     for facts in clusters {
-        let Some(why) = &facts.unranged else { continue };
         let network = &facts.network;
         let beside = |other: &Facts| other.network == *network && other.name != facts.name;
-        if !clusters.iter().any(beside) {
+        if facts.unreachable.is_some() || !clusters.iter().any(beside) {
             continue;
         }
+        if let Some(why) = facts.pods.unknown.as_ref().filter(|_| facts.pod_ranges.is_empty()) {
+            found.push(Finding {
+                level: Level::Warning,
+                message: format!("not checked to the end: {why}"),
+                fix: format!(
+                    "compare the ranges of pods of the clusters on network {network} yourself"
+                ),
+                ..about(facts, "pod CIDR")
+            });
+        }
+        let Some(why) = &facts.unranged else { continue };
         found.push(Finding {
             level: Level::Warning,
             message: format!("not checked: its range of service addresses is not known: {why}"),
@@ -346,29 +385,68 @@ fn unranged(clusters: &[Facts], found: &mut Vec<Finding>) {
     }
 }
 
-/// The first pair of ranges that have an address in common.
+/// A pair of ranges, or addresses, that have an address in common.
 fn meeting<'a>(ours: &'a [String], theirs: &'a [String]) -> Option<(&'a str, &'a str)> {
-    let pairs = ours
-        .iter()
-        .flat_map(|a| theirs.iter().map(move |b| (a.as_str(), b.as_str())));
-    pairs.into_iter().find(|(a, b)| overlap(a, b))
-}
-
-fn overlap(a: &str, b: &str) -> bool {
-    let (Some((a, a_bits)), Some((b, b_bits))) = (range(a), range(b)) else {
-        return false;
+    let spans = |list: &'a [String], side: usize| {
+        let spans = list
+            .iter()
+            .filter_map(move |text| Some((span(text)?, side, text.as_str())));
+        spans.collect::<Vec<_>>()
     };
-    let shift = 128 - a_bits.min(b_bits);
-    a.is_ipv4() == b.is_ipv4()
-        && number(a).checked_shr(shift).unwrap_or(0) == number(b).checked_shr(shift).unwrap_or(0)
+    let mut all = [spans(ours, 0), spans(theirs, 1)].concat();
+    all.sort_unstable();
+    // Of each side the one that reaches furthest, of those that begin before.
+    let mut furthest: [Option<(Span, &str)>; 2] = [None, None];
+    for (span, side, text) in all {
+        let (own, other) = match side {
+            0 => (0, 1),
+            _ => (1, 0),
+        };
+        if let Some((before, met)) = furthest[other].filter(|(before, _)| before.holds(span.first))
+            && before.is_v6 == span.is_v6
+        {
+            return Some(if own == 0 { (text, met) } else { (met, text) });
+        }
+        let further =
+            |(before, _): (Span, &str)| (before.is_v6, before.last) < (span.is_v6, span.last);
+        if furthest[own].is_none_or(further) {
+            furthest[own] = Some((span, text));
+        }
+    }
+    None
 }
 
-/// The address and how many of 128 bits are fixed.
-fn range(text: &str) -> Option<(IpAddr, u32)> {
-    let (ip, bits) = text.split_once('/')?;
+/// Addresses from one to another, in the order of families and beginnings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Span {
+    is_v6: bool,
+    first: u128,
+    last: u128,
+}
+
+impl Span {
+    fn holds(self, address: u128) -> bool {
+        (self.first..=self.last).contains(&address)
+    }
+}
+
+/// `10.0.0.0/8`, or an address alone.
+fn span(text: &str) -> Option<Span> {
+    let (ip, bits) = text.split_once('/').unwrap_or((text, "128"));
     let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, bits.parse().ok()?);
-    let bits = if ip.is_ipv4() { bits + 96 } else { bits };
-    (bits <= 128).then_some((ip, bits))
+    let fixed = if ip.is_ipv4() && text.contains('/') {
+        bits.checked_add(96)?
+    } else {
+        bits
+    };
+    let free = 128_u32.checked_sub(fixed)?;
+    let mask = u128::MAX.checked_shl(free).unwrap_or(0);
+    let first = number(ip) & mask;
+    Some(Span {
+        is_v6: ip.is_ipv6(),
+        first,
+        last: first | !mask,
+    })
 }
 
 fn number(ip: IpAddr) -> u128 {
@@ -382,6 +460,7 @@ fn number(ip: IpAddr) -> u128 {
 mod tests {
     use super::*;
     use crate::cluster::properties::Stated;
+    use crate::cluster::view::tests::views;
 
     fn cluster(name: &str, network: &str) -> Facts {
         Facts {
@@ -395,7 +474,11 @@ mod tests {
     }
 
     fn bad(clusters: &[Facts]) -> Vec<Finding> {
-        let all = judge(clusters, "mesh.internal");
+        bad_by(clusters, &views(&[("cp-1", Err("hangs"))]))
+    }
+
+    fn bad_by(clusters: &[Facts], views: &Views) -> Vec<Finding> {
+        let all = judge(clusters, "mesh.internal", views);
         all.into_iter()
             .filter(|finding| finding.level > Level::Ok)
             .collect()
@@ -406,8 +489,8 @@ mod tests {
         let (mut east, mut west) = (cluster("east", "a"), cluster("west", "b"));
         east.service_cidrs = Some(vec!["10.96.0.0/12".to_owned()]);
         west.service_cidrs.clone_from(&east.service_cidrs);
-        east.pod_cidrs = vec!["10.244.0.0/24".to_owned()];
-        west.pod_cidrs.clone_from(&east.pod_cidrs);
+        east.pods.ranges = vec!["10.244.0.0/24".to_owned()];
+        west.pods.ranges.clone_from(&east.pods.ranges);
         east.trust_domain = Some("east.mesh.internal".to_owned());
         assert_eq!(bad(&[east, west]), vec![]);
     }
@@ -425,8 +508,8 @@ mod tests {
         clusters[0].kinds.missing = vec!["MeshCluster isthmus.dev/v1alpha1".to_owned()];
         clusters[0].kinds.other = vec!["TrustPolicy isthmus.dev/v1alpha1".to_owned()];
         clusters[0].kinds.older = vec!["ServiceImport multicluster.x-k8s.io/v1beta1".to_owned()];
-        clusters[0].pod_cidrs = vec!["10.0.0.0/8".to_owned()];
-        clusters[1].pod_cidrs = vec!["10.244.3.0/24".to_owned()];
+        clusters[0].pods.ranges = vec!["10.0.0.0/8".to_owned()];
+        clusters[1].pods.ranges = vec!["10.244.3.0/24".to_owned()];
         clusters[2].unreachable = Some("it does not answer".to_owned());
         clusters[3].trust_domain = Some("west.mesh.internal".to_owned());
         clusters[3].uid = clusters[1].uid.clone();
@@ -482,8 +565,8 @@ mod tests {
     #[test]
     fn declared_ranges_of_pods_come_before_those_of_nodes() {
         let (mut east, mut west) = (cluster("east", "a"), cluster("west", "a"));
-        east.pod_cidrs = vec!["10.8.1.0/24".to_owned(), "10.8.2.0/24".to_owned()];
-        west.pod_cidrs = vec!["10.9.1.0/24".to_owned()];
+        east.pods.ranges = vec!["10.8.1.0/24".to_owned(), "10.8.2.0/24".to_owned()];
+        west.pods.ranges = vec!["10.9.1.0/24".to_owned()];
         east.pod_ranges = vec!["10.8.0.0/16".to_owned()];
         west.pod_ranges = vec!["10.9.0.0/16".to_owned()];
         assert_eq!(bad(&[east.clone(), west.clone()]), vec![]);
@@ -538,7 +621,71 @@ mod tests {
             ("fd00::/64", "fd00::1:0:0/96", true),
             ("nonsense", "10.0.0.0/8", false),
         ] {
-            assert_eq!(overlap(a, b), meet, "{a} {b}");
+            let (ours, theirs) = ([a.to_owned()], [b.to_owned()]);
+            assert_eq!(meeting(&ours, &theirs), meet.then_some((a, b)), "{a} {b}");
         }
+    }
+
+    #[test]
+    fn the_ranges_that_meet_are_found_among_many() {
+        let list = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        let ours = list(&["10.0.0.0/8", "10.9.0.1", "fd00::1", "192.168.0.1"]);
+        let theirs = list(&["11.0.0.1", "10.200.0.0/16", "172.16.0.0/12"]);
+        assert_eq!(
+            meeting(&ours, &theirs),
+            Some(("10.0.0.0/8", "10.200.0.0/16"))
+        );
+        assert_eq!(
+            meeting(&theirs, &ours),
+            Some(("10.200.0.0/16", "10.0.0.0/8"))
+        );
+        let theirs = list(&["192.168.0.1", "fd00::2"]);
+        assert_eq!(
+            meeting(&ours, &theirs),
+            Some(("192.168.0.1", "192.168.0.1"))
+        );
+        assert_eq!(meeting(&ours, &list(&["192.168.0.0", "fd00::"])), None);
+    }
+
+    #[test]
+    fn pods_of_which_no_address_is_known_are_told_where_another_cluster_is_on_the_network() {
+        let (mut east, west) = (cluster("east", "a"), cluster("west", "a"));
+        east.pods.unknown = Some("may not list nodes".to_owned());
+        let found = bad(&[east.clone(), west]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(
+            (found[0].check, found[0].level),
+            ("pod CIDR", Level::Warning)
+        );
+        assert!(
+            found[0].message.ends_with("may not list nodes"),
+            "{found:#?}"
+        );
+        assert_eq!(bad(&[east, cluster("west", "b")]), vec![]);
+    }
+
+    #[test]
+    fn what_is_not_reached_from_here_but_by_the_control_plane_works() {
+        let mut west = cluster("west", "b");
+        west.unreachable = Some("it does not answer".to_owned());
+        let page = |state: &str| {
+            let page =
+                serde_json::json!([{ "cluster": "west", "state": state, "reason": "no route" }]);
+            views(&[("cp-1", Ok(page))])
+        };
+        let found = bad_by(&[west.clone()], &page("synced"));
+        assert_eq!(
+            (found.len(), found[0].level),
+            (1, Level::Warning),
+            "{found:#?}"
+        );
+        let found = bad_by(&[west.clone()], &page("stale"));
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found.iter().all(|finding| finding.level == Level::Broken));
+        // ... and the other way round it does not.
+        west.unreachable = None;
+        let found = bad_by(&[west], &page("stale"));
+        assert_eq!(found[0].from, "the control plane");
+        assert_eq!(found[0].message, "stale: no route");
     }
 }

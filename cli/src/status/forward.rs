@@ -38,7 +38,8 @@ impl Forward {
     pub(super) async fn open(reach: &Reach, pod: &str) -> anyhow::Result<Self> {
         let mut command = Command::new("kubectl");
         if let Some(file) = &reach.kubeconfig {
-            command.arg("--kubeconfig").arg(file);
+            // It may be a list of files, which the flag does not take.
+            command.env("KUBECONFIG", file);
         }
         if let Some(context) = &reach.context {
             command.args(["--context", context]);

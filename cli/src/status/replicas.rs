@@ -61,6 +61,30 @@ pub(super) async fn page(reach: &Reach, path: &str) -> anyhow::Result<Value> {
     bail!("no pod of the control plane answers: {}", why.join("; "))
 }
 
+/// A page of every replica, by its pod's name; why it can't be asked, if so.
+///
+/// # Errors
+/// There is no replica.
+pub(super) async fn each(
+    reach: &Reach,
+    path: &str,
+) -> anyhow::Result<Vec<(String, Result<Value, String>)>> {
+    let replicas = list(reach).await?;
+    let asked = replicas.iter().map(async |replica| {
+        if !replica.ready {
+            return Err("its pod is not ready".to_owned());
+        }
+        let answer = async {
+            let forward = Forward::open(reach, &replica.name).await?;
+            client::json(forward.at, path).await
+        };
+        answer.await.map_err(|error| format!("{error:#}"))
+    });
+    let answers = join_all(asked).await;
+    let names = replicas.iter().map(|replica| replica.name.clone());
+    Ok(names.zip(answers).collect())
+}
+
 /// The pods of the control plane in the cluster of this context, by name.
 async fn list(reach: &Reach) -> anyhow::Result<Vec<Replica>> {
     let api = kubernetes::connect(reach.kubeconfig.as_deref(), reach.context.as_deref())?;

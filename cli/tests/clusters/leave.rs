@@ -74,3 +74,68 @@ async fn imports_of_an_older_version_and_slices_go_with_the_cluster() {
     east.end().await.unwrap();
     west.end().await.unwrap();
 }
+
+/// ConfigMaps of the mesh that are more than one answer may hold: 18 of them, 1 MiB each.
+async fn many(west: &isthmus_test_clusters::Cluster) {
+    let filler = "x".repeat(1 << 20);
+    for number in 0..18 {
+        let name = format!("large-{number}");
+        let object = named(
+            "v1",
+            "ConfigMap",
+            &name,
+            "isthmus",
+            &json!({ "data": { "filler": filler } }),
+        );
+        let maps = "/api/v1/namespaces/default/configmaps";
+        west.admin().create(maps, &object).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_cluster_leaves_and_one_that_stopped_half_way_is_not_mistaken_for_another() {
+    let Some((programs, tool)) = Tool::find() else {
+        return;
+    };
+    let (east, west) = tokio::join!(
+        start(&programs, "east", "10.96.0.0/16", tool.folder()),
+        start(&programs, "west", "10.97.0.0/16", tool.folder()),
+    );
+    tool.done("install --cluster east --apply --kubeconfig EAST")
+        .await;
+    tool.done("cluster join west --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    // A leave that was stopped after its first step.
+    let member = "/apis/isthmus.dev/v1alpha1/meshclusters/west";
+    east.admin().delete_path(member).await.unwrap();
+    let wrong = tool
+        .refused("cluster leave west --kubeconfig EAST --home-kubeconfig EAST")
+        .await;
+    assert!(wrong.contains("not the cluster that joined"), "{wrong}");
+    let nobody = tool
+        .refused("cluster leave typo --kubeconfig EAST --home-kubeconfig EAST")
+        .await;
+    assert!(nobody.contains("control plane runs in"), "{nobody}");
+    let account = "/api/v1/namespaces/isthmus-system/serviceaccounts/isthmus-control-plane";
+    assert!(east.admin().find(account).await.unwrap().is_some());
+
+    many(&west).await;
+    let left = tool
+        .done("cluster leave west --kubeconfig WEST --home-kubeconfig EAST")
+        .await;
+    let deleted = steps(&left, "deleted");
+    assert!(deleted.contains(&"configmaps default/large-17"), "{left}");
+    assert_eq!(
+        deleted.last(),
+        Some(&"Secret isthmus-system/cluster-west"),
+        "{left}"
+    );
+    let rest = west
+        .admin()
+        .get("/api/v1/namespaces/default/configmaps")
+        .await;
+    let rest = rest.unwrap().to_string();
+    assert!(!rest.contains("large-"), "{rest}");
+    east.end().await.unwrap();
+    west.end().await.unwrap();
+}

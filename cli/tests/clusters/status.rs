@@ -8,7 +8,7 @@ use std::path::Path;
 use isthmus_test_clusters::Cluster;
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, start};
+use crate::tool::{Tool, findings, start};
 
 /// Opens a way to the pods of which the folder has an address, as `kubectl port-forward` would.
 const KUBECTL: &str = "#!/bin/sh
@@ -72,6 +72,9 @@ fn admin_page(folder: &Path, pod: &str, generation: u64, nodes: &[&str]) {
             let body = match first.split(' ').nth(1).unwrap() {
                 "/world" => world.to_string(),
                 "/proxies" => json!(proxies).to_string(),
+                "/clusters" => json!([{ "cluster": "east", "state": "stale", "reason": "no route",
+                    "clock_ahead_seconds": 2 * generation }])
+                .to_string(),
                 "/trust" => json!({ "told by": generation }).to_string(),
                 _ => json!({ "services": [] }).to_string(),
             };
@@ -87,6 +90,7 @@ fn admin_page(folder: &Path, pod: &str, generation: u64, nodes: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn every_replica_is_asked_and_one_that_is_lost_is_named() {
     let Some((programs, tool)) = Tool::find() else {
         return;
@@ -135,6 +139,26 @@ async fn every_replica_is_asked_and_one_that_is_lost_is_named() {
         .done("trust status --context east --kubeconfig EAST")
         .await;
     assert_eq!(trust["told by"], 7, "{trust}");
+
+    // What the control plane does not reach is broken, whatever is reached from here.
+    let found = findings(&tool).await;
+    let by = |from: &str, check: &str| {
+        let mut all = found.iter();
+        let one = all.find(|f| f["from"] == from && f["check"] == check);
+        one.map(|f| format!("{} {}", f["level"].as_str().unwrap(), f["message"]))
+    };
+    let east_is = by("here", "reachability").unwrap();
+    assert!(east_is.starts_with("ok"), "{found:?}");
+    let control_plane = "the control plane";
+    let told = by(control_plane, "reachability").unwrap();
+    assert_eq!(told, r#"broken "stale: no route""#);
+    let told = by(control_plane, "clock").unwrap();
+    assert_eq!(told, r#"warning "14 s ahead of the control plane""#);
+    let lost = by("here", "control plane").unwrap();
+    assert!(
+        lost.contains("cp-3 can't be asked: its pod is not ready"),
+        "{lost}"
+    );
 
     // The one that leads is lost, too.
     std::fs::remove_file(tool.folder().join("cp-2")).unwrap();

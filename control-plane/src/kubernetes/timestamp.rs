@@ -35,6 +35,30 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(since)
 }
 
+/// Understands a time as HTTP writes it: `Sun, 22 Nov 2026 21:03:57 GMT` (RFC 9110 §5.6.7).
+#[must_use]
+pub fn http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let words: Vec<&str> = text.split(' ').collect();
+    let [_, day, month, year, time, "GMT"] = words[..] else {
+        return None;
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    parse(&format!("{year}-{month:02}-{day}T{time}Z"))
+}
+
+/// How far one clock is ahead of another, in whole seconds.
+#[must_use]
+pub fn ahead(theirs: SystemTime, ours: SystemTime) -> i64 {
+    let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match theirs.duration_since(ours) {
+        Ok(ahead) => whole(ahead),
+        Err(behind) => -whole(behind.duration()),
+    }
+}
+
 /// Writes a time with microseconds, as a `MicroTime` is.
 #[must_use]
 pub fn micro(time: SystemTime) -> String {
@@ -126,6 +150,20 @@ mod tests {
                 .unwrap()
                 .as_secs_f64()
         })
+    }
+
+    #[test]
+    fn dates_of_http_are_read() {
+        let at = http_date("Sun, 22 Nov 2026 17:03:09 GMT").unwrap();
+        assert_eq!(Some(at), parse("2026-11-22T17:03:09Z"));
+        assert_eq!(ahead(at, at + Duration::from_secs(90)), -90);
+        for bad in [
+            "",
+            "Sun, 22 Nov 2026 17:03:09",
+            "Sun, 22 Foo 2026 17:03:09 GMT",
+        ] {
+            assert_eq!(http_date(bad), None, "{bad}");
+        }
     }
 
     #[test]

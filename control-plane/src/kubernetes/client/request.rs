@@ -1,11 +1,12 @@
 //! How is one question asked, and when is it asked again?
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -121,7 +122,14 @@ impl Api {
             let held = inner.keeper.current(refused).await?;
             let request = ask.request(&inner.base, &held)?;
             let mut taken = line.take(inner, &held).await?;
-            match taken.sender.try_send_request(request).await {
+            let asked = SystemTime::now();
+            let sent = taken.sender.try_send_request(request).await;
+            if let Ok(response) = &sent
+                && let Some(date) = response.headers().get(DATE).and_then(|d| d.to_str().ok())
+            {
+                inner.traffic.dated(date, asked);
+            }
+            match sent {
                 Ok(response) if response.status() == UNAUTHORIZED => {
                     if refused.is_some() || !inner.keeper.renewable() {
                         return Ok(response);

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use crate::kubernetes::error::ApiError;
+use crate::kubernetes::timestamp;
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +110,7 @@ pub struct Traffic {
     requests: Mutex<BTreeMap<(Verb, Outcome), u64>>,
     bytes: AtomicU64,
     connections: AtomicU64,
+    clock: Mutex<Option<i64>>,
 }
 
 impl Traffic {
@@ -130,6 +133,24 @@ impl Traffic {
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How far the server's clock was ahead of ours at its last answer, in seconds; `None`: it has not
+    /// said.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Option<i64> {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears what time it is by an answer to what was asked then.
+    pub(super) fn dated(&self, date: &str, asked: SystemTime) {
+        let Some(theirs) = timestamp::http_date(date) else {
+            return;
+        };
+        // Half of the way there and back.
+        let ours = asked + asked.elapsed().unwrap_or_default() / 2;
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        *clock = Some(timestamp::ahead(theirs, ours));
     }
 
     pub(super) fn read(&self, bytes: usize) {

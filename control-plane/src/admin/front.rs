@@ -1,10 +1,12 @@
 //! Who answers operators, and what before there is anything to see?
 //!
 //! The address is there from the first moment on: a control plane that waits for its keys is alive,
-//! is not ready, and says why.
+//! is not ready, and says why. Every pod may reach it, and the kubelet asks here whether this one is
+//! ready: where there is no room for a connection, whoever has most of them gives one up.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::{Admin, json};
@@ -56,14 +58,24 @@ impl Front {
     /// Serves until it is dropped.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         let mut connections = JoinSet::new();
+        let mut guests = Guests::default();
         loop {
-            let room = connections.len() < CONNECTIONS_MAX;
             tokio::select! {
                 // Both are cancel-safe.
-                Some(_) = connections.join_next() => {}
-                accepted = listener.accept(), if room => match accepted {
+                Some(ended) = connections.join_next_with_id() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(error) => error.id(),
+                    };
+                    guests.left(id);
+                }
+                accepted = listener.accept() => match accepted {
                     Ok((stream, remote)) => {
-                        connections.spawn(Arc::clone(&self).connection(stream, remote));
+                        if guests.here.len() >= CONNECTIONS_MAX {
+                            guests.make_room();
+                        }
+                        let serving = Arc::clone(&self).connection(stream, remote);
+                        guests.came(remote.ip().to_canonical(), connections.spawn(serving));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "admin: no connection can be accepted for now");
@@ -101,6 +113,44 @@ impl Front {
     }
 }
 
+/// Who is connected, in the order of their coming.
+#[derive(Debug, Default)]
+struct Guests {
+    here: BTreeMap<u64, (IpAddr, AbortHandle)>,
+    next: u64,
+}
+
+impl Guests {
+    fn came(&mut self, source: IpAddr, connection: AbortHandle) {
+        self.here.insert(self.next, (source, connection));
+        self.next = self.next.wrapping_add(1);
+    }
+
+    fn left(&mut self, id: Id) {
+        self.here.retain(|_, (_, connection)| connection.id() != id);
+    }
+
+    /// Ends the oldest connection of whoever has most.
+    fn make_room(&mut self) {
+        let mut held: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for (source, _) in self.here.values() {
+            *held.entry(*source).or_default() += 1;
+        }
+        let most = self
+            .here
+            .iter()
+            .rev()
+            .max_by_key(|(_, (source, _))| held.get(source).copied());
+        if let Some((number, _)) = most.map(|(number, guest)| (*number, guest)) {
+            let gone = self.here.remove(&number);
+            if let Some((source, connection)) = gone {
+                tracing::debug!(%source, "admin: no room, its oldest connection is closed");
+                connection.abort();
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +176,63 @@ mod tests {
             );
         }
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_every_connection_keeps_no_probe_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(Arc::new(Front::default()).run(listener));
+        let from = |source: [u8; 4]| async move {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind((source, 0).into()).unwrap();
+            socket.connect(address).await.unwrap()
+        };
+        // Somebody who says nothing, as often as there is room and more.
+        let mut flood = Vec::new();
+        for _ in 0..2 * CONNECTIONS_MAX {
+            flood.push(from([127, 0, 0, 9]).await);
+        }
+        // The probe has one connection, and keeps it whatever comes.
+        let mut probe = from([127, 0, 0, 1]).await;
+        let head = b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n";
+        for _ in 0..2 {
+            probe.write_all(head).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}\n") {
+                let more = probe.read_buf(&mut answer).await.unwrap();
+                assert!(more > 0, "{answer:?}");
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 503"));
+            for _ in 0..CONNECTIONS_MAX {
+                flood.push(from([127, 0, 0, 9]).await);
+            }
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn the_oldest_connection_of_whoever_has_most_gives_way() {
+        let mut guests = Guests::default();
+        let mut tasks = JoinSet::new();
+        let source = |last: u8| IpAddr::from([10, 0, 0, last]);
+        for last in [1, 2, 1, 3, 2, 2] {
+            guests.came(source(last), tasks.spawn(std::future::pending::<()>()));
+        }
+        guests.make_room();
+        let left = |guests: &Guests| {
+            let left = guests.here.iter();
+            left.map(|(number, (source, _))| (*number, *source))
+                .collect::<Vec<_>>()
+        };
+        let of = |number: u64, last: u8| (number, source(last));
+        assert_eq!(
+            left(&guests),
+            [of(0, 1), of(2, 1), of(3, 3), of(4, 2), of(5, 2)]
+        );
+        guests.make_room();
+        assert_eq!(left(&guests), [of(2, 1), of(3, 3), of(4, 2), of(5, 2)]);
+        let ended = tasks.join_next_with_id().await.unwrap();
+        assert!(ended.unwrap_err().is_cancelled());
     }
 }

@@ -220,8 +220,23 @@ async fn a_route_says_how_often_and_how_soon_a_request_is_tried_again() {
     assert_eq!(app.record.requests() - before, 5);
     assert!(begun.elapsed() >= Duration::from_millis(800));
     let before = app.record.requests();
+    // The route's author has said so, of every method (GEP-1731).
     assert_eq!(client.post("/", "x").await.status, 503);
-    assert_eq!(app.record.requests() - before, 1, "a POST is sent once");
+    assert_eq!(app.record.requests() - before, 5);
+}
+
+#[tokio::test]
+async fn a_post_is_sent_once_unless_a_route_says_otherwise() {
+    for rule in ["", "    retry: {attempts: 4}\n"] {
+        let mesh = carts(1, "", rule).start().await;
+        let client = mesh.client("east/web").http("cart");
+        assert_eq!(client.get("/").await.status, 200);
+        let app = mesh.app("west/cart-1");
+        app.behaviour.fail_with(503);
+        let before = app.record.requests();
+        assert_eq!(client.post("/", "x").await.status, 503);
+        assert_eq!(app.record.requests() - before, 1, "{rule}");
+    }
 }
 
 /// O15: who sees nothing but failures adds a fifth to the load, and ten tries a second, and not a try to each.

@@ -143,6 +143,7 @@ pub(super) fn route(
         rules,
         failing,
         dropped,
+        limited,
         invalid,
         incompatible,
     } = if ours { found } else { Rules::default() };
@@ -157,6 +158,7 @@ pub(super) fn route(
         incompatible,
         failing,
         dropped,
+        limited,
         generation: metadata.generation(),
         statuses: status::parents(raw.status.as_ref()),
     };
@@ -174,6 +176,8 @@ struct Rules {
     rules: Vec<RouteRule>,
     failing: Vec<String>,
     dropped: Vec<String>,
+    /// What is used with another value than the one that is written.
+    limited: Vec<String>,
     /// Why none is used as it is written.
     invalid: Option<String>,
     incompatible: bool,
@@ -195,6 +199,12 @@ fn rules(spec: &RouteSpec, kind: RouteKind, home: &Namespace) -> Rules {
             Ok(rule) => {
                 found.rules.push(rule);
                 used += 1;
+                let asked = raw.retry.as_ref().and_then(|retry| retry.attempts);
+                if let Some(asked) = asked.filter(|asked| *asked > ATTEMPTS_MAX) {
+                    found.limited.push(format!(
+                        "spec.rules[{at}].retry.attempts: {asked} counts as {ATTEMPTS_MAX}, which is the most"
+                    ));
+                }
                 continue;
             }
             Err(bad) => bad,
@@ -379,11 +389,8 @@ fn retries(raw: &RawRetry) -> Result<route_rule::Retries, Bad> {
         return Err(Bad(format!("retry.codes: {code} is not 400 to 599")));
     }
     // GEP-1731: without attempts the implementation chooses; ours is 2 (`Retries.attempts`).
-    let attempts = raw.attempts.unwrap_or(2);
-    if attempts > ATTEMPTS_MAX {
-        let why = format!("retry.attempts: {attempts} is more than {ATTEMPTS_MAX}");
-        return Err(Bad(why));
-    }
+    // It names no limit either: what is more than ours is tried as often as we do (`Rules.limited`).
+    let attempts = raw.attempts.unwrap_or(2).min(ATTEMPTS_MAX);
     Ok(route_rule::Retries {
         attempts,
         statuses,

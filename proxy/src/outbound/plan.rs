@@ -154,12 +154,16 @@ impl<'a> ToService<'a> {
         true
     }
 
+    /// Codes that a route lists are its author's word, for every method (GEP-1731). Others are tried
+    /// again only where that does no harm.
     fn retries_status(&self, status: u16) -> bool {
-        let statuses = match self.chosen.retries {
-            Some(retries) if !retries.statuses.is_empty() => &*retries.statuses,
-            Some(_) | None => &*self.service.traffic.retries.statuses,
-        };
-        statuses.contains(&status)
+        match self.chosen.retries {
+            Some(retries) if !retries.statuses.is_empty() => retries.statuses.contains(&status),
+            Some(_) | None => {
+                self.head.method.is_idempotent()
+                    && self.service.traffic.retries.statuses.contains(&status)
+            }
+        }
     }
 
     /// The exchange ended badly after its answer had begun.
@@ -272,8 +276,7 @@ impl Plan for ToService<'_> {
         }
         self.begun = outcome == Outcome::Begun;
         self.record(outcome);
-        let again =
-            untouched || (self.head.method.is_idempotent() && self.retries_status(head.status));
+        let again = untouched || self.retries_status(head.status);
         whole && again && self.may_retry()
     }
 
@@ -288,7 +291,8 @@ impl Plan for ToService<'_> {
         self.broke = matches!(failure, Failure::UpstreamReset | Failure::ConnectFailed);
         let allowed = match failure.retry() {
             Retry::Always => true,
-            Retry::Idempotent => self.head.method.is_idempotent(),
+            // GEP-1731: whoever writes a stanza wants connections that failed to be tried again.
+            Retry::Idempotent => self.chosen.retries.is_some() || self.head.method.is_idempotent(),
             Retry::Never => false,
         };
         // Not processed, and by nobody's illness (RFC 9113 §8.7): many streams at once, before the peer

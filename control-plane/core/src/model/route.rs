@@ -58,6 +58,9 @@ pub struct Route {
     pub failing: Vec<String>,
     /// Parts that are left out, and why: rules of which it is not known which requests they mean.
     pub dropped: Vec<String>,
+    /// What is used with another value than the one that is written, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limited: Vec<String>,
     /// `metadata.generation`; 0: not known.
     pub generation: i64,
     /// What the mesh had written in its status.

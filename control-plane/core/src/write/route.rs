@@ -109,8 +109,11 @@ fn accepted(
                     (Truth::False, "IncompatibleFilters", answered(why))
                 }
                 (_, Some(why)) => (Truth::False, "UnsupportedValue", answered(why)),
-                (Some((false, why)), None) => (Truth::True, "Accepted", why),
-                (None, None) => (Truth::True, "Accepted", String::new()),
+                (lost, None) => {
+                    let why = lost.map(|(_, why)| why).into_iter();
+                    let said: Vec<String> = why.chain(route.limited.iter().cloned()).collect();
+                    (Truth::True, "Accepted", said.join("; "))
+                }
             }
         }
     };

@@ -614,10 +614,31 @@ fn route(backends: &[(&str, u32)], section: Option<&str>) -> Object {
         incompatible: false,
         failing: Vec::new(),
         dropped: Vec::new(),
+        limited: Vec::new(),
         generation: 3,
         statuses: Vec::new(),
     };
     object("east", "shop", "r", Spec::Route(route))
+}
+
+#[test]
+fn what_is_used_with_another_value_is_told_in_accepted() {
+    let mut run = shop();
+    let mut object = route(&[("shop/cart.shop.svc.cluster.local", 80)], None);
+    let Spec::Route(of) = &mut object.spec else {
+        panic!("a route")
+    };
+    of.limited = vec!["eleven counts as ten".to_owned()];
+    run.put(object);
+    run.settle();
+    let told = run.said("east", Kind::HttpRoute, "r", "Accepted");
+    assert_eq!(told, (Truth::True, "Accepted".to_owned()));
+    let Some(Spec::Route(written)) = run.servers.get("east", Kind::HttpRoute, "r") else {
+        panic!("a route")
+    };
+    let conditions = &written.statuses[0].conditions;
+    let accepted = conditions.iter().find(|c| c.kind == "Accepted").unwrap();
+    assert_eq!(accepted.message, "eleven counts as ten");
 }
 
 #[test]

@@ -280,7 +280,6 @@ fn what_a_proxy_would_refuse_is_said_to_the_author() {
             "  - backendRefs: [{name: cart, port: 80, filters: [{type: URLRewrite, urlRewrite: {hostname: a}}]}]\n",
             "backendRefs.filters: \"URLRewrite\"",
         ),
-        ("  - retry: {attempts: 11}\n", "11 is more than 10"),
         (mirrors.as_str(), "more than 4 mirrors"),
         (
             "  - filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: RequestRedirect, requestRedirect: {port: 81}}]\n",
@@ -294,6 +293,22 @@ fn what_a_proxy_would_refuse_is_said_to_the_author() {
         let why = route(&format!("{parent}{rule}")).invalid.unwrap();
         assert!(why.contains(expected), "{why:?} lacks {expected:?}");
     }
+}
+
+#[test]
+fn more_attempts_than_we_make_are_as_many_as_we_make_and_that_is_told() {
+    let route = route(
+        "  parentRefs: [{kind: Service, group: \"\", name: cart}]\n\
+         \x20 rules:\n  - retry: {attempts: 3}\n  - retry: {attempts: 11}\n",
+    );
+    let attempts = route
+        .rules
+        .iter()
+        .map(|rule| rule.retries.as_ref().unwrap().attempts);
+    assert_eq!(attempts.collect::<Vec<_>>(), [3, 10]);
+    assert_eq!((route.invalid, route.failing), (None, vec![]));
+    let told = "spec.rules[1].retry.attempts: 11 counts as 10, which is the most";
+    assert_eq!(route.limited, [told]);
 }
 
 #[test]

@@ -44,11 +44,19 @@ pub struct Service {
     /// Which endpoints its clients prefer.
     #[serde(default, skip_serializing_if = "Spread::is_plain")]
     pub spread: Spread,
+    /// Annotation `service.kubernetes.io/topology-mode`: its slices say which zone takes which endpoint.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub topology_aware: bool,
     /// `spec.ipFamilies`. Empty: not written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<IpFamily>,
     /// The mesh made it, for an import.
     pub managed: Option<Managed>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Which endpoints the clients of a service prefer.
@@ -229,6 +237,9 @@ pub struct SliceEndpoint {
     /// The node that an address without a pod is on; that of a pod is the pod's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// `hints.forZones`: the zones of its cluster whose clients should take it. Empty: there is no hint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub for_zones: Vec<String>,
 }
 
 /// The service of this name is offered to all clusters.

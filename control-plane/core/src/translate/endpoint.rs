@@ -107,11 +107,12 @@ fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &Endpoi
     let ports = import::matching(view.ports(), &own.value.ports);
     // The local name in its own cluster needs no gateway; everything else may.
     let exported = cluster.exported(namespace, name) && !(at.reach == Reach::Cluster && at.own);
-    let found = if at.own {
+    let mut found = if at.own {
         backends(cluster, namespace, name)
     } else {
         world.told_backends(cluster, namespace, name)
     };
+    hinted(&mut found, at.own);
     let is_here = |backend: &&Backend<'_>| {
         let node = at.node.as_ref();
         node.is_none_or(|node| node.as_deref() == backend.node)
@@ -123,6 +124,25 @@ fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &Endpoi
     visible
         .filter_map(|backend| encode_one(view.service, cluster, backend, (&ports, exported)))
         .collect()
+}
+
+/// Topology hints, as kube-proxy takes them: those of the client's own cluster, and only if every endpoint
+/// that is ready has one. An endpoint then counts as being in the zone that it is meant for; of several
+/// in its own, else in the first.
+fn hinted(backends: &mut [Backend<'_>], own: bool) {
+    let ready = |b: &&Backend<'_>| b.health == resource::Health::Healthy;
+    let all = own
+        && backends
+            .iter()
+            .filter(ready)
+            .all(|b| !b.for_zones.is_empty());
+    for backend in backends {
+        let zones = std::mem::take(&mut backend.for_zones);
+        let elsewhere = all && !zones.contains(&backend.locality.zone);
+        if let Some(zone) = zones.into_iter().next().filter(|_| elsewhere) {
+            backend.locality.zone = zone;
+        }
+    }
 }
 
 fn encode_one(
@@ -202,6 +222,8 @@ pub(crate) struct Backend<'a> {
     pub(crate) locality: Locality,
     /// The node that it is on; `None`: it does not say.
     node: Option<&'a str>,
+    /// The zones that it is meant for, if anybody says.
+    for_zones: Vec<String>,
 }
 
 impl Backend<'_> {
@@ -327,6 +349,7 @@ fn of_pod<'a>(
         ports: service.ports.iter().filter_map(target).collect(),
         locality: pod.locality.clone(),
         node: pod.node.as_deref(),
+        for_zones: Vec::new(),
     })
 }
 
@@ -367,6 +390,7 @@ fn of_slice<'a>(
             Some((_, entry)) => entry.value.node.as_deref(),
             None => endpoint.node.as_deref(),
         },
+        for_zones: endpoint.for_zones.clone(),
     })
 }
 

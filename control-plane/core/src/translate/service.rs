@@ -247,14 +247,16 @@ impl<'a> View<'a> {
             Some(own) => (own.value.kind, own.value.affinity(), &own.value.spread),
             None => (merged?.kind, merged?.affinity, &merged?.spread),
         };
+        let aware = self.own.is_some_and(|own| own.value.topology_aware);
+        let close = aware || spread.prefers_zone();
         let seconds = seconds.filter(|_| kind == ServiceType::ClusterIp);
-        if seconds.is_none() && !spread.prefers_zone() {
+        if seconds.is_none() && !close {
             return policy;
         }
         let mut policy = policy.unwrap_or_default();
         let balancing = policy.balancing.get_or_insert_default();
         balancing.client_affinity_seconds = seconds;
-        if spread.prefers_zone() {
+        if close {
             // The policy is the mesh's own word, and more exact.
             balancing.zone_penalty_ms.get_or_insert(CLOSE_PENALTY_MS);
         }

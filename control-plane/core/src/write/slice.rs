@@ -256,6 +256,7 @@ fn endpoint(from: &Cluster, backend: &Backend<'_>, address: IpAddr) -> SliceEndp
         pod: None,
         hostname: backend.hostname.clone(),
         node: None,
+        for_zones: Vec::new(),
     }
 }
 

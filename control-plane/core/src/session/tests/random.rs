@@ -91,6 +91,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
                 pod: pod.map(|pod| format!("{app}-{pod}")),
                 hostname: None,
                 node: None,
+                for_zones: Vec::new(),
             };
             let ports = vec![SlicePort {
                 name: "http".into(),
@@ -160,6 +161,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
             incompatible: false,
             failing: Vec::new(),
             dropped: Vec::new(),
+            limited: Vec::new(),
             generation: 0,
             statuses: Vec::new(),
         }))

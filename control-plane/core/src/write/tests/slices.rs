@@ -26,6 +26,7 @@ fn slice(cluster: &str, numbers: std::ops::Range<u8>) -> Object {
             pod: Some(format!("cart-{number}")),
             hostname: Some(format!("cart-{number}")),
             node: None,
+            for_zones: Vec::new(),
         }
     };
     let spec = EndpointSlice {
@@ -200,6 +201,7 @@ fn a_slice_has_a_hundred_endpoints_and_an_import_ten_of_a_cluster() {
             pod: Some(name),
             hostname: None,
             node: None,
+            for_zones: Vec::new(),
         });
     }
     for (at, part) in endpoints.chunks(1_000).enumerate() {

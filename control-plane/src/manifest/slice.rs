@@ -1,0 +1,139 @@
+//! What does an endpoint slice say?
+
+use isthmus_control_plane_core::model::{EndpointSlice, SliceEndpoint, SlicePort, Spec, Transport};
+use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
+use isthmus_proto::ids::is_label;
+use serde::Deserialize;
+
+use super::workload::{addresses, transport};
+use super::{Document, Failure, Metadata, status};
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SliceObject {
+    #[serde(default)]
+    address_type: Option<String>,
+    #[serde(default)]
+    endpoints: Option<Vec<RawEndpoint>>,
+    #[serde(default)]
+    ports: Option<Vec<RawSlicePort>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawEndpoint {
+    #[serde(default)]
+    addresses: Vec<String>,
+    #[serde(default)]
+    conditions: Conditions,
+    #[serde(default)]
+    zone: Option<String>,
+    #[serde(default)]
+    target_ref: Option<TargetRef>,
+    #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default)]
+    hints: Option<Hints>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hints {
+    #[serde(default)]
+    for_zones: Option<Vec<ForZone>>,
+}
+
+#[derive(Deserialize)]
+struct ForZone {
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct TargetRef {
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawSlicePort {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    port: Option<u16>,
+    #[serde(default)]
+    protocol: Option<String>,
+}
+
+/// `None`: a slice of host names, or of no service, which the mesh does not look at.
+pub(super) fn endpoint_slice(
+    document: &Document<'_>,
+    metadata: &Metadata,
+) -> Option<Result<Spec, Failure>> {
+    let raw: SliceObject = match document.decode() {
+        Ok(raw) => raw,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let service = metadata.label(SERVICE_LABEL)?.to_owned();
+    if raw.address_type.as_deref() == Some("FQDN") {
+        return None;
+    }
+    let endpoint = |raw: RawEndpoint| {
+        let texts: Vec<&str> = raw.addresses.iter().map(String::as_str).collect();
+        let ready = raw.conditions.ready.unwrap_or(true);
+        let zones = raw.hints.and_then(|hints| hints.for_zones).into_iter();
+        let pod = raw
+            .target_ref
+            .filter(|target| target.kind.as_deref() == Some("Pod"));
+        Ok(SliceEndpoint {
+            addresses: addresses(document, "endpoints.addresses", &texts)?,
+            ready,
+            serving: raw.conditions.serving.unwrap_or(ready),
+            terminating: raw.conditions.terminating.unwrap_or(false),
+            zone: raw.zone.unwrap_or_default(),
+            pod: pod.and_then(|target| target.name),
+            hostname: raw.hostname.filter(|name| is_label(name)),
+            for_zones: zones.flatten().map(|zone| zone.name).collect(),
+        })
+    };
+    let endpoints = raw.endpoints.unwrap_or_default().into_iter().map(endpoint);
+    let endpoints: Result<_, Failure> = endpoints.collect();
+    let ports = slice_ports(document, raw.ports.unwrap_or_default());
+    let read = endpoints.and_then(|endpoints| Ok((endpoints, ports?)));
+    Some(read.map(|(endpoints, ports)| {
+        Spec::EndpointSlice(EndpointSlice {
+            service,
+            ports,
+            endpoints,
+            managed: status::managed(metadata)
+                .filter(|m| m.labels.contains_key(SERVICE_NAME_LABEL)),
+        })
+    }))
+}
+
+fn slice_ports(
+    document: &Document<'_>,
+    listed: Vec<RawSlicePort>,
+) -> Result<Vec<SlicePort>, Failure> {
+    let mut ports = Vec::new();
+    for (at, raw) in listed.into_iter().enumerate() {
+        let key = format!("ports[{at}].protocol");
+        let transport = transport(document, &key, raw.protocol.as_deref())?;
+        if let (Transport::Tcp, Some(port)) = (transport, raw.port) {
+            let name = raw.name.unwrap_or_default();
+            ports.push(SlicePort { name, port });
+        }
+    }
+    Ok(ports)
+}

@@ -321,8 +321,8 @@ pub struct Pod {
     /// The node that it runs on; `None`: none yet, or a manifest that names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Has a sidecar of this mesh. In manifests: not `isthmus.dev/inject: "false"`, and not
-    /// `isthmus.dev/mesh: "false"`.
+    /// Has a sidecar of this mesh. In a cluster: its container, or `isthmus.dev/mesh: "true"`; in a folder:
+    /// every pod. Nowhere with `isthmus.dev/inject: "false"` or `isthmus.dev/mesh: "false"`.
     pub meshed: bool,
 }
 
@@ -368,6 +368,9 @@ pub struct MeshCluster {
     pub pod_ranges: Vec<IpRange>,
     /// For pods whose place is not known.
     pub locality: Locality,
+    /// The domain of its names in DNS; `None`: [`CLUSTER_DOMAIN`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_domain: Option<String>,
     /// Must its sidecars refuse what is no service?
     pub passthrough_denied: bool,
     /// What its author takes the trust domain for; a condition tells if the mesh gives it another one.
@@ -418,6 +421,9 @@ impl MeshCluster {
         tiers.saturating_add(self.price.min(PRICE_MAX) / PRICE_OF_A_MS)
     }
 }
+
+/// The domain of a cluster's names in DNS, if nobody says otherwise.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// A cluster, as an inventory lists it (KEP-4322). Its credential is in a Secret that names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -136,6 +136,7 @@ pub(crate) fn mesh(cluster: &str, network: &str) -> Object {
         network: network.parse().unwrap(),
         pod_ranges: Vec::new(),
         locality,
+        cluster_domain: None,
         passthrough_denied: false,
         trust_domain: None,
         gateways: Vec::new(),

@@ -57,6 +57,10 @@ pub(super) struct ClusterSpec {
     /// The zone of pods whose node does not say.
     #[serde(default)]
     zone: Option<String>,
+    /// The domain of its names in DNS (the kubelet's `clusterDomain`): its clients call its services by
+    /// `cart.shop.svc.<cluster domain>`. Default: cluster.local.
+    #[serde(default)]
+    cluster_domain: Option<String>,
     /// The trust domain of its workloads. It follows from the name (`<name>.<mesh domain>`); written
     /// here it is compared, and a condition tells of a difference.
     #[serde(default)]
@@ -209,6 +213,7 @@ fn understand(raw: ClusterSpec, name: &str) -> Result<MeshCluster, Bad> {
             region: raw.region.unwrap_or_default(),
             zone: raw.zone.unwrap_or_default(),
         },
+        cluster_domain: raw.cluster_domain.map(cluster_domain).transpose()?,
         trust_domain: trust_domain.transpose()?,
         gateways: raw.gateways.map(gateways).transpose()?.unwrap_or_default(),
         priority: hint("priority", raw.priority, PRIORITY_MAX)?,
@@ -225,6 +230,17 @@ fn understand(raw: ClusterSpec, name: &str) -> Result<MeshCluster, Bad> {
             .unwrap_or_default(),
         observed: Observed::default(),
     })
+}
+
+/// The clusterset's own names are all clusters'.
+fn cluster_domain(text: String) -> Result<String, Bad> {
+    let taken = text == "clusterset.local" || text.ends_with(".clusterset.local");
+    if taken || !is_dns_name(&text) {
+        return Err(Bad(format!(
+            "clusterDomain: {text:?} is no domain of a cluster"
+        )));
+    }
+    Ok(text)
 }
 
 /// The mesh domain is not known here: that is compared later.

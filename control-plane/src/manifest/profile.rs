@@ -108,6 +108,7 @@ pub(super) fn cluster_profile(
                 region: says(REGION).unwrap_or_default(),
                 zone: says(ZONE).unwrap_or_default(),
             },
+            cluster_domain: None,
             passthrough_denied: false,
             trust_domain: None,
             gateways: Vec::new(),

@@ -12,6 +12,7 @@ fn object(trust_domain: Option<&str>, secret: Option<&str>) -> MeshCluster {
         network: "n".parse().unwrap(),
         pod_ranges: Vec::new(),
         locality: isthmus_proto::locality::Locality::default(),
+        cluster_domain: None,
         passthrough_denied: false,
         observed: isthmus_control_plane_core::model::Observed::default(),
         trust_domain: trust_domain.map(|domain| domain.parse().unwrap()),

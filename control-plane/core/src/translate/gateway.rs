@@ -7,7 +7,8 @@ use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::resource::{self, gateway_address};
 
 use crate::model::{
-    GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, KindFreshness, Reach, ServiceRef,
+    GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, KindFreshness, Reach,
+    SYSTEM_NAMESPACE, ServiceRef,
 };
 use crate::translate::endpoint::MESH_PORT;
 use crate::translate::{Answer, Client, Encoded, List, encode, encode_plain, octets};
@@ -91,6 +92,9 @@ fn is_chosen(cluster: &Cluster, name: &str) -> bool {
     choices.is_empty() || choices.iter().any(named)
 }
 
+/// The name of gateways that a MeshCluster names by their addresses; nobody calls a Gateway so.
+const CHOSEN: &str = "addresses.meshcluster.isthmus.dev";
+
 /// Gateways that are no objects of the cluster: a load balancer in front of it, for example.
 fn chosen_addresses(cluster: &Cluster) -> Vec<Encoded> {
     let Some(network) = cluster.network() else {
@@ -107,8 +111,8 @@ fn chosen_addresses(cluster: &Cluster) -> Vec<Encoded> {
     if addresses.is_empty() {
         return Vec::new();
     }
-    // Beside the names of Gateways, `cluster/namespace/name`: no namespace is empty.
-    let name = format!("{}//addresses", cluster.id);
+    // Beside the names of Gateways, and like them: a proxy refuses what is no `cluster/namespace/name`.
+    let name = format!("{}/{SYSTEM_NAMESPACE}/{CHOSEN}", cluster.id);
     let message = resource::Gateway {
         name: name.clone(),
         cluster: cluster.id.to_string(),

@@ -1,7 +1,8 @@
 //! Which service does a client mean, and what is it?
 //!
 //! A name is resolved relative to the client's cluster: `cart.shop.svc.cluster.local` in one cluster
-//! has nothing to do with the same name in another.
+//! has nothing to do with the same name in another. In discovery every cluster's services are called
+//! so; what stands behind `svc.` in host names is the cluster's own (`clusterDomain`).
 
 use std::net::IpAddr;
 
@@ -10,8 +11,8 @@ use isthmus_proto::resource;
 
 use crate::import;
 use crate::model::{
-    Kind, OtherPort, Reach, Service, ServiceImport, ServicePort, ServiceRef, ServiceType,
-    TargetPort, TrafficPolicy, Transport,
+    CLUSTER_DOMAIN, Kind, OtherPort, Reach, Service, ServiceImport, ServicePort, ServiceRef,
+    ServiceType, TargetPort, TrafficPolicy, Transport,
 };
 use crate::translate::{Answer, Client, List, direct, encode, octets};
 use crate::world::World;
@@ -40,7 +41,7 @@ pub(crate) enum Resolved {
 /// service's name.
 pub(crate) fn resolve(world: &World, client: &Client, key: &str) -> Resolved {
     let named = if let Some(host) = key.strip_prefix("host:") {
-        by_host(client, host)
+        by_host(domain(world, client), client, host)
     } else if let Some(vip) = key.strip_prefix("vip:") {
         return by_address(world, client, vip);
     } else {
@@ -49,12 +50,21 @@ pub(crate) fn resolve(world: &World, client: &Client, key: &str) -> Resolved {
     named.map_or(Resolved::Nothing, Resolved::Service)
 }
 
-/// `cart`, `cart.shop`, `cart.shop.svc`, `cart.shop.svc.cluster.local` and
+/// The domain of names in DNS where a client is.
+fn domain<'a>(world: &'a World, client: &Client) -> &'a str {
+    let cluster = world.listed(client.cluster.as_str());
+    cluster.map_or(CLUSTER_DOMAIN, Cluster::domain)
+}
+
+/// `cart`, `cart.shop`, `cart.shop.svc`, `cart.shop.svc.<domain>` and
 /// `cart.shop.svc.clusterset.local`.
-fn by_host(client: &Client, host: &str) -> Option<ServiceRef> {
+fn by_host(domain: &str, client: &Client, host: &str) -> Option<ServiceRef> {
+    let local = host
+        .strip_suffix(domain)
+        .and_then(|rest| rest.strip_suffix(".svc."));
     let (short, reach) = if let Some(short) = host.strip_suffix(".svc.clusterset.local") {
         (short, Reach::Clusterset)
-    } else if let Some(short) = host.strip_suffix(".svc.cluster.local") {
+    } else if let Some(short) = local {
         (short, Reach::Cluster)
     } else if let Some(short) = host.strip_suffix(".svc") {
         (short, Reach::Cluster)
@@ -209,16 +219,15 @@ impl<'a> View<'a> {
             .map(|own| own.stamp)
             .or(self.merged.as_ref().map(|m| m.stamp))
             .or(self.orphan.as_ref().map(|o| o.import.stamp))?;
-        let long = format!("{name}.{namespace}.{}", reach.suffix());
         let hostnames = match reach {
             Reach::Cluster => {
                 vec![
-                    long,
+                    format!("{name}.{namespace}.svc.{}", self.cluster.domain()),
                     format!("{name}.{namespace}.svc"),
                     format!("{name}.{namespace}"),
                 ]
             }
-            Reach::Clusterset => vec![long],
+            Reach::Clusterset => vec![format!("{name}.{namespace}.{}", reach.suffix())],
         };
         let scope = if self.covers {
             resource::ServiceScope::Clusterset

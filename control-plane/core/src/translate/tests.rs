@@ -39,6 +39,7 @@ fn endpoint(name: &str, ready: bool, terminating: bool, pod: Option<&str>) -> Sl
         pod: pod.map(str::to_owned),
         hostname: None,
         node: None,
+        for_zones: Vec::new(),
     }
 }
 
@@ -54,6 +55,66 @@ fn slice(cluster: &str, endpoints: Vec<SliceEndpoint>) -> Object {
         managed: None,
     };
     object(cluster, "shop", "cart-abc", Spec::EndpointSlice(slice))
+}
+
+#[test]
+fn hints_say_which_zone_takes_an_endpoint_if_all_that_are_ready_have_one() {
+    let mut objects = shop();
+    let hinted = |name: &str, zones: &[&str], ready: bool| SliceEndpoint {
+        for_zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
+        ..endpoint(name, ready, false, None)
+    };
+    let zones = |endpoints: Vec<SliceEndpoint>, objects: &[Object], workload: &str| {
+        let mut objects = objects.to_vec();
+        objects.push(slice("east", endpoints));
+        let proxy = seen(&objects, workload, "web", &[LOCAL]);
+        let names = proxy.names(T::Endpoint).into_iter();
+        let names = names.filter(|name| name.contains("ip-10"));
+        let zone = |name: &str| {
+            let endpoint: resource::Endpoint = proxy.get(T::Endpoint, name);
+            endpoint.locality.unwrap().zone
+        };
+        let mut zones: Vec<String> = names.map(zone).collect();
+        zones.sort();
+        zones.dedup();
+        zones
+    };
+    objects.retain(|object| object.spec.kind() != Kind::Pod || object.name.starts_with("web"));
+    let all = || {
+        vec![
+            hinted("10.0.0.1", &["z2"], true),
+            hinted("10.0.0.2", &["z3", "z1"], true),
+            // Who takes nothing new has no say.
+            hinted("10.0.0.9", &[], false),
+        ]
+    };
+    assert_eq!(zones(all(), &objects, "east/shop/web-1"), ["z1", "z2"]);
+    let mut some = all();
+    some[1].for_zones.clear();
+    assert_eq!(zones(some, &objects, "east/shop/web-1"), ["z1"]);
+}
+
+#[test]
+fn a_cluster_that_calls_its_domain_otherwise_is_called_by_that() {
+    let mut objects = shop();
+    for object in &mut objects {
+        if let Spec::MeshCluster(mesh) = &mut object.spec {
+            mesh.cluster_domain = Some("corp.example".to_owned());
+        }
+    }
+    let hosts = |key: &str| {
+        let proxy = seen(&objects, "east/shop/web-1", "web", &[key]);
+        let found = proxy.names(T::Service).contains(&LOCAL);
+        found.then(|| proxy.get::<resource::Service>(T::Service, LOCAL).hostnames)
+    };
+    let told = hosts("host:cart.shop.svc.corp.example").unwrap();
+    assert_eq!(
+        told,
+        ["cart.shop.svc.corp.example", "cart.shop.svc", "cart.shop"]
+    );
+    assert_eq!(hosts("host:cart"), Some(told));
+    assert_eq!(hosts("host:cart.shop.svc.cluster.local"), None);
+    assert_eq!(hosts("host:cart.shop.svcxcorp.example"), None);
 }
 
 #[test]
@@ -365,6 +426,7 @@ fn route(namespace: &str, name: &str, backend: &str, ports: &[Option<u16>]) -> O
         incompatible: false,
         failing: Vec::new(),
         dropped: Vec::new(),
+        limited: Vec::new(),
         generation: 0,
         statuses: Vec::new(),
     };

@@ -256,7 +256,11 @@ mod tests {
             .iter()
             .flat_map(|list| list.iter().map(|one| one.name.to_string()))
             .collect();
-        assert_eq!(names, ["west//addresses"]);
+        let name = "west/isthmus-system/addresses.meshcluster.isthmus.dev";
+        assert_eq!(names, [name]);
+        // A proxy takes no other names.
+        let name: Result<isthmus_proto::ids::WorkloadName, _> = name.parse();
+        assert!(name.is_ok());
         world.apply(Change::Delete(said.reference()), at(5));
         assert_eq!(network(&world), "hostile");
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use isthmus_proto::ids::NetworkId;
 use isthmus_proto::locality::Locality;
 
-use crate::model::{EndpointSlice, Kind, Labels, MeshCluster, Pod, Reach, Route};
+use crate::model::{CLUSTER_DOMAIN, EndpointSlice, Kind, Labels, MeshCluster, Pod, Reach, Route};
 use crate::world::cluster::{Cluster, Names, RouteAt};
 use crate::world::table::{Age, Entry};
 
@@ -146,6 +146,12 @@ impl Cluster {
     /// Must its sidecars refuse what is no service?
     pub(crate) fn denies_passthrough(&self) -> bool {
         self.mesh().is_some_and(|m| m.passthrough_denied)
+    }
+
+    /// The domain of its names in DNS.
+    pub(crate) fn domain(&self) -> &str {
+        let said = self.mesh().and_then(|mesh| mesh.cluster_domain.as_deref());
+        said.unwrap_or(CLUSTER_DOMAIN)
     }
 
     /// What is said of it by who speaks for the mesh; else its own MeshCluster that has its name; else

@@ -197,7 +197,7 @@ fn pod(size: Size, cluster: usize, number: usize) -> Value {
     let (name, ip) = (pod_name(service, pod), address(cluster, number));
     let app = service_name(cluster, service);
     let mut meta = meta(NAMESPACE, &name, cluster, number);
-    meta["labels"] = json!({ "app": app });
+    meta["labels"] = json!({ "app": app, "isthmus.dev/mesh": "true" });
     meta["annotations"] = json!({ "padding": "x".repeat(POD_PADDING) });
     json!({
         "metadata": meta,

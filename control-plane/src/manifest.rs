@@ -13,6 +13,7 @@ mod place;
 mod status;
 mod word;
 mod workload;
+mod slice;
 mod mesh;
 mod roots;
 mod cluster;
@@ -291,6 +292,11 @@ impl Document<'_> {
         Ok(())
     }
 
+    /// Is it of an API server, where pods are as they run, and not a file that somebody wrote?
+    fn is_of_server(&self) -> bool {
+        matches!(self.body, Body::Json(_))
+    }
+
     /// The document as `T`.
     fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         match &self.body {
@@ -405,7 +411,7 @@ fn understand(
         ("", "v1", "Service") => plain(workload::service(document, metadata)),
         ("apps", "v1", "Deployment") => plain(Ok(Spec::Deployment)),
         ("discovery.k8s.io", "v1", "EndpointSlice") => {
-            plain(workload::endpoint_slice(document, metadata)?)
+            plain(slice::endpoint_slice(document, metadata)?)
         }
         // What is being deleted is offered no more, whatever holds the object.
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceExport")

@@ -36,6 +36,8 @@ struct RawEndpoint {
     hostname: Option<String>,
     #[serde(default)]
     hints: Option<Hints>,
+    #[serde(default)]
+    node_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +104,10 @@ pub(super) fn endpoint_slice(
             serving: raw.conditions.serving.unwrap_or(ready),
             terminating: raw.conditions.terminating.unwrap_or(false),
             zone: raw.zone.unwrap_or_default(),
+            // That of a pod is the pod's.
+            node: raw
+                .node_name
+                .filter(|name| pod.is_none() && !name.is_empty()),
             pod: pod.and_then(|target| target.name),
             hostname: raw.hostname.filter(|name| is_label(name)),
             for_zones: zones.flatten().map(|zone| zone.name).collect(),

@@ -168,6 +168,66 @@ fn a_mesh_cluster_that_is_being_deleted_is_one_and_says_so() {
 }
 
 #[test]
+fn in_a_cluster_a_pod_has_a_sidecar_only_if_somebody_says_so() {
+    let meshed = |metadata: &str, spec: &str| {
+        let json = format!(r#"{{"metadata": {{"name": "a"{metadata}}}, "spec": {{{spec}}}}}"#);
+        let parsed = object(json.as_bytes(), "v1", "Pod", &"east".parse().unwrap());
+        let [
+            Object {
+                spec: Spec::Pod(pod),
+                ..
+            },
+        ] = &parsed.objects[..]
+        else {
+            panic!("{parsed:?}")
+        };
+        pod.meshed
+    };
+    let app = r#""containers": [{"name": "app"}]"#;
+    let beside = r#""containers": [{"name": "app"}, {"name": "isthmus-proxy"}]"#;
+    let native =
+        r#""containers": [{"name": "app"}], "initContainers": [{"name": "isthmus-proxy"}]"#;
+    let labelled = |word: &str| format!(r#", "labels": {{"isthmus.dev/mesh": "{word}"}}"#);
+    let annotated = r#", "annotations": {"isthmus.dev/mesh": "enabled"}"#;
+    // What asks for a sidecar is none.
+    let asked = r#", "labels": {"isthmus.dev/inject": "true"}"#;
+    assert!(!meshed("", app) && !meshed(asked, app));
+    assert!(meshed("", beside) && meshed("", native));
+    assert!(meshed(&labelled("true"), app) && meshed(annotated, app));
+    assert!(!meshed(&labelled("false"), beside));
+    let host = format!(r#"{beside}, "hostNetwork": true"#);
+    assert!(!meshed("", &host) && !meshed(&labelled("true"), &host));
+}
+
+#[test]
+fn hints_of_a_slice_and_the_mode_of_a_service_are_read() {
+    let slice = one(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: \
+         {kubernetes.io/service-name: cart}}\naddressType: IPv4\nports: []\nendpoints:\n\
+         - {addresses: [10.0.0.1], zone: a, hints: {forZones: [{name: b}, {name: c}]}}\n\
+         - {addresses: [10.0.0.2], hints: {}}\n- {addresses: [10.0.0.3]}",
+    );
+    let Spec::EndpointSlice(slice) = slice.spec else {
+        panic!("a slice")
+    };
+    let zones: Vec<&[String]> = slice.endpoints.iter().map(|e| &e.for_zones[..]).collect();
+    assert_eq!(zones, [&["b".to_owned(), "c".to_owned()][..], &[], &[]]);
+    let aware = |annotation: &str| {
+        let service = one(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a, annotations: {{{annotation}}}}}\n\
+             spec: {{ports: [{{port: 80}}]}}"
+        ));
+        let Spec::Service(service) = service.spec else {
+            panic!("a service")
+        };
+        service.topology_aware
+    };
+    assert!(aware("service.kubernetes.io/topology-mode: Auto"));
+    assert!(aware("service.kubernetes.io/topology-aware-hints: auto"));
+    assert!(!aware("service.kubernetes.io/topology-mode: Disabled") && !aware(""));
+}
+
+#[test]
 fn a_service_account_that_is_no_name_is_an_error() {
     for bad in ["Cart_1", "cart/1", "-cart", "cart..a"] {
         let parsed = read(&format!(

@@ -1,14 +1,14 @@
-//! What do pods, services and endpoint slices say?
+//! What do pods and services say?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use isthmus_control_plane_core::model::{
-    ContainerPort, EndpointSlice, IpFamily, OtherPort, Pod, Service, ServicePort, ServiceType,
-    SliceEndpoint, SlicePort, Spec, Spread, TargetPort, Transport,
+    ContainerPort, IpFamily, OtherPort, Pod, Service, ServicePort, ServiceType, Spec, Spread,
+    TargetPort, Transport,
 };
 use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
-use isthmus_proto::ids::{is_dns_name, is_label};
+use isthmus_proto::ids::is_dns_name;
 use isthmus_proto::locality::Locality;
 use isthmus_proto::resource::Protocol;
 use serde::Deserialize;
@@ -18,9 +18,12 @@ use super::{Bad, Document, Failure, Metadata, status};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// A label or annotation with the value `false` keeps a pod out of the mesh.
 const OPT_OUT: [&str; 2] = ["isthmus.dev/inject", "isthmus.dev/mesh"];
+/// A label or annotation with one of these values says that a pod has a sidecar (ADR-0017).
+const OPT_IN: (&str, [&str; 2]) = ("isthmus.dev/mesh", ["true", "enabled"]);
+/// The container that is one, beside the application or among the init containers.
+const SIDECAR: &str = "isthmus-proxy";
 
 #[derive(Deserialize)]
 struct PodObject {
@@ -42,6 +45,8 @@ struct PodSpec {
 
 #[derive(Deserialize)]
 struct Container {
+    #[serde(default)]
+    name: Option<String>,
     #[serde(default)]
     ports: Option<Vec<RawContainerPort>>,
 }
@@ -102,6 +107,9 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         .containers
         .iter()
         .chain(raw.spec.init_containers.iter().flatten());
+    let sidecar = containers
+        .clone()
+        .any(|c| c.name.as_deref() == Some(SIDECAR));
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let named = |p: &RawContainerPort| {
         Some(ContainerPort {
@@ -110,6 +118,11 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         })
     };
     let opted_out = OPT_OUT.iter().any(|key| metadata.says(key, "false"));
+    let (key, words) = OPT_IN;
+    let opted_in = words.iter().any(|word| metadata.says(key, word));
+    // The folder's pods are processes that somebody started with a proxy beside each; in a cluster most
+    // pods have none.
+    let has_one = sidecar || opted_in || !document.is_of_server();
     Ok(Spec::Pod(Pod {
         labels: metadata.labels(),
         service_account: account(document, raw.spec.service_account_name)?,
@@ -122,7 +135,7 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         uid: Some(metadata.uid()).filter(|uid| !uid.is_empty()),
         node: raw.spec.node_name.filter(|name| !name.is_empty()),
         // The network of a node belongs to all of its pods: nothing can be captured there.
-        meshed: !opted_out && raw.spec.host_network != Some(true),
+        meshed: has_one && !opted_out && raw.spec.host_network != Some(true),
     }))
 }
 
@@ -244,8 +257,19 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
             spec.internal_traffic_policy.as_deref(),
             spec.traffic_distribution,
         )?,
+        topology_aware: topology_aware(metadata),
         families: families(document, &spec.ip_families.unwrap_or_default())?,
     }))
+}
+
+/// The name of today, and that of Kubernetes before 1.27. Every word but these asks for something.
+fn topology_aware(metadata: &Metadata) -> bool {
+    const MODES: [&str; 2] = [
+        "service.kubernetes.io/topology-mode",
+        "service.kubernetes.io/topology-aware-hints",
+    ];
+    let said = MODES.iter().find_map(|key| metadata.annotation(key));
+    said.is_some_and(|word| !word.is_empty() && !word.eq_ignore_ascii_case("disabled"))
 }
 
 /// `internalTrafficPolicy` and `trafficDistribution`
@@ -356,124 +380,6 @@ impl RawAffinity {
     pub(super) fn seconds(self) -> Option<u32> {
         self.client_ip?.timeout_seconds
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SliceObject {
-    #[serde(default)]
-    address_type: Option<String>,
-    #[serde(default)]
-    endpoints: Option<Vec<RawEndpoint>>,
-    #[serde(default)]
-    ports: Option<Vec<RawSlicePort>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawEndpoint {
-    #[serde(default)]
-    addresses: Vec<String>,
-    #[serde(default)]
-    conditions: Conditions,
-    #[serde(default)]
-    zone: Option<String>,
-    #[serde(default)]
-    target_ref: Option<TargetRef>,
-    #[serde(default)]
-    hostname: Option<String>,
-    #[serde(default)]
-    node_name: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Conditions {
-    ready: Option<bool>,
-    serving: Option<bool>,
-    terminating: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct TargetRef {
-    #[serde(default)]
-    kind: Option<String>,
-    #[serde(default)]
-    name: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawSlicePort {
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    port: Option<u16>,
-    #[serde(default)]
-    protocol: Option<String>,
-}
-
-/// `None`: a slice of host names, or of no service, which the mesh does not look at.
-pub(super) fn endpoint_slice(
-    document: &Document<'_>,
-    metadata: &Metadata,
-) -> Option<Result<Spec, Failure>> {
-    let raw: SliceObject = match document.decode() {
-        Ok(raw) => raw,
-        Err(failure) => return Some(Err(failure)),
-    };
-    let service = metadata.label(SERVICE_LABEL)?.to_owned();
-    if raw.address_type.as_deref() == Some("FQDN") {
-        return None;
-    }
-    let endpoint = |raw: RawEndpoint| {
-        let texts: Vec<&str> = raw.addresses.iter().map(String::as_str).collect();
-        let ready = raw.conditions.ready.unwrap_or(true);
-        let pod = raw
-            .target_ref
-            .filter(|target| target.kind.as_deref() == Some("Pod"));
-        Ok(SliceEndpoint {
-            addresses: addresses(document, "endpoints.addresses", &texts)?,
-            ready,
-            serving: raw.conditions.serving.unwrap_or(ready),
-            terminating: raw.conditions.terminating.unwrap_or(false),
-            zone: raw.zone.unwrap_or_default(),
-            // That of a pod is the pod's.
-            node: raw
-                .node_name
-                .filter(|name| pod.is_none() && !name.is_empty()),
-            pod: pod.and_then(|target| target.name),
-            hostname: raw.hostname.filter(|name| is_label(name)),
-        })
-    };
-    let endpoints = raw.endpoints.unwrap_or_default().into_iter().map(endpoint);
-    let endpoints: Result<_, Failure> = endpoints.collect();
-    let ports = slice_ports(document, raw.ports.unwrap_or_default());
-    let read = endpoints.and_then(|endpoints| Ok((endpoints, ports?)));
-    Some(read.map(|(endpoints, ports)| {
-        Spec::EndpointSlice(EndpointSlice {
-            service,
-            ports,
-            endpoints,
-            managed: status::managed(metadata)
-                .filter(|m| m.labels.contains_key(SERVICE_NAME_LABEL)),
-        })
-    }))
-}
-
-fn slice_ports(
-    document: &Document<'_>,
-    listed: Vec<RawSlicePort>,
-) -> Result<Vec<SlicePort>, Failure> {
-    let mut ports = Vec::new();
-    for (at, raw) in listed.into_iter().enumerate() {
-        let key = format!("ports[{at}].protocol");
-        let transport = transport(document, &key, raw.protocol.as_deref())?;
-        if let (Transport::Tcp, Some(port)) = (transport, raw.port) {
-            let name = raw.name.unwrap_or_default();
-            ports.push(SlicePort { name, port });
-        }
-    }
-    Ok(ports)
 }
 
 /// Addresses, all of them: one that is dropped would be an endpoint that is missing silently.

@@ -142,6 +142,7 @@ metadata:
   namespace: {namespace}
   labels:
     app: {app}
+    isthmus.dev/mesh: \"true\"
 spec:
   serviceAccountName: {account}{node}
   containers:

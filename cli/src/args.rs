@@ -60,10 +60,10 @@ pub(crate) enum Command {
     /// Explain a call, or a refusal by its reason id.
     Why(WhyOptions),
     /// Be a proxy: a sidecar or an east-west gateway, as the configuration says.
-    #[command(
-        after_help = "Example:\n  isthmus proxy --config sidecar.json\n\nSend SIGTERM to drain and stop."
-    )]
-    Proxy(RoleOptions),
+    #[command(after_help = "Examples:\n  isthmus proxy --config sidecar.json\n  \
+            isthmus proxy --config sidecar.json --set pod=cart-1 --set 'addresses:=[\"10.0.0.11\"]'\n\n\
+            Send SIGTERM to drain and stop.")]
+    Proxy(ProxyOptions),
     /// Be the control plane.
     #[command(
         after_help = "Example:\n  isthmus control-plane --config control-plane.json\n\nSend SIGTERM to stop; proxies go on with what they know."
@@ -250,6 +250,18 @@ pub(crate) struct RoleOptions {
         value_name = "FILTER"
     )]
     pub(crate) log: String,
+}
+
+/// Options of `isthmus proxy`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ProxyOptions {
+    /// What every role has.
+    #[command(flatten)]
+    pub(crate) role: RoleOptions,
+    /// A value in place of the file's, as what a pod learns of itself at its start: KEY=TEXT or KEY:=JSON; may
+    /// be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<isthmus_proxy::config::Set>,
 }
 
 /// Options of `isthmus token`.

@@ -10,17 +10,18 @@ use isthmus_control_plane::kubernetes::{Allow, kubeconfig};
 use isthmus_control_plane::token;
 use isthmus_proto::ids::WorkloadName;
 
-use crate::args::{Format, RoleOptions};
+use crate::args::{Format, ProxyOptions, RoleOptions};
 use crate::{logging, shutdown};
 
 /// `isthmus proxy`. The proxy builds its own runtimes: this is not inside one.
 ///
 /// # Errors
 /// The configuration can't be read, or the proxy says why it stopped.
-pub(crate) fn proxy(options: &RoleOptions, format: Format) -> anyhow::Result<()> {
-    logging::start(&options.log, format)?;
-    let config = isthmus_proxy::config::Config::load(&options.config)?;
-    isthmus_proxy::run(config, shutdown::requested(options.exit_with_stdin))
+pub(crate) fn proxy(options: &ProxyOptions, format: Format) -> anyhow::Result<()> {
+    let ProxyOptions { role, set } = options;
+    logging::start(&role.log, format)?;
+    let config = isthmus_proxy::config::Config::load_with(&role.config, set)?;
+    isthmus_proxy::run(config, shutdown::requested(role.exit_with_stdin))
 }
 
 /// `isthmus control-plane`.

@@ -1,5 +1,7 @@
 //! What was this proxy told at its start?
 
+mod set;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::control::ADDRESSES_MAX;
+pub use set::Set;
 
 /// Largest configuration, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -293,6 +296,14 @@ impl Config {
     /// # Errors
     /// The file, the key or the value at fault.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, &[])
+    }
+
+    /// As [`load`](Self::load), with values in place of those of the file.
+    ///
+    /// # Errors
+    /// The file, the key or the value at fault.
+    pub fn load_with(path: &Path, set: &[Set]) -> Result<Self, ConfigError> {
         use std::io::Read as _;
         let path = path.to_owned();
         let mut text = String::new();
@@ -306,12 +317,7 @@ impl Config {
             }
             Err(source) => return Err(ConfigError::Read { path, source }),
         }
-        let mut json = serde_json::Deserializer::from_str(&text);
-        let raw: Result<RawConfig, _> = serde_path_to_error::deserialize(&mut json);
-        let raw = raw
-            .map_err(|error| (error.path().to_string(), error.into_inner()))
-            .and_then(|raw| json.end().map(|()| raw).map_err(|e| (".".to_owned(), e)));
-        match raw {
+        match raw(&text, set) {
             Err((key, source)) => Err(ConfigError::Parse { path, key, source }),
             Ok(raw) => raw.build().map_err(|error| ConfigError::In {
                 path,
@@ -326,6 +332,21 @@ impl Config {
         let from = &self.mesh_accept_from;
         from.is_empty() || from.iter().any(|net| net.contains(&source))
     }
+}
+
+/// The file with what is set beside it; without that errors know their line.
+fn raw(text: &str, set: &[Set]) -> Result<RawConfig, (String, serde_json::Error)> {
+    type Failed = serde_path_to_error::Error<serde_json::Error>;
+    let at = |error: Failed| (error.path().to_string(), error.into_inner());
+    let whole = |error| (".".to_owned(), error);
+    if set.is_empty() {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let raw = serde_path_to_error::deserialize(&mut json).map_err(at)?;
+        return json.end().map(|()| raw).map_err(whole);
+    }
+    let mut json: serde_json::Value = serde_json::from_str(text).map_err(whole)?;
+    set.iter().for_each(|set| set.apply(&mut json));
+    serde_path_to_error::deserialize(json).map_err(at)
 }
 
 impl RawConfig {
@@ -499,6 +520,13 @@ mod tests {
         let told = load(&TEXT.replace("\"east\"", "\"East\""));
         let key = format!("the configuration {place}: configuration key cluster: ");
         assert!(told.starts_with(&key), "{told}");
+        let set = ["pod=cart-2".parse().unwrap(), "workers:=0".parse().unwrap()];
+        std::fs::write(&file, TEXT).unwrap();
+        let moved = Config::load_with(&file, &set[..1]).unwrap();
+        assert_eq!(moved.workload.to_string(), "east/shop/cart-2");
+        let error = Config::load_with(&file, &set).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("workers: 0 is not from"), "{cause}");
         let told = load(&" ".repeat(1024 * 1024 + 1));
         assert!(told.ends_with("larger than 1 MiB"), "{told}");
     }

@@ -363,7 +363,12 @@ fn unranged(clusters: &[Facts], found: &mut Vec<Finding>) {
         if facts.unreachable.is_some() || !clusters.iter().any(beside) {
             continue;
         }
-        if let Some(why) = facts.pods.unknown.as_ref().filter(|_| facts.pod_ranges.is_empty()) {
+        if let Some(why) = facts
+            .pods
+            .unknown
+            .as_ref()
+            .filter(|_| facts.pod_ranges.is_empty())
+        {
             found.push(Finding {
                 level: Level::Warning,
                 message: format!("not checked to the end: {why}"),

@@ -173,7 +173,10 @@ fn leaves(value: &Value) -> impl Iterator<Item = (String, Value)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::install::objects::tests::plan;
+
+    fn plan() -> Plan {
+        Plan::sample()
+    }
 
     fn given(base: &Value) -> Plan {
         let written = base.to_string();

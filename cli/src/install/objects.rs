@@ -462,11 +462,10 @@ pub(crate) fn place(object: &Value) -> Option<(String, String)> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    pub(in crate::install) fn plan() -> Plan {
-        Plan {
+impl Plan {
+    /// One for tests.
+    pub(super) fn sample() -> Self {
+        Self {
             cluster: "east".to_owned(),
             network: "east-net".to_owned(),
             mesh_domain: "mesh.internal".to_owned(),
@@ -476,6 +475,15 @@ pub(super) mod tests {
             saved_world: SavedWorld::default(),
             given: Given::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan::sample()
     }
 
     #[test]

@@ -20,7 +20,7 @@ const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// A label or annotation with the value `false` keeps a pod out of the mesh.
 const OPT_OUT: [&str; 2] = ["isthmus.dev/inject", "isthmus.dev/mesh"];
-/// A label or annotation with one of these values says that a pod has a sidecar (ADR-0017).
+/// A label or annotation with one of these values says that a pod has a sidecar (ADR-0018).
 const OPT_IN: (&str, [&str; 2]) = ("isthmus.dev/mesh", ["true", "enabled"]);
 /// The container that is one, beside the application or among the init containers.
 const SIDECAR: &str = "isthmus-proxy";

@@ -285,6 +285,7 @@ mod tests {
             zone: String::new(),
             pod: Some("cart-12".to_owned()),
             hostname: None,
+            for_zones: Vec::new(),
             node: None,
         };
         let slice = EndpointSlice {

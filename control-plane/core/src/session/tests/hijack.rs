@@ -126,6 +126,7 @@ fn claimed(rng: &mut Rng, (own, app, host): (&str, &str, u8), ip: IpAddr) -> Obj
             .chance(80)
             .then(|| format!("{app}-{}", rng.byte(40) + 1)),
         hostname: None,
+        for_zones: Vec::new(),
         node: None,
     };
     let slice = EndpointSlice {

@@ -25,10 +25,11 @@ mod authors;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::{NOT_LISTED, NOT_SEEN};
+pub use cluster::NOT_LISTED;
 pub use conditions::Condition;
 pub use dirty::Dirty;
 pub use first_use::{Declared, FirstUse};
+pub use keep::NOT_SEEN;
 pub use keep::{LastSeen, Place};
 use members::Awaited;
 pub use members::{NOT_ADMITTED, Standing, Standings};

@@ -243,8 +243,6 @@ macro_rules! on_spec {
 
 /// Why a cluster is unknown of which nothing was heard yet, neither good nor bad.
 pub const NOT_LISTED: &str = "not listed yet";
-/// Why one is stale that is known from before the start, and of which nothing was heard since.
-pub const NOT_SEEN: &str = "not seen since the control plane started";
 
 /// What objects that say nothing say.
 const NO_LABELS: &Labels = &Labels::new();

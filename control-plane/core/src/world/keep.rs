@@ -9,9 +9,12 @@ use std::time::SystemTime;
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::{Kind, KindFreshness, Object, Spec};
-use crate::world::cluster::{Cluster, NOT_SEEN};
+use crate::world::cluster::Cluster;
 use crate::world::table::{Stamp, Table};
 use crate::world::{Dirty, State, World};
+
+/// Why a cluster is stale that is known from before the start, and of which nothing was heard since.
+pub const NOT_SEEN: &str = "not seen since the control plane started";
 
 /// Where a page of objects ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

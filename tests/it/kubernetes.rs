@@ -117,7 +117,7 @@ fn kind_state<'a>(said: &'a Value, kind: &str) -> &'a str {
 fn pod(name: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": name, "namespace": "shop", "labels": { "app": "cart" } },
+        "metadata": { "name": name, "namespace": "shop", "labels": { "app": "cart", "isthmus.dev/mesh": "true" } },
         "spec": {
             "serviceAccountName": "cart",
             "containers": [{ "name": "cart", "image": "cart" }],

@@ -33,6 +33,17 @@ const CREDENTIAL_KEY: &str = "kubeconfig";
 /// Which cluster a MeshCluster means, by the UID of its oldest namespace.
 const UID: &str = "isthmus.dev/cluster-uid";
 
+/// What tells this cluster from all others; `None`: it has no such namespace.
+async fn own_uid(api: &Api) -> anyhow::Result<Option<String>> {
+    let oldest = kubernetes::find(api, OLDEST).await?;
+    Ok(oldest.map(|namespace| kubernetes::text(&namespace, "/metadata/uid").to_owned()))
+}
+
+/// Which cluster an object of the home cluster is about.
+fn joined_uid(object: &Value) -> Option<&str> {
+    object["metadata"]["annotations"][UID].as_str()
+}
+
 /// Does what the user wants of clusters.
 ///
 /// # Errors

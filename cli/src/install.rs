@@ -61,10 +61,8 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
         let stated = Stated::of(&api).await?;
         let cluster = stated.name(given)?;
         let _: ClusterId = cluster.parse()?;
-        let contradiction = stated.contradicts(&cluster, &stated);
-        if let Some(why) = contradiction.as_ref().filter(|_| installed.cluster.is_none()) {
-            bail!("{cluster} is not what the cluster states of itself: {why}; install it as what it is, or mend the property");
-        }
+        let is_known = installed.cluster.is_some();
+        let contradiction = stated.agreed("install", &cluster, &stated, is_known)?;
         let member = format!("{CLUSTERS}/{cluster}");
         let member = kubernetes::find(&api, &member).await?.unwrap_or_default();
         let network = said(&member, "/spec/network");
@@ -184,13 +182,13 @@ fn saved_world(
     installed: &Installed,
     choice: &mut Choice,
 ) -> anyhow::Result<SavedWorld> {
-    let there = installed.saved_world.clone().unwrap_or_default();
+    let there = &installed.saved_world;
     let given = options.saved_world_claim.as_deref();
     let chosen = choice.of("--saved-world-claim", given, there.flag(), None);
     let chosen = SavedWorld::of_flag(chosen.as_deref());
-    let both = (&there, &chosen);
+    let both = (there, &chosen);
     if let (SavedWorld::Claimed(_), SavedWorld::Claimed(_)) = both
-        && there != chosen
+        && *there != chosen
     {
         bail!(
             "the volumes that are claimed can't be of another StorageClass: go back with \

@@ -2,6 +2,7 @@
 
 mod merged;
 
+use std::convert::identity;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -89,7 +90,7 @@ pub(crate) async fn find(api: &Api, path: &str) -> anyhow::Result<Option<Value>>
 /// # Errors
 /// There is no answer, or it is another refusal.
 pub(crate) async fn list(api: &Api, path: &str) -> Result<Option<Vec<Value>>, ApiError> {
-    let list = list_some(api, path, &[], usize::MAX, Value::clone).await?;
+    let list = list_some(api, path, &[], usize::MAX, identity).await?;
     Ok(list.map(|list| list.picked))
 }
 
@@ -112,7 +113,7 @@ pub(crate) async fn list_some<T>(
     path: &str,
     query: &[(&str, &str)],
     most: usize,
-    pick: impl Fn(&Value) -> T,
+    pick: impl Fn(Value) -> T,
 ) -> Result<Option<Listed<T>>, ApiError> {
     let (mut limit, mut rest, mut again, mut later) = (PAGE, String::new(), 0, 0);
     let mut picked = Vec::new();
@@ -145,10 +146,11 @@ pub(crate) async fn list_some<T>(
             }
             Err(error) => return Err(error),
         };
-        let page: Value = serde_json::from_slice(&body)
+        let mut page: Value = serde_json::from_slice(&body)
             .map_err(|_| ApiError::Malformed("not JSON".to_owned()))?;
-        let items = page["items"].as_array().into_iter().flatten();
-        picked.extend(items.map(&pick));
+        if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
+            picked.extend(items.into_iter().map(&pick));
+        }
         text(&page, "/metadata/continue").clone_into(&mut rest);
         if rest.is_empty() || picked.len() >= most {
             let more = !rest.is_empty();
@@ -163,6 +165,15 @@ pub(crate) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
         .pointer(pointer)
         .and_then(Value::as_str)
         .unwrap_or("")
+}
+
+/// Texts in a list of an object, or at a place in each of its items.
+pub(crate) fn strings(object: &Value, list: &str, at: &str) -> Vec<String> {
+    let items = object.pointer(list).and_then(Value::as_array);
+    let texts = items.into_iter().flatten();
+    texts
+        .filter_map(|item| item.pointer(at)?.as_str().map(ToOwned::to_owned))
+        .collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
-use crate::args::{Format, MeshAddresses, Reach, StatusOptions};
+use crate::args::{Format, MeshAddresses, StatusOptions};
 use crate::client;
 use crate::demo::state::State;
 use crate::output;
@@ -15,6 +15,8 @@ use crate::output;
 mod tables;
 mod replicas;
 mod forward;
+
+pub(crate) use replicas::each;
 
 /// `isthmus status`.
 ///
@@ -59,17 +61,6 @@ pub(crate) async fn page(options: &StatusOptions, path: &str) -> anyhow::Result<
     }
     let (control_plane, _) = addresses(&options.mesh)?;
     client::json(control_plane.context("name it with --control-plane")?, path).await
-}
-
-/// A page of every replica of an installed control plane, by its pod's name; why it can't be asked, if so.
-///
-/// # Errors
-/// There is no replica.
-pub(crate) async fn each(
-    reach: &Reach,
-    path: &str,
-) -> anyhow::Result<Vec<(String, Result<Value, String>)>> {
-    replicas::each(reach, path).await
 }
 
 /// A proxy's name, if it is known, and its admin address.

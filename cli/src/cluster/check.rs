@@ -17,7 +17,7 @@ use crate::args::{CheckOptions, Format};
 use crate::install::installed::mesh_domain;
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::ACCOUNT;
-use crate::kubernetes::{self, text};
+use crate::kubernetes::{self, strings, text};
 use crate::output;
 
 /// How long the token lasts by which the home cluster is looked at. Kubernetes gives no shorter one.
@@ -78,13 +78,7 @@ async fn look(home: &Api, access: &Access, cluster: &Value, shared: bool) -> Fac
         name: text(cluster, "/metadata/name").to_owned(),
         home: !joined,
         network: text(cluster, "/spec/network").to_owned(),
-        pod_ranges: cluster
-            .pointer("/spec/podRanges")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|range| range.as_str().map(ToOwned::to_owned))
-            .collect(),
+        pod_ranges: strings(cluster, "/spec/podRanges", ""),
         trust_domain: cluster
             .pointer("/spec/trustDomain")
             .and_then(Value::as_str)

@@ -8,13 +8,13 @@ use ipnet::IpNet;
 use isthmus_control_plane::kubernetes::{Api, ApiError, timestamp};
 use serde_json::{Value, json};
 
-use super::OLDEST;
 use super::definitions::{self, Kinds};
+use super::own_uid;
 use super::properties::Stated;
 use super::ranges;
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::{PERMISSIONS, Place};
-use crate::kubernetes::{self, Listed, list_some, text};
+use crate::kubernetes::{Listed, list_some, strings, text};
 
 /// Pods of one cluster whose addresses are compared.
 const PODS_MAX: usize = 5_000;
@@ -65,8 +65,9 @@ pub(super) struct Pods {
     pub(super) unknown: Option<String>,
 }
 
-/// Looks at a cluster. What is forbidden is a fact, too. Its pods are looked at only where the network
-/// is `shared` with another cluster, or ranges are declared for them.
+/// Looks at a cluster. What is forbidden is a fact, too. Its Nodes are looked at only where the network
+/// is `shared` with another cluster, or ranges are declared for its pods, and the pods themselves only
+/// where none are.
 pub(super) async fn of(api: &Api, mut facts: Facts, shared: bool) -> Facts {
     let asked = SystemTime::now();
     let date = match api.date().await {
@@ -102,14 +103,14 @@ pub(super) async fn of(api: &Api, mut facts: Facts, shared: bool) -> Facts {
     facts.kinds = definitions::of(api).await;
     // Who may not read them has been told so.
     facts.stated = Stated::of(api).await.unwrap_or_default();
-    let oldest = kubernetes::find(api, OLDEST).await.ok().flatten();
-    facts.uid = oldest.map(|namespace| text(&namespace, "/metadata/uid").to_owned());
+    facts.uid = own_uid(api).await.ok().flatten();
     match ranges::of(api).await {
         Ok(found) => facts.service_cidrs = Some(found),
         Err(why) => facts.unranged = Some(why),
     }
-    if shared || !facts.pod_ranges.is_empty() {
-        facts.pods = pods(api).await;
+    let declared = !facts.pod_ranges.is_empty();
+    if shared || declared {
+        facts.pods = pods(api, declared).await;
     }
     facts
 }
@@ -152,14 +153,18 @@ fn told(attributes: &Value) -> String {
 
 /// Nodes name the ranges of their pods, if it is Kubernetes that divides them; what a network plugin
 /// divides by itself is seen by the pods only.
-async fn pods(api: &Api) -> Pods {
-    let ranges = |node: &Value| strings(node, "/spec/podCIDRs", "");
+async fn pods(api: &Api, declared: bool) -> Pods {
+    let ranges = |node: Value| strings(&node, "/spec/podCIDRs", "");
     let nodes = list_some(api, "/api/v1/nodes", &[], usize::MAX, ranges).await;
-    let addresses = |pod: &Value| match pod.pointer("/spec/hostNetwork") {
+    let addresses = |pod: Value| match pod.pointer("/spec/hostNetwork") {
         Some(Value::Bool(true)) => Vec::new(),
-        _ => strings(pod, "/status/podIPs", "/ip"),
+        _ => strings(&pod, "/status/podIPs", "/ip"),
     };
-    let pods = list_some(api, "/api/v1/pods", &[], PODS_MAX, addresses).await;
+    let pods = if declared {
+        Ok(None)
+    } else {
+        list_some(api, "/api/v1/pods", &[], PODS_MAX, addresses).await
+    };
     found(nodes, pods)
 }
 
@@ -198,15 +203,6 @@ fn found(nodes: Asked, pods: Asked) -> Pods {
         ranges,
         unknown: (!unknown.is_empty()).then(|| unknown.join("; ")),
     }
-}
-
-/// Texts in a list, or at a place in each of its items.
-fn strings(object: &Value, list: &str, at: &str) -> Vec<String> {
-    let items = object.pointer(list).and_then(Value::as_array);
-    let texts = items.into_iter().flatten();
-    texts
-        .filter_map(|item| item.pointer(at)?.as_str().map(ToOwned::to_owned))
-        .collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::member::Member;
 use super::properties::Stated;
-use super::{CLUSTERS, CREDENTIAL_KEY, OLDEST, UID, home, secret};
+use super::{CLUSTERS, CREDENTIAL_KEY, UID, home, joined_uid, own_uid, secret};
 use crate::args::{Format, JoinOptions};
 use crate::install::objects::SYSTEM;
 use crate::install::permissions::ACCOUNT;
@@ -46,12 +46,7 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
     let member = Box::pin(Member::chosen((&name, options), &home, &access)).await?;
     let name = &member.name;
     let set = Stated::of(&home).await.context("the home cluster")?;
-    let contradiction = stated.contradicts(name.as_str(), &set);
-    if let Some(why) = contradiction.as_ref().filter(|_| !member.is_known) {
-        bail!(
-            "{name} is not what the cluster states of itself: {why}; join it as what it is, or mend the property"
-        );
-    }
+    let contradiction = stated.agreed("join", name.as_str(), &set, member.is_known)?;
     let uid = identity(&joining)
         .await
         .with_context(|| format!("the cluster {name}"))?;
@@ -103,12 +98,10 @@ pub(super) async fn run(options: &JoinOptions, format: Format) -> anyhow::Result
 
 /// What tells a cluster from all others.
 async fn identity(api: &Api) -> anyhow::Result<String> {
-    let oldest = kubernetes::find(api, OLDEST)
-        .await?
-        .context("it has no namespace kube-system")?;
-    let uid = kubernetes::text(&oldest, "/metadata/uid");
+    let uid = own_uid(api).await?;
+    let uid = uid.context("it has no namespace kube-system")?;
     ensure!(!uid.is_empty(), "its namespace kube-system has no UID");
-    Ok(uid.to_owned())
+    Ok(uid)
 }
 
 /// Is the mesh there, the name free, and the cluster not in the mesh by another name?
@@ -121,7 +114,7 @@ async fn unclaimed(home: &Api, name: &str, uid: &str) -> anyhow::Result<()> {
     };
     for cluster in known {
         let other = kubernetes::text(&cluster, "/metadata/name");
-        let said = cluster["metadata"]["annotations"][UID].as_str();
+        let said = joined_uid(&cluster);
         match (other == name, said) {
             (true, Some(said)) if said != uid => bail!(
                 "{name} is another cluster's name, and so its trust domain: choose another one, or \

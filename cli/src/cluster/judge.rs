@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use isthmus_proto::range::IpRange;
 
 use super::definitions::Kinds;
@@ -333,14 +334,14 @@ fn outside(clusters: &[Facts], found: &mut Vec<Finding>) {
             all.iter().filter_map(|range| range.parse().ok()).collect()
         };
         let declared = parsed(&facts.pod_ranges);
+        if declared.is_empty() {
+            continue;
+        }
         let is_in = |range: &&IpRange| declared.iter().any(|one| one.covers(range));
         let nodes = parsed(&facts.pods.ranges);
         let Some(range) = nodes.iter().find(|range| !is_in(range)) else {
             continue;
         };
-        if declared.is_empty() {
-            continue;
-        }
         found.push(Finding {
             level: Level::Warning,
             message: format!("pods in {range} of a Node, which is in none of its podRanges"),
@@ -363,30 +364,25 @@ fn unranged(clusters: &[Facts], found: &mut Vec<Finding>) {
         if facts.unreachable.is_some() || !clusters.iter().any(beside) {
             continue;
         }
-        if let Some(why) = facts
-            .pods
-            .unknown
-            .as_ref()
-            .filter(|_| facts.pod_ranges.is_empty())
-        {
+        let mut tell = |check, message, what: &str| {
             found.push(Finding {
                 level: Level::Warning,
-                message: format!("not checked to the end: {why}"),
-                fix: format!(
-                    "compare the ranges of pods of the clusters on network {network} yourself"
-                ),
-                ..about(facts, "pod CIDR")
+                message,
+                fix: format!("compare {what} on network {network} yourself"),
+                ..about(facts, check)
             });
+        };
+        let undeclared = facts.pod_ranges.is_empty();
+        if let Some(why) = facts.pods.unknown.as_ref().filter(|_| undeclared) {
+            let message = format!("not checked to the end: {why}");
+            tell("pod CIDR", message, "the ranges of pods of the clusters");
         }
-        let Some(why) = &facts.unranged else { continue };
-        found.push(Finding {
-            level: Level::Warning,
-            message: format!("not checked: its range of service addresses is not known: {why}"),
-            fix: format!(
-                "compare --service-cluster-ip-range of the API servers on network {network} yourself"
-            ),
-            ..about(facts, "service CIDR")
-        });
+        if let Some(why) = &facts.unranged {
+            let message =
+                format!("not checked: its range of service addresses is not known: {why}");
+            let what = "--service-cluster-ip-range of the API servers";
+            tell("service CIDR", message, what);
+        }
     }
 }
 
@@ -407,58 +403,27 @@ fn meeting<'a>(ours: &'a [String], theirs: &'a [String]) -> Option<(&'a str, &'a
             0 => (0, 1),
             _ => (1, 0),
         };
-        if let Some((before, met)) = furthest[other].filter(|(before, _)| before.holds(span.first))
-            && before.is_v6 == span.is_v6
-        {
+        let reaches = |&((first, last), _): &(Span, &str)| (first..=last).contains(&span.0);
+        if let Some((_, met)) = furthest[other].filter(reaches) {
             return Some(if own == 0 { (text, met) } else { (met, text) });
         }
-        let further =
-            |(before, _): (Span, &str)| (before.is_v6, before.last) < (span.is_v6, span.last);
-        if furthest[own].is_none_or(further) {
+        if furthest[own].is_none_or(|(before, _)| before.1 < span.1) {
             furthest[own] = Some((span, text));
         }
     }
     None
 }
 
-/// Addresses from one to another, in the order of families and beginnings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Span {
-    is_v6: bool,
-    first: u128,
-    last: u128,
-}
-
-impl Span {
-    fn holds(self, address: u128) -> bool {
-        (self.first..=self.last).contains(&address)
-    }
-}
+/// The first address and the last one. All of IPv4 comes before all of IPv6.
+type Span = (IpAddr, IpAddr);
 
 /// `10.0.0.0/8`, or an address alone.
 fn span(text: &str) -> Option<Span> {
-    let (ip, bits) = text.split_once('/').unwrap_or((text, "128"));
-    let (ip, bits): (IpAddr, u32) = (ip.parse().ok()?, bits.parse().ok()?);
-    let fixed = if ip.is_ipv4() && text.contains('/') {
-        bits.checked_add(96)?
-    } else {
-        bits
+    let net = match text.split_once('/') {
+        Some((ip, bits)) => IpNet::new(ip.parse().ok()?, bits.parse().ok()?).ok()?,
+        None => IpNet::from(text.parse::<IpAddr>().ok()?),
     };
-    let free = 128_u32.checked_sub(fixed)?;
-    let mask = u128::MAX.checked_shl(free).unwrap_or(0);
-    let first = number(ip) & mask;
-    Some(Span {
-        is_v6: ip.is_ipv6(),
-        first,
-        last: first | !mask,
-    })
-}
-
-fn number(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
+    Some((net.network(), net.broadcast()))
 }
 
 #[cfg(test)]

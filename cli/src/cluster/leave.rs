@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use isthmus_control_plane::kubernetes::{Api, ApiError};
 use serde_json::Value;
 
-use super::{CLUSTERS, OLDEST, UID, home, secret};
+use super::{CLUSTERS, home, joined_uid, own_uid, secret};
 use crate::args::{Format, LeaveOptions};
 use crate::install::objects::{self, MANAGED_BY, MANAGED_LABEL, SYSTEM};
 use crate::install::{self, Done};
@@ -63,7 +63,7 @@ pub(super) async fn run(options: &LeaveOptions, format: Format) -> anyhow::Resul
         None
     } else {
         let api = kubernetes::connect(reach.kubeconfig.as_deref(), reach.context.as_deref())?;
-        let said = known.iter().chain(&credential).find_map(uid);
+        let said = known.iter().chain(&credential).find_map(joined_uid);
         meant(&home, &api, said, name).await?;
         Some(api)
     };
@@ -92,18 +92,12 @@ pub(super) async fn run(options: &LeaveOptions, format: Format) -> anyhow::Resul
     Ok(())
 }
 
-/// Which cluster an object of the home cluster is about.
-fn uid(object: &Value) -> Option<&str> {
-    object["metadata"]["annotations"][UID].as_str()
-}
-
 /// Is it the cluster that joined by this name? A wrong context would cut another one off.
 async fn meant(home: &Api, api: &Api, said: Option<&str>, name: &str) -> anyhow::Result<()> {
-    let oldest = kubernetes::find(api, OLDEST)
+    let seen = own_uid(api)
         .await
         .with_context(|| format!("the cluster {name}; --only-home leaves it alone"))?
         .unwrap_or_default();
-    let seen = kubernetes::text(&oldest, "/metadata/uid");
     if let Some(said) = said {
         ensure!(
             seen == said,
@@ -112,14 +106,14 @@ async fn meant(home: &Api, api: &Api, said: Option<&str>, name: &str) -> anyhow:
         return Ok(());
     }
     // Nobody remembers which one it was: then at least none that is in the mesh.
-    let own = kubernetes::find(home, OLDEST).await?.unwrap_or_default();
+    let own = own_uid(home).await?.unwrap_or_default();
     ensure!(
-        kubernetes::text(&own, "/metadata/uid") != seen,
+        own != seen,
         "this context is the cluster that the control plane runs in, and {name} is none of the mesh: \
          name it with --context"
     );
     let others = kubernetes::list(home, CLUSTERS).await?.unwrap_or_default();
-    let other = others.iter().find(|other| uid(other) == Some(seen));
+    let other = others.iter().find(|other| joined_uid(other) == Some(&seen));
     if let Some(other) = other.map(|other| kubernetes::text(other, "/metadata/name")) {
         ensure!(
             other == name,
@@ -133,8 +127,8 @@ async fn meant(home: &Api, api: &Api, said: Option<&str>, name: &str) -> anyhow:
 async fn derived(api: &Api, collection: &str, done: &mut Done) -> anyhow::Result<bool> {
     let managed = format!("{MANAGED_LABEL}={MANAGED_BY}");
     let query = [("labelSelector", managed.as_str())];
-    let name = |object: &Value| {
-        let part = |pointer| kubernetes::text(object, pointer).to_owned();
+    let name = |object: Value| {
+        let part = |pointer| kubernetes::text(&object, pointer).to_owned();
         (part("/metadata/namespace"), part("/metadata/name"))
     };
     let found = kubernetes::list_some(api, collection, &query, usize::MAX, name).await;

@@ -15,7 +15,7 @@ use crate::args::JoinOptions;
 use crate::install;
 use crate::install::installed::{self, Choice, said};
 use crate::install::objects::SYSTEM;
-use crate::kubernetes;
+use crate::kubernetes::{self, strings};
 
 /// How long a token lasts where nobody says otherwise, in hours.
 const TOKEN_HOURS: &str = "72";
@@ -155,10 +155,8 @@ fn ranges(
     before: &Before,
     choice: &mut Choice,
 ) -> anyhow::Result<Vec<IpRange>> {
-    let there = before.cluster.pointer("/spec/podRanges");
-    let there = there.and_then(Value::as_array).into_iter().flatten();
-    let there: Vec<&str> = there.filter_map(Value::as_str).collect();
-    let there = Some(there.join(",")).filter(|text| !text.is_empty());
+    let there = strings(&before.cluster, "/spec/podRanges", "").join(",");
+    let there = Some(there).filter(|text| !text.is_empty());
     let given = options.pod_ranges.as_deref();
     let chosen = choice.of("--pod-ranges", given, there.as_deref(), None);
     let chosen = chosen.unwrap_or_default();

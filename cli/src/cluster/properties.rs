@@ -62,6 +62,25 @@ impl Stated {
             _ => None,
         }
     }
+
+    /// How it contradicts them where that is only to be told: the name is in use.
+    ///
+    /// # Errors
+    /// It contradicts a name that is new, as which nobody should `action` it.
+    pub(crate) fn agreed(
+        &self,
+        action: &str,
+        name: &str,
+        home: &Self,
+        is_known: bool,
+    ) -> anyhow::Result<Option<String>> {
+        match self.contradicts(name, home) {
+            Some(why) if !is_known => bail!(
+                "{name} is not what the cluster states of itself: {why}; {action} it as what it is, or mend the property"
+            ),
+            told => Ok(told),
+        }
+    }
 }
 
 async fn property(api: &Api, name: &str) -> anyhow::Result<Option<String>> {

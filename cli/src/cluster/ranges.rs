@@ -4,7 +4,7 @@ use isthmus_control_plane::kubernetes::{Api, ApiError};
 use serde_json::{Value, json};
 
 use crate::install::objects::{MANAGED_BY, MANAGED_LABEL, SYSTEM};
-use crate::kubernetes;
+use crate::kubernetes::{self, strings};
 
 /// Kubernetes 1.33 and later.
 const LISTED: &str = "/apis/networking.k8s.io/v1/servicecidrs";
@@ -39,11 +39,8 @@ pub(super) async fn of(api: &Api) -> Result<Vec<String>, String> {
 fn listed(items: &[Value]) -> Vec<String> {
     let ranges = items
         .iter()
-        .filter_map(|item| item.pointer("/spec/cidrs")?.as_array());
-    ranges
-        .flatten()
-        .filter_map(|range| range.as_str().map(ToOwned::to_owned))
-        .collect()
+        .flat_map(|item| strings(item, "/spec/cidrs", ""));
+    ranges.collect()
 }
 
 /// The range that an API server names when it refuses a Service with an address out of it. Nothing is

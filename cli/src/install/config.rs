@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::objects::{ADMIN_PORT, DISCOVERY_PORT, DISCOVERY_SERVICE, Plan, SYSTEM};
@@ -15,19 +15,32 @@ use super::objects::{ADMIN_PORT, DISCOVERY_PORT, DISCOVERY_SERVICE, Plan, SYSTEM
 const DIGEST_CHARS: usize = 16;
 
 /// The operator's part of the configuration, and what stands in the cluster.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Given {
     /// What is built on: the operator's file, or what is installed. An object.
-    base: Map<String, Value>,
+    base: Value,
     /// What is installed, as it is written there.
     written: Option<String>,
+}
+
+impl Default for Given {
+    fn default() -> Self {
+        Self {
+            base: json!({}),
+            written: None,
+        }
+    }
 }
 
 impl Given {
     /// What is installed: it stays, but for what the flags decide.
     pub(crate) fn installed(base: &Value, written: &str) -> Self {
         Self {
-            base: base.as_object().cloned().unwrap_or_default(),
+            base: if base.is_object() {
+                base.clone()
+            } else {
+                json!({})
+            },
             written: Some(written.to_owned()),
         }
     }
@@ -48,13 +61,12 @@ impl Given {
 
     fn understood(text: &str, plan: &Plan) -> anyhow::Result<Self> {
         let base: Value = serde_saphyr::from_str(text)?;
-        let Value::Object(base) = base else {
+        if !base.is_object() {
             bail!("not an object of keys and values");
-        };
+        }
         for (key, decided) in leaves(&decided(plan)) {
-            let pointer = format!("/{}", key.replace('.', "/"));
-            let said = decided_part(&base).pointer(&pointer).cloned();
-            if said.is_some_and(|said| said != decided) {
+            let at = format!("/{}", key.replace('.', "/"));
+            if base.pointer(&at).is_some_and(|said| *said != decided) {
                 bail!("{key}: install decides it, by its flags or to fit to the other objects");
             }
         }
@@ -65,29 +77,21 @@ impl Given {
     }
 }
 
-/// Without the clusters: a list is not compared by place.
-fn decided_part(base: &Map<String, Value>) -> Value {
-    let mut base = base.clone();
-    base.remove("clusters");
-    Value::Object(base)
-}
-
 /// The configuration, as the ConfigMap has it. What means the same as what is installed is not
 /// written anew.
 pub(crate) fn text(plan: &Plan) -> String {
     let whole = whole(plan);
-    let written = plan.given.written.as_ref();
-    let same = written.filter(|text| serde_json::from_str::<Value>(text).is_ok_and(|v| v == whole));
-    same.map_or_else(|| format!("{whole:#}\n"), Clone::clone)
+    match &plan.given.written {
+        Some(there) if plan.given.base == whole => there.clone(),
+        Some(_) | None => format!("{whole:#}\n"),
+    }
 }
 
 /// Changes with the configuration: a pod that is told it is replaced when its configuration is.
 pub(crate) fn digest(text: &str) -> String {
-    let all: String = Sha256::digest(text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    all.chars().take(DIGEST_CHARS).collect()
+    let mut all = format!("{:x}", Sha256::digest(text));
+    all.truncate(DIGEST_CHARS);
+    all
 }
 
 /// Keys with values that nobody but the operator has set.
@@ -100,7 +104,7 @@ pub(crate) fn added(plan: &Plan) -> Vec<String> {
 }
 
 fn whole(plan: &Plan) -> Value {
-    let mut whole = Value::Object(plan.given.base.clone());
+    let mut whole = plan.given.base.clone();
     if whole.get("home").is_some_and(Value::is_object) {
         whole["home"]["cluster"] = plan.cluster.as_str().into();
     }

@@ -22,8 +22,8 @@ pub(crate) struct Installed {
     pub(crate) image: Option<String>,
     /// Its Service is one of type LoadBalancer.
     pub(crate) load_balancer: bool,
-    /// Where it keeps what it knows; `None`: it is not installed.
-    pub(crate) saved_world: Option<SavedWorld>,
+    /// Where it keeps what it knows, or would by default.
+    pub(crate) saved_world: SavedWorld,
     /// Its configuration.
     pub(crate) config: Option<Written>,
 }
@@ -52,10 +52,9 @@ impl Installed {
         let workload = |plural: &str| format!("/apis/apps/v1/{system}/{plural}/{ACCOUNT}");
         let claiming = find(api, &workload("statefulsets")).await?;
         let deployment = find(api, &workload("deployments")).await?;
-        let saved_world = match (&claiming, &deployment) {
-            (Some(claiming), _) => Some(SavedWorld::Claimed(class(claiming))),
-            (None, Some(_)) => Some(SavedWorld::OfThePod),
-            (None, None) => None,
+        let saved_world = match &claiming {
+            Some(claiming) => SavedWorld::Claimed(class(claiming)),
+            None => SavedWorld::OfThePod,
         };
         let workload = claiming.or(deployment).unwrap_or_default();
         let service = format!("/api/v1/{system}/services/{DISCOVERY_SERVICE}");

@@ -333,20 +333,12 @@ fn workload(plan: &Plan, selector: &Value) -> Value {
             "template": template(plan, selector),
         },
     });
-    let state = |volume: Value| {
-        let mut named = volume;
-        named["name"] = STATE.into();
-        named
-    };
     let spec = &mut object["spec"];
     match &plan.saved_world {
         SavedWorld::OfThePod => {
             // Never fewer that are ready than before: proxies always have one to go to.
             spec["strategy"] = json!({ "type": "RollingUpdate",
                 "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } });
-            // The keys are in Secrets; what is here can be learned again.
-            let volume = json!({ "emptyDir": { "sizeLimit": format!("{STATE_MEBIBYTES}Mi") } });
-            push(&mut spec["template"]["spec"]["volumes"], state(volume));
         }
         SavedWorld::Claimed(class) => {
             spec["serviceName"] = DISCOVERY_SERVICE.into();
@@ -372,18 +364,23 @@ fn workload(plan: &Plan, selector: &Value) -> Value {
     object
 }
 
-fn push(list: &mut Value, one: Value) {
-    if let Some(list) = list.as_array_mut() {
-        list.push(one);
-    }
-}
-
-/// Its pods, but for the volume that they keep what they know in.
+/// Its pods.
 fn template(plan: &Plan, selector: &Value) -> Value {
     let ready = json!({ "httpGet": { "path": "/ready", "port": "admin" }, "periodSeconds": 2 });
     // Not by `/ready`: a control plane that waits for a cluster is alive.
     let alive =
         json!({ "tcpSocket": { "port": "admin" }, "periodSeconds": 10, "failureThreshold": 6 });
+    let mut volumes = vec![
+        json!({ "name": "config", "configMap": { "name": ACCOUNT } }),
+        // On no disk, as Secrets that are mounted.
+        json!({ "name": SECRETS, "emptyDir": { "medium": "Memory", "sizeLimit": format!("{SECRETS_MEBIBYTES}Mi") } }),
+    ];
+    if plan.saved_world == SavedWorld::OfThePod {
+        // The keys are in Secrets; what is here can be learned again.
+        volumes.push(
+            json!({ "name": STATE, "emptyDir": { "sizeLimit": format!("{STATE_MEBIBYTES}Mi") } }),
+        );
+    }
     json!({
         "metadata": {
             "labels": labels("control-plane"),
@@ -427,11 +424,7 @@ fn template(plan: &Plan, selector: &Value) -> Value {
                     { "name": SECRETS, "mountPath": "/run/isthmus" },
                 ],
             }],
-            "volumes": [
-                { "name": "config", "configMap": { "name": ACCOUNT } },
-                // On no disk, as Secrets that are mounted.
-                { "name": SECRETS, "emptyDir": { "medium": "Memory", "sizeLimit": format!("{SECRETS_MEBIBYTES}Mi") } },
-            ],
+            "volumes": volumes,
         },
     })
 }

@@ -46,11 +46,7 @@ pub(super) async fn page(reach: &Reach, path: &str) -> anyhow::Result<Value> {
     replicas.sort_by_key(|replica| replica.leads != Some(true));
     let mut why = Vec::new();
     for replica in replicas {
-        let asked = async {
-            let forward = Forward::open(reach, &replica.name).await?;
-            client::json(forward.at, path).await
-        };
-        match asked.await {
+        match ask_one(reach, &replica, path).await {
             Ok(page) => return Ok(page),
             Err(error) => why.push(format!("{}: {error:#}", replica.name)),
         }
@@ -61,28 +57,28 @@ pub(super) async fn page(reach: &Reach, path: &str) -> anyhow::Result<Value> {
     bail!("no pod of the control plane answers: {}", why.join("; "))
 }
 
-/// A page of every replica, by its pod's name; why it can't be asked, if so.
+/// A page of every replica of an installed control plane, by its pod's name; why it can't be asked, if so.
 ///
 /// # Errors
 /// There is no replica.
-pub(super) async fn each(
+pub(crate) async fn each(
     reach: &Reach,
     path: &str,
 ) -> anyhow::Result<Vec<(String, Result<Value, String>)>> {
     let replicas = list(reach).await?;
     let asked = replicas.iter().map(async |replica| {
-        if !replica.ready {
-            return Err("its pod is not ready".to_owned());
-        }
-        let answer = async {
-            let forward = Forward::open(reach, &replica.name).await?;
-            client::json(forward.at, path).await
-        };
-        answer.await.map_err(|error| format!("{error:#}"))
+        let answer = ask_one(reach, replica, path).await;
+        answer.map_err(|error| format!("{error:#}"))
     });
     let answers = join_all(asked).await;
     let names = replicas.iter().map(|replica| replica.name.clone());
     Ok(names.zip(answers).collect())
+}
+
+async fn ask_one(reach: &Reach, replica: &Replica, path: &str) -> anyhow::Result<Value> {
+    ensure!(replica.ready, "its pod is not ready");
+    let forward = Forward::open(reach, &replica.name).await?;
+    client::json(forward.at, path).await
 }
 
 /// The pods of the control plane in the cluster of this context, by name.

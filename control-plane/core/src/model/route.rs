@@ -50,7 +50,7 @@ pub struct Route {
     /// that it means: else they would pass by what it asks for.
     pub invalid: Option<String>,
     /// It is invalid because of filters that exclude each other.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub incompatible: bool,
     /// Rules that could not be understood in full, and why, while others could. They are among
     /// `rules` without backends, and answer with an error.
@@ -65,11 +65,6 @@ pub struct Route {
     pub generation: i64,
     /// What the mesh had written in its status.
     pub statuses: Vec<ParentStatus>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// What a route is attached to.

@@ -45,18 +45,13 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Spread::is_plain")]
     pub spread: Spread,
     /// Annotation `service.kubernetes.io/topology-mode`: its slices say which zone takes which endpoint.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub topology_aware: bool,
     /// `spec.ipFamilies`. Empty: not written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<IpFamily>,
     /// The mesh made it, for an import.
     pub managed: Option<Managed>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Which endpoints the clients of a service prefer.

@@ -122,13 +122,14 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = vec![
-        length[1], length[2], length[3], kind, flags, 0, 0, 0, stream,
-    ];
-    frame.extend_from_slice(payload);
-    frame
+/// What a client of HTTP/2 begins with (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// One frame of HTTP/2 (RFC 9113 §4.1).
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&[a, b, c, kind, flags], stream.to_be_bytes().as_slice()].concat();
+    [&head, payload].concat()
 }
 
 /// Each field as a literal without indexing and without Huffman (RFC 7541 §6.2.2).
@@ -149,7 +150,7 @@ pub(crate) async fn outcome(
     mut io: impl AsyncRead + AsyncWrite + Unpin,
     fields: &[(&str, &str)],
 ) -> String {
-    let mut words = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut words = PREFACE.to_vec();
     words.extend(frame(SETTINGS, 0, 0, &[]));
     // END_STREAM and END_HEADERS.
     words.extend(frame(HEADERS, 5, 1, &block(fields)));

@@ -9,9 +9,9 @@ use isthmus_tests::{App, Mesh, tls, until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::ambiguous::{PREFACE, frame};
 use crate::load::Load;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Of one flood. Whoever is not cut by then is not cut.
 const FRAMES_MAX: u32 = 200_000;
 /// What may reach an application of requests that are given up at once.
@@ -23,12 +23,6 @@ const ANSWERS: usize = 10;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let head = [&[a, b, c, kind, flags], stream.to_be_bytes().as_slice()].concat();
-    [&head, payload].concat()
-}
 
 /// HEADERS of `GET http://flood:81/`, with these bytes behind.
 fn asking(stream: u32, flags: u8, more: &[u8]) -> Vec<u8> {

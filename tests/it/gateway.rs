@@ -133,6 +133,7 @@ async fn no_backend_is_touched_without_a_valid_handle() {
 async fn ten_thousand_made_up_names_touch_no_backend() {
     const NAMES: usize = 10_000;
     const AT_ONCE: usize = 32;
+    const SIGNS: &[u8] = b"abcdefghijklmnopqrstuvwxyz234567";
     let (mesh, recorder, name) = recorded().await;
     let to = gateway(&mesh);
     let (handle, _) = name.split_once('.').unwrap();
@@ -144,10 +145,8 @@ async fn ten_thousand_made_up_names_touch_no_backend() {
         let changed = if k % 2 == 0 { handle.len() } else { k % 8 + 1 };
         let mut made_up = handle.clone().into_bytes();
         for _ in 0..changed {
-            let (at, sign) = (rng.bits(), rng.bits());
-            let at = usize::try_from(at).unwrap() % made_up.len();
-            let sign = usize::try_from(sign).unwrap() % 32;
-            made_up[at] = b"abcdefghijklmnopqrstuvwxyz234567"[sign];
+            let (at, sign) = (rng.below(made_up.len()), rng.below(SIGNS.len()));
+            made_up[at] = SIGNS[sign];
         }
         let made_up = String::from_utf8(made_up).unwrap();
         if made_up == handle {

@@ -80,10 +80,7 @@ async fn nothing_is_sent_to_somebody_else_than_was_expected() {
 
 #[tokio::test]
 async fn strangers_never_reach_the_application() {
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web").service("cart", 1))
-        .start()
-        .await;
+    let mesh = one_cluster().await;
     let cart = mesh.proxy("east/cart-1");
     let nobody = Authority::new();
     let west = "spiffe://west.mesh.internal/ns/shop/sa/web";
@@ -121,10 +118,7 @@ type Change = Box<dyn FnOnce(&mut CertificateParams)>;
 /// S2: the authority's signature is right, and the leaf is not an identity all the same.
 #[tokio::test]
 async fn a_malformed_identity_is_refused_even_if_it_is_signed() {
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web").service("cart", 1))
-        .start()
-        .await;
+    let mesh = one_cluster().await;
     let cart = mesh.proxy("east/cart-1");
     let authority = own(&mesh);
     let long = format!("{RIGHT}{}", "a".repeat(2049 - RIGHT.len()));
@@ -195,10 +189,7 @@ async fn a_malformed_identity_is_refused_even_if_it_is_signed() {
 /// S2: before any signature of it is checked.
 #[tokio::test]
 async fn a_chain_of_twenty_is_refused() {
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web").service("cart", 1))
-        .start()
-        .await;
+    let mesh = one_cluster().await;
     let cart = mesh.proxy("east/cart-1");
     let right = own(&mesh).leaf(&[RIGHT], |_| {});
     let mut long = right.clone();
@@ -212,10 +203,7 @@ async fn a_chain_of_twenty_is_refused() {
 /// S1
 #[tokio::test]
 async fn plaintext_to_the_mesh_port_reaches_nobody() {
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web").service("cart", 1))
-        .start()
-        .await;
+    let mesh = one_cluster().await;
     let cart = mesh.proxy("east/cart-1");
     let from = mesh.proxy("east/web-1").address();
     let words: [&[u8]; 4] = [
@@ -267,10 +255,7 @@ fn old_hello() -> Vec<u8> {
 #[tokio::test]
 async fn nothing_older_than_tls_1_3_is_spoken_and_nothing_is_resumed() {
     const PROTOCOL_VERSION: u8 = 70;
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web").service("cart", 1))
-        .start()
-        .await;
+    let mesh = one_cluster().await;
     let cart = mesh.proxy("east/cart-1");
     let from = mesh.proxy("east/web-1").address();
     let mut io = tls::dial(from, cart.mesh()).await.unwrap();
@@ -321,10 +306,7 @@ async fn the_mesh_port_is_closed_to_other_networks() {
 /// S20, S21: the proxy's own ports are beside the application's, and are not for peers.
 #[tokio::test]
 async fn no_peer_reaches_what_the_proxy_itself_listens_on() {
-    let mut mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web").service("cart", 1))
-        .start()
-        .await;
+    let mut mesh = one_cluster().await;
     // Where applications are by default, and admin always.
     let cart = mesh.proxy_mut("east/cart-1");
     cart.configure("application", "127.0.0.1".into());
@@ -357,6 +339,14 @@ async fn no_peer_reaches_what_the_proxy_itself_listens_on() {
 fn cart_admin(mesh: &Mesh) -> u16 {
     let admin = mesh.proxy("east/cart-1").listeners().admin;
     admin.expect("an admin listener").port()
+}
+
+/// A client and a pod of a service, on one network.
+async fn one_cluster() -> Mesh {
+    Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await
 }
 
 fn own(mesh: &Mesh) -> Authority {

@@ -156,13 +156,9 @@ async fn what_an_operator_writes_into_the_configuration_outlives_an_upgrade() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given() {
-    let Some((programs, tool)) = Tool::find() else {
+    let Some((tool, east, west)) = Tool::two(["10.96.0.0/16", "10.97.0.0/16"]).await else {
         return;
     };
-    let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", tool.folder()),
-        start(&programs, "west", "10.97.0.0/16", tool.folder()),
-    );
     tool.done("install --cluster east --apply --kubeconfig EAST --mesh-domain corp.example")
         .await;
     let join = "cluster join west --kubeconfig WEST --home-kubeconfig EAST";
@@ -270,13 +266,9 @@ const PROPERTY: &str = "/apis/about.k8s.io/v1beta1/clusterproperties/cluster.clu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_joins_by_the_name_that_it_states_and_by_no_other() {
-    let Some((programs, tool)) = Tool::find() else {
+    let Some((tool, east, west)) = Tool::two(["10.96.0.0/16", "10.97.0.0/16"]).await else {
         return;
     };
-    let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", tool.folder()),
-        start(&programs, "west", "10.97.0.0/16", tool.folder()),
-    );
     let nameless = "install --apply --kubeconfig EAST";
     let why = tool.refused(nameless).await;
     assert!(why.contains("the cluster needs a name"), "{why}");

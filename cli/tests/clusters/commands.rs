@@ -126,13 +126,9 @@ async fn only_its_config_map(api: &Api) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn a_cluster_joins_is_checked_and_leaves() {
-    let Some((programs, tool)) = Tool::find() else {
+    let Some((tool, east, west)) = Tool::two(["10.96.0.0/16", "10.96.0.0/16"]).await else {
         return;
     };
-    let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", tool.folder()),
-        start(&programs, "west", "10.96.0.0/16", tool.folder()),
-    );
 
     let join = "cluster join west --kubeconfig WEST --home-kubeconfig EAST";
     let early = tool.refused(join).await;

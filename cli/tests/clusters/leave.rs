@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, start, steps};
+use crate::tool::{Tool, steps};
 
 const EXPORTS: &str =
     include_str!("../../../deploy/crds/mcs/multicluster.x-k8s.io_serviceexports.yaml");
@@ -27,22 +27,15 @@ fn named(version: &str, kind: &str, name: &str, owner: &str, body: &Value) -> Va
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn imports_of_an_older_version_and_slices_go_with_the_cluster() {
-    let Some((programs, tool)) = Tool::find() else {
+    let Some((tool, east, west)) = Tool::two(["10.96.0.0/16", "10.97.0.0/16"]).await else {
         return;
     };
-    let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", tool.folder()),
-        start(&programs, "west", "10.97.0.0/16", tool.folder()),
-    );
     for definition in [EXPORTS, IMPORTS] {
         let old = definition.replace("v1beta1", "v1alpha1");
         let applied = west.admin().apply_text(&old).await.unwrap();
         west.admin().served(&applied[0]).await.unwrap();
     }
-    tool.done("install --cluster east --apply --kubeconfig EAST")
-        .await;
-    tool.done("cluster join west --kubeconfig WEST --home-kubeconfig EAST")
-        .await;
+    tool.join("").await;
     let spec = json!({ "spec": { "type": "Headless", "ports": [{ "port": 80 }] } });
     let slice = json!({ "addressType": "IPv4", "endpoints": [], "ports": [] });
     for owner in ["isthmus", "nobody"] {
@@ -94,17 +87,10 @@ async fn many(west: &isthmus_test_clusters::Cluster) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_cluster_leaves_and_one_that_stopped_half_way_is_not_mistaken_for_another() {
-    let Some((programs, tool)) = Tool::find() else {
+    let Some((tool, east, west)) = Tool::two(["10.96.0.0/16", "10.97.0.0/16"]).await else {
         return;
     };
-    let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", tool.folder()),
-        start(&programs, "west", "10.97.0.0/16", tool.folder()),
-    );
-    tool.done("install --cluster east --apply --kubeconfig EAST")
-        .await;
-    tool.done("cluster join west --kubeconfig WEST --home-kubeconfig EAST")
-        .await;
+    tool.join("").await;
     // A leave that was stopped after its first step.
     let member = "/apis/isthmus.dev/v1alpha1/meshclusters/west";
     east.admin().delete_path(member).await.unwrap();

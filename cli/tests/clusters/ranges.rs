@@ -3,7 +3,7 @@
 use isthmus_test_clusters::Cluster;
 use serde_json::{Value, json};
 
-use crate::tool::{Tool, findings, start};
+use crate::tool::{Tool, findings};
 
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/isthmus-control-plane";
 
@@ -35,17 +35,10 @@ async fn told(tool: &Tool, forbidden: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranges_that_are_not_listed_are_asked_for_by_a_service_that_is_not_made() {
-    let Some((programs, tool)) = Tool::find() else {
+    let Some((tool, east, west)) = Tool::two(["10.96.0.0/16", "10.96.128.0/17"]).await else {
         return;
     };
-    let (east, west) = tokio::join!(
-        start(&programs, "east", "10.96.0.0/16", tool.folder()),
-        start(&programs, "west", "10.96.128.0/17", tool.folder()),
-    );
-    tool.done("install --cluster east --network one --apply --kubeconfig EAST")
-        .await;
-    tool.done("cluster join west --network one --kubeconfig WEST --home-kubeconfig EAST")
-        .await;
+    tool.join("--network one").await;
     let overlap = ["east: services in 10.96.0.0/16, and in 10.96.128.0/17 of west on network one"];
     assert_eq!(told(&tool, "").await, overlap);
 

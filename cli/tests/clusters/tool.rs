@@ -21,6 +21,25 @@ impl Tool {
         Some((programs.ok()?, Self { folder }))
     }
 
+    /// It, and two clusters with these ranges of services.
+    pub(crate) async fn two(ranges: [&str; 2]) -> Option<(Self, Cluster, Cluster)> {
+        let (programs, tool) = Self::find()?;
+        let [east, west] = ranges;
+        let (east, west) = tokio::join!(
+            start(&programs, "east", east, tool.folder()),
+            start(&programs, "west", west, tool.folder()),
+        );
+        Some((tool, east, west))
+    }
+
+    /// The mesh is installed in east, and west joins it. `flags` are for both.
+    pub(crate) async fn join(&self, flags: &str) {
+        let install = format!("install --cluster east {flags} --apply --kubeconfig EAST");
+        self.done(&install).await;
+        let join = format!("cluster join west {flags} --kubeconfig WEST --home-kubeconfig EAST");
+        self.done(&join).await;
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -40,8 +39,6 @@ type Answer = anyhow::Result<Response<Body>>;
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// When it came.
-    pub at: Instant,
     /// Its method.
     pub method: Method,
     /// Its path.
@@ -54,7 +51,7 @@ impl Asked {
     /// Is it the first page of a list?
     #[must_use]
     pub fn begins_a_list(&self) -> bool {
-        self.method == Method::GET && self.query.contains("limit=") && !self.has("continue=")
+        self.method == Method::GET && self.has("limit=") && !self.has("continue=")
     }
 
     fn watches(&self) -> bool {
@@ -307,7 +304,6 @@ async fn answer(
     shared: Arc<Shared>,
 ) -> Answer {
     let asked = Asked {
-        at: Instant::now(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         query: request.uri().query().unwrap_or_default().to_owned(),

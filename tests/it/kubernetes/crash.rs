@@ -16,7 +16,7 @@ use isthmus_tests::{Server, Writes, admin, servers, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{NOTICED, SYSTEM, export, pod, route};
+use super::{NOTICED, SHOP, SYSTEM, export, pod, route};
 
 /// Set: from nothing on, the only crash comes after the first write, then after the second, and so on.
 const FULL: &str = "ISTHMUS_FULL";
@@ -39,11 +39,6 @@ const KINDS: [&str; 14] = [
     "/apis/isthmus.dev/v1alpha1/trustpolicies",
     "/apis/isthmus.dev/v1alpha1/meshclusters",
 ];
-const SHOP: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: { name: shop }
-";
 const EAST: &str = "
 apiVersion: isthmus.dev/v1alpha1
 kind: MeshCluster
@@ -269,10 +264,7 @@ impl Crashing {
         let mut last = self.state().await;
         for _ in 0..LOOKS {
             self.control.json("/world").await;
-            let now = self.state().await;
-            if now != last {
-                last = now;
-            }
+            last = self.state().await;
         }
         last
     }
@@ -283,25 +275,29 @@ impl Crashing {
         admin.delete_path(LEASE).await.unwrap();
     }
 
-    /// Starts it, and lets it write so much, again and again until there is nothing to write. Returns
-    /// how often it crashed.
+    /// One life of it, which ends when it has written so much, `None`: all, or all is as wanted. True: it
+    /// was cut off.
+    async fn life(&mut self, left: Option<usize>, wanted: &State) -> bool {
+        self.writes.allow(left, false);
+        self.control.begin();
+        let cut = tokio::select! {
+            // Nothing is lost by either: what was cut off stays so, and a look is only a look.
+            () = self.writes.are_cut() => true,
+            () = self.until_like(wanted) => false,
+        };
+        self.control.kill();
+        self.free_lease().await;
+        cut
+    }
+
+    /// Starts it, and lets it write once, again and again until there is nothing to write. Returns how
+    /// often it crashed.
     async fn crash_after_each(&mut self, wanted: &State) -> usize {
         let mut crashes = 0;
-        loop {
-            self.writes.allow(Some(1), false);
-            self.control.begin();
-            let cut = tokio::select! {
-                // Nothing is lost by either: what was cut off stays so, and a look is only a look.
-                () = self.writes.are_cut() => true,
-                () = self.until_like(wanted) => false,
-            };
-            self.control.kill();
-            self.free_lease().await;
-            if !cut {
-                return crashes;
-            }
+        while self.life(Some(1), wanted).await {
             crashes += 1;
         }
+        crashes
     }
 }
 
@@ -528,22 +524,9 @@ async fn a_crash_after_any_write_leaves_nothing_that_the_next_start_does_not_fin
                 1 => unexport(&of).await,
                 _ => leave(&of).await,
             }
-            of.free_lease().await;
-            of.writes.allow(Some(k), false);
-            of.control.begin();
-            let cut = tokio::select! {
-                // As above.
-                () = of.writes.are_cut() => true,
-                () = of.until_like(wanted) => false,
-            };
-            of.control.kill();
-            if cut {
+            if of.life(Some(k), wanted).await {
                 cuts += 1;
-                of.free_lease().await;
-                of.writes.allow(None, false);
-                of.control.begin();
-                of.until_like(wanted).await;
-                of.control.kill();
+                of.life(None, wanted).await;
             }
         }
         println!("a crash after write {k}: {cuts} of 3 steps");

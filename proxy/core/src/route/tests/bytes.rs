@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 
-use super::oracle::{HOSTS, NAMES, host_fulfilled};
+use super::oracle::{HOSTS, host_fulfilled, literal, most, objects};
 use super::*;
 
 /// A TLSRoute, or a TCPRoute, as its author writes it.
@@ -66,12 +66,6 @@ struct Fulfilled<'a> {
     written: &'a Written,
 }
 
-fn most<K: Ord>(found: &mut Vec<Fulfilled<'_>>, of: impl Fn(&Fulfilled<'_>) -> K) {
-    if let Some(most) = found.iter().map(&of).max() {
-        found.retain(|one| of(one) == most);
-    }
-}
-
 fn fulfilled<'a>(
     routes: &'a [Written],
     port: u16,
@@ -97,13 +91,7 @@ fn chosen(routes: &[Written], port: u16, server_name: Option<&str>) -> Result<St
     };
     let mut found = fulfilled(routes, port, named);
     // "Characters in a matching non-wildcard hostname", "characters in a matching hostname".
-    most(&mut found, |one| {
-        if one.host.starts_with('*') {
-            0
-        } else {
-            one.host.len()
-        }
-    });
+    most(&mut found, |one| literal(one.host));
     most(&mut found, |one| one.host.len());
     if found.is_empty() {
         found = fulfilled(routes, port, |written, _| !is_tls(written));
@@ -134,11 +122,7 @@ fn any_written() -> impl Strategy<Value = Vec<Written>> {
     let kind = prop_oneof![2 => names.prop_map(Some), 1 => Just(None)];
     let port = proptest::sample::select(&[0, 0, 80, 81][..]);
     let one = (0..2i64, port, kind, 0..3_usize);
-    let objects: Vec<(&str, &str)> = ["shop", "shop-x"]
-        .iter()
-        .flat_map(|namespace| NAMES.iter().map(move |name| (*namespace, *name)))
-        .collect();
-    let objects = proptest::sample::subsequence(objects, 0..=6).prop_shuffle();
+    let objects = proptest::sample::subsequence(objects(), 0..=6).prop_shuffle();
     (objects, proptest::collection::vec(one, 6)).prop_map(|(objects, all)| {
         let named = |((namespace, name), (created, port, server_names, rules))| Written {
             namespace,

@@ -203,8 +203,13 @@ struct Fulfilled<'a> {
     said: &'a Said,
 }
 
+/// The length of a name that is no pattern.
+pub(super) fn literal(host: &str) -> usize {
+    if host.starts_with('*') { 0 } else { host.len() }
+}
+
 /// Leaves those of which the specification says that they have the most.
-fn most<K: Ord>(found: &mut Vec<Fulfilled<'_>>, of: impl Fn(&Fulfilled<'_>) -> K) {
+pub(super) fn most<T, K: Ord>(found: &mut Vec<T>, of: impl Fn(&T) -> K) {
     if let Some(most) = found.iter().map(&of).max() {
         found.retain(|one| of(one) == most);
     }
@@ -252,13 +257,7 @@ fn chosen(routes: &[Written], grpc: bool, asked: &Asked) -> Result<String, Failu
     }
     let mut found = fulfilled(routes, asked, &any);
     // "Characters in a matching non-wildcard hostname", "characters in a matching hostname".
-    most(&mut found, |one| {
-        if one.host.starts_with('*') {
-            0
-        } else {
-            one.host.len()
-        }
-    });
+    most(&mut found, |one| literal(one.host));
     most(&mut found, |one| one.host.len());
     if grpc {
         most(&mut found, |one| one.said.path.of_grpc().0);
@@ -291,7 +290,15 @@ const HEADERS: &[(&str, &str)] = &[("x-a", "1"), ("x-b", "1"), ("x-c", "1")];
 const QUERY: &[(&str, &str)] = &[("p", "1"), ("q", "1")];
 pub(super) const HOSTS: &[&str] = &["a.example", "b.a.example", "*.example", "*.a.example"];
 /// `-`, `.` and digits come before and after what discovery adds to a name.
-pub(super) const NAMES: &[&str] = &["a", "a-b", "a.b", "a1", "ab", "b"];
+const NAMES: &[&str] = &["a", "a-b", "a.b", "a1", "ab", "b"];
+
+/// Namespaces and names of routes.
+pub(super) fn objects() -> Vec<(&'static str, &'static str)> {
+    ["shop", "shop-x"]
+        .iter()
+        .flat_map(|namespace| NAMES.iter().map(move |name| (*namespace, *name)))
+        .collect()
+}
 
 fn any_path(grpc: bool) -> BoxedStrategy<Path> {
     if grpc {
@@ -339,11 +346,7 @@ fn any_written(grpc: bool) -> impl Strategy<Value = Vec<Written>> {
     // The API has no HTTPRoute without a rule.
     let rules = proptest::collection::vec(matches, 1..3);
     let one = (0..2i64, ports, hosts, rules);
-    let names: Vec<(&str, &str)> = ["shop", "shop-x"]
-        .iter()
-        .flat_map(|namespace| NAMES.iter().map(move |name| (*namespace, *name)))
-        .collect();
-    let names = proptest::sample::subsequence(names, 1..=4).prop_shuffle();
+    let names = proptest::sample::subsequence(objects(), 1..=4).prop_shuffle();
     (names, proptest::collection::vec(one, 4)).prop_map(|(names, all)| {
         let named = |((namespace, name), (created, ports, hostnames, rules))| Written {
             namespace,

@@ -260,19 +260,7 @@ impl Session {
             };
             let (answer, mut found) = match subject {
                 Subject::Service(of) => endpoint::endpoints(world, &self.client, of),
-                Subject::Pod(of) => {
-                    let answer = direct::endpoints(world, &self.client, of);
-                    let there = answer.resources().next().is_some();
-                    (
-                        answer,
-                        of.cluster()
-                            .parse()
-                            .ok()
-                            .filter(|_| there)
-                            .into_iter()
-                            .collect(),
-                    )
-                }
+                Subject::Pod(of) => direct::endpoints(world, &self.client, of),
                 Subject::All => continue,
             };
             // What is not taken away from the client goes on to concern it.

@@ -31,7 +31,6 @@ pub use dirty::Dirty;
 pub use first_use::{Declared, FirstUse};
 pub use keep::NOT_SEEN;
 pub use keep::{LastSeen, Place};
-use members::Awaited;
 pub use members::{NOT_ADMITTED, Standing, Standings};
 pub use offers::{Offer, OfferName, OfferedEndpoint};
 
@@ -80,7 +79,9 @@ pub struct World {
     /// How long the last good state of a cluster counts in the others, as far as somebody has said.
     life: Option<Duration>,
     /// Clusters that the home cluster names, or may name, and that are not there yet.
-    awaited: Awaited,
+    /// Clusters that are not here, and may belong to the mesh all the same. `None`: the home cluster was not
+    /// heard yet, any.
+    awaited: Option<BTreeSet<String>>,
     pub(crate) cache: Cache,
 }
 
@@ -142,7 +143,7 @@ impl World {
             mesh_authors: None,
             advertised: None,
             life: None,
-            awaited: Awaited::default(),
+            awaited: Some(BTreeSet::new()),
             cache: Cache::default(),
         })
     }
@@ -596,10 +597,13 @@ impl World {
     /// Until then nobody gets a certificate, and no client is told whom to believe.
     #[must_use]
     pub fn mesh_author_awaited(&self) -> Option<&ClusterId> {
-        let heard = |cluster: &Cluster| {
-            cluster.knows(Kind::TrustPolicy) && cluster.knows(Kind::AccessPolicy)
-        };
-        let mut authors = self.mesh_authors.iter().flatten();
+        self.author_without(&[Kind::TrustPolicy, Kind::AccessPolicy])
+    }
+
+    /// One that speaks for the mesh, and of which one of these kinds is not known.
+    fn author_without(&self, kinds: &[Kind]) -> Option<&ClusterId> {
+        let heard = |cluster: &Cluster| kinds.iter().all(|kind| cluster.knows(*kind));
+        let mut authors = self.mesh_authors();
         authors.find(|cluster| !self.clusters.get(*cluster).is_some_and(heard))
     }
 
@@ -610,8 +614,19 @@ impl World {
 
     /// Does it belong to the mesh, or may it, without having been listed yet?
     pub(crate) fn is_unknown(&self, cluster: &str) -> bool {
-        let known = self.clusters.get(cluster);
-        known.map_or_else(|| self.awaits(cluster), |c| !c.listed())
+        !self.is_settled(cluster, Cluster::listed)
+    }
+
+    /// Is so much known of a cluster? One that is not there, and can't come, has nothing.
+    pub(crate) fn is_settled(&self, cluster: &str, known: impl FnOnce(&Cluster) -> bool) -> bool {
+        let found = self.clusters.get(cluster);
+        found.map_or_else(|| !self.awaits(cluster), known)
+    }
+
+    /// May what is told of the cluster be told to others? Nobody counts on who was not seen for long, and
+    /// nobody believes who is cut off.
+    pub(crate) fn counts_elsewhere(&self, cluster: &Cluster) -> bool {
+        !cluster.expired && !self.is_distrusted(cluster.id.as_str())
     }
 
     /// Is it known of every cluster which services it exports? Only then is a name of the whole mesh
@@ -623,7 +638,6 @@ impl World {
     /// May what this cluster exports be taken for known, so that what is missing is gone? Also of a
     /// cluster that is not in the mesh.
     pub(crate) fn exports_known(&self, cluster: &str) -> bool {
-        let known = self.clusters.get(cluster);
-        known.map_or_else(|| !self.awaits(cluster), Cluster::offers_known)
+        self.is_settled(cluster, Cluster::offers_known)
     }
 }

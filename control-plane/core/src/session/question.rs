@@ -79,7 +79,7 @@ pub(crate) fn answer(
         (ResourceType::Endpoint, Subject::Service(of)) => endpoint::endpoints(world, client, of).0,
         (ResourceType::Route, Subject::Service(of)) => route::routes(world, client, of),
         (ResourceType::Service, Subject::Pod(of)) => direct::definition(world, client, of),
-        (ResourceType::Endpoint, Subject::Pod(of)) => direct::endpoints(world, client, of),
+        (ResourceType::Endpoint, Subject::Pod(of)) => direct::endpoints(world, client, of).0,
         // Nothing can name a pod as its parent.
         (ResourceType::Route, Subject::Pod(_)) => Answer::nothing(),
         // No client can ask so.

@@ -13,12 +13,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use isthmus_proto::ids::{ServiceName, WorkloadName};
+use isthmus_proto::ids::{ClusterId, ServiceName, WorkloadName};
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::SpiffeId;
 
 use crate::model::{Kind, Pod};
 use crate::translate::endpoint::{MESH_PORT, usable};
+use crate::translate::service::Resolved;
 use crate::translate::{Answer, Client, encode, octets, workload};
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -51,49 +52,36 @@ pub(crate) fn address_of(key: &str) -> Option<IpAddr> {
     ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-/// What is at an address that is no service's.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum At {
-    /// This pod of the mesh.
-    Pod(WorkloadName),
-    /// Nobody of the mesh.
-    Nobody,
-    /// Nobody can say.
-    Unknown,
-}
-
 /// Whom a client of the cluster calls at an address of its network that is no service's.
-pub(crate) fn at((world, own): (&World, &Cluster), client: &Client, ip: IpAddr) -> At {
+pub(crate) fn at((world, own): (&World, &Cluster), client: &Client, ip: IpAddr) -> Resolved {
     let found = |cluster: &Cluster, (namespace, name): (&str, &str)| {
         let of: WorkloadName = format!("{}/{namespace}/{name}", cluster.id).parse().ok()?;
-        called(cluster, client, &of).map(|_| At::Pod(of))
+        called(cluster, client, &of).map(|_| of)
     };
     if own.pods_at.contains_key(&ip) {
         let pod = own.pod_at(ip).and_then(|pod| found(own, pod));
-        return pod.unwrap_or(At::Nobody);
+        return pod.map_or(Resolved::Nothing, Resolved::Pod);
     }
     if !world.ranges_known() {
-        return At::Unknown;
+        return Resolved::Unknown;
     }
     let other = match world.owner(own, ip) {
-        Owner::NoOther => return At::Nobody,
-        Owner::Unsaid => return At::Unknown,
+        Owner::NoOther => return Resolved::Nothing,
+        Owner::Unsaid => return Resolved::Unknown,
         Owner::Other(other) => other,
     };
-    let known = is_believed(world, other) && known(other);
+    let known = world.counts_elsewhere(other) && known(other);
     let Some((namespace, name)) = other.pod_at(ip).filter(|_| known) else {
-        return At::Unknown;
+        return Resolved::Unknown;
     };
     let entry = other.pods.get(namespace, name);
     if entry.is_some_and(|entry| !entry.value.meshed) {
-        return At::Nobody;
+        return Resolved::Nothing;
     }
     // One of the mesh that nobody can be led to is not called as it is, either.
     let leads = |of: &WorkloadName| entry.is_some_and(|e| !ports(other, of, &e.value).is_empty());
-    match found(other, (namespace, name)) {
-        Some(At::Pod(of)) if leads(&of) => At::Pod(of),
-        Some(At::Pod(_) | At::Nobody | At::Unknown) | None => At::Unknown,
-    }
+    let found = found(other, (namespace, name)).filter(leads);
+    found.map_or(Resolved::Unknown, Resolved::Pod)
 }
 
 /// The pod, if it can be called as one of the mesh. A pod's calls to itself never leave it.
@@ -105,12 +93,7 @@ fn called<'a>(cluster: &'a Cluster, client: &Client, of: &WorkloadName) -> Optio
 
 /// Is it known what pods a cluster has, and what they speak?
 fn known(cluster: &Cluster) -> bool {
-    cluster.listed() && cluster.knows(Kind::Pod) && cluster.knows(Kind::Service)
-}
-
-/// Nobody counts on who was not seen for long, and nobody believes who is cut off.
-fn is_believed(world: &World, other: &Cluster) -> bool {
-    !other.expired && !world.is_distrusted(other.id.as_str())
+    cluster.knows(Kind::Pod) && cluster.knows(Kind::Service)
 }
 
 /// Where a pod can be called by its own address.
@@ -126,12 +109,7 @@ impl<'a> Reached<'a> {
     /// `None`: too little is known of the two clusters.
     fn of(world: &'a World, client: &Client, of: &WorkloadName) -> Option<Self> {
         let own = world.listed(client.cluster.as_str())?;
-        let is_own = of.cluster() == own.id.as_str();
-        let cluster = if is_own {
-            own
-        } else {
-            world.listed(of.cluster())?
-        };
+        let cluster = world.listed(of.cluster())?;
         known(cluster).then_some(Self {
             world,
             own,
@@ -142,16 +120,14 @@ impl<'a> Reached<'a> {
     /// The addresses of a pod that mean it and nobody else to the client.
     fn addresses(&self, of: &WorkloadName, pod: &Pod) -> Vec<IpAddr> {
         let is_own = self.own.id == self.cluster.id;
-        if !is_own && !is_believed(self.world, self.cluster) {
+        if !is_own && !self.world.counts_elsewhere(self.cluster) {
             return Vec::new();
         }
-        let its = |ip: &IpAddr| match self.world.owner(self.own, *ip) {
-            _ if is_own => true,
-            Owner::Other(owner) => {
-                owner.id == self.cluster.id && !self.own.pods_at.contains_key(ip)
-            }
+        let has = |ip| match self.world.owner(self.own, ip) {
+            Owner::Other(owner) => owner.id == self.cluster.id,
             Owner::NoOther | Owner::Unsaid => false,
         };
+        let its = |ip: &IpAddr| is_own || (!self.own.pods_at.contains_key(ip) && has(*ip));
         let alone = |ip: &IpAddr| {
             let here = self.cluster.pod_at(*ip) == Some((of.namespace(), of.pod()));
             here && self.own.vip(*ip).is_none()
@@ -219,9 +195,14 @@ pub(crate) fn definition(world: &World, client: &Client, of: &WorkloadName) -> A
 }
 
 /// The pod as the one endpoint of itself: whoever calls it by its address wants nobody else, ready or not.
-pub(crate) fn endpoints(world: &World, client: &Client, of: &WorkloadName) -> Answer {
+/// Beside it the cluster that it is in, if it is there.
+pub(crate) fn endpoints(
+    world: &World,
+    client: &Client,
+    of: &WorkloadName,
+) -> (Answer, Vec<ClusterId>) {
     let Some(reached) = Reached::of(world, client, of) else {
-        return Answer::unknown();
+        return (Answer::unknown(), Vec::new());
     };
     let cluster = reached.cluster;
     let found = called(cluster, client, of).and_then(|entry| {
@@ -264,7 +245,8 @@ pub(crate) fn endpoints(world: &World, client: &Client, of: &WorkloadName) -> An
         let sound = !message.ports.is_empty() && !message.addresses.is_empty();
         sound.then(|| encode(&name, message, &cluster.id, Some(entry.stamp)))
     });
-    Answer::complete(found)
+    let providers = found.iter().map(|_| cluster.id.clone()).collect();
+    (Answer::complete(found), providers)
 }
 
 #[cfg(test)]

@@ -58,9 +58,7 @@ pub(crate) fn endpoints(
         let Some(cluster) = world.listed(provider.as_str()) else {
             continue;
         };
-        // Nobody counts on who was not seen for long, and nobody believes who is cut off.
-        let out = cluster.expired || world.is_distrusted(provider.as_str());
-        if out && *provider != client.cluster {
+        if *provider != client.cluster && !world.counts_elsewhere(cluster) {
             continue;
         }
         let at = EndpointsKey {
@@ -107,12 +105,11 @@ fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &Endpoi
     let ports = import::matching(view.ports(), &own.value.ports);
     // The local name in its own cluster needs no gateway; everything else may.
     let exported = cluster.exported(namespace, name) && !(at.reach == Reach::Cluster && at.own);
-    let mut found = if at.own {
-        backends(cluster, namespace, name)
+    let found = if at.own {
+        hinted(backends(cluster, namespace, name))
     } else {
         world.told_backends(cluster, namespace, name)
     };
-    hinted(&mut found, at.own);
     let is_here = |backend: &&Backend<'_>| {
         let node = at.node.as_ref();
         node.is_none_or(|node| node.as_deref() == backend.node)
@@ -129,20 +126,19 @@ fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &Endpoi
 /// Topology hints, as kube-proxy takes them: those of the client's own cluster, and only if every endpoint
 /// that is ready has one. An endpoint then counts as being in the zone that it is meant for; of several
 /// in its own, else in the first.
-fn hinted(backends: &mut [Backend<'_>], own: bool) {
-    let ready = |b: &&Backend<'_>| b.health == resource::Health::Healthy;
-    let all = own
-        && backends
-            .iter()
-            .filter(ready)
-            .all(|b| !b.for_zones.is_empty());
-    for backend in backends {
-        let zones = std::mem::take(&mut backend.for_zones);
-        let elsewhere = all && !zones.contains(&backend.locality.zone);
-        if let Some(zone) = zones.into_iter().next().filter(|_| elsewhere) {
-            backend.locality.zone = zone;
+fn hinted(mut backends: Vec<Backend<'_>>) -> Vec<Backend<'_>> {
+    let lacks = |b: &Backend<'_>| b.health == resource::Health::Healthy && b.for_zones.is_empty();
+    if !backends.iter().any(lacks) {
+        for backend in &mut backends {
+            let zone = &mut backend.locality.zone;
+            if let Some(first) = backend.for_zones.first()
+                && !backend.for_zones.contains(zone)
+            {
+                zone.clone_from(first);
+            }
         }
     }
+    backends
 }
 
 fn encode_one(
@@ -223,7 +219,7 @@ pub(crate) struct Backend<'a> {
     /// The node that it is on; `None`: it does not say.
     node: Option<&'a str>,
     /// The zones that it is meant for, if anybody says.
-    for_zones: Vec<String>,
+    for_zones: &'a [String],
 }
 
 impl Backend<'_> {
@@ -349,7 +345,7 @@ fn of_pod<'a>(
         ports: service.ports.iter().filter_map(target).collect(),
         locality: pod.locality.clone(),
         node: pod.node.as_deref(),
-        for_zones: Vec::new(),
+        for_zones: &[],
     })
 }
 
@@ -390,7 +386,7 @@ fn of_slice<'a>(
             Some((_, entry)) => entry.value.node.as_deref(),
             None => endpoint.node.as_deref(),
         },
-        for_zones: endpoint.for_zones.clone(),
+        for_zones: &endpoint.for_zones,
     })
 }
 

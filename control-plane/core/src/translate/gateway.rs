@@ -53,11 +53,7 @@ pub(crate) fn gateways(world: &World, client: &Client, clusters: &BTreeSet<Clust
 
 /// Is a gateway that the cluster does not have known to be gone?
 pub(crate) fn gateways_known(world: &World, cluster: &str) -> bool {
-    let found = world.clusters.get(cluster);
-    found.map_or_else(
-        || !world.awaits(cluster),
-        |cluster| cluster.knows(Kind::Gateway),
-    )
+    world.is_settled(cluster, |cluster| cluster.knows(Kind::Gateway))
 }
 
 /// Is it one of this mesh's gateways? The object of its class says so; where there is none, its name.

@@ -100,11 +100,7 @@ fn by_address(world: &World, client: &Client, vip: &str) -> Resolved {
         return Resolved::Nothing;
     }
     let Some(claim) = cluster.vip(ip) else {
-        return match direct::at((world, cluster), client, ip.to_canonical()) {
-            direct::At::Pod(pod) => Resolved::Pod(pod),
-            direct::At::Nobody => Resolved::Nothing,
-            direct::At::Unknown => Resolved::Unknown,
-        };
+        return direct::at((world, cluster), client, ip.to_canonical());
     };
     let found = claim.namespace.parse().map(|namespace| ServiceRef {
         reach: claim.reach,

@@ -55,6 +55,8 @@ struct Graves {
     uids: HashSet<Uid>,
     /// In the order of their deletion, with its version.
     order: VecDeque<(Uid, Option<Version>)>,
+    /// Some in `order` are not dead after all.
+    opened: bool,
     /// Of what was forgotten or never seen: an unknown object up to this version may be a dead one.
     floor: Option<Version>,
 }
@@ -233,9 +235,15 @@ impl Graves {
         if *uid == Uid::Other("".into()) {
             return true;
         }
-        if !self.uids.insert(uid.clone()) {
+        if self.uids.contains(uid) {
             return false;
         }
+        // Once for all of them: a list may open as many as there are.
+        if std::mem::take(&mut self.opened) {
+            let uids = &self.uids;
+            self.order.retain(|(dead, _)| uids.contains(dead));
+        }
+        self.uids.insert(uid.clone());
         self.order.push_back((uid.clone(), version));
         if self.order.len() > TOMBSTONES_MAX
             && let Some((forgotten, version)) = self.order.pop_front()
@@ -250,9 +258,7 @@ impl Graves {
 
     /// It is not dead after all.
     fn open(&mut self, uid: &Uid) {
-        if self.uids.remove(uid) {
-            self.order.retain(|(dead, _)| dead != uid);
-        }
+        self.opened |= self.uids.remove(uid);
     }
 
     fn raise(&mut self, version: &Version) {

@@ -163,19 +163,17 @@ impl World {
 
     /// Imports that nobody is known to export, and that stay because of a cluster that was not heard.
     fn of_imports(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
+        if self.offers_known() {
+            return;
+        }
         let ours = cluster.imports.iter();
         for (namespace, name, _) in ours.filter(|(.., entry)| entry.value.managed.is_some()) {
             if import::merged(self, namespace, name).is_some() {
                 continue;
             }
             if let Some(exporter) = self.awaited_exporter(namespace, name) {
-                found.push(Condition {
-                    object: reference(cluster, Kind::ServiceImport, namespace, name),
-                    kind: "Accepted".to_owned(),
-                    holds: false,
-                    reason: "ExporterNotHeard".to_owned(),
-                    message: unheard(&exporter),
-                });
+                let at = reference(cluster, Kind::ServiceImport, namespace, name);
+                found.push(rejected(at, "ExporterNotHeard", unheard(&exporter)));
             }
         }
     }

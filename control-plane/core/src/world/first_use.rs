@@ -79,7 +79,7 @@ impl World {
             service: Some(direct::service_name(pod)),
             exists: answer.known.then_some(definition.is_some()),
             definition,
-            endpoints: decoded(&direct::endpoints(self, client, pod)).collect(),
+            endpoints: decoded(&direct::endpoints(self, client, pod).0).collect(),
             ..FirstUse::default()
         }
     }

@@ -158,9 +158,12 @@ impl Cluster {
     /// its oldest.
     pub(crate) fn mesh(&self) -> Option<&MeshCluster> {
         let other = |name: &str| name != self.id.as_str();
-        let own = self.mesh.iter();
-        let own = own.min_by_key(|(_, name, e)| (other(name), e.age(), *name));
-        self.declared.as_ref().or(own.map(|(_, _, e)| &e.value))
+        let own = || {
+            let own = self.mesh.iter();
+            let own = own.min_by_key(|(_, name, e)| (other(name), e.age(), *name));
+            own.map(|(_, _, e)| &e.value)
+        };
+        self.declared.as_ref().or_else(own)
     }
 
     /// Is the service of this name offered to all clusters?

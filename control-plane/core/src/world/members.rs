@@ -28,21 +28,6 @@ pub struct Standing {
 /// Why a cluster that is named is not there: its keys can't be had, or not yet.
 pub const NOT_ADMITTED: &str = "NotAdmitted";
 
-/// Clusters that are not in the world, and may belong to the mesh all the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Awaited {
-    /// The home cluster was not heard yet: any.
-    Any,
-    /// Those that it names, and that were not admitted yet.
-    These(BTreeSet<String>),
-}
-
-impl Default for Awaited {
-    fn default() -> Self {
-        Self::These(BTreeSet::new())
-    }
-}
-
 /// The conditions of each MeshCluster and ClusterProfile of the home cluster, by kind and name.
 pub type Standings = BTreeMap<(Kind, String), Vec<Standing>>;
 
@@ -99,8 +84,8 @@ impl World {
     /// has just started must take nothing of it from anybody.
     pub(super) fn gather(&mut self) {
         self.awaited = match &self.standings {
-            _ if self.mesh_authors.is_none() => Awaited::default(),
-            None => Awaited::Any,
+            _ if self.mesh_authors.is_none() => Some(BTreeSet::new()),
+            None => None,
             Some((home, all)) => {
                 let refused = |all: &[Standing]| all.iter().any(|said| said.reason == NOT_ADMITTED);
                 let refused = all.iter().filter(|(_, said)| refused(said));
@@ -109,32 +94,28 @@ impl World {
                     _ => Some(name.as_str()),
                 });
                 let absent = named.filter(|cluster| !self.clusters.contains_key(*cluster));
-                Awaited::These(absent.map(ToOwned::to_owned).collect())
+                Some(absent.map(ToOwned::to_owned).collect())
             }
         };
     }
 
     /// May clusters belong to the mesh that have not been admitted yet?
     pub(crate) fn is_gathering(&self) -> bool {
-        self.awaited != Awaited::default()
+        self.awaited.as_ref().is_none_or(|names| !names.is_empty())
     }
 
     /// May this cluster belong to the mesh, although it is not there?
     pub(crate) fn awaits(&self, cluster: &str) -> bool {
-        match &self.awaited {
-            Awaited::Any => true,
-            Awaited::These(names) => names.contains(cluster),
-        }
+        self.awaited
+            .as_ref()
+            .is_none_or(|names| names.contains(cluster))
     }
 
     /// The clusters that the home cluster names and that are not there yet; `None`: it was not heard, and
     /// may name any.
     #[must_use]
     pub fn awaited_members(&self) -> Option<&BTreeSet<String>> {
-        match &self.awaited {
-            Awaited::Any => None,
-            Awaited::These(names) => Some(names),
-        }
+        self.awaited.as_ref()
     }
 
     /// The clusters that speak for the mesh, where some were named.
@@ -161,10 +142,8 @@ impl World {
         if members.any(|cluster| cluster.trust_domain.as_str() == domain) {
             return false;
         }
-        match &self.awaited {
-            Awaited::Any => false,
-            Awaited::These(names) => !names.iter().any(|name| is_its(name)),
-        }
+        let awaited = self.awaited.as_ref();
+        awaited.is_some_and(|names| !names.iter().any(|name| is_its(name)))
     }
 
     fn profile(&self, home: &ClusterId, name: &str) -> Option<&ClusterProfile> {

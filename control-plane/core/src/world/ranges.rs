@@ -8,10 +8,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use isthmus_proto::ids::{ClusterId, NetworkId};
 use isthmus_proto::range::IpRange;
 
-use crate::model::Kind;
+use crate::model::{Kind, MeshCluster};
 use crate::translate::endpoint::{Backend, backends, usable};
 use crate::world::World;
 use crate::world::cluster::Cluster;
@@ -39,7 +38,7 @@ impl Cluster {
 
 /// What addresses of one cluster others may be told.
 #[derive(Debug)]
-pub(crate) struct Limits<'a> {
+struct Limits<'a> {
     own: &'a [IpRange],
     /// Its ranges are no more than its own word: what is another's is not its.
     unproven: bool,
@@ -48,16 +47,32 @@ pub(crate) struct Limits<'a> {
 
 impl Limits<'_> {
     /// May others be told of the address?
-    pub(crate) fn allow(&self, ip: IpAddr) -> bool {
+    fn allow(&self, ip: IpAddr) -> bool {
         let within = self.own.is_empty() || holds(self.own, ip);
         let anothers = || self.others.iter().any(|ranges| holds(ranges, ip));
         within && !(self.unproven && anothers())
     }
+}
 
-    /// Leaves of a place what others may be told.
-    pub(crate) fn limit(&self, backend: &mut Backend<'_>) {
-        backend.addresses.retain(|ip| self.allow(*ip));
-    }
+/// What others could be told if there were no ranges: a pod on its host's network is none of the mesh.
+fn told_otherwise(of: &Cluster) -> impl Iterator<Item = IpAddr> {
+    let pods = of.pods.iter().map(|(_, _, entry)| &entry.value);
+    let pods = pods.filter(|pod| pod.meshed && !pod.finished);
+    let pods = pods.flat_map(|pod| usable(&pod.ips));
+    let slices = of
+        .slices
+        .iter()
+        .filter(|(_, _, entry)| entry.value.managed.is_none());
+    let named = slices.flat_map(move |(namespace, _, entry)| {
+        let all = entry.value.endpoints.iter();
+        let meshed = all.filter(move |endpoint| {
+            let pod = endpoint.pod.as_deref();
+            let pod = pod.and_then(|pod| of.pods.get(namespace, pod));
+            pod.is_some_and(|pod| pod.value.meshed)
+        });
+        meshed.flat_map(|endpoint| usable(&endpoint.addresses))
+    });
+    pods.chain(named)
 }
 
 fn holds(ranges: &[IpRange], ip: IpAddr) -> bool {
@@ -81,46 +96,37 @@ impl World {
 
     fn neighbours<'a>(&'a self, of: &'a Cluster) -> impl Iterator<Item = Neighbour<'a>> {
         let network = of.network();
-        let near = move |other: Option<NetworkId>| network.is_some() && other == network;
-        let there = self.clusters.values().map(|other| {
-            let ranges = other.pod_ranges();
-            let neighbour = Neighbour {
-                name: other.id.as_str(),
-                ranges: if self.is_vouched_for(other) {
-                    ranges
-                } else {
-                    &[]
-                },
-                cluster: Some(other),
-            };
-            (other.network(), neighbour)
-        });
-        let named = self.named_elsewhere().map(|(name, mesh)| {
-            let neighbour = Neighbour {
+        let is_near = move |name: &str, mesh: &MeshCluster| {
+            !mesh.pod_ranges.is_empty()
+                && network.as_ref() == Some(&mesh.network)
+                && name != of.id.as_str()
+        };
+        let is_there = is_near.clone();
+        let there = self.clusters.values().filter_map(move |other| {
+            let (name, mesh) = (other.id.as_str(), other.mesh()?);
+            let counts = is_there(name, mesh) && self.is_vouched_for(other);
+            counts.then_some(Neighbour {
                 name,
                 ranges: &mesh.pod_ranges,
-                cluster: None,
-            };
-            (Some(mesh.network.clone()), neighbour)
+                cluster: Some(other),
+            })
         });
-        let all = there.chain(named);
-        all.filter(move |(network, other)| {
-            !other.ranges.is_empty() && other.name != of.id.as_str() && near(network.clone())
-        })
-        .map(|(_, other)| other)
+        let named = self.named_elsewhere();
+        let named = named.filter(move |(name, mesh)| is_near(name, mesh));
+        there.chain(named.map(|(name, mesh)| Neighbour {
+            name,
+            ranges: &mesh.pod_ranges,
+            cluster: None,
+        }))
     }
 
     /// Is it known which ranges there are? Who speaks for the mesh may say more.
     pub(crate) fn ranges_known(&self) -> bool {
-        let heard = |cluster: &ClusterId| {
-            let cluster = self.clusters.get(cluster);
-            cluster.is_some_and(|cluster| cluster.knows(Kind::MeshCluster))
-        };
-        self.mesh_authors.iter().flatten().all(heard)
+        self.author_without(&[Kind::MeshCluster]).is_none()
     }
 
     /// What addresses of a cluster others may be told.
-    pub(crate) fn limits<'a>(&'a self, of: &'a Cluster) -> Limits<'a> {
+    fn limits<'a>(&'a self, of: &'a Cluster) -> Limits<'a> {
         Limits {
             own: of.pod_ranges(),
             unproven: of.pod_ranges().is_empty() || !self.is_vouched_for(of),
@@ -137,8 +143,10 @@ impl World {
     ) -> Vec<Backend<'a>> {
         let limits = self.limits(cluster);
         let mut found = backends(cluster, namespace, name);
-        found.iter_mut().for_each(|backend| limits.limit(backend));
-        found.retain(|backend| !backend.addresses.is_empty());
+        found.retain_mut(|backend| {
+            backend.addresses.retain(|ip| limits.allow(*ip));
+            !backend.addresses.is_empty()
+        });
         found
     }
 
@@ -186,8 +194,7 @@ impl World {
                 return Some(("Overlap", message));
             }
         }
-        let withheld = self.withheld(of);
-        let first = withheld.first()?;
+        let first = self.withheld(of).min()?;
         // No number: it would be another condition with each pod that comes or goes.
         let message = if own.is_empty() {
             format!(
@@ -200,38 +207,20 @@ impl World {
     }
 
     /// Addresses of a cluster's pods and slices that others are not told.
-    #[must_use]
-    pub(crate) fn withheld(&self, of: &Cluster) -> BTreeSet<IpAddr> {
+    fn withheld<'a>(&'a self, of: &'a Cluster) -> impl Iterator<Item = IpAddr> {
         let limits = self.limits(of);
-        if limits.own.is_empty() && limits.others.is_empty() {
-            return BTreeSet::new();
-        }
-        // Only what others could be told otherwise: a pod on its host's network is none of the mesh.
-        let pods = of.pods.iter().map(|(_, _, entry)| &entry.value);
-        let pods = pods.filter(|pod| pod.meshed && !pod.finished);
-        let pods = pods.flat_map(|pod| usable(&pod.ips));
-        let slices = of
-            .slices
-            .iter()
-            .filter(|(_, _, entry)| entry.value.managed.is_none());
-        let named = slices.flat_map(|(namespace, _, entry)| {
-            let all = entry.value.endpoints.iter();
-            let meshed = all.filter(move |endpoint| {
-                let pod = endpoint.pod.as_deref();
-                let pod = pod.and_then(|pod| of.pods.get(namespace, pod));
-                pod.is_some_and(|pod| pod.value.meshed)
-            });
-            meshed.flat_map(|endpoint| usable(&endpoint.addresses))
-        });
-        let all = pods.chain(named);
-        all.filter(|ip| !limits.allow(*ip)).collect()
+        let limited = !limits.own.is_empty() || !limits.others.is_empty();
+        let of = limited.then_some(of);
+        let all = of.into_iter().flat_map(told_otherwise);
+        all.filter(move |ip| !limits.allow(*ip))
     }
 
     /// How many addresses of a cluster's pods and slices others are not told, because of ranges.
     #[must_use]
     pub fn withheld_addresses(&self, cluster: &str) -> usize {
         let found = self.listed(cluster);
-        found.map_or(0, |cluster| self.withheld(cluster).len())
+        let withheld = found.into_iter().flat_map(|cluster| self.withheld(cluster));
+        withheld.collect::<BTreeSet<_>>().len()
     }
 }
 

@@ -158,18 +158,23 @@ fn properties(world: &World, name: &str, observed: &Observed) -> Option<Said> {
     let cluster = world.clusters.get(name).filter(|cluster| cluster.listed());
     let stated = cluster.filter(|cluster| cluster.properties.len() > 0);
     let told = match stated {
-        None => {
-            let before = observed.conditions.iter();
-            let mut before = before.filter(|said| said.kind == PROPERTIES_MATCH);
-            before.next()?;
-            (Truth::Unknown, "NothingStated", String::new())
-        }
+        None => taken_back(observed, PROPERTIES_MATCH, "NothingStated")?,
         Some(cluster) => match world.contradicts_its_properties(cluster) {
             None => (Truth::True, "Match", String::new()),
             Some((reason, message)) => (Truth::False, reason, message),
         },
     };
     Some(said(observed, PROPERTIES_MATCH, (told.0, told.1, &told.2)))
+}
+
+/// What is said of something of which nothing is to be said; `None`: nothing was.
+fn taken_back(
+    observed: &Observed,
+    kind: &str,
+    reason: &'static str,
+) -> Option<(Truth, &'static str, String)> {
+    let before = observed.conditions.iter().any(|said| said.kind == kind);
+    before.then(|| (Truth::Unknown, reason, String::new()))
 }
 
 /// Nothing is said of ranges where nobody declares any, but what was said before is taken back.
@@ -181,12 +186,7 @@ fn ranges(world: &World, name: &str, observed: &Observed) -> Option<Said> {
     let told = match world.wrong_ranges(cluster) {
         Some((reason, message)) => (Truth::False, reason, message),
         None if !cluster.pod_ranges().is_empty() => (Truth::True, "Valid", String::new()),
-        None => {
-            let before = observed.conditions.iter();
-            let mut before = before.filter(|said| said.kind == RANGES_VALID);
-            before.next()?;
-            (Truth::Unknown, "NotDeclared", String::new())
-        }
+        None => taken_back(observed, RANGES_VALID, "NotDeclared")?,
     };
     Some(said(observed, RANGES_VALID, (told.0, told.1, &told.2)))
 }

@@ -78,7 +78,10 @@ pub(super) fn look(
     }
     let merged = import::merged(world, namespace, name);
     let derived = derived_name(namespace, name);
-    let awaited = world.awaited_exporter(namespace, name);
+    let awaited = match merged {
+        None => world.awaited_exporter(namespace, name),
+        Some(_) => None,
+    };
     let taken = taken(world, settings, (namespace, name), &derived);
     for cluster in world.clusters.values() {
         if !settings.may_write(cluster) {
@@ -179,16 +182,7 @@ impl Place<'_> {
             generation: import.observed.generation,
             ..before.clone()
         };
-        if is_said(std::slice::from_ref(&ready), observed) {
-            plan.unchanged("import_status");
-            return;
-        }
-        let at = reference(self.cluster, Kind::ServiceImport, self.namespace, self.name);
-        let body = Body::ImportStatus(ImportStatus {
-            clusters: sorted(&import.clusters),
-            conditions: dated(vec![ready], observed, settings.now),
-        });
-        plan.write(at, body, self.subject);
+        self.say(import, (sorted(&import.clusters), ready), settings, plan);
     }
 
     fn wanted(&self, (world, merged): (&World, &Merged), settings: Settings<'_>, plan: &mut Plan) {
@@ -245,6 +239,17 @@ impl Place<'_> {
         let mut clusters: Vec<String> = merged.exporters.iter().map(ToString::to_string).collect();
         clusters.sort_unstable();
         let ready = self.ready(import, (world, merged));
+        self.say(import, (clusters, ready), settings, plan);
+    }
+
+    /// What is to stand in the import's status.
+    fn say(
+        &self,
+        import: &ServiceImport,
+        (clusters, ready): (Vec<String>, Said),
+        settings: Settings<'_>,
+        plan: &mut Plan,
+    ) {
         let observed = &import.observed.conditions;
         let said = import.is_alpha || is_said(std::slice::from_ref(&ready), observed);
         if sorted(&import.clusters) == clusters && said {

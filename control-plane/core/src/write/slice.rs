@@ -122,12 +122,9 @@ fn source(slice: &EndpointSlice) -> Option<&str> {
 
 /// Is it known what there is in this cluster, or that it left the mesh?
 fn is_known(world: &World, cluster: &str) -> bool {
-    match world.clusters.get(cluster) {
-        Some(cluster) => {
-            cluster.offers_known() && cluster.knows(Kind::EndpointSlice) && cluster.knows(Kind::Pod)
-        }
-        None => world.exports_known(cluster),
-    }
+    world.is_settled(cluster, |cluster| {
+        cluster.offers_known() && cluster.knows(Kind::EndpointSlice) && cluster.knows(Kind::Pod)
+    })
 }
 
 /// The slices beside an import that the mesh made for it.

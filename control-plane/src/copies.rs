@@ -141,14 +141,22 @@ async fn ask(api: Option<&Api>, path: &str, query: &[(&str, &str)]) -> Result<By
         let why = "the home cluster was not reached yet";
         return Err(ApiError::Unreachable(why.to_owned()));
     };
-    let asked = async {
+    asked(async {
         match query {
             [] => api.get(path).await,
             query => api.list(path, query).await,
         }
-    };
-    let answer = timeout(ASK_TIMEOUT, asked).await;
-    answer.unwrap_or(Err(ApiError::Silent))
+    })
+    .await
+}
+
+/// What an API server answers in time.
+pub(crate) async fn asked<T>(
+    asking: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    timeout(ASK_TIMEOUT, asking)
+        .await
+        .unwrap_or(Err(ApiError::Silent))
 }
 
 /// A file's: names of Secrets, labels and paths have no underscore where a slash could be.

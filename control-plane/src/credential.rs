@@ -164,8 +164,8 @@ pub async fn tend(
         credential: Credential::Token(issued.token.clone()),
         ..access
     };
-    tried(renewed.clone()).await.map_err(CredentialError::Try)?;
-    let roots = told_roots(&renewed, &life.namespace).await;
+    let by = tried(renewed).await.map_err(CredentialError::Try)?;
+    let roots = told_roots(&by, &life.namespace).await;
     let renewed = with(&text, &issued.token, roots.as_deref());
     let renewed = renewed.ok_or_else(|| place.wrong("no user with a token"))?;
     secret["data"][&place.key] = STANDARD.encode(renewed).into();
@@ -187,22 +187,23 @@ fn annotations(secret: &mut Value) -> Option<&mut serde_json::Map<String, Value>
 }
 
 /// Does it open the door?
-async fn tried(access: Access) -> Result<(), ApiError> {
+async fn tried(access: Access) -> Result<Api, ApiError> {
     let api = Api::new(access);
     let api = api.map_err(|refused| ApiError::Malformed(refused.to_string()))?;
-    api.list("/api/v1/pods", &[("limit", "1")]).await.map(drop)
+    api.list("/api/v1/pods", &[("limit", "1")]).await?;
+    Ok(api)
 }
 
 /// The roots that the cluster gives its own pods, where they are others than ours: while a CA is
 /// replaced, the old and the new one. They are asked for while the old one still vouches for who answers, and taken only
 /// if they vouch for it, too: what stands before an API server may have a certificate of somebody else.
-async fn told_roots(access: &Access, namespace: &str) -> Option<String> {
-    let Roots::Given(ours) = &access.roots else {
+async fn told_roots(api: &Api, namespace: &str) -> Option<String> {
+    let Roots::Given(ours) = &api.access().roots else {
         return None;
     };
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/{ROOT_CA}");
     // Not there, or not ours to read: as it was before.
-    let told = Api::new(access.clone()).ok()?.get(&path).await.ok()?;
+    let told = api.get(&path).await.ok()?;
     let told: Value = serde_json::from_slice(&told).ok()?;
     let pem = told["data"]["ca.crt"].as_str()?;
     if pem.len() > ROOTS_BYTES_MAX {
@@ -217,7 +218,7 @@ async fn told_roots(access: &Access, namespace: &str) -> Option<String> {
     }
     let through = Access {
         roots,
-        ..access.clone()
+        ..api.access().clone()
     };
     tried(through).await.ok()?;
     Some(pem.to_owned())

@@ -186,12 +186,10 @@ impl Fleet {
         awaited.clone()
     }
 
-    /// Notes when the credential of a cluster ends; `None`: what is offered does not say.
-    pub fn ends(&self, cluster: &ClusterId, at: Option<SystemTime>) {
-        if let Some(at) = at {
-            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-            ends.insert(cluster.clone(), at);
-        }
+    /// Notes when the credential of a cluster ends.
+    pub fn ends(&self, cluster: &ClusterId, at: SystemTime) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.insert(cluster.clone(), at);
     }
 
     /// When the credential of a cluster ends, if it says so.

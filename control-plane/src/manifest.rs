@@ -414,13 +414,10 @@ fn understand(
             plain(slice::endpoint_slice(document, metadata)?)
         }
         // What is being deleted is offered no more, whatever holds the object.
-        ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceExport")
-            if metadata.deleted() =>
-        {
-            None
-        }
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceExport") => {
-            plain(mesh::service_export(document, metadata))
+            let here = !metadata.deleted();
+            here.then(|| mesh::service_export(document, metadata))
+                .and_then(plain)
         }
         ("multicluster.x-k8s.io", "v1beta1" | "v1alpha1", "ServiceImport") => {
             plain(mesh::service_import(document, metadata, version))

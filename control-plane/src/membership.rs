@@ -360,12 +360,19 @@ impl Membership {
         if [NOT_LISTED, NOT_SEEN].contains(&reason.as_str()) {
             return vec![accepted];
         }
-        let report = name.parse().ok().and_then(|id| self.fleet.report(&id));
+        let id: Option<ClusterId> = name.parse().ok();
+        let id = id.as_ref();
+        let report = id.and_then(|id| self.fleet.report(id));
         let mut all = vec![accepted];
         if let Some(member) = self.members.get(name) {
             let kept = member.kept.lock();
             let kept = kept.unwrap_or_else(PoisonError::into_inner);
-            all.push(credential(&kept, report.as_ref(), SystemTime::now()));
+            let ends = id.and_then(|id| self.fleet.credential_ends(id));
+            all.push(credential(
+                (&kept, ends),
+                report.as_ref(),
+                SystemTime::now(),
+            ));
         }
         all.push(connected(*state, reason, report.as_ref()));
         all.push(match *state {

@@ -140,13 +140,11 @@ impl Guests {
             .here
             .iter()
             .rev()
-            .max_by_key(|(_, (source, _))| held.get(source).copied());
-        if let Some((number, _)) = most.map(|(number, guest)| (*number, guest)) {
-            let gone = self.here.remove(&number);
-            if let Some((source, connection)) = gone {
-                tracing::debug!(%source, "admin: no room, its oldest connection is closed");
-                connection.abort();
-            }
+            .max_by_key(|(_, (source, _))| held.get(source).copied())
+            .map(|(number, _)| *number);
+        if let Some((source, connection)) = most.and_then(|number| self.here.remove(&number)) {
+            tracing::debug!(%source, "admin: no room, its oldest connection is closed");
+            connection.abort();
         }
     }
 }

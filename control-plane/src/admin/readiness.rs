@@ -57,8 +57,8 @@ impl Begin {
         }
         let since = if let Some(named) = world.awaited_members() {
             for name in named {
-                let why = refused.iter().find(|(cluster, _)| cluster.as_str() == name);
-                let why = why.map_or("it has not joined yet", |(_, why)| why);
+                let why = refused.get(name.as_str());
+                let why = why.map_or("it has not joined yet", String::as_str);
                 unknown.insert(name.clone(), why.to_owned());
             }
             *self.named.get_or_init(|| now)

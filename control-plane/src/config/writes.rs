@@ -1,5 +1,6 @@
 //! How much may be written into each cluster?
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -42,26 +43,31 @@ impl Default for Writes {
     }
 }
 
+fn within<T: PartialOrd + Display>(
+    key: &str,
+    range: &RangeInclusive<T>,
+    number: T,
+) -> Result<T, ConfigError> {
+    if range.contains(&number) {
+        return Ok(number);
+    }
+    let why = format!("not {} to {}", range.start(), range.end());
+    Err(value(key, why))
+}
+
 pub(super) fn understand(raw: Option<Raw>) -> Result<Writes, ConfigError> {
     let Some(raw) = raw else {
         return Ok(Writes::default());
     };
-    let within = |key: &str, number: u32| {
-        let why = || format!("not {} to {}", WRITES.start(), WRITES.end());
-        let fits = WRITES.contains(&number).then_some(number);
-        fits.ok_or_else(|| value(key, why()))
-    };
-    let per_second = within("writes.per_second", raw.per_second.unwrap_or(PER_SECOND))?;
-    let removals = raw.removals_after_seconds;
-    let seconds = removals.unwrap_or(REMOVALS_AFTER.as_secs());
-    if !SECONDS.contains(&seconds) {
-        let why = format!("not {} to {}", SECONDS.start(), SECONDS.end());
-        return Err(value("writes.removals_after_seconds", why));
-    }
+    let per_second = raw.per_second.unwrap_or(PER_SECOND);
+    let per_second = within("writes.per_second", &WRITES, per_second)?;
+    let seconds = raw.removals_after_seconds;
+    let seconds = seconds.unwrap_or(REMOVALS_AFTER.as_secs());
+    let seconds = within("writes.removals_after_seconds", &SECONDS, seconds)?;
     let twice = per_second.saturating_mul(2).min(*WRITES.end());
     Ok(Writes {
         per_second,
-        burst: within("writes.burst", raw.burst.unwrap_or(twice))?,
+        burst: within("writes.burst", &WRITES, raw.burst.unwrap_or(twice))?,
         removals_after: Duration::from_secs(seconds),
     })
 }

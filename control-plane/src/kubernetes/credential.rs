@@ -56,8 +56,6 @@ impl std::fmt::Debug for Keeper {
 
 #[derive(Default)]
 struct State {
-    /// In the place of the one that there was at first.
-    token: Option<String>,
     held: Option<Held>,
     failed: Option<(Instant, ApiError)>,
 }
@@ -118,7 +116,7 @@ impl Keeper {
         let error = match paused.filter(|(at, _)| at.elapsed() < EXEC_PAUSE) {
             Some((_, error)) => error,
             None => match self
-                .get(state.token.as_ref())
+                .get()
                 .await
                 .and_then(|got| next(state.held.as_ref(), got))
             {
@@ -159,18 +157,17 @@ impl Keeper {
         let mut state = self.held.lock().await;
         let held = next(state.held.as_ref(), Got::token(token.to_owned()))?;
         state.held = Some(held);
-        state.token = Some(token.to_owned());
         Ok(())
     }
 
-    async fn get(&self, renewed: Option<&String>) -> Result<Got, ApiError> {
+    async fn get(&self) -> Result<Got, ApiError> {
         match &self.credential {
             Credential::Anonymous => Ok(Got {
                 token: None,
                 certificate: None,
                 expires: None,
             }),
-            Credential::Token(token) => Ok(Got::token(renewed.unwrap_or(token).clone())),
+            Credential::Token(token) => Ok(Got::token(token.clone())),
             Credential::Certificate(certificate) => Ok(Got::certificate(certificate.clone())),
             Credential::TokenFile(path) => {
                 let path = path.clone();

@@ -59,6 +59,16 @@ pub fn ahead(theirs: SystemTime, ours: SystemTime) -> i64 {
     }
 }
 
+/// Writes a time in whole seconds, as `metav1.Time` is: `2026-11-22T17:03:00Z`.
+#[must_use]
+pub fn whole(time: SystemTime) -> String {
+    let micro = micro(time);
+    match micro.split_once('.') {
+        Some((whole, _)) => format!("{whole}Z"),
+        None => micro,
+    }
+}
+
 /// Writes a time with microseconds, as a `MicroTime` is.
 #[must_use]
 pub fn micro(time: SystemTime) -> String {

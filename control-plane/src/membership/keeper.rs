@@ -38,8 +38,6 @@ pub(super) struct Keeper {
 pub(super) struct Kept {
     /// Whether it is in use, or why not; `None`: it was not looked at yet.
     pub(super) verdict: Option<Result<(), Unusable>>,
-    /// When the one that is offered ends; `None`: it does not say.
-    pub(super) ends: Option<SystemTime>,
     /// Why it was due and is not renewed.
     pub(super) not_renewed: Option<String>,
 }
@@ -59,9 +57,10 @@ impl Keeper {
             };
             let ends = offer.as_ref().ok().and_then(|(access, _)| access.ends());
             let verdict = self.connector.offer(offer).await;
-            let ends = ends.filter(|_| verdict.is_ok());
-            self.fleet.ends(self.connector.cluster(), ends);
-            self.note(verdict, ends);
+            if let Some(at) = ends.filter(|_| verdict.is_ok()) {
+                self.fleet.ends(self.connector.cluster(), at);
+            }
+            self.note(verdict);
             // A profile's is its cluster manager's to renew.
             if let Credential::Named(wanted) = &wanted {
                 self.renew(home.as_ref(), wanted).await;
@@ -73,11 +72,8 @@ impl Keeper {
         }
     }
 
-    fn note(&self, verdict: Result<(), Unusable>, ends: Option<SystemTime>) {
+    fn note(&self, verdict: Result<(), Unusable>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends.is_some() {
-            kept.ends = ends;
-        }
         kept.verdict = Some(verdict);
     }
 

@@ -32,7 +32,11 @@ fn unauthorized(report: &Report) -> Option<&str> {
 }
 
 /// The credential in use, and until when it is.
-pub(super) fn credential(kept: &Kept, report: Option<&Report>, now: SystemTime) -> Standing {
+pub(super) fn credential(
+    (kept, ends): (&Kept, Option<SystemTime>),
+    report: Option<&Report>,
+    now: SystemTime,
+) -> Standing {
     let kind = "CredentialValid";
     match kept.verdict.clone() {
         None => say(kind, None, "Pending", "not looked at yet"),
@@ -40,7 +44,7 @@ pub(super) fn credential(kept: &Kept, report: Option<&Report>, now: SystemTime) 
         Some(Err(why)) => say(kind, Some(false), why.reason, why.message),
         Some(Ok(())) => match report.and_then(unauthorized) {
             Some(why) => say(kind, Some(false), "Unauthorized", why),
-            None => match (kept.ends, &kept.not_renewed) {
+            None => match (ends, &kept.not_renewed) {
                 (Some(ends), _) if ends <= now => say(
                     kind,
                     Some(false),
@@ -58,12 +62,9 @@ pub(super) fn credential(kept: &Kept, report: Option<&Report>, now: SystemTime) 
 
 /// The same as long as the cause is the same.
 fn until(ends: SystemTime, not_renewed: Option<&str>) -> String {
-    let ends = timestamp::micro(ends);
-    let ends = ends
-        .split_once('.')
-        .map_or(ends.as_str(), |(whole, _)| whole);
+    let ends = timestamp::whole(ends);
     let why = not_renewed.unwrap_or("nobody has renewed it");
-    format!("it ends at {ends}Z, and is not renewed: {why}")
+    format!("it ends at {ends}, and is not renewed: {why}")
 }
 
 /// What does not fit into the cluster's quota?

@@ -74,7 +74,7 @@ fn a_credential_that_the_server_refuses_is_not_valid() {
             verdict,
             ..Kept::default()
         };
-        credential(&kept, report, SystemTime::now())
+        credential((&kept, None), report, SystemTime::now())
     };
     let said = credential(Some(Ok(())), Some(&report));
     assert_eq!((said.holds, said.reason), (Some(true), "Valid"));
@@ -95,17 +95,17 @@ fn a_credential_that_is_not_renewed_says_when_it_ends() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let mut kept = Kept {
         verdict: Some(Ok(())),
-        ends: Some(now + Duration::from_secs(3_600)),
         not_renewed: None,
     };
-    let said = credential(&kept, None, now);
+    let ends = Some(now + Duration::from_secs(3_600));
+    let said = credential((&kept, ends), None, now);
     assert_eq!((said.holds, said.reason), (Some(true), "Valid"));
     kept.not_renewed = Some("403 Forbidden".to_owned());
-    let said = credential(&kept, None, now);
+    let said = credential((&kept, ends), None, now);
     assert_eq!((said.holds, said.reason), (Some(true), "NotRenewed"));
     let why = "it ends at 2027-01-15T09:00:00Z, and is not renewed: 403 Forbidden";
     assert_eq!(said.message, why);
-    let said = credential(&kept, None, now + Duration::from_secs(3_600));
+    let said = credential((&kept, ends), None, now + Duration::from_secs(3_600));
     assert_eq!((said.holds, said.reason), (Some(false), "Expired"));
     assert_eq!(said.message, why);
 }

@@ -6,23 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use isthmus_proto::ids::ClusterId;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::{Item, Kept, KeyError};
 use crate::config::Home;
-use crate::copies::Copies;
+use crate::copies::{Copies, asked};
 use crate::kubernetes::lease::Servers;
 use crate::kubernetes::{Api, ApiError, Leadership};
 
-/// One question takes no longer.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What our Secrets say of themselves.
 const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "isthmus";
@@ -111,13 +107,10 @@ impl Secrets {
         match asked(api.create(&self.collection(), &self.secret(item, bytes))).await {
             Ok(made) => {
                 tracing::info!(secret = name(item), "a key was made");
-                if !is_rarely_read(item) {
-                    let made = made.to_string();
-                    self.copies.wrote(&self.path(item), made.as_bytes());
-                    // It is the newest: none comes behind it yet.
-                    if let Some(next) = item.next() {
-                        self.copies.wrote(&self.path(&next), b"");
-                    }
+                self.keep(item, made.to_string().as_bytes());
+                // It is the newest: none comes behind it yet.
+                if let Some(next) = item.next() {
+                    self.keep(&next, b"");
                 }
                 Ok(true)
             }
@@ -138,11 +131,18 @@ impl Secrets {
         let path = self.path(item);
         match asked(api.replace(&path, &secret)).await {
             Ok(written) => {
-                self.copies.wrote(&path, written.to_string().as_bytes());
+                self.keep(item, written.to_string().as_bytes());
                 Ok(true)
             }
             Err(error) if error.is_conflict() || error.is_not_found() => Ok(false),
             Err(cause) => Err(self.failed("replace", item, cause)),
+        }
+    }
+
+    /// A copy of what is now there, if there is to be one.
+    fn keep(&self, item: &Item, body: &[u8]) {
+        if !is_rarely_read(item) {
+            self.copies.wrote(&self.path(item), body);
         }
     }
 
@@ -228,12 +228,6 @@ fn is_rarely_read(item: &Item) -> bool {
         Item::Root(..) => true,
         Item::Issuer(..) | Item::Rotation(_) | Item::Handle(..) => false,
     }
-}
-
-async fn asked<T>(asking: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
-    timeout(ASK_TIMEOUT, asking)
-        .await
-        .unwrap_or(Err(ApiError::Silent))
 }
 
 fn name(item: &Item) -> String {

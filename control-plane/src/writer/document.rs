@@ -1,7 +1,6 @@
 //! What does a write look like to an API server?
 
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use isthmus_control_plane_core::model::{
     Kind, Labels, MANAGED_BY, MANAGED_LABEL, ObjectRef, OtherPort, Parent, ParentStatus, Reach,
@@ -250,20 +249,12 @@ fn port(port: &OtherPort) -> Value {
     value
 }
 
-/// `2026-11-22T17:03:00Z`, as `metav1.Time` is written.
-fn whole_seconds(time: SystemTime) -> String {
-    let micro = timestamp::micro(time);
-    micro
-        .split_once('.')
-        .map_or(micro.clone(), |(whole, _)| format!("{whole}Z"))
-}
-
 fn conditions_of(conditions: &[Said]) -> Vec<Value> {
     let one = |said: &Said| {
         let mut value = json!({
             "type": said.kind, "status": said.status.as_str(), "reason": said.reason,
             "message": said.message,
-            "lastTransitionTime": said.since.map(whole_seconds),
+            "lastTransitionTime": said.since.map(timestamp::whole),
         });
         if said.generation > 0 {
             value["observedGeneration"] = json!(said.generation);

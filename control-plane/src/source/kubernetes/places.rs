@@ -18,7 +18,7 @@ const NODES_MAX: usize = 20_000;
 #[derive(Debug, Default)]
 pub(super) struct Places {
     nodes: BTreeMap<String, Locality>,
-    waiting: BTreeMap<Name, (String, Object)>,
+    waiting: BTreeMap<Name, Object>,
     /// Pods wait that are not in `waiting`.
     overflown: bool,
 }
@@ -39,10 +39,10 @@ impl Places {
         let Some(node) = node_of(pod).filter(|_| lacks_place(pod)) else {
             return;
         };
-        if let Some(place) = self.nodes.get(&node).filter(|place| !is_nowhere(place)) {
+        if let Some(place) = self.nodes.get(node).filter(|place| !is_nowhere(place)) {
             put(pod, place);
         } else if self.waiting.len() < WAITING_MAX {
-            self.waiting.insert(name.clone(), (node, pod.clone()));
+            self.waiting.insert(name.clone(), pod.clone());
         } else {
             self.overflown = true;
         }
@@ -67,10 +67,10 @@ impl Places {
         if !is_nowhere(&place) {
             let (here, waiting) = std::mem::take(&mut self.waiting)
                 .into_iter()
-                .partition(|(_, (node, _))| node == name);
+                .partition(|(_, pod)| node_of(pod) == Some(name));
             self.waiting = waiting;
-            let here: BTreeMap<Name, (String, Object)> = here;
-            moved.pods.extend(here.into_values().map(|(_, mut pod)| {
+            let here: BTreeMap<Name, Object> = here;
+            moved.pods.extend(here.into_values().map(|mut pod| {
                 put(&mut pod, &place);
                 pod
             }));
@@ -89,9 +89,9 @@ fn is_nowhere(place: &Locality) -> bool {
     place.region.is_empty() && place.zone.is_empty()
 }
 
-fn node_of(object: &Object) -> Option<String> {
+fn node_of(object: &Object) -> Option<&str> {
     match &object.spec {
-        Spec::Pod(pod) => pod.node.clone(),
+        Spec::Pod(pod) => pod.node.as_deref(),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::flow::{ReceiveWindow, SendWindow, WINDOW_DEFAULT, WINDOW_MAX};
 use super::frame::{self, setting};
-use super::growth::Clock;
+use super::growth::{Busy, Clock};
 use super::hpack::{Decoder, Encoder};
 use super::limits::{Counters, Limits};
 use super::receive::Reading;
@@ -36,6 +36,7 @@ pub struct Connection {
     pub(super) receive: ReceiveWindow,
     pub(super) limits: Limits,
     pub(super) clock: Clock,
+    pub(super) busy: Busy,
     /// Client: the id of the next stream.
     pub(super) next_id: u32,
     /// The last stream that our GOAWAY named.
@@ -109,6 +110,7 @@ impl Connection {
             receive: ReceiveWindow::new(settings.connection_window),
             limits: Limits::new(settings.max_concurrent_streams, settings.resets_max),
             clock: Clock::new(),
+            busy: Busy::default(),
             next_id: 1,
             away_sent: None,
             away_received: None,

@@ -15,6 +15,11 @@ const PERIOD_MIN: u64 = 4_000;
 /// Ours: a shorter round trip counts as this one, µs. Both ends take turns of about that length, and
 /// few large turns cost less: with one stream in half of it, a KiB cost a third more.
 const ROUND_TRIP_MIN: u64 = 100;
+/// Ours: on a path that is shorter than that, all streams that are busy share so much, bytes: what is
+/// under way there is a queue at one of its ends ...
+const SHARED: u32 = 128 * 1024;
+/// ... but none has less, bytes: credit returns with each full frame.
+const SHARED_MIN: u32 = 32 * 1024;
 /// Ours: of what can go through in a period, in 256ths, so much tells a window that is too small. A
 /// peer that waits for credit sends 128 to 256.
 const SHARE_MIN: u8 = 116;
@@ -63,6 +68,7 @@ impl Clock {
 
     /// Which period of a few round trips it is. `None`: how long they are is not known yet.
     pub(super) fn period(&self) -> Option<Period> {
+        let is_short = self.round_trip? < ROUND_TRIP_MIN;
         let round_trip = self.round_trip?.max(ROUND_TRIP_MIN);
         let length = round_trip.saturating_mul(ROUND_TRIPS).max(PERIOD_MIN);
         let [number, ..] = (self.now / length).to_le_bytes();
@@ -70,6 +76,7 @@ impl Clock {
             number,
             round_trip,
             length,
+            is_short,
         })
     }
 }
@@ -81,6 +88,37 @@ pub(super) struct Period {
     number: u8,
     round_trip: u64,
     length: u64,
+    is_short: bool,
+}
+
+/// How many streams are busy at once.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    period: u8,
+    now: u32,
+    before: u32,
+}
+
+impl Busy {
+    /// Credit returns to a stream of this pace.
+    pub(super) fn note(&mut self, pace: Pace, period: Period) {
+        if self.period != period.number {
+            self.period = period.number;
+            self.before = std::mem::take(&mut self.now);
+        }
+        if pace.period != period.number {
+            self.now += 1;
+        }
+    }
+
+    /// How large the window of one may be.
+    pub(super) fn most(&self, period: Period) -> u32 {
+        if period.is_short {
+            (SHARED / self.before.max(1)).max(SHARED_MIN)
+        } else {
+            u32::MAX
+        }
+    }
 }
 
 /// How fast a stream uses up its window.

@@ -192,25 +192,35 @@ impl Connection {
         let Some(stream) = self.streams.get_mut(id.0).filter(|s| !s.remote_ended) else {
             return;
         };
-        let full = base.saturating_add(stream.grown);
+        let full = base.saturating_add_signed(stream.grown);
         let Some(grant) = stream.receive.release(bytes, full) else {
             return;
         };
-        // Nothing is left unread, and the peer waits for each window: it is worth more room.
-        let period = self.clock.period();
-        let small = period.is_some_and(|period| stream.pace.went(grant, full, period));
+        let mut most = self.settings.stream_window_max;
+        let mut small = false;
+        if let Some(period) = self.clock.period() {
+            self.busy.note(stream.pace, period);
+            most = most.min(self.busy.most(period));
+            // The peer waits for each window ...
+            small = stream.pace.went(grant, full, period);
+        }
+        // ... and nothing is left unread: it is worth more room.
         let more = if small && stream.receive.is_whole(full) {
-            self.growth(full)
+            self.growth(full, most)
         } else {
             0
         };
-        self.streams.grow(id.0, more);
-        frame::write_window_update(id.0, grant.saturating_add(more), out);
+        let less = full.saturating_sub(most).min(grant);
+        self.streams.grow(id.0, more, less);
+        let grant = grant.saturating_add(more) - less;
+        if grant > 0 {
+            frame::write_window_update(id.0, grant, out);
+        }
     }
 
     /// By how much the window of one stream may grow: it doubles, as far as it and all together may.
-    fn growth(&self, full: u32) -> u32 {
-        let one = self.settings.stream_window_max.saturating_sub(full);
+    fn growth(&self, full: u32, most: u32) -> u32 {
+        let one = most.saturating_sub(full);
         let all = self
             .settings
             .growth_max

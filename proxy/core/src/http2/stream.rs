@@ -23,8 +23,8 @@ pub(super) struct Stream {
     pub(super) content: u64,
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
-    /// Bytes by which our window for it has grown.
-    pub(super) grown: u32,
+    /// Bytes by which our window for it has grown; below zero: has shrunk.
+    pub(super) grown: i32,
     /// How fast it uses up our window.
     pub(super) pace: Pace,
     /// The peer sends nothing more.
@@ -64,6 +64,10 @@ impl Asked {
     pub(super) fn is_opened_by(self, status: u16) -> bool {
         matches!(self, Self::Tunnel | Self::Protocol) && (200..300).contains(&status)
     }
+}
+
+fn above_zero(bytes: i32) -> u32 {
+    u32::try_from(bytes).unwrap_or(0)
 }
 
 /// What became of a stream.
@@ -114,14 +118,14 @@ impl Streams {
         self.grown
     }
 
-    /// The window of stream `id` grows by so much.
-    pub(super) fn grow(&mut self, id: u32, bytes: u32) {
+    /// The window of stream `id` becomes so much larger, or smaller.
+    pub(super) fn grow(&mut self, id: u32, more: u32, less: u32) {
         if let Some(stream) = self.live.get_mut(&id) {
-            stream.grown = stream.grown.saturating_add(bytes);
-            stream
-                .receive
-                .shift(i32::try_from(bytes).unwrap_or(i32::MAX));
-            self.grown = self.grown.saturating_add(bytes);
+            let change = i32::try_from(i64::from(more) - i64::from(less)).unwrap_or(i32::MAX);
+            let before = above_zero(stream.grown);
+            stream.grown = stream.grown.saturating_add(change);
+            stream.receive.shift(change);
+            self.grown = (self.grown - before).saturating_add(above_zero(stream.grown));
         }
     }
 
@@ -186,7 +190,7 @@ impl Streams {
     pub(super) fn remove(&mut self, id: u32, how: Closed) -> bool {
         let was = self.live.remove(&id);
         if let Some(stream) = &was {
-            self.grown = self.grown.saturating_sub(stream.grown);
+            self.grown = self.grown.saturating_sub(above_zero(stream.grown));
         }
         match how {
             Closed::ByUs => self.by_us.push(id),

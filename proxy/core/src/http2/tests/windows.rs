@@ -9,6 +9,8 @@ const BASE: u32 = 64 * 1024;
 const MOST: u32 = 256 * 1024;
 const GROWTH: u32 = 400 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
+/// Of a path on which both ends do not just take turns.
+const ROUND_TRIP: Duration = Duration::from_micros(500);
 
 fn end() -> End {
     End::server_with(Settings {
@@ -18,6 +20,14 @@ fn end() -> End {
         max_concurrent_streams: 1_000,
         ..Settings::default()
     })
+}
+
+/// The peer is so far away.
+fn far(end: &mut End, round_trip: Duration) {
+    end.http2.ping([7; 8], &mut end.out);
+    end.wait(round_trip);
+    end.feed(&raw(6, 1, 0, &[7; 8])).unwrap();
+    end.out.clear();
 }
 
 /// Sends on a stream until the peer may send no more; how much that was.
@@ -49,7 +59,8 @@ fn stream(end: &mut End, id: u32, time: Duration) {
 }
 
 fn window(end: &End, id: u32) -> u32 {
-    end.http2.stream_window() + end.http2.streams.get(id).unwrap().grown
+    let grown = end.http2.streams.get(id).unwrap().grown;
+    end.http2.stream_window().saturating_add_signed(grown)
 }
 
 #[test]
@@ -62,6 +73,7 @@ fn a_stream_that_nobody_reads_has_its_first_window_and_no_more() {
 #[test]
 fn a_stream_that_is_read_fast_gets_room_up_to_its_bound() {
     let mut end = end();
+    far(&mut end, ROUND_TRIP);
     stream(&mut end, 1, Duration::ZERO);
     assert_eq!(window(&end, 1), MOST);
     // Less than half of it may still be owed.
@@ -79,9 +91,39 @@ fn a_stream_that_trickles_gets_no_room() {
     assert!(fill(&mut end, 1) <= BASE);
 }
 
+/// On a short path what is under way waits at one of its ends, and whoever comes next behind it.
+#[test]
+fn streams_that_are_busy_at_once_share_a_short_path() {
+    let mut end = End::server();
+    let four = [1, 3, 5, 7];
+    for id in four {
+        end.feed(&headers(id, POST, false)).unwrap();
+    }
+    let busy = |end: &mut End, ids: &[u32]| {
+        for _ in 0..1_000 {
+            for id in ids {
+                end.feed(&data(*id, &[7; 16 * 1024], false)).unwrap();
+            }
+            end.wait(Duration::from_micros(100));
+            end.out.clear();
+        }
+    };
+    busy(&mut end, &four);
+    for id in four {
+        assert_eq!(window(&end, id), 32 * 1024);
+    }
+    for id in &four[1..] {
+        // And then it is gone: the peer has sent more than it may.
+        assert!(fill(&mut end, *id) <= 32 * 1024);
+    }
+    busy(&mut end, &[1; 4]);
+    assert_eq!(window(&end, 1), 128 * 1024);
+}
+
 #[test]
 fn what_all_may_grow_by_is_bounded_and_returns_with_each_stream() {
     let mut end = end();
+    far(&mut end, ROUND_TRIP);
     for id in [1, 3, 5, 7] {
         stream(&mut end, id, Duration::ZERO);
     }

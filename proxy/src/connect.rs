@@ -318,6 +318,7 @@ async fn tunnel_to(
         } => {
             let peer = Peer::Direct(*address);
             let open = async || {
+                certificate(worker)?;
                 let name = sni
                     .clone()
                     .unwrap_or_else(|| identity.trust_domain().as_str().into());
@@ -332,10 +333,20 @@ async fn tunnel_to(
             identity,
         } => {
             let peer = Peer::Behind(Arc::clone(sni));
-            let open =
-                async || through_gateway(worker, permit, gateways, (sni, identity), limit).await;
+            let open = async || {
+                certificate(worker)?;
+                through_gateway(worker, permit, gateways, (sni, identity), limit).await
+            };
             worker.tunnels.get(peer, identity, open).await
         }
+    }
+}
+
+/// Without one no peer takes us: that says nothing of the peer.
+fn certificate(worker: &Worker) -> Result<(), Failure> {
+    match worker.shared.tls.shown() {
+        Some(_) => Ok(()),
+        None => Err(Failure::NoCertificate),
     }
 }
 

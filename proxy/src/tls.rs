@@ -120,7 +120,9 @@ impl TlsStore {
         *self.trust.lock().unwrap_or_else(PoisonError::into_inner) = trust;
     }
 
-    fn shown(&self) -> Option<Arc<CertifiedKey>> {
+    /// What peers are shown; `None`: there is none, or it has ended.
+    #[must_use]
+    pub fn shown(&self) -> Option<Arc<CertifiedKey>> {
         self.held()
             .filter(|held| held.not_after > SystemTime::now())
             .map(|held| Arc::clone(&held.key))

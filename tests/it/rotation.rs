@@ -332,3 +332,53 @@ async fn a_root_is_replaced_under_load_without_a_failed_request() {
     let reviews = mesh.client("west/app").http("reviews");
     assert_eq!(reviews.get("/").await.status, 200);
 }
+
+/// F4: whoever has not renewed in time calls nobody and is called by nobody, and says why. What was open
+/// before may go on for an hour.
+#[tokio::test]
+async fn an_expired_certificate_opens_nothing_until_it_is_renewed() {
+    const SECONDS: u64 = 10;
+    let mut mesh = two_clusters().certificate_seconds(SECONDS).start().await;
+    let load = Load::start(vec![mesh.client("east/web").http("cart")]);
+    load.more(20).await;
+    mesh.control_mut().kill();
+    let names = ["east/web-1", "west/cart-1", "west/cart-2"];
+    until("all certificates have ended", async || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap().as_secs_f64();
+        for name in names {
+            let page = mesh.proxy(name).get("/metrics").await;
+            let (_, page) = page.map_err(|e| format!("{e:#}"))?;
+            let ends = admin::sum(&page, "isthmus_certificate_expires_seconds", &[]);
+            check(ends > 0.0 && ends < now, format!("{name}: {ends} at {now}"))?;
+        }
+        Ok::<(), String>(())
+    })
+    .await;
+    load.more(20).await;
+    load.stop_without_failure().await;
+
+    // Who is called shows none that has ended.
+    assert!(shown(&mesh, "west/cart-1").await.is_err());
+    // What was open is not any more.
+    for name in names {
+        mesh.proxy_mut(name).stop().await;
+        mesh.proxy_mut(name).start().await;
+    }
+    let client = mesh.client("east/web").http("cart");
+    let before = ["west/cart-1", "west/cart-2"].map(|pod| mesh.app(pod).record.requests());
+    for _ in 0..5 {
+        let reply = client.get("/").await;
+        let said = reply.text();
+        assert!(said.starts_with("UF no_certificate"), "{said}");
+    }
+    let after = ["west/cart-1", "west/cart-2"].map(|pod| mesh.app(pod).record.requests());
+    assert_eq!(before, after);
+
+    mesh.control_mut().start().await;
+    until("it is renewed", async || {
+        let reply = client.get("/").await;
+        check(reply.status == 200, reply.text())
+    })
+    .await;
+}

@@ -181,6 +181,9 @@ fn remedy(failure: &str, policy: &str) -> String {
         "endpoints_unknown" => {
             "connect the sidecar to the control plane: it was never told the endpoints"
         }
+        "no_certificate" => {
+            "see the log of the caller's sidecar, and `isthmus status`: it can't renew its certificate"
+        }
         "overflow" => "raise the limits in the service's TrafficPolicy, or send less",
         "connect_failed" | "connect_timeout" => {
             "see whether the pod runs, and whether its network is reachable"

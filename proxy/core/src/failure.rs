@@ -34,6 +34,8 @@ pub enum Failure {
     NoHealthyEndpoint,
     /// The service's endpoints are not known yet.
     EndpointsUnknown,
+    /// We have no certificate, or it has ended: no tunnel can be opened.
+    NoCertificate,
     /// A circuit limit.
     Overflow,
     /// The upstream could not be reached.
@@ -98,7 +100,10 @@ impl Failure {
             Self::NoDestination | Self::NoRoute | Self::InvalidBackend | Self::NoHandle => "NR",
             Self::NoEndpoint | Self::NoHealthyEndpoint | Self::EndpointsUnknown => "UH",
             Self::Overflow | Self::Draining => "UO",
-            Self::ConnectFailed | Self::ConnectTimeout | Self::IdentityMismatch => "UF",
+            Self::NoCertificate
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::IdentityMismatch => "UF",
             Self::UpstreamReset | Self::UpstreamRefused => "UC",
             Self::UpstreamProtocol => "UPE",
             Self::RequestDeadline | Self::TryTimeout => "UT",
@@ -127,6 +132,7 @@ impl Failure {
             | Self::NoEndpoint
             | Self::NoHealthyEndpoint
             | Self::EndpointsUnknown
+            | Self::NoCertificate
             | Self::Overflow
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -155,6 +161,7 @@ impl Failure {
             | Self::NoEndpoint
             | Self::NoHealthyEndpoint
             | Self::EndpointsUnknown
+            | Self::NoCertificate
             | Self::Overflow
             | Self::Draining
             | Self::StreamDeadline
@@ -175,7 +182,9 @@ impl Failure {
     #[must_use]
     pub fn retry(self) -> Retry {
         match self {
-            Self::ConnectFailed
+            // To another endpoint a tunnel may be open.
+            Self::NoCertificate
+            | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::IdentityMismatch
             | Self::UpstreamRefused => Retry::Always,
@@ -220,6 +229,7 @@ impl Failure {
             Self::NoEndpoint => "no_endpoint",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
             Self::EndpointsUnknown => "endpoints_unknown",
+            Self::NoCertificate => "no_certificate",
             Self::Overflow => "overflow",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",

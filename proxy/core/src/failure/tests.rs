@@ -23,7 +23,8 @@ fn next(failure: Failure) -> Option<Failure> {
         NoRoute => NoEndpoint,
         NoEndpoint => NoHealthyEndpoint,
         NoHealthyEndpoint => EndpointsUnknown,
-        EndpointsUnknown => Overflow,
+        EndpointsUnknown => NoCertificate,
+        NoCertificate => Overflow,
         Overflow => ConnectFailed,
         ConnectFailed => ConnectTimeout,
         ConnectTimeout => IdentityMismatch,
@@ -69,8 +70,11 @@ proptest! {
         // Nobody is left to be told, or it is an error's status.
         prop_assert_eq!(status == 0, failure == Failure::DownstreamReset);
         prop_assert!(status == 0 || (400..600).contains(&status));
-        // Another endpoint is no better for what the caller did, or the mesh decided.
-        prop_assert!(retry == Retry::Never || blame == Blame::Upstream);
+        // Another endpoint is no better for what the caller did, or the mesh decided: but a tunnel to it may
+        // be open already.
+        prop_assert!(
+            retry == Retry::Never || blame == Blame::Upstream || failure == Failure::NoCertificate
+        );
         // Whom the client is told to be at fault is who is at fault.
         prop_assert!(blame != Blame::Upstream || status >= 500);
         // The caller's own: 4xx, but for who is gone and who came to a gateway without a handle.

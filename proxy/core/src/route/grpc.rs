@@ -75,6 +75,7 @@ impl GrpcStatus {
             | Failure::NoEndpoint
             | Failure::NoHealthyEndpoint
             | Failure::EndpointsUnknown
+            | Failure::NoCertificate
             | Failure::Overflow
             | Failure::ConnectFailed
             | Failure::ConnectTimeout

@@ -28,8 +28,6 @@ const APART: Duration = Duration::from_millis(15);
 const APART_MAX: u32 = 64;
 /// How long that takes.
 pub const ENDING: Duration = APART.saturating_mul(APART_MAX);
-/// Connections of one worker and listener.
-const CONNECTIONS_MAX: usize = 10_000;
 
 /// Binds a listener that several workers may share (`SO_REUSEPORT`).
 ///
@@ -67,6 +65,7 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         tokio::time::sleep(LATE).await;
     });
     let open = Rc::new(());
+    let most = worker.shared.config.connections_per_listener;
     let mut place = 0;
     loop {
         let accepted = tokio::select! {
@@ -85,7 +84,7 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         let since = Instant::now();
         let refusal = if !allowed(peer.ip()) {
             Some((Failure::Denied, "its network may not use this listener"))
-        } else if Rc::strong_count(&open) > CONNECTIONS_MAX {
+        } else if Rc::strong_count(&open) > most {
             Some((Failure::Overflow, "as many connections as may be are open"))
         } else {
             None
@@ -156,12 +155,57 @@ mod tests {
     use std::cell::Cell;
     use std::future::pending;
 
-    use tokio::io::AsyncReadExt;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::{LocalSet, spawn_local, yield_now};
     use tokio::time::timeout;
 
     use super::*;
-    use crate::worker::tests::bench;
+    use crate::worker::tests::{bench, bench_with};
+
+    /// O13: one more is refused at once, the others notice nothing, and there is room again when one ends.
+    #[tokio::test]
+    async fn one_connection_too_many_is_refused_until_another_ends() {
+        let test = async {
+            let bench = bench_with(json!({ "connections_per_listener": 20 }));
+            let most = bench.worker.shared.config.connections_per_listener;
+            let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            let address = listener.local_addr().unwrap();
+            let serve = |_, mut conn: Accepted| async move {
+                let (mut rx, mut tx) = conn.io.split();
+                let _ = tokio::io::copy(&mut rx, &mut tx).await;
+            };
+            let at = (listener, Direction::Inbound);
+            spawn_local(accept_loop(Rc::clone(&bench.worker), at, |_| true, serve));
+            let echo = async |client: &mut TcpStream| {
+                client.write_all(b"x").await?;
+                client.read_exact(&mut [0]).await
+            };
+            let mut clients = Vec::new();
+            for _ in 0..most {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                echo(&mut client).await.unwrap();
+                clients.push(client);
+            }
+            for _ in 0..3 {
+                let mut more = TcpStream::connect(address).await.unwrap();
+                let refused = echo(&mut more).await.unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::ConnectionReset);
+            }
+            for client in &mut clients {
+                echo(client).await.unwrap();
+            }
+            clients.pop();
+            // Its end is still on the way.
+            loop {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                if echo(&mut client).await.is_ok() {
+                    break;
+                }
+            }
+        };
+        LocalSet::new().run_until(test).await;
+    }
 
     /// A caller whose tunnel is cut tries again on the next one: that must not be gone, too.
     #[tokio::test]

@@ -151,6 +151,8 @@ pub struct RawConfig {
     unproven_per_source: usize,
     #[serde(default = "streams_per_tunnel")]
     streams_per_tunnel: u32,
+    #[serde(default = "connections_per_listener")]
+    connections_per_listener: usize,
 }
 
 fn default_mesh_domain() -> String {
@@ -164,6 +166,11 @@ fn one() -> usize {
 /// A tunnel carries all that a worker has with a peer.
 fn streams_per_tunnel() -> u32 {
     4096
+}
+
+/// A sidecar of one worker then holds some 100 MiB.
+fn connections_per_listener() -> usize {
+    10_000
 }
 
 fn thirty() -> u64 {
@@ -288,6 +295,8 @@ pub struct Config {
     pub unproven_per_source: usize,
     /// Streams that a peer may have open in one tunnel.
     pub streams_per_tunnel: u32,
+    /// Connections of each listener and worker.
+    pub connections_per_listener: usize,
 }
 
 impl Config {
@@ -400,6 +409,7 @@ impl RawConfig {
             tunnels_per_peer: self.tunnels_per_peer,
             unproven_per_source: self.unproven_per_source,
             streams_per_tunnel: self.streams_per_tunnel,
+            connections_per_listener: self.connections_per_listener,
         })
     }
 
@@ -417,6 +427,10 @@ impl RawConfig {
         if self.streams_per_tunnel == 0 || self.streams_per_tunnel > 65_536 {
             let why = format!("{} is not from 1 to 65,536", self.streams_per_tunnel);
             return Err(value("streams_per_tunnel", why));
+        }
+        if !(1..=1_000_000).contains(&self.connections_per_listener) {
+            let why = format!("{} is not from 1 to 1,000,000", self.connections_per_listener);
+            return Err(value("connections_per_listener", why));
         }
         if !(1..=UNPROVEN_MAX).contains(&self.unproven_per_source) {
             return Err(value(
@@ -585,6 +599,11 @@ mod tests {
                 "{\"role\"",
                 "{\"streams_per_tunnel\":0,\"role\"",
                 "streams_per_tunnel",
+            ),
+            (
+                "{\"role\"",
+                "{\"connections_per_listener\":0,\"role\"",
+                "connections_per_listener",
             ),
         ] {
             let error = raw(change, to).unwrap_err().to_string();

@@ -1,9 +1,12 @@
-//! What if the network, or the one that is called, is bad? (SECURITY F9, F13, S19)
+//! What if the network, the one that is called, or the host is bad? (SECURITY F9, F13, F18, S19)
 
 use std::time::{Duration, Instant};
 
+use isthmus_tests::wait::check;
 use isthmus_tests::{App, Fault, Mesh, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Command;
 
 use crate::load::Load;
 
@@ -171,4 +174,79 @@ async fn several_workers_share_one_listener() {
     load.more(300).await;
     let tally = load.stop_without_failure().await;
     assert_eq!(tally.pods.len(), 2, "{:?}", tally.pods);
+}
+
+/// F18: of one process. A whole mesh needs half of it.
+const DESCRIPTORS: usize = 256;
+
+/// How many this process has.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// In a process of its own, which may have few descriptors; they are used up from here.
+#[tokio::test]
+async fn without_descriptors_what_is_open_goes_on_and_what_comes_waits() {
+    let file = std::env::current_exe().unwrap();
+    let script = format!(
+        "ulimit -n {DESCRIPTORS}; exec {file:?} --exact faults::descriptors_alone --ignored --nocapture"
+    );
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut flood = Vec::new();
+    let mut held = false;
+    while let Some(line) = lines.next_line().await.unwrap() {
+        println!("{line}");
+        if let Some(address) = line.strip_prefix("flood ") {
+            for _ in 0..2 * DESCRIPTORS {
+                flood.push(TcpStream::connect(address).await.unwrap());
+            }
+        }
+        if line == "held" {
+            held = true;
+            flood.clear();
+        }
+    }
+    let ended = child.wait().await.unwrap();
+    assert!(ended.success() && held, "{ended}");
+}
+
+#[tokio::test]
+#[ignore = "runs in a process of its own, by without_descriptors_what_is_open_goes_on_and_what_comes_waits"]
+async fn descriptors_alone() {
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web").service("cart", 1))
+        .start()
+        .await;
+    let client = mesh.client("east/web").http("cart");
+    let address = client.address();
+    let load = Load::start(vec![client]);
+    load.more(20).await;
+    println!("{} of {DESCRIPTORS}", descriptors());
+    println!("flood {address}");
+    until("none is left", async || {
+        match std::fs::File::open("/dev/null") {
+            Ok(_) => Err(descriptors()),
+            Err(error) if error.raw_os_error() == Some(24) => Ok(()),
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await;
+    load.more(200).await;
+    println!("held");
+    let begun = Instant::now();
+    until("who comes is served", async || {
+        let reply = mesh.client("east/web").http("cart").try_get("/").await;
+        let reply = reply.map_err(|e| format!("{e:#}"))?;
+        check(reply.status == 200, reply.text())
+    })
+    .await;
+    println!("served again after {:.2} s", begun.elapsed().as_secs_f64());
+    load.more(20).await;
+    load.stop_without_failure().await;
 }

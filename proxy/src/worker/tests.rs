@@ -4,6 +4,7 @@ use isthmus_proto::locality::Locality;
 use isthmus_proxy_core::authorize::{PolicySet, PolicyTable};
 use isthmus_proxy_core::balance::Me;
 use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, Version};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -21,14 +22,21 @@ pub(crate) struct Bench {
 
 /// A worker beside an application on 127.0.0.1 that anybody may call.
 pub(crate) fn bench() -> Bench {
+    bench_with(json!({}))
+}
+
+/// The same with keys of its configuration.
+pub(crate) fn bench_with(more: Value) -> Bench {
     // Somebody else in this process may have been first, with the same.
     let _ = rustls::crypto::CryptoProvider::install_default((*provider()).clone());
-    let raw: RawConfig = serde_json::from_str(
-        r#"{"role":"sidecar","cluster":"east","network":"east-net","namespace":"shop",
-            "pod":"cart-1","service_account":"cart","token_file":"t","state_dir":"s",
-            "control_plane":{"address":"127.0.0.1:1","roots_file":"r"},"listen":{}}"#,
-    )
-    .unwrap();
+    let mut raw = json!({
+        "role": "sidecar", "cluster": "east", "network": "east-net", "namespace": "shop",
+        "pod": "cart-1", "service_account": "cart", "token_file": "t", "state_dir": "s",
+        "control_plane": { "address": "127.0.0.1:1", "roots_file": "r" }, "listen": {},
+    });
+    let more = more.as_object().cloned().unwrap_or_default();
+    raw.as_object_mut().unwrap().extend(more);
+    let raw: RawConfig = serde_json::from_value(raw).unwrap();
     let config = raw.build().unwrap();
     let me = Me {
         cluster: config.cluster.clone(),

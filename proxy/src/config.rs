@@ -429,7 +429,10 @@ impl RawConfig {
             return Err(value("streams_per_tunnel", why));
         }
         if !(1..=1_000_000).contains(&self.connections_per_listener) {
-            let why = format!("{} is not from 1 to 1,000,000", self.connections_per_listener);
+            let why = format!(
+                "{} is not from 1 to 1,000,000",
+                self.connections_per_listener
+            );
             return Err(value("connections_per_listener", why));
         }
         if !(1..=UNPROVEN_MAX).contains(&self.unproven_per_source) {

@@ -154,6 +154,17 @@ async fn no_spelling_of_a_path_gets_around_a_denial() {
     }
 }
 
+/// `OPTIONS *` is about the server as a whole: whoever denies every path denies it.
+#[tokio::test]
+async fn a_denial_of_every_path_is_one_of_the_server_as_a_whole() {
+    let mesh = all_protocols().start().await;
+    let client = mesh.client("east/web").port("echo", 80);
+    let words = "OPTIONS * HTTP/1.1\r\nhost: echo\r\nconnection: close\r\n\r\n";
+    assert_eq!(status(&client, words).await, "200");
+    deny(&mesh, &client, "{prefix: /}").await;
+    assert_eq!(status(&client, words).await, "403");
+}
+
 /// Until the denial by this match is in force, and no older one.
 async fn deny(mesh: &Mesh, client: &Client, matched: &str) {
     let policy = format!(

@@ -127,8 +127,13 @@ impl fmt::Display for Patterns {
 pub(super) enum Pattern {
     Exact(Box<str>),
     Prefix(Box<str>),
+    /// The prefix `/` of a path: every path, also `*`.
+    EveryPath,
     Suffix(Box<str>),
-    Regex { source: Box<str>, compiled: Regex },
+    Regex {
+        source: Box<str>,
+        compiled: Regex,
+    },
     Present,
 }
 
@@ -148,6 +153,7 @@ impl Pattern {
         };
         Ok(match kind {
             Kind::Exact(text) => Self::Exact(literal("exact", text, subject)?),
+            Kind::Prefix(text) if text == "/" && subject == Subject::Path => Self::EveryPath,
             Kind::Prefix(text) => Self::Prefix(literal("prefix", text, subject)?),
             Kind::Suffix(text) => Self::Suffix(literal("suffix", text, subject)?),
             Kind::Regex(source) => {
@@ -169,6 +175,7 @@ impl Pattern {
         match self {
             Self::Exact(want) => text == want.as_bytes(),
             Self::Prefix(want) => text.starts_with(want.as_bytes()),
+            Self::EveryPath => true,
             Self::Suffix(want) => text.ends_with(want.as_bytes()),
             Self::Regex { compiled, .. } => compiled.is_match(text),
             Self::Present => !text.is_empty(),
@@ -181,6 +188,7 @@ impl fmt::Display for Pattern {
         match self {
             Self::Exact(text) => write!(f, "exact {}", shown(text.as_bytes())),
             Self::Prefix(text) => write!(f, "prefix {}", shown(text.as_bytes())),
+            Self::EveryPath => f.write_str("prefix /"),
             Self::Suffix(text) => write!(f, "suffix {}", shown(text.as_bytes())),
             Self::Regex { source, .. } => write!(f, "regex {}", shown(source.as_bytes())),
             Self::Present => f.write_str("present"),

@@ -526,6 +526,15 @@ fn operations_are_matched_literally() {
     ] {
         assert_eq!(matched(&rule, &call), (want, want), "{rule:?}");
     }
+    // The server as a whole is asked for, too, where every path is meant.
+    let server = Call::by(CART).http("OPTIONS", "api.cart.shop", "*");
+    for (rule, want) in [
+        (path(prefix("/")), true),
+        (path(prefix("/v1")), false),
+        (path(exact("*")), true),
+    ] {
+        assert_eq!(matched(&rule, &server), (want, want), "{rule:?}");
+    }
     let port = to(vec![Operation {
         ports: vec![8080, 80, 443],
         ..Operation::default()

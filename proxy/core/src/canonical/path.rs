@@ -27,6 +27,12 @@ impl CanonicalPath {
         self.full.get(..self.end).unwrap_or_default()
     }
 
+    /// Is it `*`, the server as a whole (RFC 9110 §9.3.7)? The prefix `/` means it, too, and nothing else does.
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        self.full == "*"
+    }
+
     /// What follows the `?`, as it came; `None` without `?`.
     #[must_use]
     pub fn query(&self) -> Option<&str> {

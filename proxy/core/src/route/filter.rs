@@ -182,6 +182,8 @@ impl Redirect {
             .unwrap_or_else(|| without_port(&authority));
         let target = match &self.path {
             Some(edit) => edit.apply(path, prefix),
+            // Its URI has no path (RFC 9110 §7.1).
+            None if path.is_server() => String::new(),
             None => path.full().to_owned(),
         };
         if host.is_empty() {
@@ -224,6 +226,7 @@ impl PathEdit {
     fn apply(&self, path: &CanonicalPath, prefix: Option<&str>) -> String {
         let mut new = match self {
             Self::Full(full) => full.to_string(),
+            Self::Prefix(replacement) if path.is_server() => replacement.to_string(),
             Self::Prefix(replacement) => {
                 let rest = path
                     .as_str()

@@ -223,6 +223,8 @@ impl PathMatcher {
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(text) => **text == *path,
+            // Every path, also `*`.
+            Self::Prefix(prefix) if prefix.is_empty() => true,
             Self::Prefix(prefix) => path
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
@@ -402,7 +404,9 @@ mod tests {
             assert!(p.matches("/foo") && p.matches("/foo/") && p.matches("/foo/bar"));
             assert!(!p.matches("/foobar") && !p.matches("/fo") && !p.matches("/"));
         }
-        assert!(prefix("/").matches("/") && prefix("/").matches("/x"));
+        let all = prefix("/");
+        assert!(all.matches("/") && all.matches("/x") && all.matches("*"));
+        assert!(!prefix("/foo").matches("*"));
     }
 
     #[test]

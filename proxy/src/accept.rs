@@ -29,6 +29,21 @@ const APART_MAX: u32 = 64;
 /// How long that takes.
 pub const ENDING: Duration = APART.saturating_mul(APART_MAX);
 
+/// Nobody listens there, not even somebody who would share it: another proxy of the same user.
+///
+/// # Errors
+/// Somebody does, or the address is not ours.
+pub fn unshared(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // What ended a moment ago is no hindrance.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 /// Binds a listener that several workers may share (`SO_REUSEPORT`).
 ///
 /// # Errors
@@ -205,6 +220,20 @@ mod tests {
             }
         };
         LocalSet::new().run_until(test).await;
+    }
+
+    #[test]
+    fn a_listener_is_shared_by_nobody_else() {
+        let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap();
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let at = address(&listener);
+        assert_eq!(address(&bind(at).unwrap()), at, "by our workers it is");
+        assert_eq!(
+            unshared(at).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+        drop(listener);
+        unshared(at).unwrap();
     }
 
     /// A caller whose tunnel is cut tries again on the next one: that must not be gone, too.

@@ -36,6 +36,8 @@ pub fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let _ = rustls::crypto::CryptoProvider::install_default((*provider()).clone());
     std::fs::create_dir_all(&config.state_dir)
         .with_context(|| format!("make the state folder {}", config.state_dir.display()))?;
+    // Held until we have drained. Listeners are shared by all workers, and another proxy could share them, too.
+    let _lock = files::lock(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

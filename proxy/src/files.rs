@@ -1,11 +1,11 @@
 //! How does the proxy write to disk so that a crash leaves the old or the new, never a half?
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// Replaces a file that only its owner may read.
 ///
@@ -25,6 +25,29 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         fs::rename(&fresh, path)
     };
     write().with_context(|| format!("write {}", path.display()))
+}
+
+/// The folder is ours until the file is dropped, or we end however we end. `None`: its file system has no locks.
+///
+/// # Errors
+/// Another process uses it, or it can't be written to.
+pub fn lock(folder: &Path) -> Result<Option<File>> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let file = open.with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => bail!("{}: another proxy runs with it", folder.display()),
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(%error, "{} can't be locked", folder.display());
+            Ok(None)
+        }
+    }
 }
 
 /// A PEM block (RFC 7468).
@@ -78,6 +101,16 @@ mod tests {
             let back = CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
             assert_eq!(&*back, der.as_slice(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_one_proxys_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        let refused = lock(dir.path()).unwrap_err().to_string();
+        assert!(refused.ends_with("another proxy runs with it"), "{refused}");
+        drop(held);
+        lock(dir.path()).unwrap();
     }
 
     #[test]

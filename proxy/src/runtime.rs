@@ -20,7 +20,7 @@ use rustls::pki_types::UnixTime;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
-use crate::accept::{ENDING, accept_loop, bind};
+use crate::accept::{ENDING, accept_loop, bind, unshared};
 use crate::config::{Config, Destination, Role};
 use crate::connections::{Relayed, WITHDRAWN_GRACE};
 use crate::telemetry::Direction;
@@ -148,6 +148,9 @@ fn bind_one(
 ) -> Result<()> {
     let address = if first { wanted } else { *bound };
     if let Some(address) = address {
+        if first {
+            unshared(address).with_context(|| format!("listen on {address}"))?;
+        }
         let socket = bind(address).with_context(|| format!("listen on {address}"))?;
         *bound = Some(socket.local_addr()?);
         *listener = Some(socket);

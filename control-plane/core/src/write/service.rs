@@ -397,6 +397,7 @@ fn is_import(import: &ServiceImport, body: &ImportBody) -> bool {
         return false;
     };
     let digest = |list: &Labels| list.get(EXPORTED_ANNOTATION).cloned();
+    let named = |list: &Labels| list.contains_key(EXPORTERS_ANNOTATION);
     let newer = import.spread == body.spread && import.families == body.families;
     import.headless == body.headless
         && import.ips == body.ips
@@ -405,6 +406,8 @@ fn is_import(import: &ServiceImport, body: &ImportBody) -> bool {
         && (newer || import.is_alpha)
         && folded_hold(&managed.labels, &body.labels)
         && folded_hold(&managed.annotations, &body.annotations)
+        // It goes once the status says the same.
+        && named(&managed.annotations) == named(&body.annotations)
         && digest(&managed.annotations) == digest(&body.annotations)
 }
 

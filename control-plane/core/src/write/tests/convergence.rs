@@ -249,7 +249,10 @@ impl Run {
             let mut clusters: Vec<_> = merged.exporters.iter().map(ToString::to_string).collect();
             clusters.sort();
             prop_assert_eq!(&import.clusters, &clusters);
-            prop_assert_eq!(derived.managed.unwrap().owner, import.managed.unwrap().uid);
+            let managed = import.managed.unwrap();
+            let exporters = crate::world::exporters::EXPORTERS_ANNOTATION;
+            prop_assert!(!managed.annotations.contains_key(exporters));
+            prop_assert_eq!(derived.managed.unwrap().owner, managed.uid);
         }
         // Another leader finds nothing to do.
         self.planner = Planner::default();

@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn one_connection_too_many_is_refused_until_another_ends() {
         let test = async {
-            let bench = bench_with(json!({ "connections_per_listener": 20 }));
+            let bench = bench_with(&json!({ "connections_per_listener": 20 }));
             let most = bench.worker.shared.config.connections_per_listener;
             let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
             let address = listener.local_addr().unwrap();
@@ -228,10 +228,7 @@ mod tests {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let at = address(&listener);
         assert_eq!(address(&bind(at).unwrap()), at, "by our workers it is");
-        assert_eq!(
-            unshared(at).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        assert_eq!(unshared(at).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         unshared(at).unwrap();
     }

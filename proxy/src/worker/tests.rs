@@ -22,11 +22,11 @@ pub(crate) struct Bench {
 
 /// A worker beside an application on 127.0.0.1 that anybody may call.
 pub(crate) fn bench() -> Bench {
-    bench_with(json!({}))
+    bench_with(&json!({}))
 }
 
 /// The same with keys of its configuration.
-pub(crate) fn bench_with(more: Value) -> Bench {
+pub(crate) fn bench_with(more: &Value) -> Bench {
     // Somebody else in this process may have been first, with the same.
     let _ = rustls::crypto::CryptoProvider::install_default((*provider()).clone());
     let mut raw = json!({
@@ -99,4 +99,20 @@ pub(crate) async fn rest(io: &mut TcpStream) -> Vec<u8> {
     // A reset is an end, too.
     let _ = io.read_to_end(&mut seen).await;
     seen
+}
+
+/// `cargo test --release -p isthmus-proxy --lib -- --ignored --nocapture measure_a_read`
+#[test]
+#[ignore = "a measurement"]
+fn measure_a_read_of_the_tables() {
+    const READS: u32 = 10_000_000;
+    let bench = bench();
+    let begun = Instant::now();
+    for _ in 0..READS {
+        std::hint::black_box(bench.worker.snapshot());
+    }
+    println!(
+        "{:.1} ns",
+        begun.elapsed().as_secs_f64() * 1e9 / f64::from(READS)
+    );
 }

@@ -164,6 +164,75 @@ async fn a_malformed_manifest_is_named_and_the_last_good_one_stays() {
     assert!(tally.pods.contains_key("west/books-1"), "{:?}", tally.pods);
 }
 
+/// F25: what governs calls becomes nonsense under load, and goes on as it was.
+#[tokio::test]
+async fn what_is_not_understood_is_named_and_changes_nothing_for_callers() {
+    const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: books, namespace: shop}
+spec:
+  parentRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: books}]
+  rules:
+  - filters:
+    - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-route, value: there}]}}
+    backendRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: books, port: 80}]
+";
+    const TRAFFIC: &str = "apiVersion: isthmus.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: books, namespace: shop}
+spec:
+  targetRef: {group: multicluster.x-k8s.io, kind: ServiceImport, name: books}
+  timeouts: {connect: 2s}
+";
+    const LARGER_THAN_MAY_BE: usize = 9 * 1024 * 1024;
+    let mesh = two_clusters().start().await;
+    let books = mesh.client("east/web").http("books");
+    mesh.write("east", "traffic.yaml", TRAFFIC);
+    mesh.write("east", "route.yaml", ROUTE);
+    until("the route is in force", async || {
+        let reply = books.get("/").await;
+        check(reply.field("x-route") == "there", reply.text())
+    })
+    .await;
+    let web = mesh.client("east/web");
+    let load = Load::start(vec![web.http("cart"), web.http("books")]);
+    load.more(50).await;
+    let large = "#".repeat(LARGER_THAN_MAY_BE);
+    for route in [
+        &ROUTE.replace("parentRefs: [", "parentRefs: 7 # ["),
+        "{",
+        &large,
+    ] {
+        mesh.write("east", "route.yaml", route);
+        mesh.write("east", "traffic.yaml", &TRAFFIC.replace("2s", "soon"));
+        until("both are named", async || {
+            let world = mesh.control().json("/world").await;
+            let problems = world["conditions"].to_string();
+            let errors = mesh.control().cluster("east").await["source"]["errors"].clone();
+            let named =
+                |file: &str, object: &str| errors[file].is_array() || problems.contains(object);
+            let both = named("route.yaml", "HTTPRoute shop/books")
+                && named("traffic.yaml", "TrafficPolicy shop/books");
+            check(both, format!("{errors} {problems}"))
+        })
+        .await;
+        load.more(50).await;
+        let reply = books.get("/").await;
+        assert_eq!(reply.field("x-route"), "there", "{}", reply.text());
+        mesh.write("east", "route.yaml", ROUTE);
+        mesh.write("east", "traffic.yaml", TRAFFIC);
+        until("nothing is wrong any more", async || {
+            let errors = mesh.control().cluster("east").await["source"]["errors"].clone();
+            check(
+                errors.as_object().is_none_or(serde_json::Map::is_empty),
+                errors,
+            )
+        })
+        .await;
+    }
+    load.stop_without_failure().await;
+}
+
 /// What happens while nobody watches is learned afterwards, and nothing else.
 #[tokio::test]
 async fn changes_during_an_outage_are_learned_after_it() {

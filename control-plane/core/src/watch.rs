@@ -297,6 +297,12 @@ impl Feed {
         match why {
             Failure::Ended => {}
             Failure::Gone => {
+                // A list answers it, and how many there are is bounded: what failed before does not count. Only
+                // where a list has not even begun it is a failure like any other.
+                let unbegun = matches!(&self.step, Step::List(list) if list.pages == 0);
+                if !unbegun {
+                    self.pace.succeeded();
+                }
                 self.step = Step::List(Listing::default());
                 self.pace.failed(now, None);
             }

@@ -268,6 +268,35 @@ fn bookmarks_move_the_place_to_resume_at_and_one_of_the_past_asks_for_a_list() {
     ));
 }
 
+/// An API server that was away for long comes back, and etcd was compacted meanwhile (F31).
+#[test]
+fn a_forgotten_history_is_listed_at_once_whatever_failed_before() {
+    let failing = |feed: &mut Feed, now: &mut Instant| {
+        for _ in 0..12 {
+            feed.failed(Failure::Transport("refused".to_owned()), *now);
+            ask(feed, now);
+        }
+    };
+    let soon = |feed: &mut Feed, now: &mut Instant| {
+        feed.failed(Failure::Gone, *now);
+        let since = *now;
+        assert!(matches!(ask(feed, now), Ask::List { token: None, .. }));
+        now.duration_since(since) <= Duration::from_millis(250)
+    };
+    let mut now = start();
+    let mut feed = watching(now);
+    failing(&mut feed, &mut now);
+    assert!(soon(&mut feed, &mut now));
+    // A server that says so to a list that has not begun is not asked faster for it.
+    assert!(!soon(&mut feed, &mut now));
+    // The list's own history was forgotten between two of its pages.
+    feed.page(page(20, &[("c", "3", 15)], Some("next")), now)
+        .unwrap();
+    now += seconds(60);
+    failing(&mut feed, &mut now);
+    assert!(soon(&mut feed, &mut now));
+}
+
 #[test]
 fn there_are_at_most_two_lists_a_minute() {
     let mut now = start();

@@ -286,6 +286,24 @@ async fn a_server_that_is_killed_or_stopped_loses_nothing() {
     cluster.end().await.unwrap();
 }
 
+/// How long it takes from when the server is seen again until its pods have been listed more than so often.
+async fn listed_anew(mut report: watch::Receiver<Report>, lists: u64) -> Duration {
+    let mut seen = None;
+    loop {
+        report.changed().await.unwrap();
+        let pods = report.borrow_and_update().kinds.get("Pod").cloned();
+        match pods {
+            Some(pods) if pods.lists > lists => {
+                return seen.map_or(Duration::ZERO, |seen: Instant| seen.elapsed());
+            }
+            Some(pods) if pods.state != KindState::Lost => {
+                seen.get_or_insert_with(Instant::now);
+            }
+            Some(_) | None => seen = None,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_that_etcd_has_forgotten_is_replaced_without_a_gap() {
     let settings = Settings {
@@ -300,6 +318,7 @@ async fn history_that_etcd_has_forgotten_is_replaced_without_a_gap() {
     let mut heard = Heard::of(&cluster, &cluster.admin_kubeconfig().unwrap());
     heard.until_state(State::Synced).await;
     let lists = heard.lists("Pod");
+    let anew = tokio::spawn(listed_anew(heard.report.clone(), lists));
     for round in 0..8 {
         if heard.lists("Pod") > lists {
             break;
@@ -323,6 +342,8 @@ async fn history_that_etcd_has_forgotten_is_replaced_without_a_gap() {
             .await;
     }
     assert!(heard.lists("Pod") > lists, "nothing was forgotten");
+    let took = anew.await.unwrap();
+    println!("pods are listed anew {took:.2?} after their server was seen again");
     assert_eq!(heard.deletes, [""; 0]);
     assert_eq!(heard.counts().get(&Kind::Pod), Some(&5));
     cluster.end().await.unwrap();

@@ -1,22 +1,28 @@
 //! What does the control plane cost: memory, time until it is ready, and from an API server to a proxy?
 //!
-//! `cargo bench -p isthmus-benches --bench push [-- KEY=VALUE ...]`, keys and defaults in [`Size`]. Three
+//! `cargo bench -p isthmus-benches --bench push [-- KEY=VALUE ...]`, keys and defaults in [`Size`]. Two
 //! processes of this program: API servers with generated objects and fake proxies in one, the control
-//! plane in another, each on a core of its own where there are two.
+//! plane in another, each on a core of its own where there are two. With `real=1` the API servers are real.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
 #[path = "push/objects.rs"]
 mod objects;
 #[path = "push/hostile.rs"]
 mod hostile;
+#[path = "push/real.rs"]
+mod real;
 #[path = "push/servers.rs"]
 mod servers;
 #[path = "push/subject.rs"]
 mod subject;
 #[path = "push/proxies.rs"]
 mod proxies;
+#[path = "push/subscriber.rs"]
+mod subscriber;
 #[path = "push/churn.rs"]
 mod churn;
+#[path = "push/restart.rs"]
+mod restart;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +54,15 @@ fn main() -> Outcome {
 }
 
 async fn measure(size: Size) -> Outcome {
-    let fleet = servers::start(size).await?;
+    let Some(fleet) = servers::start(size).await? else {
+        return Ok(());
+    };
+    let measured = Box::pin(all(size, &fleet)).await;
+    fleet.end().await?;
+    measured
+}
+
+async fn all(size: Size, fleet: &Arc<servers::Fleet>) -> Outcome {
     let folder = tempfile::tempdir()?;
     println!(
         "{} clusters, and {} hostile ones; {} services, {} endpoints; {} proxies with {} services each, {} with none",
@@ -60,58 +74,42 @@ async fn measure(size: Size) -> Outcome {
         size.each,
         size.idle
     );
-    let mut control = Subject::start(folder.path(), &fleet).await?;
-    let cold = control.ready(&fleet, "synced").await?;
+    let mut control = Subject::start(folder.path(), fleet).await?;
+    let cold = control.ready(fleet, "synced").await?;
     println!("ready from a cold list        {:8.2} s", cold.as_secs_f64());
     println!(
         "resident, ready               {:8} MiB",
         control.resident()?
     );
 
-    fleet.pause();
-    control.saved(folder.path(), &fleet).await?;
+    fleet.pause().await?;
+    control.saved(folder.path(), fleet).await?;
     control.kill().await?;
-    control = Subject::start(folder.path(), &fleet).await?;
-    let warm = control.ready(&fleet, "stale").await?;
+    control = Subject::start(folder.path(), fleet).await?;
+    let warm = control.ready(fleet, "stale").await?;
     println!("ready from disk, no servers   {:8.2} s", warm.as_secs_f64());
-    fleet.resume();
-    control.ready(&fleet, "synced").await?;
+    fleet.resume().await?;
+    control.ready(fleet, "synced").await?;
 
     let began = Instant::now();
-    let (callers, idle) = proxies::connect(size, &control, &fleet).await?;
+    let (callers, idle) = proxies::connect(size, &control, fleet).await?;
     println!(
         "{} proxies connected in       {:8.2} s",
         callers.len() + idle.len(),
         began.elapsed().as_secs_f64()
     );
-    println!(
-        "resident, with proxies        {:8} MiB",
-        control.resident()?
-    );
-    push(size, &control, &fleet, (&callers, &idle)).await?;
+    push(size, &control, fleet, (&callers, &idle)).await?;
     println!(
         "resident, at the end          {:8} MiB",
         control.resident()?
     );
-    control.saved(folder.path(), &fleet).await?;
-    let began = Instant::now();
-    control.kill().await?;
-    control = Subject::start(folder.path(), &fleet).await?;
-    let serves = began.elapsed();
-    let all: Vec<_> = callers.iter().chain(&idle).collect();
-    proxies::back(&fleet, &control, &all).await?;
-    println!(
-        "killed: serves after {:.2} s, and {} proxies that come within {} s are back after {:.2} s",
-        serves.as_secs_f64(),
-        all.len(),
-        proxies::JITTER.as_secs(),
-        began.elapsed().as_secs_f64()
-    );
+    let everybody: Vec<&Proxy> = callers.iter().chain(&idle).collect();
+    let control = restart::measure(size, (control, fleet), (folder.path(), &everybody)).await?;
     control.kill().await
 }
 
-/// Endpoints change at a steady rate; each change is timed from the API server's write until the
-/// proxy that calls the service has it.
+/// Endpoints change; each change is timed from the API server's write until the proxy that calls the
+/// service has it.
 async fn push(
     size: Size,
     control: &Subject,
@@ -120,28 +118,90 @@ async fn push(
 ) -> Outcome {
     // What comes with the first subscriptions is not counted.
     tokio::time::sleep(Duration::from_secs(2)).await;
+    let resident = control.resident()?;
+    println!("resident, with proxies        {resident:8} MiB");
     let bytes = |proxies: &[Proxy]| proxies.iter().map(Proxy::bytes).sum::<u64>();
     let (called, uncalled) = (bytes(callers), bytes(idle));
-    let busy = control.processor_time()?;
-    let told = churn::run(size, fleet).await;
-    let busy = control.processor_time()?.saturating_sub(busy);
+    let before = Spent::so_far(control)?;
+    let told = churn::run(size, control, fleet).await?;
+    let spent = Spent::so_far(control)?.since(&before);
     let (called, uncalled) = (bytes(callers) - called, bytes(idle) - uncalled);
-    let changes = told.latencies.len().max(1);
-    println!("changes                       {:8}", told.sent);
+    println!(
+        "changes                       {:8} in {:.1} s",
+        told.sent,
+        told.took.as_secs_f64()
+    );
     println!("changes that did not arrive   {:8}", told.lost);
-    for (name, share) in [("p50", 0.50), ("p99", 0.99), ("p99.9", 0.999)] {
-        let at = told.percentile(share).as_secs_f64() * 1e3;
-        println!("write to proxy, {name:<5}         {at:8.1} ms");
+    print("write to proxy", &told.latencies);
+    if fleet.is_real() {
+        print("the write alone", &told.writes);
     }
-    let per = called / u64::try_from(changes)?;
+    print("our own timers, late", &told.late);
+    println!(
+        "after the last change         {:8.2} s until all had arrived",
+        told.lag.as_secs_f64()
+    );
+    println!(
+        "resident meanwhile            {:8} MiB: + {}",
+        told.most,
+        told.most.saturating_sub(resident)
+    );
+    let per = called / u64::try_from(told.latencies.len().max(1))?;
     println!("bytes a change and proxy      {per:8}  (all that the sockets read)");
     println!(
         "bytes to the uninterested     {uncalled:8}  ({} proxies)",
         idle.len()
     );
-    println!(
-        "control plane's processor     {:8.2} of a core",
-        busy.as_secs_f64() / told.took.as_secs_f64()
-    );
+    spent.print(told.took + told.lag);
     Ok(())
+}
+
+/// Processor time.
+struct Spent {
+    control: Duration,
+    ours: Duration,
+    machine: Duration,
+}
+
+impl Spent {
+    fn so_far(control: &Subject) -> Outcome<Self> {
+        Ok(Self {
+            control: control.processor_time()?,
+            ours: subject::processor_time("self")?,
+            machine: subject::machine_time()?,
+        })
+    }
+
+    fn since(self, before: &Self) -> Self {
+        Self {
+            control: self.control.saturating_sub(before.control),
+            ours: self.ours.saturating_sub(before.ours),
+            machine: self.machine.saturating_sub(before.machine),
+        }
+    }
+
+    /// As shares of a core. Where others take some, the figures are theirs, too.
+    fn print(&self, took: Duration) {
+        let share = |busy: Duration| busy.as_secs_f64() / took.as_secs_f64();
+        let others = self.machine.saturating_sub(self.control + self.ours);
+        println!(
+            "control plane's processor     {:8.2} of a core",
+            share(self.control)
+        );
+        println!(
+            "servers' and proxies'         {:8.2} of a core",
+            share(self.ours)
+        );
+        println!(
+            "everybody else's              {:8.2} of a core",
+            share(others)
+        );
+    }
+}
+
+fn print(what: &str, sorted: &[Duration]) {
+    for (name, share) in [("p50", 0.50), ("p99", 0.99), ("p99.9", 0.999)] {
+        let at = churn::percentile(sorted, share).as_secs_f64() * 1e3;
+        println!("{:<30}{at:8.1} ms", format!("{what}, {name}"));
+    }
 }

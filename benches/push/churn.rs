@@ -1,18 +1,25 @@
 //! Endpoints that change at a steady rate, and how long each change takes.
 
-use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::objects::{self, Size};
+use crate::Outcome;
+use crate::objects::Size;
 use crate::servers::Fleet;
+use crate::subject::Subject;
 
 /// Changes come in so many steps a second, as evenly as a timer can.
 const STEPS: usize = 100;
 /// How long what is under way at the end may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Writes at once where API servers are real: each takes its own time.
+const WRITERS: usize = 16;
+/// How often it is looked how much is resident, and how late our own timers are.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What came of it.
 #[derive(Debug)]
@@ -22,92 +29,136 @@ pub(crate) struct Told {
     pub(crate) lost: usize,
     pub(crate) latencies: Vec<Duration>,
     pub(crate) took: Duration,
+    /// From the last change until all had arrived.
+    pub(crate) lag: Duration,
+    /// How long writes took, where API servers are real.
+    pub(crate) writes: Vec<Duration>,
+    /// The most that the control plane had resident meanwhile, in MiB.
+    pub(crate) most: u64,
+    /// How late the timers of this process were: what it has to do besides is in the latencies, too.
+    pub(crate) late: Vec<Duration>,
 }
 
-impl Told {
-    /// The latency that this share of the changes did not exceed.
-    pub(crate) fn percentile(&self, share: f64) -> Duration {
-        let count = f64::from(u32::try_from(self.latencies.len()).unwrap_or(u32::MAX));
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a rank in a list: not negative, and its fraction does not count"
-        )]
-        let rank = (count * share) as usize;
-        self.latencies
-            .get(rank.min(self.latencies.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or_default()
-    }
+/// The duration that this share of them did not exceed; they are sorted.
+pub(crate) fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let count = f64::from(u32::try_from(sorted.len()).unwrap_or(u32::MAX));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rank in a list: not negative, and its fraction does not count"
+    )]
+    let rank = (count * share) as usize;
+    let rank = rank.min(sorted.len().saturating_sub(1));
+    sorted.get(rank).copied().unwrap_or_default()
 }
 
-/// Changes one endpoint after another, as many of them as are called by somebody; each is told apart by its name, and
-/// none changes again before it has arrived.
-pub(crate) async fn run(size: Size, fleet: &Arc<Fleet>) -> Told {
-    let called = (size.proxies * size.each).min(size.services);
-    let mut down: BTreeSet<(usize, usize)> = BTreeSet::new();
-    let mut ticks = interval(Duration::from_secs(1) / u32::try_from(STEPS).unwrap_or(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let (began, total) = (Instant::now(), size.rate * size.seconds);
-    let (mut sent, mut at) = (0, 0);
-    for step in 1..=STEPS * size.seconds {
-        ticks.tick().await;
-        while sent < total * step / (STEPS * size.seconds) {
-            // A prime step: neighbours in time are strangers in the tables.
-            at = (at + 7_919) % (called * size.pods_each()).max(1);
-            change(
-                size,
-                fleet,
-                (at / size.pods_each(), at % size.pods_each()),
-                &mut down,
-            );
-            sent += 1;
+/// Changes one endpoint after another, as many of them as are called by somebody.
+pub(crate) async fn run(size: Size, control: &Subject, fleet: &Arc<Fleet>) -> Outcome<Told> {
+    let done = AtomicBool::new(false);
+    let changing = async {
+        let began = Instant::now();
+        let sent = if fleet.is_real() {
+            written(size, fleet).await
+        } else {
+            generated(size, fleet).await.map(|sent| (sent, Vec::new()))
+        };
+        let took = began.elapsed();
+        let end = Instant::now();
+        while fleet.waiting() > 0 && end.elapsed() < PATIENCE {
+            sleep(LOOK_EVERY).await;
         }
-    }
-    let took = began.elapsed();
-    let end = Instant::now();
-    while !waiting(fleet).is_empty() && end.elapsed() < PATIENCE {
-        sleep(Duration::from_millis(20)).await;
-    }
-    let lost = waiting(fleet).len();
+        done.store(true, Ordering::SeqCst);
+        sent.map(|(sent, writes)| (sent, writes, took, end.elapsed()))
+    };
+    let (changed, watched) = tokio::join!(changing, watch(control, &done));
+    let ((sent, mut writes, took, lag), (most, mut late)) = (changed?, watched?);
+    let lost = fleet.waiting();
     let mut latencies =
         std::mem::take(&mut *fleet.arrived.lock().unwrap_or_else(PoisonError::into_inner));
-    latencies.sort_unstable();
-    Told {
+    for times in [&mut latencies, &mut writes, &mut late] {
+        times.sort_unstable();
+    }
+    Ok(Told {
         sent,
         lost,
         latencies,
         took,
-    }
+        lag,
+        writes,
+        most,
+        late,
+    })
 }
 
-fn change(
-    size: Size,
-    fleet: &Fleet,
-    (service, pod): (usize, usize),
-    down: &mut BTreeSet<(usize, usize)>,
-) {
-    let (cluster, number) = size.place(service);
-    let name = format!(
-        "{}#{}",
-        objects::subscription(cluster, number),
-        objects::workload(cluster, number, pod)
-    );
-    {
-        let mut waiting = fleet.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Before the first one has arrived they would be one change to the proxy.
-        if waiting.contains_key(&name) {
-            return;
+/// At a steady rate.
+async fn generated(size: Size, fleet: &Arc<Fleet>) -> Outcome<usize> {
+    let called = (size.proxies * size.each).min(size.services);
+    let mut ticks = interval(Duration::from_secs(1) / u32::try_from(STEPS)?);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (pods, total) = (called * size.pods_each(), size.rate * size.seconds);
+    let (mut sent, mut at) = (0, 0);
+    for step in 1..=STEPS * size.seconds {
+        ticks.tick().await;
+        let due = total * step / (STEPS * size.seconds);
+        // Where all have changed and none has arrived, the rate is not kept.
+        for _ in 0..pods {
+            if sent >= due {
+                break;
+            }
+            // A prime step: neighbours in time are strangers in the tables.
+            at = (at + 7_919) % pods.max(1);
+            let change = (at / size.pods_each(), at % size.pods_each());
+            sent += usize::from(fleet.change(change).await?);
         }
-        waiting.insert(name, Instant::now());
     }
-    if !down.remove(&(service, pod)) {
-        down.insert((service, pod));
-    }
-    fleet.change((cluster, number), |pod| !down.contains(&(service, pod)));
+    Ok(sent)
 }
 
-fn waiting(fleet: &Fleet) -> Vec<String> {
-    let waiting = fleet.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-    waiting.keys().cloned().collect()
+/// As fast as API servers take it. No two writers have a service in common.
+async fn written(size: Size, fleet: &Arc<Fleet>) -> Outcome<(usize, Vec<Duration>)> {
+    let called = (size.proxies * size.each).min(size.services);
+    let end = Instant::now() + Duration::from_secs(u64::try_from(size.seconds)?);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS.min(called) {
+        let (fleet, sent) = (Arc::clone(fleet), Arc::clone(&sent));
+        writers.spawn(async move {
+            let mut times = Vec::new();
+            let pods = (0..size.pods_each()).cycle();
+            let mine =
+                pods.flat_map(|pod| (writer..called).step_by(WRITERS).map(move |s| (s, pod)));
+            for change in mine {
+                let began = Instant::now();
+                if began >= end {
+                    break;
+                }
+                if fleet.change(change).await? {
+                    times.push(began.elapsed());
+                    sent.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(of_one) = writers.join_next().await {
+        times.extend(of_one??);
+    }
+    Ok((sent.load(Ordering::SeqCst), times))
+}
+
+/// What the control plane has resident at most, and how late our own timers are, until all is done.
+async fn watch(control: &Subject, done: &AtomicBool) -> Outcome<(u64, Vec<Duration>)> {
+    let (mut most, mut late) = (0, Vec::new());
+    while !done.load(Ordering::SeqCst) {
+        let due = tokio::time::Instant::now() + LOOK_EVERY;
+        sleep_until(due).await;
+        late.push(due.elapsed());
+        if late.len() % 10 == 0 {
+            most = most.max(control.resident()?);
+        }
+    }
+    Ok((most, late))
 }

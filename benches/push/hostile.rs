@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::objects::Size;
+use crate::objects::{self, Size, Slice};
 use crate::servers::{self, Body, Fleet, SLICES};
 
 /// Events a second, in so many steps.
@@ -55,7 +55,7 @@ pub(crate) fn answer(fleet: &Arc<Fleet>, path: &str, query: &str, from: usize) -
 
 /// A page, and there is always another one.
 fn endless(size: Size, from: usize) -> Response<Body> {
-    let slice = |number: usize| crate::objects::slice(size, (0, from + number), 1, |_| true);
+    let slice = |number: usize| objects::slice(size, (0, from + number), &Slice::default());
     let items: Vec<Value> = (0..500).map(slice).collect();
     let metadata = json!({ "resourceVersion": "1", "continue": (from + 500).to_string() });
     servers::whole(

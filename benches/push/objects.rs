@@ -2,12 +2,14 @@
 //!
 //! Made from numbers when they are asked for; as large as what an API server sends of a usual pod.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::Outcome;
 
 /// Of everything in a cluster.
-const NAMESPACE: &str = "shop";
+pub(crate) const NAMESPACE: &str = "shop";
 /// Bytes that a pod has besides what is read: managed fields, volumes, environment, probes.
 const POD_PADDING: usize = 4_300;
 
@@ -32,6 +34,10 @@ pub(crate) struct Size {
     pub(crate) rate: usize,
     /// ... for so long.
     pub(crate) seconds: usize,
+    /// Seconds without a control plane before it is started again.
+    pub(crate) away: usize,
+    /// 1: real API servers, two of them unless it is said else.
+    pub(crate) real: bool,
 }
 
 impl Size {
@@ -47,7 +53,12 @@ impl Size {
             idle: 50,
             rate: 1_000,
             seconds: 20,
+            away: 0,
+            real: false,
         };
+        if words.iter().any(|word| word == "real=1") {
+            size = size.of_real_servers();
+        }
         for word in words {
             let (key, value) = word.split_once('=').ok_or("KEY=VALUE is wanted")?;
             let value: usize = value.parse()?;
@@ -61,10 +72,26 @@ impl Size {
                 "idle" => size.idle = value,
                 "rate" => size.rate = value.max(1),
                 "seconds" => size.seconds = value.max(1),
+                "away" => size.away = value,
+                "real" => size.real = value > 0,
                 _ => return Err(format!("{key} is no key").into()),
             }
         }
         Ok(size)
+    }
+
+    /// What two API servers of a laptop take in a minute.
+    fn of_real_servers(self) -> Self {
+        Self {
+            clusters: 2,
+            services: 300,
+            endpoints: 3_000,
+            proxies: 100,
+            each: 3,
+            idle: 10,
+            real: true,
+            ..self
+        }
     }
 
     /// Services of one cluster.
@@ -152,7 +179,7 @@ pub(crate) fn object(size: Size, path: &str, cluster: usize, number: usize) -> V
         }
         "services" => service(cluster, number),
         "pods" => pod(size, cluster, number),
-        "endpointslices" => slice(size, (cluster, number), 1, |_| true),
+        "endpointslices" => slice(size, (cluster, number), &Slice::default()),
         "serviceexports" => {
             let name = service_name(cluster, number);
             json!({ "metadata": meta(NAMESPACE, &name, cluster, number) })
@@ -213,22 +240,35 @@ fn pod(size: Size, cluster: usize, number: usize) -> Value {
     })
 }
 
-/// The slice of a service, with a version, and readiness by pod.
-pub(crate) fn slice(
-    size: Size,
-    (cluster, service): (usize, usize),
-    version: u64,
-    ready: impl Fn(usize) -> bool,
-) -> Value {
+/// What has become of a service's slice.
+#[derive(Debug, Clone)]
+pub(crate) struct Slice {
+    pub(crate) version: u64,
+    /// Pods that are not ready.
+    pub(crate) down: BTreeSet<usize>,
+}
+
+impl Default for Slice {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            down: BTreeSet::new(),
+        }
+    }
+}
+
+/// The slice of a service.
+pub(crate) fn slice(size: Size, (cluster, service): (usize, usize), state: &Slice) -> Value {
     let name = service_name(cluster, service);
     let mut meta = meta(NAMESPACE, &name, cluster, service);
-    meta["resourceVersion"] = version.to_string().into();
+    meta["resourceVersion"] = state.version.to_string().into();
     meta["labels"] = json!({ "kubernetes.io/service-name": name });
     let endpoint = |pod: usize| {
         let number = service * size.pods_each() + pod;
+        let ready = !state.down.contains(&pod);
         json!({
             "addresses": [address(cluster, number)], "zone": "a", "nodeName": "node",
-            "conditions": { "ready": ready(pod), "serving": ready(pod), "terminating": false },
+            "conditions": { "ready": ready, "serving": ready, "terminating": false },
             "targetRef": { "kind": "Pod", "name": pod_name(service, pod), "namespace": NAMESPACE },
         })
     };

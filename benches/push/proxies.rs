@@ -8,51 +8,44 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use isthmus_proto::identity::identity_service_client::IdentityServiceClient;
 use isthmus_proto::identity::{IssueRequest, IssueResponse};
-use isthmus_proto::resource::{ClusterFreshness, Endpoint, Service, TrustBundle, Workload};
-use prost::Name as _;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
 
 use crate::Outcome;
 use crate::objects::{self, Size};
-use crate::servers::{self, Fleet};
+use crate::servers::Fleet;
 use crate::subject::Subject;
+use crate::subscriber::{Seen, Subscriber};
 
 /// Proxies that ask for a certificate at once.
 const AT_ONCE: usize = 16;
 const HOST: &str = "control-plane.mesh.internal";
 
-/// Within this time proxies come back that have lost their control plane.
-pub(crate) const JITTER: Duration = Duration::from_secs(5);
-
-/// One of them. Its stream ends with the program, or with the control plane.
+/// One of them; it goes on until the program ends.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     read: Arc<AtomicU64>,
-    tls: Arc<ClientConfig>,
-    asks: Asks,
+    pub(crate) seen: Arc<Seen>,
+    pub(crate) asks: Asks,
 }
 
 /// What a proxy wants to know.
 #[derive(Debug, Clone)]
-struct Asks {
-    workload: String,
-    called: Vec<String>,
-    endpoints: usize,
+pub(crate) struct Asks {
+    pub(crate) workload: String,
+    pub(crate) called: Vec<String>,
+    pub(crate) endpoints: usize,
 }
 
 impl Proxy {
@@ -121,9 +114,10 @@ async fn one(
     let key = KeyPair::generate()?;
     let csr = CertificateParams::new([HOST.to_owned()])?.serialize_request(&key)?;
     let channel = channel(address, tls(roots, None)?, Arc::default()).await?;
+    let token = fleet.token(cluster, (&account, &pod_name)).await?;
     let request = IssueRequest {
         csr: csr.der().to_vec().into(),
-        token: servers::token(&account, &pod_name),
+        token,
         cluster: objects::cluster_name(cluster),
     };
     let issued = issue(IdentityServiceClient::new(channel), request).await?;
@@ -146,132 +140,30 @@ async fn one(
         endpoints: size.each * size.pods_each() * usize::from(!called.is_empty()),
         called,
     };
-    listen(&asks, fleet, (address, Arc::clone(&tls), Arc::clone(&read))).await?;
-    Ok(Proxy { read, tls, asks })
-}
-
-/// Lets all of them connect to another control plane, one after the other over [`JITTER`], until each has
-/// heard of all that it asked for.
-pub(crate) async fn back(fleet: &Arc<Fleet>, control: &Subject, proxies: &[&Proxy]) -> Outcome {
-    let address = control.discovery;
-    let step = JITTER / u32::try_from(proxies.len())?.max(1);
-    let coming: Vec<_> = proxies
-        .iter()
-        .zip(0u32..)
-        .map(|(proxy, number)| {
-            let (asks, fleet) = (proxy.asks.clone(), Arc::clone(fleet));
-            let way = (address, Arc::clone(&proxy.tls), Arc::clone(&proxy.read));
-            tokio::spawn(async move {
-                sleep(step * number).await;
-                listen(&asks, &fleet, way).await
-            })
-        })
-        .collect();
-    for one in coming {
-        one.await??;
-    }
-    Ok(())
-}
-
-/// Connects, asks, and listens until the stream ends.
-async fn listen(
-    asks: &Asks,
-    fleet: &Arc<Fleet>,
-    (address, tls, read): (SocketAddr, Arc<ClientConfig>, Arc<AtomicU64>),
-) -> Outcome {
-    let channel = channel(address, tls, read).await?;
-    let (requests, queue) = mpsc::channel(16);
-    subscribe(&requests, &asks.workload, &asks.called).await?;
-    let mut client = AggregatedDiscoveryServiceClient::new(channel);
-    let responses = client
-        .delta_aggregated_resources(ReceiverStream::new(queue))
-        .await?
-        .into_inner();
-    let mut listening = Listening {
-        requests,
-        responses,
-        fleet: Arc::clone(fleet),
+    let seen = Arc::new(Seen::default());
+    let way = Way {
+        control: fleet.control.subscribe(),
+        tls,
+        read: Arc::clone(&read),
     };
-    listening.settle(asks.endpoints).await?;
-    tokio::spawn(async move {
-        // A stream that ends is seen by what does not arrive any more.
-        while listening.next().await.is_ok() {}
-    });
-    Ok(())
+    let subscriber = Subscriber::new(&asks, (way, Arc::clone(&seen), Arc::clone(fleet)));
+    tokio::spawn(subscriber.run());
+    seen.settled().await?;
+    Ok(Proxy { read, seen, asks })
 }
 
-async fn subscribe(
-    requests: &mpsc::Sender<DeltaDiscoveryRequest>,
-    workload: &str,
-    called: &[String],
-) -> Outcome {
-    let node = Node {
-        id: workload.to_owned(),
-        cluster: String::new(),
-        metadata: None,
-    };
-    let everything = vec!["*".to_owned()];
-    let asked = [
-        (Workload::type_url(), vec![workload.to_owned()]),
-        (TrustBundle::type_url(), everything.clone()),
-        (ClusterFreshness::type_url(), everything),
-        (Service::type_url(), called.to_vec()),
-        (Endpoint::type_url(), called.to_vec()),
-    ];
-    for (at, (type_url, names)) in asked.into_iter().enumerate() {
-        if names.is_empty() {
-            continue;
-        }
-        let request = DeltaDiscoveryRequest {
-            node: (at == 0).then(|| node.clone()),
-            type_url,
-            resource_names_subscribe: names,
-            ..DeltaDiscoveryRequest::default()
-        };
-        requests.send(request).await?;
-    }
-    Ok(())
+/// How a proxy reaches the control plane, wherever that is.
+#[derive(Debug)]
+pub(crate) struct Way {
+    control: watch::Receiver<SocketAddr>,
+    tls: Arc<ClientConfig>,
+    read: Arc<AtomicU64>,
 }
 
-struct Listening {
-    requests: mpsc::Sender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
-    fleet: Arc<Fleet>,
-}
-
-impl Listening {
-    /// Until so many endpoints are known, and the workload is.
-    async fn settle(&mut self, endpoints: usize) -> Outcome {
-        let (mut known, mut own) = (0, false);
-        while known < endpoints || !own {
-            let response = self.next().await?;
-            if response.type_url == Endpoint::type_url() {
-                known += response.resources.len();
-            }
-            own |= response.type_url == Workload::type_url();
-        }
-        Ok(())
-    }
-
-    /// Takes the next response, and acknowledges it.
-    async fn next(&mut self) -> Outcome<DeltaDiscoveryResponse> {
-        let response = self
-            .responses
-            .message()
-            .await?
-            .ok_or("the stream has ended")?;
-        if response.type_url == Endpoint::type_url() {
-            for resource in &response.resources {
-                self.fleet.arrive(&resource.name);
-            }
-        }
-        let acknowledged = DeltaDiscoveryRequest {
-            type_url: response.type_url.clone(),
-            response_nonce: response.nonce.clone(),
-            ..DeltaDiscoveryRequest::default()
-        };
-        self.requests.send(acknowledged).await?;
-        Ok(response)
+impl Way {
+    pub(crate) async fn channel(&self) -> Outcome<Channel> {
+        let address = *self.control.borrow();
+        channel(address, Arc::clone(&self.tls), Arc::clone(&self.read)).await
     }
 }
 

@@ -28,7 +28,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Outcome;
 use crate::hostile;
-use crate::objects::{self, Size};
+use crate::objects::{self, Size, Slice};
+use crate::real::Real;
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
@@ -45,42 +46,145 @@ pub(crate) struct Fleet {
     pub(crate) size: Size,
     pub(crate) servers: Vec<Server>,
     paused: watch::Sender<bool>,
+    /// Real ones, in the place of ours.
+    real: Option<Real>,
     /// Changes under way: the endpoint's name, and since when.
     pub(crate) waiting: Mutex<BTreeMap<String, Instant>>,
     /// How long the others took.
     pub(crate) arrived: Mutex<Vec<Duration>>,
+    /// When the first of them was told something.
+    first: Mutex<Option<Instant>>,
+    /// Where proxies find the control plane.
+    pub(crate) control: watch::Sender<SocketAddr>,
 }
 
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+    pub(crate) kubeconfig: String,
     version: AtomicU64,
+    /// The slices that have changed, by service.
+    slices: Mutex<BTreeMap<usize, Slice>>,
     /// Lines of the watch of slices.
     events: broadcast::Sender<Bytes>,
 }
 
+impl Server {
+    fn new(kubeconfig: String) -> Self {
+        Self {
+            kubeconfig,
+            version: AtomicU64::new(2),
+            slices: Mutex::default(),
+            events: broadcast::channel(EVENTS_MAX).0,
+        }
+    }
+
+    fn slice(&self, service: usize) -> Slice {
+        let slices = self.slices.lock().unwrap_or_else(PoisonError::into_inner);
+        slices.get(&service).cloned().unwrap_or_default()
+    }
+
+    /// A pod is ready if it was not, and the other way round.
+    fn turn(&self, service: usize, pod: usize) -> Slice {
+        let version = self.version.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut slices = self.slices.lock().unwrap_or_else(PoisonError::into_inner);
+        let slice = slices.entry(service).or_default();
+        slice.version = version;
+        if !slice.down.remove(&pod) {
+            slice.down.insert(pod);
+        }
+        slice.clone()
+    }
+}
+
 impl Fleet {
-    /// They are not there any more, as far as anybody sees.
-    pub(crate) fn pause(&self) {
+    /// They do not answer any more, as far as anybody sees.
+    pub(crate) async fn pause(&self) -> Outcome {
         self.paused.send_replace(true);
+        match &self.real {
+            Some(real) => real.stop().await,
+            None => Ok(()),
+        }
     }
 
     /// They are there again.
-    pub(crate) fn resume(&self) {
+    pub(crate) async fn resume(&self) -> Outcome {
         self.paused.send_replace(false);
+        match &self.real {
+            Some(real) => real.resume().await,
+            None => Ok(()),
+        }
     }
 
-    /// A slice is different now.
-    pub(crate) fn change(&self, (cluster, service): (usize, usize), ready: impl Fn(usize) -> bool) {
-        let Some(server) = self.servers.get(cluster) else {
-            return;
-        };
-        let version = server.version.fetch_add(1, Ordering::SeqCst) + 1;
-        let object = objects::slice(self.size, (cluster, service), version, ready);
-        let line = json!({ "type": "MODIFIED", "object": object });
-        // Nobody watches: nobody is told.
-        let _ = server.events.send(Bytes::from(format!("{line}\n")));
+    /// Turns a pod; of a slice only one at a time. False: it was turned before, and that has not arrived: the
+    /// two would be one change to the proxy, or none.
+    pub(crate) async fn change(&self, (service, pod): (usize, usize)) -> Outcome<bool> {
+        let (cluster, number) = self.size.place(service);
+        let server = self.servers.get(cluster).ok_or("no such cluster")?;
+        let name = format!(
+            "{}#{}",
+            objects::subscription(cluster, number),
+            objects::workload(cluster, number, pod)
+        );
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.contains_key(&name) {
+                return Ok(false);
+            }
+            waiting.insert(name, Instant::now());
+        }
+        let state = server.turn(number, pod);
+        let object = objects::slice(self.size, (cluster, number), &state);
+        if let Some(real) = &self.real {
+            real.write(cluster, SLICES, object).await?;
+        } else {
+            let line = json!({ "type": "MODIFIED", "object": object });
+            // Nobody watches: nobody is told.
+            let _ = server.events.send(Bytes::from(format!("{line}\n")));
+        }
+        Ok(true)
+    }
+
+    /// How many changes have not arrived yet.
+    pub(crate) fn waiting(&self) -> usize {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.len()
+    }
+
+    /// A token of a pod.
+    pub(crate) async fn token(
+        &self,
+        cluster: usize,
+        (account, pod): (&str, &str),
+    ) -> Outcome<String> {
+        match &self.real {
+            Some(real) => real.token(cluster, (account, pod)).await,
+            None => Ok(token(account, pod)),
+        }
+    }
+
+    pub(crate) fn is_real(&self) -> bool {
+        self.real.is_some()
+    }
+
+    /// Ends real ones.
+    pub(crate) async fn end(&self) -> Outcome {
+        match &self.real {
+            Some(real) => real.end().await,
+            None => Ok(()),
+        }
+    }
+
+    /// A proxy was told something.
+    pub(crate) fn told(&self) {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(Instant::now);
+    }
+
+    /// When the first proxy was told something since the last time that this was asked.
+    pub(crate) fn first_told(&self) -> Option<Instant> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.take()
     }
 
     /// Notes that a change has arrived at a proxy.
@@ -94,30 +198,48 @@ impl Fleet {
     }
 }
 
-/// Starts them, each on a port of its own.
-pub(crate) async fn start(size: Size) -> Outcome<Arc<Fleet>> {
+/// Starts them, each on a port of its own. `None`, and said: real ones are wanted, and their programs are not here.
+pub(crate) async fn start(size: Size) -> Outcome<Option<Arc<Fleet>>> {
     let mut listeners = Vec::new();
     let mut servers = Vec::new();
-    for _ in 0..size.clusters + size.hostile {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        servers.push(Server {
-            address: listener.local_addr()?,
-            version: AtomicU64::new(2),
-            events: broadcast::channel(EVENTS_MAX).0,
-        });
-        listeners.push(listener);
+    let mut real = None;
+    if size.real {
+        let Some(started) = Real::start(size).await? else {
+            return Ok(None);
+        };
+        servers.extend(started.kubeconfigs().await?.into_iter().map(Server::new));
+        real = Some(started);
+    } else {
+        for _ in 0..size.clusters + size.hostile {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            servers.push(Server::new(kubeconfig(listener.local_addr()?)));
+            listeners.push(listener);
+        }
     }
     let fleet = Arc::new(Fleet {
         size,
         servers,
         paused: watch::Sender::new(false),
+        real,
         waiting: Mutex::default(),
         arrived: Mutex::default(),
+        first: Mutex::default(),
+        control: watch::Sender::new(([127, 0, 0, 1], 1).into()),
     });
     for (cluster, listener) in listeners.into_iter().enumerate() {
         tokio::spawn(accept(Arc::clone(&fleet), cluster, listener));
     }
-    Ok(fleet)
+    Ok(Some(fleet))
+}
+
+fn kubeconfig(server: SocketAddr) -> String {
+    let all = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{ "name": "it", "cluster": { "server": format!("http://{server}") } }],
+        "users": [{ "name": "it", "user": {} }],
+        "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
+    });
+    all.to_string()
 }
 
 async fn accept(fleet: Arc<Fleet>, cluster: usize, listener: TcpListener) {
@@ -199,13 +321,13 @@ fn list(
     } else {
         String::new()
     };
-    let version = fleet
-        .servers
-        .get(cluster)
-        .map_or(1, |server| server.version.load(Ordering::SeqCst));
-    let items: Vec<Value> = (from..end)
-        .map(|number| objects::object(fleet.size, path, cluster, number))
-        .collect();
+    let server = fleet.servers.get(cluster);
+    let version = server.map_or(1, |server| server.version.load(Ordering::SeqCst));
+    let item = |number| match server.filter(|_| path == SLICES) {
+        Some(server) => objects::slice(fleet.size, (cluster, number), &server.slice(number)),
+        None => objects::object(fleet.size, path, cluster, number),
+    };
+    let items: Vec<Value> = (from..end).map(item).collect();
     let metadata = json!({ "resourceVersion": version.to_string(), "continue": more });
     whole(
         StatusCode::OK,
@@ -263,8 +385,8 @@ fn review(body: &[u8]) -> Response<Body> {
     whole(StatusCode::CREATED, &json!({ "status": status }))
 }
 
-/// A token of a pod.
-pub(crate) fn token(account: &str, pod: &str) -> String {
+/// A token that is accepted.
+fn token(account: &str, pod: &str) -> String {
     // 2100-01-01.
     let payload = json!({
         "exp": 4_102_444_800_u64, "pod": pod,

@@ -29,7 +29,7 @@ const TICKS: u64 = 100;
 #[derive(Debug)]
 pub(crate) struct Subject {
     child: Child,
-    began: Instant,
+    pub(crate) began: Instant,
     pub(crate) discovery: SocketAddr,
     admin: SocketAddr,
     pub(crate) roots: String,
@@ -83,8 +83,10 @@ impl Subject {
         let address = |key: &str| -> Outcome<SocketAddr> {
             Ok(listeners[key].as_str().unwrap_or_default().parse()?)
         };
+        let discovery = address("discovery")?;
+        fleet.control.send_replace(discovery);
         Ok(Self {
-            discovery: address("discovery")?,
+            discovery,
             admin: address("admin")?,
             roots: fs::read_to_string(state.join("roots.pem"))?,
             child,
@@ -107,6 +109,20 @@ impl Subject {
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Waits until it says that it is ready; how long after its start.
+    pub(crate) async fn says_ready(&self) -> Outcome<Duration> {
+        while !self.get("/ready").await?.contains("\"ready\": true") {
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(self.began.elapsed())
+    }
+
+    /// What it says of the proxies that are connected.
+    pub(crate) async fn proxies(&self) -> Outcome<Vec<Value>> {
+        let all: Value = serde_json::from_str(&self.get("/proxies").await?)?;
+        Ok(all.as_array().cloned().unwrap_or_default())
     }
 
     /// Waits until every cluster is on disk, as it is.
@@ -138,24 +154,17 @@ impl Subject {
 
     /// What is resident, in MiB.
     pub(crate) fn resident(&self) -> Outcome<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        Ok(kib.unwrap_or_default().parse::<u64>()? / 1024)
+        resident(&self.pid()?)
     }
 
     /// User and system time so far.
     pub(crate) fn processor_time(&self) -> Outcome<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
-        let after = stat.rsplit(") ").next().unwrap_or_default();
-        // proc(5): utime and stime are fields 14 and 15; what is behind the name begins with field 3.
-        let fields = after.split_whitespace().skip(11).take(2);
-        let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 1000 / TICKS))
+        processor_time(&self.pid()?)
     }
 
-    fn pid(&self) -> Outcome<u32> {
-        Ok(self.child.id().ok_or("the control plane has ended")?)
+    fn pid(&self) -> Outcome<String> {
+        let pid = self.child.id().ok_or("the control plane has ended")?;
+        Ok(pid.to_string())
     }
 
     async fn get(&self, path: &str) -> Outcome<String> {
@@ -175,13 +184,7 @@ fn configuration(folder: &Path, fleet: &Arc<Fleet>) -> Outcome<Value> {
     for (number, server) in fleet.servers.iter().enumerate() {
         let name = cluster_name(number);
         let file = folder.join(format!("{name}.kubeconfig"));
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "it",
-            "clusters": [{ "name": "it", "cluster": { "server": format!("http://{}", server.address) } }],
-            "users": [{ "name": "it", "user": {} }],
-            "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
-        });
-        fs::write(&file, kubeconfig.to_string())?;
+        fs::write(&file, &server.kubeconfig)?;
         clusters.push(json!({ "name": name, "kubernetes": {
             "kubeconfig": file, "allow": ["loopback", "insecure"],
         } }));
@@ -191,4 +194,35 @@ fn configuration(folder: &Path, fleet: &Arc<Fleet>) -> Outcome<Value> {
         "listen": { "discovery": "127.0.0.1:0", "admin": "127.0.0.1:0" },
         "clusters": clusters,
     }))
+}
+
+/// What a process has resident, in MiB; `self` is a process, too.
+fn resident(process: &str) -> Outcome<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.unwrap_or_default().parse::<u64>()? / 1024)
+}
+
+/// User and system time of a process so far.
+pub(crate) fn processor_time(process: &str) -> Outcome<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let after = stat.rsplit(") ").next().unwrap_or_default();
+    // proc(5): utime and stime are fields 14 and 15; what is behind the name begins with field 3.
+    let fields = after.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 1000 / TICKS))
+}
+
+/// What all processes together have taken of all cores so far, waiting for disks not counted.
+pub(crate) fn machine_time() -> Outcome<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default();
+    // proc(5): user, nice, system, idle, iowait, irq, softirq.
+    let fields = line.split_whitespace().skip(1).take(7).enumerate();
+    let busy = fields.filter(|(at, _)| *at != 3 && *at != 4);
+    let ticks: u64 = busy
+        .filter_map(|(_, field)| field.parse::<u64>().ok())
+        .sum();
+    Ok(Duration::from_millis(ticks * 1000 / TICKS))
 }

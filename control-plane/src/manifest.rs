@@ -5,6 +5,7 @@
 //! that it is about. Fields of Kubernetes that are not used are let through; in our own kinds a
 //! field that is not known is an error.
 
+mod problem;
 mod documents;
 mod kinds;
 mod decode;
@@ -33,50 +34,39 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use meta::Metadata;
+pub use problem::Problem;
 
 /// Most documents in one file.
 const DOCUMENTS_MAX: usize = 10_000;
+/// Most items of a List that are told to be bad.
+const BAD_ITEMS_MAX: usize = 100;
 /// Longest message about a problem, in characters.
 const MESSAGE_CHARS_MAX: usize = 400;
 /// The namespace of an object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
-
-/// Something that is wrong, and where.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Problem {
-    /// From 1; 0: not known.
-    pub line: u64,
-    /// From 1; 0: not known.
-    pub column: u64,
-    /// The object, as far as it is known: `AccessPolicy shop/cart`.
-    pub object: String,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.line > 0 {
-            write!(f, "{}:{}: ", self.line, self.column)?;
-        }
-        if !self.object.is_empty() {
-            write!(f, "{}: ", self.object)?;
-        }
-        f.write_str(&self.message)
-    }
-}
 
 /// What a file says.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parsed {
     /// The objects. Without a creation time where the manifest has none.
     pub objects: Vec<Object>,
+    /// Of each of them, in the same order, how it stands in the file.
+    pub stands: Vec<Stands>,
     /// Why the file can't be used. If there are any, its objects are not complete.
     pub errors: Vec<Problem>,
     /// Objects that were understood in part: they are among `objects`, marked as invalid.
     pub invalid: Vec<Problem>,
     /// Kinds that the mesh does not look at.
     pub ignored: Vec<String>,
+}
+
+/// How an object stands in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stands {
+    /// The line on which its document begins, from 1; 0: not known.
+    pub line: u64,
+    /// It is a policy of a version that is not known: it denies, unless an understood one is known.
+    pub is_of_no_known_version: bool,
 }
 
 /// Reads all documents of a file.
@@ -262,6 +252,10 @@ impl Document<'_> {
         for (suffix, spec) in understood.specs {
             let (cluster, namespace) = (cluster.clone(), namespace.clone());
             let name = format!("{name}{suffix}");
+            parsed.stands.push(Stands {
+                line: self.line,
+                is_of_no_known_version: kinds::is_access_policy_of_no_known_version(version, kind),
+            });
             parsed.objects.push(Object {
                 cluster,
                 namespace,
@@ -282,12 +276,24 @@ impl Document<'_> {
         let list: List = self
             .decode()
             .map_err(|failure| failure.about("List".to_owned()))?;
+        let mut bad: usize = 0;
         for (at, item) in list.items.into_iter().enumerate() {
-            Document {
+            let item = Document {
                 body: Body::Item(item, at),
                 line: self.line,
+            };
+            let Err(problem) = item.read(cluster, parsed) else {
+                continue;
+            };
+            parsed.errors.push(problem);
+            bad += 1;
+            if bad == BAD_ITEMS_MAX {
+                return Err(self
+                    .failure(format!(
+                        "{BAD_ITEMS_MAX} items are bad; the rest was not read"
+                    ))
+                    .about("List".to_owned()));
             }
-            .read(cluster, parsed)?;
         }
         Ok(())
     }
@@ -393,6 +399,11 @@ fn understand(
     kind: &str,
     metadata: &Metadata,
 ) -> Option<Result<Understood, Failure>> {
+    if kinds::is_access_policy_of_no_known_version(version, kind) {
+        let why = kinds::check(version, kind).err().unwrap_or_default();
+        let denied = access::denied(document, metadata, document.failure(why));
+        return Some(Ok(denied));
+    }
     // A kind that is read in one version says something else in one that is not known.
     if kinds::is_of_no_known_version(version, kind) {
         return None;
@@ -439,13 +450,9 @@ fn understand(
         ("isthmus.dev", "v1alpha1", "MeshCluster") => {
             wide(cluster::mesh_cluster(document, metadata))
         }
-        ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(access::policy(document, metadata)),
+        ("isthmus.dev", "v1alpha1", "AccessPolicy") => Some(Ok(access::policy(document, metadata))),
         ("isthmus.dev", "v1alpha1", "TrafficPolicy") => plain(traffic::policy(document, metadata)),
         ("isthmus.dev", "v1alpha1", "TrustPolicy") => wide(trust::policy(document, metadata)),
-        // A kind of ours that is not known asks for something that would not be done.
-        ("isthmus.dev", _, _) => Some(Err(
-            document.failure("isthmus.dev has no such kind".to_owned())
-        )),
         _ => None,
     }
 }

@@ -137,6 +137,14 @@ fn unseen(cluster: &Value, now: f64) -> Vec<Vec<String>> {
     lines
 }
 
+/// Where in a file a problem is, `:3:1`. Nothing, if it is in none of its lines.
+fn position(problem: &Value) -> String {
+    match get(problem, "line").as_u64() {
+        None | Some(0) => String::new(),
+        Some(line) => format!(":{line}:{}", text(problem, "column")),
+    }
+}
+
 /// Files that are not understood, what is not seen, and conditions that an author would not expect.
 fn problems(world: &Value, now: f64) -> String {
     let mut lines = Vec::new();
@@ -154,10 +162,10 @@ fn problems(world: &Value, now: f64) -> String {
             let files = get(get(cluster, "source"), key).as_object();
             for (file, problems) in files.into_iter().flatten() {
                 lines.extend(items(problems).iter().map(|problem| {
-                    let at = format!("{}:{}", text(problem, "line"), text(problem, "column"));
+                    let at = position(problem);
                     let object = text(problem, "object");
                     vec![
-                        format!("{name}: {file}:{at}"),
+                        format!("{name}: {file}{at}"),
                         object,
                         text(problem, "message"),
                     ]
@@ -411,6 +419,8 @@ mod tests {
     }
 
     fn world() -> Value {
+        assert_eq!(position(&json!({ "line": 3, "column": 1 })), ":3:1");
+        assert_eq!(position(&json!({ "line": 0, "column": 0 })), "");
         let problem = json!({ "line": 3, "column": 1, "object": "Pod shop/a", "message": "no" });
         let report = json!({ "errors": { "a.yaml": [problem] }, "invalid": {} });
         json!({

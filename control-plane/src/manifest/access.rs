@@ -192,8 +192,14 @@ struct LooseSpec {
     selector: Option<serde_json::Value>,
 }
 
-pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Understood, Failure> {
-    let observed = status::of_policy(document, metadata);
+/// Where a policy applies, what it says, and what inbound accepts.
+type Read = (
+    Vec<PolicyTarget>,
+    Option<resource::AccessPolicy>,
+    Option<InboundMode>,
+);
+
+pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Understood {
     let whole: Result<Policy, Failure> = document.decode();
     let understood = whole.and_then(|raw| {
         let targets = targets(
@@ -209,11 +215,26 @@ pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Und
         });
         Ok((targets, body, inbound))
     });
-    let (targets, body, inbound, invalid) = match understood {
-        Ok((targets, body, inbound)) => (targets, body, inbound, None),
-        // Not YAML at all: the file is refused. Otherwise it denies where it seems to apply.
-        Err(failure) => (loose_targets(document)?, None, None, Some(failure)),
-    };
+    match understood {
+        Ok(read) => of_targets(document, metadata, read, None),
+        Err(failure) => denied(document, metadata, failure),
+    }
+}
+
+/// A policy that is not understood denies where it seems to apply.
+pub(super) fn denied(document: &Document<'_>, metadata: &Metadata, failure: Failure) -> Understood {
+    let read = (loose_targets(document), None, None);
+    of_targets(document, metadata, read, Some(failure))
+}
+
+/// One policy for each target.
+fn of_targets(
+    document: &Document<'_>,
+    metadata: &Metadata,
+    (targets, body, inbound): Read,
+    invalid: Option<Failure>,
+) -> Understood {
+    let observed = status::of_policy(document, metadata);
     let why = invalid.as_ref().map(|f| f.message.clone());
     let namespace = match targets.first() {
         Some(PolicyTarget::Mesh | PolicyTarget::Cluster) => Scope::Either,
@@ -241,11 +262,11 @@ pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Result<Und
         .enumerate()
         .map(|(at, t)| (suffix(at), spec(t)))
         .collect();
-    Ok(Understood {
+    Understood {
         specs,
         namespace,
         invalid,
-    })
+    }
 }
 
 fn targets(
@@ -291,9 +312,11 @@ fn refs_of(refs: &[TargetRef]) -> Result<Vec<PolicyTarget>, Bad> {
     refs.iter().map(target).collect()
 }
 
-/// Where a policy seems to apply of which not all is understood. Each part is read by itself.
-fn loose_targets(document: &Document<'_>) -> Result<Vec<PolicyTarget>, Failure> {
-    let loose: Loose = document.decode()?;
+/// Where a policy seems to apply of which not all is understood: in its namespace, if that is not
+/// understood either. Each part is read by itself.
+fn loose_targets(document: &Document<'_>) -> Vec<PolicyTarget> {
+    let spec = document.decode().map(|loose: Loose| loose.spec);
+    let spec = spec.unwrap_or_default();
     fn part<T: serde::de::DeserializeOwned>(
         value: Option<serde_json::Value>,
     ) -> Result<Option<T>, ()> {
@@ -301,7 +324,6 @@ fn loose_targets(document: &Document<'_>) -> Result<Vec<PolicyTarget>, Failure> 
             .map(|value| serde_json::from_value(value).map_err(|_| ()))
             .transpose()
     }
-    let spec = loose.spec;
     let read = || {
         let (refs, selector) = (
             part::<Vec<TargetRef>>(spec.target_refs)?,
@@ -310,7 +332,7 @@ fn loose_targets(document: &Document<'_>) -> Result<Vec<PolicyTarget>, Failure> 
         let scope = part::<String>(spec.scope)?;
         targets(scope.as_deref(), refs.as_deref(), selector.as_ref()).map_err(|_| ())
     };
-    Ok(read().unwrap_or_else(|()| vec![PolicyTarget::Namespace]))
+    read().unwrap_or_else(|()| vec![PolicyTarget::Namespace])
 }
 
 /// `None`: the policy only says what inbound accepts.

@@ -2,6 +2,9 @@
 //!
 //! `kind: Servce` would else be one of the many that the mesh does not look at, and nobody would be told.
 
+/// The group of the mesh's own kinds.
+const OURS: &str = "isthmus.dev";
+
 /// Groups that are read: their versions, and every kind that they have.
 const GROUPS: &[(&str, &[&str], &[&str])] = &[
     (
@@ -74,6 +77,16 @@ const GROUPS: &[(&str, &[&str], &[&str])] = &[
         &["v1", "v1beta1", "v1alpha1"],
         &["ClusterProperty"],
     ),
+    (
+        OURS,
+        &["v1alpha1"],
+        &[
+            "AccessPolicy",
+            "MeshCluster",
+            "TrafficPolicy",
+            "TrustPolicy",
+        ],
+    ),
 ];
 
 /// Why there is no such kind; of groups that are not read nothing is known.
@@ -84,7 +97,8 @@ pub(super) fn check(version: &str, kind: &str) -> Result<(), String> {
     };
     if !versions.contains(&number) {
         return Err(format!(
-            "apiVersion: {version:?} is no version that is known"
+            "apiVersion: {version:?} is no version that is known; known of this group: {}",
+            versions.join(", ")
         ));
     }
     if !kinds.contains(&kind) {
@@ -98,6 +112,11 @@ pub(super) fn is_of_no_known_version(version: &str, kind: &str) -> bool {
     let (group, number) = split(version);
     let found = GROUPS.iter().find(|(name, ..)| *name == group);
     found.is_some_and(|(_, versions, kinds)| kinds.contains(&kind) && !versions.contains(&number))
+}
+
+/// An access policy of a version that is not known: it can't be understood, and must not be left out.
+pub(super) fn is_access_policy_of_no_known_version(version: &str, kind: &str) -> bool {
+    split(version).0 == OURS && kind == "AccessPolicy" && is_of_no_known_version(version, kind)
 }
 
 fn split(version: &str) -> (&str, &str) {

@@ -379,7 +379,9 @@ fn other_kinds_are_ignored_and_named_but_not_ours() {
         (vec!["batch/v1 Job".to_owned()], vec![])
     );
     let parsed = read("apiVersion: isthmus.dev/v1alpha1\nkind: AcessPolicy\nmetadata: {name: x}\n");
-    assert!(parsed.errors[0].message.contains("no such kind"));
+    let told = &parsed.errors[0];
+    let expected = "kind: isthmus.dev/v1alpha1 has no kind \"AcessPolicy\"";
+    assert_eq!((told.message.as_str(), told.line), (expected, 2));
     for known in ["v1\nkind: Secret", "apps/v1\nkind: DaemonSet"] {
         let parsed = read(&format!("apiVersion: {known}\nmetadata: {{name: x}}\n"));
         assert_eq!((parsed.ignored.len(), parsed.errors), (1, vec![]));
@@ -388,7 +390,12 @@ fn other_kinds_are_ignored_and_named_but_not_ours() {
         ("v1\nkind: Servce", "kind: v1 has no kind \"Servce\""),
         (
             "gateway.networking.k8s.io/v9\nkind: HTTPRoute",
-            "apiVersion: \"gateway.networking.k8s.io/v9\" is no version that is known",
+            "apiVersion: \"gateway.networking.k8s.io/v9\" is no version that is known; known of this group: \
+             v1, v1beta1, v1alpha3, v1alpha2",
+        ),
+        (
+            "isthmus.dev/v1beta1\nkind: MeshCluster",
+            "apiVersion: \"isthmus.dev/v1beta1\" is no version that is known; known of this group: v1alpha1",
         ),
     ] {
         let parsed = read(&format!("# a\napiVersion: {bad}\nmetadata: {{name: x}}\n"));
@@ -464,6 +471,29 @@ fn a_list_is_its_items() {
         "{:?}",
         parsed.errors
     );
+}
+
+#[test]
+fn every_bad_item_of_a_list_is_told() {
+    let bad = "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: 1}}";
+    let good = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}";
+    let list = |items: &[&str]| {
+        read(&format!(
+            "apiVersion: v1\nkind: List\nitems: [{}]",
+            items.join(", ")
+        ))
+    };
+    let told = list(&[bad, good, "{kind: Pod}", bad]).errors;
+    let begins = |at: usize| format!("items[{at}]: ");
+    let places: Vec<bool> = told
+        .iter()
+        .zip([0, 2, 3])
+        .map(|(problem, at)| problem.message.starts_with(&begins(at)))
+        .collect();
+    assert_eq!(places, [true; 3], "{told:?}");
+    let told = list(&[bad; 300]).errors;
+    assert_eq!(told.len(), BAD_ITEMS_MAX + 1);
+    assert!(told[BAD_ITEMS_MAX].message.contains("was not read"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! only later.
 
 mod folder;
+mod look;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -143,7 +144,7 @@ impl FilesSource {
                 let known = [old.errors.get(file), old.invalid.get(file)];
                 for problem in problems {
                     if !known.iter().flatten().any(|list| list.contains(problem)) {
-                        tracing::warn!(cluster = %self.cluster, "{file}:{problem}");
+                        tracing::warn!(cluster = %self.cluster, "{}", problem.in_file(file));
                     }
                 }
             }

@@ -176,3 +176,49 @@ fn policies_can_have_several_targets_or_only_a_mode() {
         "a policy for the mesh need not be in a namespace"
     );
 }
+
+#[test]
+fn a_policy_of_another_version_denies_where_it_was_to_apply() {
+    let service = PolicyTarget::Service("cart".to_owned());
+    for (version, spec, target) in [
+        (
+            "v1beta1",
+            "{targetRefs: [{kind: Service, name: cart}], action: Allow}",
+            service,
+        ),
+        (
+            "v2",
+            "{action: Allow, rules: [{}]}",
+            PolicyTarget::Namespace,
+        ),
+        (
+            "v2",
+            "{scope: Mesh, rules: {of: another, shape: 1}}",
+            PolicyTarget::Mesh,
+        ),
+        ("v2", "{scope: {of: another}}", PolicyTarget::Namespace),
+        ("v2", "another", PolicyTarget::Namespace),
+        ("v1alpha1", "another", PolicyTarget::Namespace),
+    ] {
+        let parsed = read(&format!(
+            "apiVersion: isthmus.dev/{version}\nkind: AccessPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+        ));
+        let Spec::AccessPolicy(policy) = &parsed.objects[0].spec else {
+            panic!("a policy")
+        };
+        assert_eq!((&policy.target, &policy.body), (&target, &None), "{spec}");
+        let [problem] = &parsed.invalid[..] else {
+            panic!("{parsed:?}")
+        };
+        assert_eq!(policy.invalid.as_ref(), Some(&problem.message));
+        assert_eq!(problem.object, "AccessPolicy shop/p");
+        let is_of_another = version != "v1alpha1";
+        assert_eq!(
+            problem.message.contains("known of this group: v1alpha1"),
+            is_of_another
+        );
+        assert!(!is_of_another || problem.line == 1, "{problem}");
+        assert_eq!(parsed.stands[0].is_of_no_known_version, is_of_another);
+        assert_eq!(parsed.errors, vec![]);
+    }
+}

@@ -3,32 +3,27 @@
 //! A file that can't be understood counts as it was. One that never was may declare anything: what the
 //! others say is told, nothing is gone, and the cluster is lost until it is understood. A folder that
 //! can't be read is lost, not empty. What is missing is looked at twice before it is gone: a file on its way from one name to
-//! another, or half-written, is not a deletion.
+//! another, or half-written, is not a deletion. Nor is a link to nothing: that is a file that can't be read.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Metadata};
-use std::io::{self, Read as _};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{Change, Kind, Object, ObjectRef};
+use isthmus_control_plane_core::model::{Change, Kind, Object, ObjectRef, Spec};
 use isthmus_proto::ids::ClusterId;
 
+use super::look::{self, Found, Unread};
 use crate::manifest::{self, Parsed, Problem};
 use crate::source::Report;
 
-/// Most files of one cluster.
-const FILES_MAX: usize = 20_000;
-/// Largest file, in bytes.
-const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Folders in folders.
-const DEPTH_MAX: usize = 16;
 /// What is missing for this long is gone.
 const MISSING: Duration = Duration::from_millis(80);
 
 /// What a look at the folder came to.
+#[derive(Default)]
 pub(super) struct Scan {
     /// What to tell, in order.
     pub(super) changes: Vec<Change>,
@@ -49,6 +44,9 @@ pub(super) struct Folder {
     missing: BTreeMap<ObjectRef, Instant>,
     /// Objects that two files declare: the file that does not count, and the one that does.
     twice: BTreeMap<PathBuf, Vec<Problem>>,
+    /// Since when links lead to nothing. One may be on its way: a ConfigMap's key that was removed is
+    /// such a link, for a moment.
+    dangling: BTreeMap<PathBuf, Instant>,
     stage: Stage,
 }
 
@@ -82,6 +80,23 @@ struct Stamp {
     changed: (i64, i64),
 }
 
+impl File {
+    fn new() -> Self {
+        Self {
+            stamp: None,
+            good: None,
+            errors: Vec::new(),
+            modified: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    /// What it said stays. It is read again at the next look.
+    fn fail(&mut self, problem: Problem) {
+        self.errors = vec![problem];
+        self.stamp = None;
+    }
+}
+
 impl Folder {
     pub(super) fn new(cluster: ClusterId, root: PathBuf) -> Self {
         Self {
@@ -92,6 +107,7 @@ impl Folder {
             seen: BTreeMap::new(),
             missing: BTreeMap::new(),
             twice: BTreeMap::new(),
+            dangling: BTreeMap::new(),
             stage: Stage::Unlisted(None),
         }
     }
@@ -99,18 +115,51 @@ impl Folder {
     /// Looks, and says what has changed.
     pub(super) fn scan(&mut self, now: Instant, time: SystemTime) -> Scan {
         let mut paths = BTreeMap::new();
-        if let Err((path, error)) = list(&self.root, 0, &mut paths) {
+        if let Err((path, error)) = look::list(&self.root, 0, &mut paths) {
             return self.lose(format!("{}: {error}", path.display()));
         }
         self.files.retain(|path, _| paths.contains_key(path));
-        for (path, meta) in &paths {
-            self.read(path, meta);
+        let mut dangling = BTreeMap::new();
+        for (path, found) in &paths {
+            if let Some(why) = self.look(path, found) {
+                dangling.insert(path.clone(), why);
+            }
         }
+        let on_its_way = self.judge(&dangling, now);
         let objects = self.objects();
-        match self.stage {
+        let mut scan = match self.stage {
             Stage::Listed => self.compare(objects, now, time),
+            // What such a link says is not known yet, and what is told now is told as the whole.
+            _ if on_its_way => Scan::default(),
             Stage::Unlisted(_) | Stage::Partly(_) | Stage::Returning(_) => self.list(objects),
+        };
+        scan.again |= on_its_way;
+        scan
+    }
+
+    /// Reads what is there. Why it can't be, if it is a link to nothing.
+    fn look(&mut self, path: &Path, found: &Found) -> Option<String> {
+        match found {
+            Found::File(meta) => self.read(path, meta),
+            Found::Dangling(why) => Some(why.clone()),
         }
+    }
+
+    /// A link that leads to nothing for so long is a file that can't be read; until then the file is as
+    /// it was. Is there one of which that can't be said yet?
+    fn judge(&mut self, dangling: &BTreeMap<PathBuf, String>, now: Instant) -> bool {
+        self.dangling.retain(|path, _| dangling.contains_key(path));
+        let mut on_its_way = false;
+        for (path, why) in dangling {
+            let since = *self.dangling.entry(path.clone()).or_insert(now);
+            if now.saturating_duration_since(since) < MISSING {
+                on_its_way = true;
+                continue;
+            }
+            let file = self.files.entry(path.clone()).or_insert_with(File::new);
+            file.fail(Problem::of_file(why.clone()));
+        }
+        on_its_way
     }
 
     /// What operators should know.
@@ -166,8 +215,8 @@ impl Folder {
         }
     }
 
-    /// Reads a file if it has changed.
-    fn read(&mut self, path: &Path, meta: &Metadata) {
+    /// Reads a file if it has changed. Why it can't, if what the name leads to is not there.
+    fn read(&mut self, path: &Path, meta: &Metadata) -> Option<String> {
         let stamp = Some(Stamp {
             inode: (meta.dev(), meta.ino()),
             length: meta.len(),
@@ -175,17 +224,17 @@ impl Folder {
             changed: (meta.ctime(), meta.ctime_nsec()),
         });
         let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        let empty = File {
-            stamp: None,
-            good: None,
-            errors: Vec::new(),
-            modified,
-        };
-        let file = self.files.entry(path.to_path_buf()).or_insert(empty);
+        let file = self
+            .files
+            .entry(path.to_path_buf())
+            .or_insert_with(|| File {
+                modified,
+                ..File::new()
+            });
         if file.stamp == stamp {
-            return;
+            return None;
         }
-        match read(path) {
+        match look::read(path) {
             Ok(text) => {
                 let parsed = manifest::parse(&text, &self.cluster);
                 file.errors.clone_from(&parsed.errors);
@@ -194,29 +243,34 @@ impl Folder {
                 }
                 file.stamp = stamp;
             }
-            Err(error) => {
-                let message = error.to_string();
-                let problem = Problem {
-                    line: 0,
-                    column: 0,
-                    object: String::new(),
-                    message,
-                };
-                file.errors = vec![problem];
-                file.stamp = None;
-            }
+            // Gone since it was listed, or its name has become another's: the next look tells.
+            Err(Unread::Gone) => match look::find(path) {
+                Ok(None) => drop(self.files.remove(path)),
+                Ok(Some(Found::Dangling(why))) => return Some(why),
+                Ok(Some(Found::File(_))) => return Some("is replaced as it is read".to_owned()),
+                Err(error) => return Some(error.to_string()),
+            },
+            Err(Unread::Bad(problem)) => file.fail(problem),
         }
+        None
     }
 
     /// What all files declare. Of two that declare the same object, the first by name counts.
     fn objects(&mut self) -> BTreeMap<ObjectRef, Object> {
-        let mut objects: BTreeMap<ObjectRef, (Object, &Path)> = BTreeMap::new();
+        let mut objects: BTreeMap<ObjectRef, (Object, (&Path, u64))> = BTreeMap::new();
         let mut twice: BTreeMap<PathBuf, Vec<Problem>> = BTreeMap::new();
+        let mut unsure = BTreeSet::new();
         for (path, file) in &self.files {
-            for object in file.good.iter().flat_map(|good| &good.objects) {
-                let at = object.reference();
-                match objects.entry(at) {
+            let declared = file
+                .good
+                .iter()
+                .flat_map(|good| good.objects.iter().zip(&good.stands));
+            for (object, stands) in declared {
+                match objects.entry(object.reference()) {
                     Entry::Vacant(place) => {
+                        if stands.is_of_no_known_version {
+                            unsure.insert(place.key().clone());
+                        }
                         let mut object = object.clone();
                         // Held in memory: an edit does not make the object younger.
                         let seen = self
@@ -224,33 +278,62 @@ impl Folder {
                             .entry(place.key().clone())
                             .or_insert(file.modified);
                         object.created = object.created.or(Some(*seen));
-                        place.insert((object, path));
+                        place.insert((object, (path, stands.line)));
                     }
                     Entry::Occupied(place) => {
-                        let other = self.root.join(place.get().1);
-                        let other = other.strip_prefix(&self.root).unwrap_or(&other);
-                        let message = format!("is in {} already, which counts", other.display());
-                        let object = place.key().to_string();
+                        let (_, (other, line)) = place.get();
+                        let other = self.name(other);
                         let problem = Problem {
-                            line: 0,
-                            column: 0,
-                            object,
-                            message,
+                            line: stands.line,
+                            column: 1,
+                            object: title(place.key()),
+                            message: format!("is in {other}:{line} already, which counts"),
                         };
                         twice.entry(path.clone()).or_default().push(problem);
                     }
                 }
             }
         }
-        let objects: BTreeMap<ObjectRef, Object> = objects
+        let mut objects: BTreeMap<ObjectRef, Object> = objects
             .into_iter()
             .map(|(at, (object, _))| (at, object))
             .collect();
         self.twice = twice;
+        self.keep_understood(&unsure, &mut objects);
         let told = &self.told;
         self.seen
             .retain(|at, _| objects.contains_key(at) || told.contains_key(at));
         objects
+    }
+
+    /// A policy that was understood stays when it is edited to a version that is not known. One that
+    /// never was denies.
+    fn keep_understood(
+        &self,
+        unsure: &BTreeSet<ObjectRef>,
+        objects: &mut BTreeMap<ObjectRef, Object>,
+    ) {
+        for at in unsure {
+            // With several targets it is several objects (`p`, `p#2`), which stay together.
+            let of_same = |other: &ObjectRef| {
+                let places = (&at.cluster, &at.namespace, at.kind);
+                (&other.cluster, &other.namespace, other.kind) == places
+                    && policy_name(&other.name) == policy_name(&at.name)
+            };
+            let told = self.told.iter().filter(|(at, _)| of_same(at));
+            let understood: Vec<&Object> = told
+                .map(|(_, object)| object)
+                .filter(
+                    |object| matches!(&object.spec, Spec::AccessPolicy(p) if p.invalid.is_none()),
+                )
+                .collect();
+            if !understood.is_empty() {
+                objects.remove(at);
+            }
+            for object in understood {
+                objects.insert(object.reference(), object.clone());
+            }
+        }
     }
 
     /// Tells everything, or what is understood of it.
@@ -258,9 +341,9 @@ impl Folder {
         let cluster = self.cluster.clone();
         let unread = self.files.iter().find(|(_, file)| file.good.is_none());
         if let Some((path, file)) = unread {
-            let why = file.errors.first();
-            let why = why.map(ToString::to_string).unwrap_or_default();
-            let reason = format!("{}:{why}", self.name(path));
+            let name = self.name(path);
+            let reason = file.errors.first().map(|why| why.in_file(&name));
+            let reason = reason.unwrap_or(name);
             return self.list_partly(objects, reason);
         }
         // What comes back after a loss may come back piece by piece.
@@ -356,7 +439,8 @@ impl Folder {
         }
         self.told = told;
         // With a file that is not understood the view is not known to be right.
-        if self.missing.is_empty() && self.files.values().all(|file| file.errors.is_empty()) {
+        let all_seen = self.missing.is_empty() && self.dangling.is_empty();
+        if all_seen && self.files.values().all(|file| file.errors.is_empty()) {
             changes.push(Change::Confirmed {
                 cluster: self.cluster.clone(),
                 at: time,
@@ -369,59 +453,18 @@ impl Folder {
     }
 }
 
-/// The manifests in a folder and below it. Hidden files are editors' and version control's.
-fn list(
-    folder: &Path,
-    depth: usize,
-    found: &mut BTreeMap<PathBuf, Metadata>,
-) -> Result<(), (PathBuf, io::Error)> {
-    let failed = |error| (folder.to_path_buf(), error);
-    if depth > DEPTH_MAX {
-        return Err(failed(io::Error::other("more than 16 folders deep")));
-    }
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let (path, name) = (entry.path(), entry.file_name());
-        if name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let kind = entry.file_type().map_err(failed)?;
-        // Links to folders are not followed: they can lead in a circle.
-        if kind.is_dir() {
-            match list(&path, depth + 1, found) {
-                // Removed since it was listed.
-                Err((_, error)) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-            continue;
-        }
-        let manifest = path
-            .extension()
-            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if !manifest {
-            continue;
-        }
-        match fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => {
-                found.insert(path, meta);
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err((path, error)),
-        }
-        if found.len() > FILES_MAX {
-            return Err(failed(io::Error::other("more than 20,000 manifests")));
-        }
-    }
-    Ok(())
+/// The name of the policy of which an object is one target.
+fn policy_name(name: &str) -> &str {
+    name.split('#').next().unwrap_or(name)
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let file = fs::File::open(path)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if u64::try_from(text.len()).is_ok_and(|n| n > FILE_BYTES_MAX) {
-        return Err(io::Error::other("larger than 8 MiB"));
+/// `Deployment shop/reviews`: the cluster is the folder's.
+fn title(at: &ObjectRef) -> String {
+    match &at.namespace {
+        Some(namespace) => format!("{} {namespace}/{}", at.kind, at.name),
+        None => format!("{} {}", at.kind, at.name),
     }
-    Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -347,9 +347,10 @@ async fn of_two_that_declare_the_same_the_first_counts() {
     running.until("listed", |r| r.listed).await;
     assert_eq!(running.ip("a").as_deref(), Some("10.0.0.1"));
     let problem = running.report.borrow().errors["b.yaml"][0].clone();
-    assert!(
-        problem.message.contains("is in a.yaml already"),
-        "{problem}"
+    let told = problem.in_file("b.yaml");
+    assert_eq!(
+        told,
+        "b.yaml:1:1: Pod shop/a: is in a.yaml:1 already, which counts"
     );
     fs::remove_file(running.path("a.yaml")).unwrap();
     running

@@ -109,6 +109,7 @@ pub(crate) enum Shell {
         isthmus demo                      show every scene\n  \
         isthmus demo --scene ejection     one scene only\n  \
         isthmus demo --hold --no-scenes   just the mesh, with addresses and curl lines\n  \
+        isthmus demo --hold --no-scenes --output json   the same for programs, as one line of JSON\n  \
         isthmus demo --check              for CI: one JSON line a scene, exit 0 only if all held\n  \
         isthmus demo --kubernetes         the same with two API servers, and what if one dies\n  \
         isthmus demo --kubernetes --kubeconfig ~/.kube/config --context a --context b\n  \
@@ -116,7 +117,8 @@ pub(crate) enum Shell {
         Everything runs as separate processes on loopback addresses, without root. Ctrl-C, a failed\n\
         scene or a panic leaves none behind.")]
 pub(crate) struct DemoOptions {
-    /// Leave the mesh running after the scenes, until Ctrl-C.
+    /// Leave the mesh running after the scenes, until Ctrl-C. With `--output json`, one more line of JSON
+    /// says where it is (`mesh`: control_plane, proxies, folder, services, commands).
     #[arg(long, conflicts_with = "check")]
     pub(crate) hold: bool,
     /// Run the scenes once, print one JSON line each, exit 0 only if every one held.

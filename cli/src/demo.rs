@@ -37,13 +37,16 @@ mod join;
 mod screen;
 mod view;
 pub(crate) mod state;
+mod hints;
 
 use folder::Folder;
+use hints::Hints;
 use mesh::Mesh;
-use plan::{Callee, GATEWAY_EAST, GATEWAY_WEST, Plan, REVIEWS};
+use plan::{GATEWAY_EAST, GATEWAY_WEST, Plan};
 use report::Report;
 use scenes::Stage;
 use screen::Screen;
+use state::State;
 use store::Store;
 
 /// Longest time for all scenes together.
@@ -88,7 +91,7 @@ async fn whole(options: &DemoOptions, screen: &Arc<Screen>) -> anyhow::Result<Ex
         std::env::var_os("ISTHMUS_DEMO_PANIC").is_none(),
         "asked to panic"
     );
-    let state = state::State::of(&mesh.plan, &mesh.folder);
+    let state = State::of(&mesh.plan, &mesh.folder);
     let _published = if options.hold {
         Some(state.publish()?)
     } else {
@@ -197,48 +200,8 @@ async fn show(options: &DemoOptions, stage: &mut Stage) -> anyhow::Result<bool> 
 async fn hold(stage: &mut Stage) -> anyhow::Result<()> {
     stage.traffic().await?;
     stage.board.showing("the mesh is yours; Ctrl-C ends it");
-    let plan = &stage.mesh.plan;
-    let [reviews, ..] = REVIEWS;
-    let at = |callee: &Callee| plan.local(callee);
-    stage.screen.say(&format!(
-        "\nThe mesh keeps running. Try, in another terminal:\n\
-         \x20 curl http://{reviews_at}/                   web calls reviews, which only west has\n\
-         \x20 curl http://{cart_at}/                   web calls cart, which both have\n\
-         \x20 nc {tcp_at}                               TCP, echoed in west\n\
-         \x20 curl -X POST 'http://{bad}/control/fail?mode=500'   a pod of reviews turns bad (mode=off heals it)\n\
-         \x20 {isthmus} status   clusters, proxies, endpoints\n\
-         \x20 {isthmus} why web reviews   why a call goes where it goes\n\
-         \x20 curl http://{admin}/config                  what the sidecar of {pod} knows\n\
-         {hint}\n\
-         Try a policy: {forbid}",
-        reviews_at = at(&Callee::REVIEWS),
-        cart_at = at(&Callee::CART),
-        tcp_at = at(&Callee::TCP).to_string().replace(':', " "),
-        bad = plan.app(&reviews, plan::AppKind::Http),
-        admin = plan.admin(&reviews),
-        pod = reviews.name,
-        isthmus = own_name(),
-        hint = stage.mesh.store.hint(&stage.mesh.folder),
-        forbid = example_policy(stage)?,
-    ));
+    let hints = Hints::of(stage)?;
+    stage.screen.say(&hints.text());
+    stage.screen.record(&hints.line());
     std::future::pending().await
-}
-
-/// As this program can be called again from where it was called.
-fn own_name() -> String {
-    std::env::args()
-        .next()
-        .unwrap_or_else(|| "isthmus".to_owned())
-}
-
-/// What to type to try a policy, which is put beside the folders.
-fn example_policy(stage: &Stage) -> anyhow::Result<String> {
-    let path = stage.mesh.folder.root().join(manifests::FORBID_WEB.file);
-    std::fs::write(&path, manifests::FORBID_WEB.text())
-        .with_context(|| format!("writing {}", path.display()))?;
-    let Stage { mesh, .. } = stage;
-    let file = path.display().to_string();
-    Ok(mesh
-        .store
-        .command(&mesh.folder, manifests::FORBID_WEB.cluster, &file))
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ use super::plan::{Plan, Role};
 const MODE: u32 = 0o600;
 /// Bits of those who could write beside the owner.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Longest wait for a control plane on this machine that may have ended.
+const RUNS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Admin addresses of a running mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,10 +55,30 @@ impl State {
     /// # Errors
     /// The folder can't be written to, or somebody else has a file of that name there.
     pub(super) fn publish(&self) -> anyhow::Result<Published> {
-        let path = default_path();
+        self.publish_at(default_path())
+    }
+
+    fn publish_at(&self, path: PathBuf) -> anyhow::Result<Published> {
+        let before = Self::own(&path).ok();
         self.write(&path)
             .with_context(|| format!("writing {}", path.display()))?;
-        Ok(Published { path })
+        Ok(Published {
+            path,
+            state: self.clone(),
+            before,
+        })
+    }
+
+    /// What this user's file says.
+    fn own(path: &Path) -> anyhow::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        let text = own_text(path, &found, rustix::process::geteuid().as_raw())?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Does its control plane take connections?
+    fn runs(&self) -> bool {
+        TcpStream::connect_timeout(&self.control_plane, RUNS_TIMEOUT).is_ok()
     }
 
     /// By a new file that takes the name's place: a link that lies in wait there is not followed.
@@ -140,30 +164,44 @@ fn not_own(found: &Metadata, user: u32) -> Option<String> {
     }
 }
 
-/// A state file; gone when dropped.
+/// A state file. When dropped, the file of the demo whose place it took is back, if that one runs;
+/// otherwise there is none.
 #[derive(Debug)]
 pub(crate) struct Published {
     path: PathBuf,
+    state: State,
+    /// Of the demo that was held before.
+    before: Option<State>,
 }
 
 impl Drop for Published {
     fn drop(&mut self) {
-        // Another demo may have taken the place: then its file goes too, which is said by `read`.
-        let _gone = fs::remove_file(&self.path);
+        // Another demo has taken the place: the file is its own.
+        if !State::own(&self.path).is_ok_and(|there| there == self.state) {
+            return;
+        }
+        let _as_it_was = match self.before.as_ref().filter(|before| before.runs()) {
+            Some(before) => before.write(&self.path),
+            None => fs::remove_file(&self.path).map_err(Into::into),
+        };
     }
 }
 
 /// In the user's own runtime folder; without one, in the system's for temporary files.
 fn default_path() -> PathBuf {
-    match env::var_os("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_dir())
-    {
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    path_of(
+        runtime,
+        &env::temp_dir(),
+        rustix::process::geteuid().as_raw(),
+    )
+}
+
+/// The folder for temporary files is everybody's: there the name says whose the file is.
+fn path_of(runtime: Option<PathBuf>, temporary: &Path, user: u32) -> PathBuf {
+    match runtime.filter(|dir| dir.is_dir()) {
         Some(dir) => dir.join("isthmus-demo.json"),
-        None => {
-            let user = env::var("USER").unwrap_or_else(|_| "user".to_owned());
-            env::temp_dir().join(format!("isthmus-demo-{}.json", user.replace('/', "_")))
-        }
+        None => temporary.join(format!("isthmus-demo-{user}.json")),
     }
 }
 
@@ -182,6 +220,55 @@ mod tests {
         assert_eq!(State::read(Some(&path)).unwrap(), state);
         let none = State::read(Some(&folder.root().join("none"))).unwrap_err();
         assert!(none.to_string().contains("isthmus demo --hold"), "{none}");
+    }
+
+    /// Of a demo whose control plane is there, in this folder.
+    fn of_control_plane(listener: &std::net::TcpListener, folder: &str) -> State {
+        State {
+            control_plane: listener.local_addr().unwrap(),
+            proxies: BTreeMap::new(),
+            folder: folder.into(),
+        }
+    }
+
+    #[test]
+    fn a_demo_that_ends_takes_no_others_file_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("isthmus-demo.json");
+        let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (here, there) = (listen(), listen());
+        let first = of_control_plane(&here, "/first");
+        let second = of_control_plane(&there, "/second");
+        let read = || State::own(&path);
+        // The first one ends, and the second is found.
+        let held = (
+            first.publish_at(path.clone()).unwrap(),
+            second.publish_at(path.clone()).unwrap(),
+        );
+        drop(held.0);
+        assert_eq!(read().unwrap(), second);
+        drop(here);
+        drop(held.1);
+        assert!(!path.exists(), "the first one runs no more");
+        // The second one ends, and the first is found again.
+        let here = listen();
+        let first = of_control_plane(&here, "/first");
+        let held = first.publish_at(path.clone()).unwrap();
+        drop(second.publish_at(path.clone()).unwrap());
+        assert_eq!(read().unwrap(), first);
+        drop(held);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn in_everybodys_folder_the_files_name_says_whose_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |runtime: &Path, user| path_of(Some(runtime.to_owned()), Path::new("/tmp"), user);
+        let own = folder.path().join("isthmus-demo.json");
+        assert_eq!(at(folder.path(), 7), own);
+        let none = folder.path().join("none");
+        assert_eq!(at(&none, 7), Path::new("/tmp/isthmus-demo-7.json"));
+        assert_ne!(at(&none, 7), at(&none, 8));
     }
 
     #[test]

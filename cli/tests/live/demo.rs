@@ -118,6 +118,34 @@ async fn a_demo_that_is_interrupted_leaves_no_process_behind() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[tokio::test]
+async fn a_demo_that_is_held_tells_programs_where_it_is() {
+    let options = ["--hold", "--no-scenes", "--output", "json"];
+    let mut demo = Demo::begin(&options, ("TERM", "dumb"));
+    let said = demo.folder.path().join(SAID);
+    let line = until_within(LIMIT, "the line", async || {
+        let said = std::fs::read_to_string(&said).unwrap();
+        let ended = demo.demo.try_wait().unwrap();
+        assert_eq!(ended, None, "the demo ended");
+        said.strip_suffix('\n').map(str::to_owned).ok_or(said)
+    })
+    .await;
+    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let mesh = &told["mesh"];
+    let state = std::fs::read(demo.folder.path().join("isthmus-demo.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    for key in ["control_plane", "proxies", "folder"] {
+        assert!(!state[key].is_null() && mesh[key] == state[key], "{line}");
+    }
+    let reviews = mesh["services"]["reviews"].as_str().unwrap();
+    let _at: std::net::SocketAddr = reviews.parse().unwrap();
+    let commands = mesh["commands"].as_array().unwrap();
+    let curl = format!("curl http://{reviews}/");
+    assert!(commands.iter().any(|one| one["command"] == curl), "{line}");
+    demo.signal("INT");
+    demo.gone().await;
+}
+
 /// Nobody can clean up then: the kernel does.
 #[tokio::test]
 async fn a_guard_that_is_killed_takes_its_program_along() {

@@ -41,10 +41,11 @@ pub(crate) fn run(options: &WhyOptions, format: Format) -> anyhow::Result<()> {
 
 async fn of_reason(options: &WhyOptions) -> anyhow::Result<Story> {
     let id = &options.client_or_reason;
-    let Some((workload, _)) = id.split_once(':') else {
+    let Some(workload) = workload_of(id) else {
         bail!(
-            "{id:?} is no reason id (cluster/namespace/pod:number); to ask about a call, name the \
-             service too: isthmus why {id} SERVICE"
+            "{id:?} is no reason id (cluster/namespace/pod:hex); to ask about a call, name the \
+             service too: isthmus why {} SERVICE",
+            id.split(':').next().unwrap_or(id)
         );
     };
     let proxy = match options.mesh.proxies.first() {
@@ -52,6 +53,13 @@ async fn of_reason(options: &WhyOptions) -> anyhow::Result<Story> {
         None => find(&State::read(options.mesh.demo.as_deref())?, workload)?.1,
     };
     reason(proxy, id).await
+}
+
+/// Whose proxy gave this reason id; `None`: it is none.
+fn workload_of(id: &str) -> Option<&str> {
+    let (workload, number) = id.split_once(':')?;
+    let is_hex = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then_some(workload)
 }
 
 /// What was behind a refusal, as its proxy remembers it.
@@ -285,6 +293,15 @@ mod tests {
         outbound["judged_as"] = json!("connection");
         assert_eq!(sent(&outbound).as_deref(), Some("&as=connection"));
         assert_eq!(sent(&json!({ "judged_as": null, "route": null })), None);
+    }
+
+    #[test]
+    fn a_reason_id_ends_in_a_hexadecimal_number() {
+        let id = "west/shop/reviews-1:1f";
+        assert_eq!(workload_of(id), Some("west/shop/reviews-1"));
+        for bad in ["west/shop/reviews-1", "a:", "a:zz", "a:+1", "a:1:2"] {
+            assert_eq!(workload_of(bad), None, "{bad}");
+        }
     }
 
     /// A page that answers every question with what its path says.

@@ -25,6 +25,7 @@ use isthmus_control_plane_core::world::{CLUSTERS_MAX, RESERVED};
 use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::kubernetes::Allow;
 
@@ -48,10 +49,16 @@ pub enum ConfigError {
         #[source]
         cause: std::io::Error,
     },
-    /// Not JSON, or not of the right shape: the cause names line and column.
+    /// Not JSON: the cause names line and column.
+    #[error("not JSON")]
+    Syntax(#[source] serde_json::Error),
+    /// A key of the whole is missing or not known: the cause names it.
+    #[error(transparent)]
+    Whole(serde_json::Error),
+    /// Not of the right shape: the cause names line and column.
     #[error("{key}")]
     Parse {
-        /// Where, as `clusters[1].name`; `.`: the whole.
+        /// Where, as `clusters[1].name`.
         key: String,
         /// Why.
         #[source]
@@ -277,14 +284,8 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut json = serde_json::Deserializer::from_str(text);
         let raw: RawConfig =
-            serde_path_to_error::deserialize(&mut json).map_err(|error| ConfigError::Parse {
-                key: error.path().to_string(),
-                cause: error.into_inner(),
-            })?;
-        json.end().map_err(|cause| ConfigError::Parse {
-            key: ".".to_owned(),
-            cause,
-        })?;
+            serde_path_to_error::deserialize(&mut json).map_err(|error| unshaped(text, error))?;
+        json.end().map_err(ConfigError::Syntax)?;
         let mesh_domain = raw.mesh_domain.unwrap_or_else(|| MESH_DOMAIN.to_owned());
         if !is_dns_name(&mesh_domain) {
             return Err(value("mesh_domain", "not a DNS name in lower case"));
@@ -473,6 +474,21 @@ fn quota(key: &str, raw: Option<RawQuota>) -> Result<Quota, ConfigError> {
     Ok(Quota::default().with(Allotment { endpoints, bytes }))
 }
 
+/// What is no JSON has a line and no key; what is wrong with the whole has no key either.
+fn unshaped(text: &str, error: serde_path_to_error::Error<serde_json::Error>) -> ConfigError {
+    let path = error.path().to_string();
+    // `?`: an alternative, within which nobody knows the key.
+    let key = path.trim_end_matches(".?").to_owned();
+    let cause = error.into_inner();
+    if serde_json::from_str::<IgnoredAny>(text).is_err() {
+        ConfigError::Syntax(cause)
+    } else if key == "." || key == "?" {
+        ConfigError::Whole(cause)
+    } else {
+        ConfigError::Parse { key, cause }
+    }
+}
+
 fn value(key: &str, why: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         key: key.to_owned(),
@@ -538,6 +554,19 @@ mod tests {
         );
         let told = read(&" ".repeat(1024 * 1024 + 1));
         assert_eq!(told, format!("read {place}: larger than 1 MiB"));
+        for (text, expected) in [
+            ("", "not JSON: EOF while parsing a value at line 1"),
+            ("{\"clusters\": [{", "not JSON: EOF while parsing an object"),
+            ("{\"listen\": {}}", "listen: missing field `discovery`"),
+            ("{}", "missing field `state_dir` at line 1"),
+            ("7", "invalid type: integer `7`"),
+            ("{\"keys\": 7}", "keys: "),
+        ] {
+            let told = read(text);
+            let expected = format!("{place}: {expected}");
+            assert!(told.starts_with(&expected), "{told} is not {expected}");
+            assert!(!told.contains("?: ") && !told.contains(" .: "), "{told}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod word;
 mod workload;
 mod slice;
 mod mesh;
+mod gateway;
 mod roots;
 mod cluster;
 mod profile;
@@ -436,7 +437,7 @@ fn understand(
         ("multicluster.x-k8s.io", "v1alpha1", "ClusterProfile") => {
             plain(profile::cluster_profile(document, metadata))
         }
-        ("gateway.networking.k8s.io", _, "Gateway") => plain(mesh::gateway(document, metadata)),
+        ("gateway.networking.k8s.io", _, "Gateway") => plain(gateway::gateway(document, metadata)),
         ("gateway.networking.k8s.io", _, "GatewayClass") => {
             wide(mesh::gateway_class(document, metadata))
         }

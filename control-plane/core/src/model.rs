@@ -9,12 +9,14 @@ mod service;
 mod route;
 mod policy;
 mod cluster;
+mod gateway;
 mod status;
 mod roots;
 mod wire;
 
 pub use change::{Change, KindFreshness, POSITIONED};
 pub use cluster::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, GatewayClass};
+pub use gateway::{Gateway, GatewayAddress, GatewayFront, GatewayStatus, Listener, ListenerStatus};
 pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use roots::{Advertised, ConfigMap, ROOTS_NAME};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
@@ -333,28 +335,6 @@ pub struct ContainerPort {
     pub name: String,
     /// Its number.
     pub port: u16,
-}
-
-/// A gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gateway {
-    /// `spec.gatewayClassName`.
-    pub class: String,
-    /// `status.addresses`, or `spec.addresses` where there is no status.
-    pub addresses: Vec<GatewayAddress>,
-    /// The listener's port, usually 15443.
-    pub port: u16,
-    /// Its status.
-    pub observed: Observed,
-}
-
-/// Where a gateway is reached.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum GatewayAddress {
-    /// An address.
-    Ip(IpAddr),
-    /// A host name, resolved by the proxies. Lower case, no trailing dot.
-    Hostname(String),
 }
 
 /// The cluster itself. Without one, the cluster is on a network of its own that has its name.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Labels, Managed, Object, OtherPort, Said, Spec};
+use crate::model::{Gateway, Labels, Managed, Object, OtherPort, Said, Spec};
 
 /// Endpoints of one cluster, if nobody says otherwise.
 pub const ENDPOINTS: usize = 20_000;
@@ -213,7 +213,11 @@ fn said(spec: &Spec) -> (usize, usize) {
             let ports: usize = service.ports.iter().map(|port| text(&port.name) + 64).sum();
             let others = service.others.iter().map(other).sum::<usize>();
             let made = service.managed.as_ref().map_or(0, managed);
-            map(&service.selector) + service.cluster_ips.len() * 24 + ports + others + made
+            let front = service
+                .front
+                .as_ref()
+                .map_or(0, |front| text(&front.gateway) + front.addresses.len() * 64);
+            map(&service.selector) + service.cluster_ips.len() * 24 + ports + others + made + front
         }
         Spec::EndpointSlice(slice) => {
             let each = |endpoint: &crate::model::SliceEndpoint| {
@@ -241,10 +245,7 @@ fn said(spec: &Spec) -> (usize, usize) {
             let to = |(_, name): &(_, Option<String>)| name.as_deref().map_or(8, text) + 32;
             grant.from.len() * 48 + grant.to.iter().map(to).sum::<usize>()
         }
-        Spec::Gateway(gateway) => {
-            let told = conditions(&gateway.observed.conditions);
-            text(&gateway.class) + gateway.addresses.len() * 64 + told
-        }
+        Spec::Gateway(gateway) => said_by_gateway(gateway),
         Spec::GatewayClass(class) => {
             text(&class.controller) + conditions(&class.observed.conditions)
         }
@@ -267,6 +268,18 @@ fn said(spec: &Spec) -> (usize, usize) {
         }
     };
     (0, bytes)
+}
+
+fn said_by_gateway(gateway: &Gateway) -> usize {
+    let listed = gateway.listeners.iter();
+    let listed: usize = listed.map(|l| text(&l.name) + text(&l.protocol)).sum();
+    let said = gateway.status.listeners.iter();
+    let said: usize = said
+        .map(|l| text(&l.name) + conditions(&l.conditions))
+        .sum();
+    let addresses = gateway.addresses.len() + gateway.status.addresses.len();
+    let told = conditions(&gateway.observed.conditions);
+    text(&gateway.class) + addresses * 64 + listed + said + told
 }
 
 fn text(text: &str) -> usize {

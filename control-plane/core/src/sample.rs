@@ -99,7 +99,7 @@ pub(crate) fn gateway(cluster: &str, ip: u8) -> Object {
         class: GATEWAY_CLASS.into(),
         addresses,
         port: 15_443,
-        observed: Observed::default(),
+        ..Gateway::default()
     };
     object(cluster, SYSTEM_NAMESPACE, "ew", Spec::Gateway(gateway))
 }
@@ -184,6 +184,23 @@ pub(crate) fn list(world: &mut World, cluster: &str, objects: &[Object]) -> Dirt
         at(1),
     ));
     dirty
+}
+
+/// A whole list of a cluster, but for one kind.
+pub(crate) fn list_without(world: &mut World, cluster: &str, objects: &[Object], kind: Kind) {
+    let cluster = id(cluster);
+    let begin = Change::Init {
+        cluster: cluster.clone(),
+    };
+    world.apply(begin, at(1));
+    let told = objects
+        .iter()
+        .filter(|object| object.cluster == cluster && object.spec.kind() != kind);
+    for object in told {
+        world.apply(Change::Apply(object.clone()), at(1));
+    }
+    let kept = [kind].into();
+    world.apply(Change::InitDone { cluster, kept }, at(1));
 }
 
 /// East: web (calls), cart. West: cart, exported, behind a gateway.

@@ -17,6 +17,7 @@
 mod service;
 mod slice;
 mod route;
+mod gateway;
 mod policy;
 mod refusal;
 mod roots;
@@ -24,6 +25,8 @@ mod label;
 #[cfg(test)]
 mod tests;
 
+pub use gateway::GatewayBody;
+pub(crate) use gateway::programmed;
 pub(crate) use policy::{NOT_AN_AUTHOR, RANGES_VALID, nowhere, strangers, target};
 pub use roots::RootsBody;
 pub(crate) use route::{failing, partly};
@@ -39,7 +42,7 @@ use std::time::SystemTime;
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::{
-    IpFamily, Kind, Labels, ObjectRef, OtherPort, ParentStatus, Reach, Said, Spread,
+    IpFamily, Kind, Labels, ListenerStatus, ObjectRef, OtherPort, ParentStatus, Reach, Said, Spread,
 };
 use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
@@ -79,6 +82,8 @@ pub enum Body {
     },
     /// These conditions, beside what others say.
     Conditions(Vec<Said>),
+    /// A Gateway's status.
+    Gateway(GatewayBody),
     /// The mesh's entries in a route's status, in the place of those that it had there.
     Parents(Vec<ParentStatus>),
 }
@@ -91,6 +96,15 @@ impl Body {
             |a: &[Said], b: &[Said]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b));
         match (self, other) {
             (Self::Conditions(a), Self::Conditions(b)) => said(a, b),
+            (Self::Gateway(a), Self::Gateway(b)) => {
+                let pair = |(a, b): (&ListenerStatus, &ListenerStatus)| {
+                    a.name == b.name && said(&a.conditions, &b.conditions)
+                };
+                a.addresses == b.addresses
+                    && said(&a.conditions, &b.conditions)
+                    && a.listeners.len() == b.listeners.len()
+                    && a.listeners.iter().zip(&b.listeners).all(pair)
+            }
             (Self::Parents(a), Self::Parents(b)) => {
                 let pair = |(a, b): (&ParentStatus, &ParentStatus)| {
                     a.parent == b.parent && said(&a.conditions, &b.conditions)
@@ -108,6 +122,7 @@ impl Body {
                 | Self::Slice(_)
                 | Self::Delete { .. }
                 | Self::Conditions(_)
+                | Self::Gateway(_)
                 | Self::Parents(_),
                 _,
             ) => self == other,
@@ -125,6 +140,7 @@ impl Body {
             Self::Slice(_) => "endpoint_slice",
             Self::Delete { .. } => "delete",
             Self::Conditions(_) => "conditions",
+            Self::Gateway(_) => "gateway_status",
             Self::Parents(_) => "route_status",
         }
     }
@@ -383,6 +399,10 @@ impl Planner {
         }
         if dirty.advertised {
             world.clusters.values().for_each(|c| self.roots_of(c));
+        }
+        // Also where only a Service of theirs is another one.
+        for cluster in &dirty.gateways {
+            self.pending.insert(Subject::Declared(cluster.clone()));
         }
         // What became of the clusters that the home cluster names is told so, too.
         for cluster in &dirty.freshness {

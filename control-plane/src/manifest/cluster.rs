@@ -1,12 +1,10 @@
 //! What does a cluster of the mesh say of itself?
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use isthmus_control_plane_core::model::{
-    Allotment, CredentialRef, GatewayAddress, GatewayChoice, MeshCluster, Observed, PRICE_MAX,
-    PRIORITY_MAX, Spec,
+    Allotment, CredentialRef, GatewayChoice, MeshCluster, Observed, PRICE_MAX, PRIORITY_MAX, Spec,
 };
 use isthmus_control_plane_core::world::RESERVED;
 use isthmus_proto::ids::is_dns_name;
@@ -15,11 +13,9 @@ use isthmus_proto::range::IpRange;
 use isthmus_proto::spiffe::TrustDomain;
 use serde::Deserialize;
 
-use super::mesh::{GATEWAY_PORT, host_name};
+use super::gateway::{GATEWAY_PORT, reachable};
 use super::{Bad, Document, Failure, Metadata, status};
 
-/// Every machine is this for itself (RFC 6761 §6.3).
-const LOCALHOST: &str = "localhost";
 /// Most gateways of one cluster.
 const GATEWAYS_MAX: usize = 16;
 /// Most ranges of one cluster's pods.
@@ -326,36 +322,12 @@ fn gateway(raw: RawGateway) -> Result<GatewayChoice, Bad> {
         (Some(name), None, None) => Err(Bad(format!("{name:?} is no name of a Gateway"))),
         (None, Some(_), Some(0)) => Err(Bad("port: 0 is no port".to_owned())),
         (None, Some(text), port) => {
-            let address = address(&text)?;
+            let address = reachable(&text)?;
             let port = port.unwrap_or(GATEWAY_PORT);
             Ok(GatewayChoice::At { address, port })
         }
         _ => Err(Bad("either name, or address and perhaps port".to_owned())),
     }
-}
-
-/// At which clients on other networks can reach something.
-fn address(text: &str) -> Result<GatewayAddress, Bad> {
-    let refused = |why: &str| Bad(format!("address: {text:?} {why}"));
-    match text.parse() {
-        Ok(ip) if is_reachable(ip) => Ok(GatewayAddress::Ip(ip)),
-        Ok(_) => Err(refused("leads nowhere from another network")),
-        Err(_) => match host_name(text).ok_or_else(|| refused("is no address"))? {
-            name if name == LOCALHOST || name.ends_with(&format!(".{LOCALHOST}")) => {
-                Err(refused("leads nowhere from another network"))
-            }
-            name => Ok(GatewayAddress::Hostname(name)),
-        },
-    }
-}
-
-/// What Kubernetes calls a global unicast address; private ones are among them.
-fn is_reachable(ip: IpAddr) -> bool {
-    let special = match ip {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
-    };
-    !special && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()
 }
 
 fn credential(raw: RawCredential) -> Result<CredentialRef, Bad> {
@@ -385,6 +357,8 @@ fn issuer(raw: RawIssuer) -> Result<String, Bad> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{one, read};
+    use isthmus_control_plane_core::model::GatewayAddress;
+
     use super::*;
 
     fn manifest(spec: &str) -> String {

@@ -1,11 +1,9 @@
-//! What do imports, gateways with their classes, grants and properties of the cluster say?
+//! What do imports, classes of gateways, grants and properties of the cluster say?
 
 use isthmus_control_plane_core::model::{
-    AFFINITY_SECONDS, CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, Gateway,
-    GatewayAddress, GatewayClass, Kind, Labels, Managed, OtherPort, ReferenceGrant, ServiceExport,
-    ServiceImport, Spec,
+    AFFINITY_SECONDS, CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, GatewayClass,
+    Kind, Labels, Managed, OtherPort, ReferenceGrant, ServiceExport, ServiceImport, Spec,
 };
-use isthmus_proto::ids::is_dns_name;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,8 +13,6 @@ use super::{Document, Failure, Metadata, status};
 
 /// Longest name of a cluster or of its set, in bytes: a DNS name's.
 const PROPERTY_BYTES_MAX: usize = 253;
-/// The usual port of an east-west gateway.
-pub(super) const GATEWAY_PORT: u16 = 15443;
 
 #[derive(Deserialize)]
 struct ExportObject {
@@ -135,91 +131,6 @@ pub(super) fn service_import(
 }
 
 #[derive(Deserialize)]
-struct GatewayObject {
-    spec: GatewaySpec,
-    #[serde(default)]
-    status: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct GatewaySpec {
-    gateway_class_name: String,
-    #[serde(default)]
-    listeners: Vec<Listener>,
-    #[serde(default)]
-    addresses: Option<Vec<RawAddress>>,
-}
-
-#[derive(Deserialize)]
-struct Listener {
-    port: u16,
-    #[serde(default)]
-    protocol: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawAddress {
-    #[serde(default)]
-    r#type: Option<String>,
-    #[serde(default)]
-    value: Option<String>,
-}
-
-pub(super) fn gateway(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
-    let raw: GatewayObject = document.decode()?;
-    let spec = raw.spec;
-    // A dump of a cluster has a status, a hand-written manifest has not.
-    let reported = raw.status.as_ref().and_then(|s| s.get("addresses"));
-    let reported = reported.map(Vec::<RawAddress>::deserialize).transpose();
-    let reported = reported.map_err(|e| document.failure(format!("status.addresses: {e}")))?;
-    let reported = reported.filter(|found| !found.is_empty());
-    let listed = reported.or(spec.addresses).unwrap_or_default();
-    let mut found = Vec::new();
-    for address in listed {
-        // Without a value the implementation is asked to choose; the status will say which.
-        let Some(value) = address.value.filter(|value| !value.is_empty()) else {
-            continue;
-        };
-        found.push(match address.r#type.as_deref() {
-            None | Some("IPAddress") => {
-                let ips = addresses(document, "addresses", &[&value])?;
-                let ip = ips
-                    .first()
-                    .ok_or_else(|| document.failure("no address".to_owned()))?;
-                GatewayAddress::Ip(*ip)
-            }
-            Some("Hostname") => match host_name(&value) {
-                Some(host) => GatewayAddress::Hostname(host),
-                None => {
-                    let why = format!("addresses: {value:?} is no host name");
-                    return Err(document.failure(why));
-                }
-            },
-            Some(other) => {
-                return Err(document.failure(format!("addresses: the type {other:?} is unknown")));
-            }
-        });
-    }
-    let tls = spec
-        .listeners
-        .iter()
-        .find(|l| l.protocol.as_deref() == Some("TLS"));
-    let port = tls
-        .or(spec.listeners.first())
-        .map_or(GATEWAY_PORT, |l| l.port);
-    if port == 0 {
-        return Err(document.failure("spec.listeners: port 0".to_owned()));
-    }
-    Ok(Spec::Gateway(Gateway {
-        class: spec.gateway_class_name,
-        addresses: found,
-        port,
-        observed: status::observed(metadata, raw.status.as_ref(), status::GATEWAY),
-    }))
-}
-
-#[derive(Deserialize)]
 struct ClassObject {
     spec: ClassSpec,
     #[serde(default)]
@@ -268,12 +179,6 @@ pub(super) fn cluster_property(
         }
         Ok(Spec::ClusterProperty(ClusterProperty { value }))
     }))
-}
-
-/// In lower case, without the trailing dot.
-pub(super) fn host_name(text: &str) -> Option<String> {
-    let host = text.trim_end_matches('.').to_ascii_lowercase();
-    is_dns_name(&host).then_some(host)
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@
 //! not written.
 
 use isthmus_control_plane_core::model::{
-    Managed, Observed, Parent, ParentStatus, Reach, Said, Truth,
+    ListenerStatus, Managed, Observed, Parent, ParentStatus, Reach, Said, Truth,
 };
 use isthmus_control_plane_core::write::CONTROLLER_NAME;
 use serde_json::Value;
@@ -37,6 +37,8 @@ pub(super) const TRUST: &[&str] = &["Accepted", "ResolvedRefs"];
 const POLICY: &[&str] = &["Accepted", "ResolvedRefs"];
 /// ... about a route, to each parent.
 const PARENT: &[&str] = &["Accepted", "ResolvedRefs", "PartiallyInvalid"];
+/// ... about a listener of a Gateway.
+const LISTENER: &[&str] = &["Accepted", "Programmed", "ResolvedRefs"];
 
 #[derive(serde::Deserialize)]
 struct WithStatus {
@@ -106,6 +108,19 @@ pub(super) fn parents(status: Option<&Value>) -> Vec<ParentStatus> {
         Some(ParentStatus {
             parent: parent(entry.get("parentRef")?)?,
             conditions: conditions(Some(entry), PARENT),
+        })
+    })
+    .collect()
+}
+
+/// What is said of a Gateway's listeners.
+pub(super) fn listeners(status: Option<&Value>) -> Vec<ListenerStatus> {
+    let listed = status.and_then(|s| s.get("listeners")?.as_array());
+    let all = listed.into_iter().flatten();
+    all.filter_map(|entry| {
+        Some(ListenerStatus {
+            name: entry.get("name")?.as_str()?.to_owned(),
+            conditions: conditions(Some(entry), LISTENER),
         })
     })
     .collect()

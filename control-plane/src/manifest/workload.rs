@@ -13,6 +13,7 @@ use isthmus_proto::locality::Locality;
 use isthmus_proto::resource::Protocol;
 use serde::Deserialize;
 
+use super::gateway::{ServiceStatus, front};
 use super::word::{client_affinity, one_of};
 use super::{Bad, Document, Failure, Metadata, status};
 
@@ -163,6 +164,8 @@ pub(super) fn place(metadata: &Metadata) -> Locality {
 struct ServiceObject {
     #[serde(default)]
     spec: ServiceSpec,
+    #[serde(default)]
+    status: ServiceStatus,
 }
 
 #[derive(Default, Deserialize)]
@@ -181,6 +184,8 @@ struct ServiceSpec {
     internal_traffic_policy: Option<String>,
     traffic_distribution: Option<String>,
     ip_families: Option<Vec<String>>,
+    #[serde(rename = "externalIPs")]
+    external_ips: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -207,6 +212,8 @@ enum RawTarget {
 pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, Failure> {
     let raw: ServiceObject = document.decode()?;
     let spec = raw.spec;
+    let external = spec.external_ips.unwrap_or_default();
+    let front = front(metadata, spec.r#type.as_deref(), &raw.status, &external);
     let mut ips: Vec<&str> = spec.cluster_ip.iter().map(String::as_str).collect();
     for more in spec.cluster_ips.iter().flatten() {
         if !ips.contains(&more.as_str()) {
@@ -250,6 +257,7 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
         others,
         client_ip_affinity: client_affinity(document, spec.session_affinity.as_deref())?,
         affinity_seconds: spec.session_affinity_config.and_then(RawAffinity::seconds),
+        front,
         managed,
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
         spread: spread(

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use isthmus_control_plane_core::model::{
-    Kind, Labels, MANAGED_BY, MANAGED_LABEL, ObjectRef, OtherPort, Parent, ParentStatus, Reach,
-    Said, SliceEndpoint, SlicePort,
+    GatewayAddress, Kind, Labels, ListenerStatus, MANAGED_BY, MANAGED_LABEL, ObjectRef, OtherPort,
+    Parent, ParentStatus, Reach, Said, SliceEndpoint, SlicePort,
 };
 use isthmus_control_plane_core::write::{
-    Body, CONTROLLER_NAME, ImportBody, RootsBody, ServiceBody, SliceBody, Write,
+    Body, CONTROLLER_NAME, GatewayBody, ImportBody, RootsBody, ServiceBody, SliceBody, Write,
 };
 use serde_json::{Value, json};
 
@@ -103,6 +103,7 @@ pub(super) fn applied(write: &Write, version: &str) -> Option<Value> {
         Body::Conditions(conditions) => {
             document["status"] = json!({ "conditions": conditions_of(conditions) });
         }
+        Body::Gateway(body) => document["status"] = gateway(body),
         Body::Delete { .. } | Body::Parents(_) => return None,
     }
     Some(document)
@@ -117,7 +118,7 @@ pub(super) fn forced(write: &Write) -> bool {
         | Body::Service(ServiceBody { uid, .. })
         | Body::Roots(RootsBody { uid, .. })
         | Body::Slice(SliceBody { uid, .. }) => !uid.is_empty(),
-        Body::ImportStatus(_) => true,
+        Body::ImportStatus(_) | Body::Gateway(_) => true,
         // Another implementation of the API may answer for exports, too.
         Body::Conditions(_) => write.object.kind != Kind::ServiceExport,
         // Over the version that was read, with all that was in it.
@@ -262,6 +263,29 @@ fn conditions_of(conditions: &[Said]) -> Vec<Value> {
         value
     };
     conditions.iter().map(one).collect()
+}
+
+/// An address that was there and is no more goes because it is not written any more.
+fn gateway(body: &GatewayBody) -> Value {
+    let listener = |listener: &ListenerStatus| {
+        json!({
+            "name": listener.name, "supportedKinds": [], "attachedRoutes": 0,
+            "conditions": conditions_of(&listener.conditions),
+        })
+    };
+    let address = |address: &GatewayAddress| match address {
+        GatewayAddress::Ip(ip) => json!({ "type": "IPAddress", "value": ip.to_string() }),
+        GatewayAddress::Hostname(name) => json!({ "type": "Hostname", "value": name }),
+    };
+    let mut status = json!({
+        "conditions": conditions_of(&body.conditions),
+        "listeners": body.listeners.iter().map(listener).collect::<Vec<_>>(),
+    });
+    let addresses = body.addresses.as_ref().filter(|all| !all.is_empty());
+    if let Some(addresses) = addresses {
+        status["addresses"] = addresses.iter().map(address).collect();
+    }
+    status
 }
 
 /// The status of a route that was read, with the mesh's entries in it. Those of other controllers stay

@@ -85,7 +85,9 @@ async fn send_to<S: Server>(
         Body::Import(_) | Body::Service(_) | Body::Slice(_) | Body::Roots(_) => {
             (path, applied(write, version))
         }
-        Body::ImportStatus(_) | Body::Conditions(_) => (status.as_str(), applied(write, version)),
+        Body::ImportStatus(_) | Body::Conditions(_) | Body::Gateway(_) => {
+            (status.as_str(), applied(write, version))
+        }
     };
     let document = document.unwrap_or_default();
     let applied = server.apply(path, &document, forced(write)).await;
@@ -106,7 +108,7 @@ pub(super) fn is_kind_absent(result: &Result<(), ApiError>) -> bool {
 pub(super) fn is_gone(write: &Write, result: &Result<(), ApiError>) -> bool {
     let is_status = matches!(
         write.body,
-        Body::Parents(_) | Body::Conditions(_) | Body::ImportStatus(_)
+        Body::Parents(_) | Body::Conditions(_) | Body::Gateway(_) | Body::ImportStatus(_)
     );
     let not_found = matches!(result, Err(error) if error.is_not_found());
     is_status && not_found && !is_kind_absent(result)

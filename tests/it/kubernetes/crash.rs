@@ -23,7 +23,7 @@ const FULL: &str = "ISTHMUS_FULL";
 const LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/isthmus-system/leases/isthmus-control-plane";
 /// What is written, or carries a status that is.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "/apis/multicluster.x-k8s.io/v1beta1/serviceimports",
     "/apis/multicluster.x-k8s.io/v1beta1/serviceexports",
     "/api/v1/namespaces/shop/services",
@@ -34,6 +34,7 @@ const KINDS: [&str; 14] = [
     "/apis/coordination.k8s.io/v1/namespaces/isthmus-system/leases",
     "/apis/gateway.networking.k8s.io/v1/httproutes",
     "/apis/gateway.networking.k8s.io/v1/gatewayclasses",
+    "/apis/gateway.networking.k8s.io/v1/gateways",
     "/apis/isthmus.dev/v1alpha1/accesspolicies",
     "/apis/isthmus.dev/v1alpha1/trafficpolicies",
     "/apis/isthmus.dev/v1alpha1/trustpolicies",
@@ -56,6 +57,14 @@ apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: { name: mesh }
 spec: { controllerName: isthmus.dev/controller }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: east-west, namespace: isthmus-system }
+spec:
+  gatewayClassName: mesh
+  listeners: [ { name: mesh, port: 15443, protocol: TLS } ]
+  addresses: [ { type: IPAddress, value: 192.0.2.1 } ]
 ---
 apiVersion: isthmus.dev/v1alpha1
 kind: TrustPolicy

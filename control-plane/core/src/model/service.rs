@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use isthmus_proto::resource;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Labels, Managed, Observed, wire};
+use crate::model::{GatewayFront, Labels, Managed, Observed, wire};
 
 /// What Kubernetes takes where `ClientIP` affinity names no time.
 pub const AFFINITY_SECONDS: u32 = 10_800;
@@ -50,6 +50,9 @@ pub struct Service {
     /// `spec.ipFamilies`. Empty: not written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<IpFamily>,
+    /// It leads to a gateway from outside. A box: few services do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front: Option<Box<GatewayFront>>,
     /// The mesh made it, for an import.
     pub managed: Option<Managed>,
 }

@@ -7,7 +7,7 @@ use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
 use isthmus_proto::resource::{self, gateway_address};
 
 use crate::model::{
-    GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, KindFreshness, Reach,
+    GATEWAY_CLASS, Gateway, GatewayAddress, GatewayChoice, Kind, KindFreshness, Listener, Reach,
     SYSTEM_NAMESPACE, ServiceRef,
 };
 use crate::translate::endpoint::MESH_PORT;
@@ -32,7 +32,9 @@ pub(crate) fn gateways(world: &World, client: &Client, clusters: &BTreeSet<Clust
         world.cache.gateways(at, || {
             let all = cluster.gateways.iter();
             let heard = all.filter(|(namespace, name, entry)| {
-                is_heard((world, cluster), namespace, &entry.value) && is_chosen(cluster, name)
+                is_heard((world, cluster), namespace, &entry.value)
+                    && is_chosen(cluster, name)
+                    && is_located(cluster, &entry.value)
             });
             heard
                 .filter_map(|(ns, name, entry)| {
@@ -53,7 +55,13 @@ pub(crate) fn gateways(world: &World, client: &Client, clusters: &BTreeSet<Clust
 
 /// Is a gateway that the cluster does not have known to be gone?
 pub(crate) fn gateways_known(world: &World, cluster: &str) -> bool {
-    world.is_settled(cluster, |cluster| cluster.knows(Kind::Gateway))
+    let all_located = |cluster: &Cluster| {
+        let mut all = cluster.gateways.iter();
+        all.all(|(.., entry)| is_located(cluster, &entry.value))
+    };
+    world.is_settled(cluster, |cluster| {
+        cluster.knows(Kind::Gateway) && all_located(cluster)
+    })
 }
 
 /// Is it one of this mesh's gateways? The object of its class says so; where there is none, its name.
@@ -64,13 +72,67 @@ pub(crate) fn is_ours(cluster: &Cluster, gateway: &Gateway) -> bool {
     }
 }
 
-/// Is it one of this mesh's gateways, declared by somebody who may?
+/// Is it one of this mesh's gateways, and nothing is wrong with it?
 pub(crate) fn is_heard(
     (world, cluster): (&World, &Cluster),
     namespace: &str,
     gateway: &Gateway,
 ) -> bool {
-    is_ours(cluster, gateway) && world.is_system(namespace)
+    is_ours(cluster, gateway) && refusal(world, namespace, gateway).is_none()
+}
+
+/// Protocols that nothing is relayed for byte by byte.
+const TERMINATED: [&str; 3] = ["HTTP", "HTTPS", "UDP"];
+
+/// Why one of this mesh's gateways is not accepted: a reason of the Gateway API, and for people.
+pub(crate) fn refusal(
+    world: &World,
+    namespace: &str,
+    gateway: &Gateway,
+) -> Option<(&'static str, &'static str)> {
+    if !world.is_system(namespace) {
+        let why = "east-west gateways are declared in a system namespace";
+        return Some(("Invalid", why));
+    }
+    let listener = gateway.listener().and_then(|at| gateway.listeners.get(at));
+    let is_terminated = |l: &Listener| TERMINATED.contains(&l.protocol.as_str());
+    listener
+        .is_some_and(is_terminated)
+        .then_some(("ListenersNotValid", UNSUPPORTED_PROTOCOL))
+}
+
+/// What is said of a listener that would not be relayed byte by byte.
+pub(crate) const UNSUPPORTED_PROTOCOL: &str =
+    "an east-west gateway relays bytes: its listener has the protocol TLS";
+
+/// Where it is reached: as somebody else keeps it in its status, as its spec says, else where the
+/// Services lead from that are its own (GEP-1762).
+pub(crate) fn addresses(
+    cluster: &Cluster,
+    (namespace, name): (&str, &str),
+    gateway: &Gateway,
+) -> Vec<GatewayAddress> {
+    let mut found = gateway.addresses.clone();
+    if found.is_empty() {
+        for (_, entry) in cluster.services.within(namespace) {
+            let service = &entry.value;
+            let is_led_to = service.ports.iter().any(|port| port.port == gateway.port);
+            let front = service.front.iter().filter(|front| front.gateway == name);
+            for address in front.flat_map(|front| &front.addresses) {
+                if is_led_to && !found.contains(address) {
+                    found.push(address.clone());
+                }
+            }
+        }
+    }
+    found.truncate(ADDRESSES_MAX);
+    found
+}
+
+/// Can it be said where it is reached? What has no address of its own may have a Service that was not
+/// seen yet.
+pub(crate) fn is_located(cluster: &Cluster, gateway: &Gateway) -> bool {
+    !gateway.addresses.is_empty() || cluster.knows(Kind::Service)
 }
 
 /// What the cluster's MeshCluster says of its gateways; empty: nothing.
@@ -145,13 +207,11 @@ fn encode_one(
         }
         (GatewayAddress::Ip(_) | GatewayAddress::Hostname(_), _) => true,
     };
-    let addresses = entry
-        .value
-        .addresses
+    let addresses = addresses(cluster, (namespace, name), &entry.value);
+    let addresses = addresses
         .iter()
         .filter(is_free)
         .filter_map(|address| encode_address(address, entry.value.port))
-        .take(ADDRESSES_MAX)
         .collect();
     let full = format!("{}/{namespace}/{name}", cluster.id);
     let message = resource::Gateway {

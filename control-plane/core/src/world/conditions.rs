@@ -10,7 +10,7 @@ use crate::translate::{authorization, gateway};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::write::{
-    NOT_AN_AUTHOR, RANGES_VALID, failing, nowhere, partly, strangers, target, unheard,
+    NOT_AN_AUTHOR, RANGES_VALID, failing, nowhere, partly, programmed, strangers, target, unheard,
 };
 
 /// What holds of an object, as it stands in a status.
@@ -18,7 +18,7 @@ use crate::write::{
 pub struct Condition {
     /// Which object.
     pub object: ObjectRef,
-    /// `Accepted`, `PartiallyInvalid`, `ResolvedRefs`, `Valid`, `Ready` or `Conflict`.
+    /// `Accepted`, `Programmed`, `PartiallyInvalid`, `ResolvedRefs`, `Valid`, `Ready` or `Conflict`.
     pub kind: String,
     /// Does it hold?
     pub holds: bool,
@@ -152,11 +152,30 @@ impl World {
 
     fn of_gateways(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
         for (namespace, name, entry) in cluster.gateways.iter() {
-            let ours = gateway::is_ours(cluster, &entry.value);
-            if ours && !gateway::is_heard((self, cluster), namespace, &entry.value) {
-                let at = reference(cluster, Kind::Gateway, namespace, name);
-                let message = "east-west gateways are declared in a system namespace".to_owned();
-                found.push(rejected(at, "NotPermitted", message));
+            if !gateway::is_ours(cluster, &entry.value) {
+                continue;
+            }
+            let at = reference(cluster, Kind::Gateway, namespace, name);
+            if let Some((reason, why)) = gateway::refusal(self, namespace, &entry.value) {
+                // In the Gateway API's words that is `Invalid`, like much else.
+                let reason = if self.is_system(namespace) {
+                    reason
+                } else {
+                    "NotPermitted"
+                };
+                found.push(rejected(at, reason, why.to_owned()));
+                continue;
+            }
+            if !gateway::is_located(cluster, &entry.value) {
+                continue;
+            }
+            let (_, (status, reason, message)) =
+                programmed((self, cluster), (namespace, name), &entry.value);
+            if status != Truth::True {
+                found.push(Condition {
+                    kind: "Programmed".to_owned(),
+                    ..rejected(at, reason, message)
+                });
             }
         }
     }

@@ -167,6 +167,13 @@ impl World {
         others.find(is_there).map(|(name, _)| name)
     }
 
+    /// The same for the clients of any other cluster.
+    pub(crate) fn pods_somewhere<'a>(&'a self, gateway: &Cluster, ip: IpAddr) -> Option<&'a str> {
+        let others = self.clusters.values().filter(|one| one.id != gateway.id);
+        let mut found = others.filter_map(|client| self.pods_instead(gateway, client, ip));
+        found.next()
+    }
+
     /// Whose pods have the address, for clients of `of` on its network.
     pub(crate) fn owner<'a>(&'a self, of: &'a Cluster, ip: IpAddr) -> Owner<'a> {
         if holds(of.pod_ranges(), ip) {

@@ -121,6 +121,9 @@ fn service(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
     }
     if let Some(entry) = cluster.services.get(namespace, name) {
         claimants(cluster, &entry.value.cluster_ips, dirty);
+        if entry.value.front.is_some() {
+            dirty.gateways.insert(cluster.id.clone());
+        }
         // The import that it was made for has its address from it.
         if let Some(import) = derived_for(&entry.value) {
             let key = ServiceKey::new(namespace, import);

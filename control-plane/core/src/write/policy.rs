@@ -1,4 +1,4 @@
-//! What is to be said of gateways and policies?
+//! What is to be said of classes of gateways, clusters and policies?
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use crate::model::{
     AccessPolicy, Kind, Observed, PolicyTarget, Reach, Said, ServiceRef, TrafficPolicy,
     TrustPolicy, Truth,
 };
-use crate::translate::{authorization, gateway, service};
+use crate::translate::{authorization, service};
 use crate::world::cluster::Cluster;
 use crate::world::{Standing, World};
-use crate::write::{CONTROLLER_NAME, Plan, Settings, Subject, reference, refusal};
+use crate::write::{CONTROLLER_NAME, Plan, Settings, Subject, gateway, reference, refusal};
 
 /// Does a cluster's name agree with its ClusterProperty objects (KEP-2149)?
 const PROPERTIES_MATCH: &str = "PropertiesMatch";
@@ -23,34 +23,7 @@ pub(super) fn look(
     subject: &Subject,
     plan: &mut Plan,
 ) {
-    for (namespace, name, entry) in cluster.gateways.iter() {
-        let gateway = &entry.value;
-        // Gateways of other classes are other controllers'.
-        if !gateway::is_ours(cluster, gateway) {
-            continue;
-        }
-        let heard = gateway::is_heard((world, cluster), namespace, gateway);
-        let accepted = if heard {
-            (Truth::True, "Accepted", "")
-        } else {
-            let why = "east-west gateways are declared in a system namespace";
-            (Truth::False, "Invalid", why)
-        };
-        let programmed = if !heard {
-            (Truth::False, "Invalid", "not accepted")
-        } else if gateway.addresses.is_empty() {
-            (Truth::False, "AddressNotAssigned", "it has no address yet")
-        } else {
-            (Truth::True, "Programmed", "")
-        };
-        let wanted = vec![
-            said(&gateway.observed, "Accepted", accepted),
-            said(&gateway.observed, "Programmed", programmed),
-        ];
-        let at = reference(cluster, Kind::Gateway, namespace, name);
-        let observed = &gateway.observed.conditions;
-        plan.conditions(at, (wanted, observed), settings, subject);
-    }
+    gateway::look((world, cluster), settings, subject, plan);
     classes(cluster, settings, subject, plan);
     members((world, cluster), settings, subject, plan);
     access(world, cluster, settings, subject, plan);

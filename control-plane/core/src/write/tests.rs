@@ -2,6 +2,7 @@
 
 mod server;
 mod convergence;
+mod gateways;
 mod refused;
 mod roots;
 mod slices;

@@ -10,4 +10,6 @@ mod watch;
 #[cfg(test)]
 mod write;
 #[cfg(test)]
+mod gateways;
+#[cfg(test)]
 mod services;

@@ -119,7 +119,7 @@ impl Control {
         }
     }
 
-    fn counted(&self, name: &str) -> u64 {
+    pub(crate) fn counted(&self, name: &str) -> u64 {
         let mut page = Page::default();
         self.metrics.write(&mut page);
         let text = page.into_text();

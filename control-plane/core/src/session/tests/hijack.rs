@@ -10,8 +10,8 @@ use isthmus_proto::range::IpRange;
 
 use super::*;
 use crate::model::{
-    CLUSTER_ID_PROPERTY, ClusterProperty, EndpointSlice, Gateway, GatewayAddress, Pod,
-    SYSTEM_NAMESPACE, Service, ServiceExport, ServiceImport, SliceEndpoint, SlicePort,
+    CLUSTER_ID_PROPERTY, ClusterProperty, EndpointSlice, Gateway, GatewayAddress, GatewayFront,
+    Pod, SYSTEM_NAMESPACE, Service, ServiceExport, ServiceImport, SliceEndpoint, SlicePort,
 };
 
 const NAMES: [&str; 5] = ["east", "west", "north", "south", "mid"];
@@ -142,12 +142,29 @@ fn claimed(rng: &mut Rng, (own, app, host): (&str, &str, u8), ip: IpAddr) -> Obj
     object(own, "shop", &name, Spec::EndpointSlice(slice))
 }
 
+/// A gateway without an address of its own has that of whatever Service says so.
+fn front(own: &str, app: &str, ip: IpAddr) -> Object {
+    let Spec::Service(plain) = service(own, app, 1).spec else {
+        unreachable!()
+    };
+    let front = GatewayFront {
+        gateway: "ew".to_owned(),
+        addresses: vec![GatewayAddress::Ip(ip)],
+    };
+    let service = Service {
+        ports: vec![port("mesh", 15_443)],
+        front: Some(Box::new(front)),
+        ..plain
+    };
+    object(own, SYSTEM_NAMESPACE, "ew", Spec::Service(service))
+}
+
 /// Anything that an API server may say.
 fn anything(rng: &mut Rng, clusters: &[&'static str], own: &str) -> Object {
     let (app, host) = (rng.of(&APPS), rng.byte(40) + 1);
     let of = rng.of(clusters);
     let ip = address(of, host);
-    match rng.below(9) {
+    match rng.below(10) {
         0 => pod_at(own, app, rng.byte(40) + 1, ip),
         1 => claimed(rng, (own, app, host), ip),
         2 => {
@@ -181,12 +198,17 @@ fn anything(rng: &mut Rng, clusters: &[&'static str], own: &str) -> Object {
         6 => {
             let mut found = gateway(own, 9);
             if let Spec::Gateway(Gateway { addresses, .. }) = &mut found.spec {
-                *addresses = vec![GatewayAddress::Ip(ip)];
+                *addresses = if rng.chance(50) {
+                    vec![GatewayAddress::Ip(ip)]
+                } else {
+                    Vec::new()
+                };
             }
             found.namespace = Some(rng.of(&[SYSTEM_NAMESPACE, "shop"]).parse().unwrap());
             found
         }
-        7 => declared(
+        7 => front(own, app, ip),
+        8 => declared(
             own,
             of,
             rng.of(&["flat", "west-net"]),

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    AccessPolicy, EndpointSlice, Gateway, Kind, Observed, ParentRef, Pod, Route, RouteKind,
-    Service, ServiceExport, ServiceImport, ServicePort, ServiceRef, ServiceType, SliceEndpoint,
-    SlicePort, TargetPort,
+    AccessPolicy, EndpointSlice, Gateway, GatewayAddress, GatewayFront, Kind, Observed, ParentRef,
+    Pod, Route, RouteKind, Service, ServiceExport, ServiceImport, ServicePort, ServiceRef,
+    ServiceType, SliceEndpoint, SlicePort, TargetPort,
 };
 
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];
@@ -178,8 +178,35 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
     ]
 }
 
+/// A Service that leads to the gateway of its cluster, or to none.
+fn front() -> impl Strategy<Value = Object> {
+    let names = (
+        any_of(&CLUSTERS),
+        any_of(&["ew", "ew", "other"]),
+        any_of(&["a", "b"]),
+    );
+    (names, any_of(&[15_443, 15_443, 80]), 1..4_u8).prop_map(
+        |((cluster, gateway, name), port, ip)| {
+            let front = GatewayFront {
+                gateway: gateway.to_owned(),
+                addresses: vec![GatewayAddress::Ip([198, 51, 100, ip].into())],
+            };
+            let service = Service {
+                ports: vec![crate::sample::port("mesh", port)],
+                front: Some(Box::new(front)),
+                ..Service::default()
+            };
+            object(cluster, SYSTEM, name, Spec::Service(service))
+        },
+    )
+}
+
 /// Any object of this small universe.
 fn any_object() -> impl Strategy<Value = Object> {
+    prop_oneof![19 => usual_object(), 1 => front()]
+}
+
+fn usual_object() -> impl Strategy<Value = Object> {
     let spec = any_of(&APPS).prop_flat_map(spec);
     (
         any_of(&CLUSTERS),
@@ -208,7 +235,12 @@ fn base() -> Vec<Object> {
         let mut gateway = gateway(cluster, 1);
         gateway.spec = match gateway.spec {
             Spec::Gateway(gateway) => Spec::Gateway(Gateway {
-                port: 15_443,
+                // West's is where its Services lead from.
+                addresses: if *cluster == "west" {
+                    Vec::new()
+                } else {
+                    gateway.addresses
+                },
                 ..gateway
             }),
             other => other,

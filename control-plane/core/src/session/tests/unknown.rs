@@ -2,23 +2,7 @@
 
 use super::*;
 use crate::model::Kind;
-
-/// A whole list of a cluster, but for one kind.
-fn list_without(world: &mut World, cluster: &str, objects: &[Object], kind: Kind) {
-    let cluster = id(cluster);
-    let begin = Change::Init {
-        cluster: cluster.clone(),
-    };
-    world.apply(begin, at(1));
-    let told = objects
-        .iter()
-        .filter(|object| object.cluster == cluster && object.spec.kind() != kind);
-    for object in told {
-        world.apply(Change::Apply(object.clone()), at(1));
-    }
-    let kept = [kind].into();
-    world.apply(Change::InitDone { cluster, kept }, at(1));
-}
+use crate::model::{GatewayAddress, GatewayFront, SYSTEM_NAMESPACE, Service};
 
 /// The kind is seen after all, as it is in these objects.
 fn late(
@@ -155,6 +139,48 @@ fn gateways_that_were_never_seen_are_not_gone() {
     assert_eq!(full.names(T::Gateway).len(), 2);
     let (.., proxy) = without(("west", Kind::Gateway), Some(&full));
     assert_eq!(proxy.names(T::Gateway), full.names(T::Gateway));
+}
+
+/// Its Services have its addresses, and were not seen.
+#[test]
+fn a_gateway_without_an_address_of_its_own_keeps_what_it_had_until_services_are_seen() {
+    let mut objects = shop();
+    for object in &mut objects {
+        if let Spec::Gateway(gateway) = &mut object.spec {
+            gateway.addresses.clear();
+        }
+    }
+    let front = GatewayFront {
+        gateway: "ew".to_owned(),
+        addresses: vec![GatewayAddress::Ip([198, 51, 100, 7].into())],
+    };
+    let service = Service {
+        ports: vec![port("mesh", 15_443)],
+        front: Some(Box::new(front)),
+        ..Service::default()
+    };
+    for cluster in ["east", "west"] {
+        objects.push(object(
+            cluster,
+            SYSTEM_NAMESPACE,
+            "ew",
+            Spec::Service(service.clone()),
+        ));
+    }
+    let told = |world: &World, proxy: &mut Proxy| {
+        let mut session = proxy.connect(web(world));
+        proxy.settle(&mut session, world);
+        let gateway: resource::Gateway = proxy.get(T::Gateway, "west/isthmus-system/ew");
+        gateway.addresses
+    };
+    let world = listed(&objects);
+    let mut proxy = Proxy::sidecar(&web(&world), &[LOCAL, EVERYWHERE]);
+    let before = told(&world, &mut proxy);
+    assert_eq!(before.len(), 1);
+    let mut unseen = self::world(&["east", "west"]);
+    list(&mut unseen, "east", &objects);
+    list_without(&mut unseen, "west", &objects, Kind::Service);
+    assert_eq!(told(&unseen, &mut proxy), before);
 }
 
 /// Nobody is believed by mistake while it is not known who is cut off.

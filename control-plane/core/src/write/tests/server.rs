@@ -118,7 +118,6 @@ impl Servers {
             Body::Conditions(conditions) => self.status(at, |spec| {
                 let observed = match spec {
                     Spec::ServiceExport(export) => &mut export.observed,
-                    Spec::Gateway(gateway) => &mut gateway.observed,
                     Spec::MeshCluster(cluster) => &mut cluster.observed,
                     Spec::AccessPolicy(policy) => &mut policy.observed,
                     Spec::TrafficPolicy(policy) => &mut policy.observed,
@@ -127,6 +126,17 @@ impl Servers {
                     _ => panic!("no conditions"),
                 };
                 observed.conditions.clone_from(conditions);
+            }),
+            Body::Gateway(body) => self.status(at, |spec| match spec {
+                Spec::Gateway(gateway) => {
+                    let told = &mut gateway.status;
+                    gateway.observed.conditions.clone_from(&body.conditions);
+                    told.listeners.clone_from(&body.listeners);
+                    if let Some(addresses) = &body.addresses {
+                        told.addresses.clone_from(addresses);
+                    }
+                }
+                _ => panic!("no gateway"),
             }),
             Body::Parents(parents) => self.status(at, |spec| match spec {
                 Spec::Route(route) => route.statuses.clone_from(parents),
@@ -337,6 +347,11 @@ fn keep_status(before: &Spec, after: &mut Spec) {
                 .observed
                 .conditions
                 .clone_from(&before.observed.conditions);
+        }
+        (Spec::Gateway(before), Spec::Gateway(after)) => {
+            after.status.clone_from(&before.status);
+            let conditions = &before.observed.conditions;
+            after.observed.conditions.clone_from(conditions);
         }
         (Spec::Route(before), Spec::Route(after)) => {
             after.statuses.clone_from(&before.statuses);

@@ -1,5 +1,6 @@
 //! What does a cluster need to run the mesh?
 
+mod beside;
 pub(crate) mod config;
 pub(crate) mod installed;
 pub(crate) mod objects;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use isthmus_control_plane::CONTROLLER_NAME;
 use isthmus_control_plane::config::MESH_DOMAIN;
 use isthmus_control_plane::kubernetes::Api;
 use isthmus_control_plane::manifest::yaml;
@@ -89,6 +91,7 @@ pub(crate) fn run(options: &InstallOptions, format: Format) -> anyhow::Result<()
             }
             apply(&api, &object, options.force, &mut done).await?;
         }
+        replaced::open(&api, &plan, &mut done).await?;
         Box::pin(replaced::retire(&api, &plan, &mut done)).await?;
         anyhow::Ok(())
     })?;
@@ -140,11 +143,7 @@ fn plan(
         installed.discovery_address.as_deref(),
         None,
     );
-    let load_balancer = choice.switch(
-        "--load-balancer",
-        options.load_balancer,
-        installed.load_balancer,
-    );
+    let load_balancer = load_balancer(options, installed, choice);
     let saved_world = saved_world(options, installed, choice)?;
     let mesh_domain = mesh_domain.context("--mesh-domain is empty")?;
     let mut plan = Plan {
@@ -157,8 +156,8 @@ fn plan(
         mesh_domain,
         image: image.context("--image is empty")?,
         discovery_address,
-        // Who never asked for one type may have set another by other means.
-        load_balancer: options.load_balancer.or(load_balancer.then_some(true)),
+        load_balancer,
+        network_policy: network_policy(options, installed, choice),
         given: Given::default(),
     };
     match (&options.config, &installed.config) {
@@ -171,6 +170,28 @@ fn plan(
     }
     plan.check()?;
     Ok(plan)
+}
+
+/// Is the Service one of type LoadBalancer? `None`: who never asked for one type may have set another by
+/// other means.
+fn load_balancer(
+    options: &InstallOptions,
+    installed: &Installed,
+    choice: &mut Choice,
+) -> Option<bool> {
+    let given = options.load_balancer;
+    let wanted = choice.switch("--load-balancer", given, installed.load_balancer);
+    given.or(wanted.then_some(true))
+}
+
+/// Is a NetworkPolicy wanted? Unless somebody has said that it is not.
+fn network_policy(options: &InstallOptions, installed: &Installed, choice: &mut Choice) -> bool {
+    let unwanted = options.network_policy.map(|wanted| !wanted);
+    !choice.switch(
+        "--network-policy=false",
+        unwanted,
+        installed.no_network_policy,
+    )
 }
 
 /// Where what is known is to be kept: as the flag says, else as it is installed.
@@ -292,6 +313,34 @@ pub(crate) async fn prepare(
     }
     for definition in &wanted {
         served(api, definition).await?;
+    }
+    gateway_class(api, done).await
+}
+
+/// Makes the class of our gateways, unless somebody has one of that name. The Gateway API is not ours:
+/// a cluster without it has no Gateways.
+async fn gateway_class(api: &Api, done: &mut Done) -> anyhow::Result<()> {
+    let class = beside::gateway_class();
+    let (path, _) = objects::place(&class).context("an object without a place")?;
+    if let Some(there) = kubernetes::find(api, &path).await? {
+        let controller = kubernetes::text(&there, "/spec/controllerName");
+        if controller != CONTROLLER_NAME {
+            let why = format!(
+                "{} is {controller}'s: its Gateways are none of this mesh",
+                title(&class)
+            );
+            done.step("warning", &why);
+        } else {
+            done.step("kept", &title(&class));
+        }
+        return Ok(());
+    }
+    match api.apply(&path, &class, false).await {
+        Ok(_) => done.step("applied", &title(&class)),
+        Err(error) if error.is_not_found() => done.step("absent", "the Gateway API"),
+        Err(error) => {
+            return Err(error).with_context(|| format!("applying {}", title(&class)));
+        }
     }
     Ok(())
 }

@@ -38,3 +38,5 @@ pub mod metrics;
 
 pub use app::run;
 pub use config::Config;
+pub use isthmus_control_plane_core::model::GATEWAY_CLASS;
+pub use isthmus_control_plane_core::write::CONTROLLER_NAME;

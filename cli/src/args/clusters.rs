@@ -61,6 +61,10 @@ pub(crate) struct InstallOptions {
     /// pod's node as long as the pod is there; `=false` goes back to that.
     #[arg(long, value_name = "CLASS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) saved_world_claim: Option<String>,
+    /// A NetworkPolicy opens the ports that the control plane's pods serve (15012, 15014), and no others.
+    /// Default: as installed, else yes; `=false` leaves it out, and takes away what is there.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) network_policy: Option<bool>,
     /// Keys of the control plane's configuration (docs/CONFIG.md) that no flag decides, as JSON or YAML:
     /// `stale_seconds`, `home.quota`, `writes` and others. Default: as installed; an empty `--config=` takes
     /// all of them back.

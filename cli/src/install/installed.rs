@@ -5,7 +5,9 @@ use isthmus_control_plane::kubernetes::Api;
 use serde_json::Value;
 
 use super::Done;
-use super::objects::{CONFIG_KEY, CONTAINER, DISCOVERY_SERVICE, STATE, SYSTEM, SavedWorld};
+use super::objects::{
+    CONFIG_KEY, CONTAINER, DISCOVERY_SERVICE, NETWORK_POLICY_ANNOTATION, STATE, SYSTEM, SavedWorld,
+};
 use super::permissions::ACCOUNT;
 use crate::kubernetes::{find, text};
 
@@ -22,6 +24,8 @@ pub(crate) struct Installed {
     pub(crate) image: Option<String>,
     /// Its Service is one of type LoadBalancer.
     pub(crate) load_balancer: bool,
+    /// A NetworkPolicy is not wanted.
+    pub(crate) no_network_policy: bool,
     /// Where it keeps what it knows, or would by default.
     pub(crate) saved_world: SavedWorld,
     /// Its configuration.
@@ -65,6 +69,8 @@ impl Installed {
             discovery_address: said(config, "/advertise/address"),
             image: image(&workload),
             load_balancer: text(&service, "/spec/type") == "LoadBalancer",
+            no_network_policy: workload["metadata"]["annotations"][NETWORK_POLICY_ANNOTATION]
+                == "false",
             saved_world,
             config: written,
         })

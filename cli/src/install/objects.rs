@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::beside;
 use super::config::{self, Given};
 use super::permissions::{ACCOUNT, PERMISSIONS, Permission, Place};
 
@@ -25,6 +26,8 @@ pub(crate) const COMPONENT: (&str, &str) = ("app.kubernetes.io/component", "cont
 pub(crate) const CONTAINER: &str = "control-plane";
 /// Where its ConfigMap has its configuration.
 pub(crate) const CONFIG_KEY: &str = "control-plane.json";
+/// With `false` on what runs it: no NetworkPolicy is wanted.
+pub(crate) const NETWORK_POLICY_ANNOTATION: &str = "isthmus.dev/network-policy";
 /// Which configuration a pod of it was started with.
 const CONFIG_ANNOTATION: &str = "isthmus.dev/config";
 /// Nobody, in images without users.
@@ -69,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) load_balancer: Option<bool>,
     /// Where what is known of the clusters is kept.
     pub(crate) saved_world: SavedWorld,
+    /// A NetworkPolicy opens the ports that its pods serve, and no others.
+    pub(crate) network_policy: bool,
     /// What no flag decides.
     pub(crate) given: Given,
 }
@@ -132,7 +137,7 @@ impl Plan {
 }
 
 /// What every object of ours says of itself.
-fn labels(component: &str) -> Value {
+pub(super) fn labels(component: &str) -> Value {
     json!({
         "app.kubernetes.io/name": "isthmus",
         "app.kubernetes.io/part-of": "isthmus",
@@ -140,7 +145,7 @@ fn labels(component: &str) -> Value {
     })
 }
 
-fn metadata(name: &str, namespace: Option<&str>) -> Value {
+pub(super) fn metadata(name: &str, namespace: Option<&str>) -> Value {
     let mut metadata = json!({ "name": name, "labels": labels("control-plane") });
     if let Some(namespace) = namespace {
         metadata["namespace"] = namespace.into();
@@ -204,6 +209,7 @@ pub(crate) fn access(home: bool) -> Vec<Value> {
     ];
     all.extend(roles());
     all.extend(fence());
+    all.extend(beside::flow());
     all
 }
 
@@ -304,7 +310,7 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
         let kind = if outside { "LoadBalancer" } else { "ClusterIP" };
         discovery["spec"]["type"] = kind.into();
     }
-    vec![
+    let mut all = vec![
         json!({ "apiVersion": "isthmus.dev/v1alpha1", "kind": "MeshCluster", "metadata": metadata(&plan.cluster, None),
             "spec": {
                 "network": plan.network,
@@ -317,11 +323,15 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
         workload(plan, &selector),
         json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
             "spec": { "minAvailable": 1, "selector": { "matchLabels": selector } } }),
-    ]
+    ];
+    if plan.network_policy {
+        all.push(beside::network_policy(&selector));
+    }
+    all
 }
 
 /// What runs the control plane.
-fn workload(plan: &Plan, selector: &Value) -> Value {
+pub(super) fn workload(plan: &Plan, selector: &Value) -> Value {
     let mut object = json!({
         "apiVersion": "apps/v1", "kind": plan.saved_world.workload(),
         "metadata": metadata(ACCOUNT, Some(SYSTEM)),
@@ -333,6 +343,9 @@ fn workload(plan: &Plan, selector: &Value) -> Value {
             "template": template(plan, selector),
         },
     });
+    if !plan.network_policy {
+        object["metadata"]["annotations"][NETWORK_POLICY_ANNOTATION] = "false".into();
+    }
     let spec = &mut object["spec"];
     match &plan.saved_world {
         SavedWorld::OfThePod => {
@@ -437,6 +450,7 @@ pub(crate) fn place(object: &Value) -> Option<(String, String)> {
         _ if kind.ends_with("Policy") => {
             format!("{}ies", kind.trim_end_matches('y').to_lowercase())
         }
+        _ if kind.ends_with('s') => format!("{}es", kind.to_lowercase()),
         _ => format!("{}s", kind.to_lowercase()),
     };
     let base = if version.contains('/') {
@@ -466,6 +480,7 @@ impl Plan {
             discovery_address: Some("cp.example.com:15012".to_owned()),
             load_balancer: Some(true),
             saved_world: SavedWorld::default(),
+            network_policy: true,
             given: Given::default(),
         }
     }
@@ -504,6 +519,7 @@ mod tests {
             control_plane(&plan()),
             definitions().unwrap(),
             foreign_definitions().unwrap(),
+            vec![beside::gateway_class()],
         ];
         for object in all.concat() {
             let (path, _) = place(&object).unwrap();

@@ -1,4 +1,4 @@
-//! What ran the control plane before it was run another way?
+//! What was there before the control plane was run another way?
 
 use std::time::Duration;
 
@@ -55,6 +55,25 @@ pub(super) async fn retire(api: &Api, plan: &Plan, done: &mut Done) -> anyhow::R
         Ok(()) | Err(_) => done.step("deleted", &title),
     }
     Ok(())
+}
+
+/// Takes the NetworkPolicy away, where none is wanted any more.
+///
+/// # Errors
+/// The API server refuses.
+pub(super) async fn open(api: &Api, plan: &Plan, done: &mut Done) -> anyhow::Result<()> {
+    let path = format!("/apis/networking.k8s.io/v1/namespaces/{SYSTEM}/networkpolicies/{ACCOUNT}");
+    if plan.network_policy || kubernetes::find(api, &path).await?.is_none() {
+        return Ok(());
+    }
+    let title = format!("NetworkPolicy {SYSTEM}/{ACCOUNT}");
+    match api.delete(&path, None).await {
+        Err(error) if !error.is_not_found() => Err(error).context(format!("deleting {title}")),
+        Ok(()) | Err(_) => {
+            done.step("deleted", &title);
+            Ok(())
+        }
+    }
 }
 
 fn path(kind: &str) -> String {

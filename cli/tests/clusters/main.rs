@@ -11,6 +11,8 @@ mod leave;
 #[cfg(test)]
 mod definitions;
 #[cfg(test)]
+mod parts;
+#[cfg(test)]
 mod status;
 #[cfg(test)]
 mod ranges;

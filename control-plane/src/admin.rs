@@ -10,7 +10,7 @@ mod first_use;
 mod readiness;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -83,18 +83,19 @@ struct ClusterView {
     saved: Option<Note>,
 }
 
+/// Everybody who reaches the address may see whether this one is ready, and its metrics. All else names
+/// workloads and addresses: who is on this machine may see it, or whom a cluster lets forward a port to it.
+fn may_see(path: &str, remote: IpAddr) -> bool {
+    matches!(path, "/ready" | "/metrics") || remote.to_canonical().is_loopback()
+}
+
 impl Admin {
     fn answer(&self, request: &Request<Incoming>, remote: SocketAddr) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
-        let dump = path.starts_with("/world")
-            || matches!(
-                path,
-                "/proxies" | "/clusters" | "/services" | "/trust" | "/first-use"
-            );
-        if dump && !remote.ip().to_canonical().is_loopback() {
+        if !may_see(path, remote.ip()) {
             return text(StatusCode::FORBIDDEN, "only from this machine\n");
         }
         match path {
@@ -278,5 +279,45 @@ fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Full<Bytes
             response
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S10
+    #[test]
+    fn who_is_not_on_this_machine_sees_whether_it_is_ready_and_its_metrics_and_nothing_else() {
+        let here = ["127.0.0.1", "127.3.0.9", "::1", "::ffff:127.0.0.1"];
+        // The API server's proxy comes from an address of its own, as every pod does.
+        let elsewhere = [
+            "10.0.0.1",
+            "169.254.1.1",
+            "::",
+            "::ffff:10.0.0.1",
+            "fd00::1",
+        ];
+        let may = |path, from: &str| may_see(path, from.parse().unwrap());
+        for path in ["/ready", "/metrics"] {
+            assert!(here.iter().chain(&elsewhere).all(|from| may(path, from)));
+        }
+        for path in [
+            "/clusters",
+            "/proxies",
+            "/services",
+            "/trust",
+            "/world",
+            "/world/east",
+            "/first-use",
+            "/",
+            "/ready/",
+            "//metrics",
+            "/metrics/../world",
+            "/a-page-of-tomorrow",
+        ] {
+            assert!(here.iter().all(|from| may(path, from)), "{path}");
+            assert!(!elsewhere.iter().any(|from| may(path, from)), "{path}");
+        }
     }
 }

@@ -106,6 +106,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cluster_that_is_being_deleted_says_so_unless_something_is_wrong_with_it() {
+        let going = "it is being deleted: the cluster leaves when the object is gone";
+        let west = |connected: &str, message: &str| {
+            json!({
+                "metadata": { "name": "west", "deletionTimestamp": "2026-11-22T17:03:00Z" },
+                "spec": { "network": "west-net" },
+                "status": { "conditions": [
+                    { "type": "Accepted", "status": "True", "message": going },
+                    { "type": "Connected", "status": connected, "message": message },
+                ] },
+            })
+        };
+        assert!(table(&[west("True", "")]).contains(going));
+        let broken = table(&[west("False", "it does not answer")]);
+        assert!(broken.contains("it does not answer") && !broken.contains(going));
+    }
+
+    #[test]
     fn what_nobody_has_said_is_a_question_mark() {
         let condition =
             |kind, status, message| json!({ "type": kind, "status": status, "message": message });

@@ -202,6 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_is_being_deleted_is_not_asked() {
+        let mut pod = json!({
+            "metadata": { "name": "a" },
+            "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+        });
+        assert!(is_ready(&pod));
+        pod["metadata"]["deletionTimestamp"] = "2026-11-22T17:03:00Z".into();
+        assert!(!is_ready(&pod));
+    }
+
+    #[test]
     fn proxies_are_of_all_and_the_world_is_the_leaders() {
         let said = vec![
             (replica("a", false), says(3, "east/shop/web-1")),

@@ -125,6 +125,42 @@ async fn a_cluster_joins_by_an_object_and_leaves_with_it() {
     );
 }
 
+/// The cluster's own word of it, as `cluster list` shows it.
+#[tokio::test]
+async fn a_cluster_that_is_being_deleted_is_a_member_until_its_object_is_gone_and_says_so() {
+    let Some(two) = Box::pin(Two::start()).await else {
+        return;
+    };
+    let with = |finalizers: &str| WEST.replace("name: west }\n", finalizers);
+    let held = with("name: west, finalizers: [example.com/held] }\n");
+    assert_ne!(held, WEST);
+    two.east.server.apply(&held).await;
+    two.hand_in(&two.admin()).await;
+    two.until("west has joined", false, has_pods(1)).await;
+    two.until_condition("Accepted", "Accepted").await;
+    two.east.server.delete(WEST).await;
+    until_within(NOTICED, "it says that it is being deleted", async || {
+        let world = two.east.control.json("/world").await;
+        let conditions = world["conditions"].as_array().cloned().unwrap_or_default();
+        let accepted =
+            |c: &&Value| c["object"] == "east: MeshCluster west" && c["kind"] == "Accepted";
+        let found = conditions.iter().find(accepted).cloned();
+        let found = found.unwrap_or_default();
+        let said = found["message"].as_str().unwrap_or_default();
+        let is_told = said.starts_with("it is being deleted") && said.contains("finalizer");
+        check(found["holds"] == true && is_told, json!(conditions))
+    })
+    .await;
+    // It is a member all the same: what is new in it is seen.
+    two.west.apply(&pod("cart-2")).await;
+    two.until("the new pod is seen", true, has_pods(2)).await;
+    two.east
+        .server
+        .apply(&with("name: west, finalizers: [] }\n"))
+        .await;
+    two.until("west has left", false, Value::is_null).await;
+}
+
 #[tokio::test]
 async fn a_credential_takes_anothers_place_without_a_gap_if_it_is_good() {
     let Some(mut two) = Box::pin(Two::start()).await else {

@@ -174,6 +174,9 @@ struct Lead<'a, S> {
     /// When to look, if anything is to be looked at.
     look: Option<Instant>,
     everything: Instant,
+    /// The home cluster was seen. Before, a cluster that has left meanwhile may still be taken for a member: what
+    /// is written there nobody takes away.
+    heard: bool,
     /// Nothing is deleted before; `None`: that is over.
     removals: Option<Instant>,
     jitter: RandomState,
@@ -198,6 +201,7 @@ impl<'a, S: Server> Lead<'a, S> {
             later: BTreeMap::new(),
             look: Some(now),
             everything: now + RESYNC,
+            heard: false,
             removals: Some(now + writer.limits.removals_after),
             jitter: RandomState::new(),
             drawn: 0,
@@ -278,6 +282,12 @@ impl<'a, S: Server> Lead<'a, S> {
     }
 
     fn plan(&mut self, now: Instant) {
+        self.heard = self.heard || self.writer.hub.read(World::mesh_authors_are_seen);
+        if !self.heard {
+            // What is noted is looked at with the news that it was.
+            self.look = None;
+            return;
+        }
         let writable: BTreeSet<ClusterId> = self.servers.borrow().keys().cloned().collect();
         let settings = Settings {
             now: SystemTime::now(),

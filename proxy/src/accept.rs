@@ -80,7 +80,6 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         tokio::time::sleep(LATE).await;
     });
     let open = Rc::new(());
-    let most = worker.shared.config.connections_per_listener;
     let mut place = 0;
     loop {
         let accepted = tokio::select! {
@@ -99,7 +98,7 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         let since = Instant::now();
         let refusal = if !allowed(peer.ip()) {
             Some((Failure::Denied, "its network may not use this listener"))
-        } else if Rc::strong_count(&open) > most {
+        } else if Rc::strong_count(&open) > worker.shared.config.connections_per_listener {
             Some((Failure::Overflow, "as many connections as may be are open"))
         } else {
             None

@@ -415,31 +415,25 @@ impl RawConfig {
 
     /// What one value, or two together, can't be.
     fn check(&self) -> Result<(), ConfigError> {
-        if self.workers == 0 || self.workers > 256 {
-            return Err(value(
-                "workers",
-                format!("{} is not from 1 to 256", self.workers),
-            ));
-        }
-        if self.tunnels_per_peer == 0 || self.tunnels_per_peer > 64 {
-            return Err(value("tunnels_per_peer", "not from 1 to 64".to_owned()));
-        }
-        if self.streams_per_tunnel == 0 || self.streams_per_tunnel > 65_536 {
-            let why = format!("{} is not from 1 to 65,536", self.streams_per_tunnel);
-            return Err(value("streams_per_tunnel", why));
-        }
-        if !(1..=1_000_000).contains(&self.connections_per_listener) {
-            let why = format!(
-                "{} is not from 1 to 1,000,000",
-                self.connections_per_listener
-            );
-            return Err(value("connections_per_listener", why));
-        }
-        if !(1..=UNPROVEN_MAX).contains(&self.unproven_per_source) {
-            return Err(value(
+        let streams = usize::try_from(self.streams_per_tunnel).unwrap_or(usize::MAX);
+        for (key, number, most) in [
+            ("workers", self.workers, 256),
+            ("tunnels_per_peer", self.tunnels_per_peer, 64),
+            ("streams_per_tunnel", streams, 65_536),
+            (
+                "connections_per_listener",
+                self.connections_per_listener,
+                1_000_000,
+            ),
+            (
                 "unproven_per_source",
-                format!("not from 1 to {UNPROVEN_MAX}"),
-            ));
+                self.unproven_per_source,
+                UNPROVEN_MAX,
+            ),
+        ] {
+            if !(1..=most).contains(&number) {
+                return Err(value(key, format!("{number} is not from 1 to {most}")));
+            }
         }
         addresses(&self.control_plane.addresses)?;
         if let Some(admin) = self.listen.admin.filter(|a| !a.ip().is_loopback()) {

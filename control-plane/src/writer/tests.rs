@@ -329,6 +329,28 @@ async fn the_last_export_takes_the_import_along() {
     assert!(own.is_object());
 }
 
+/// As after a start with what lies on disk: that west belongs to the mesh may be over.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_before_the_home_cluster_was_seen() {
+    let mesh = Mesh::start();
+    let east: ClusterId = "east".parse().unwrap();
+    let home = BTreeSet::from([east.clone()]);
+    mesh.hub.change(|world| world.set_mesh_authors(Some(home)));
+    mesh.tell(Change::Lost {
+        cluster: east,
+        reason: "not seen since the start".into(),
+    });
+    mesh.put("west", service("cart"));
+    mesh.put("west", export("cart"));
+    mesh.leads.send_replace(true);
+    sleep(Duration::from_secs(120)).await;
+    mesh.watch();
+    assert_eq!(mesh.counted("isthmus_writes_applied_total"), 0);
+    mesh.list("east");
+    mesh.until("imported", |mesh| mesh.is_imported("west", "cart"))
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_is_late_leads_to_no_second_write() {
     let mesh = Mesh::start();

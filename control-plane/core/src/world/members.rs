@@ -10,7 +10,7 @@ use crate::model::{
     SYSTEM_NAMESPACE,
 };
 use crate::world::cluster::Cluster;
-use crate::world::{Condition, Dirty, World};
+use crate::world::{Condition, Dirty, State, World};
 
 /// One condition of a MeshCluster or a ClusterProfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +121,14 @@ impl World {
     /// The clusters that speak for the mesh, where some were named.
     pub fn mesh_authors(&self) -> impl Iterator<Item = &ClusterId> {
         self.mesh_authors.iter().flatten()
+    }
+
+    /// Is who belongs to the mesh known as it is now, and not as it was before a start?
+    #[must_use]
+    pub fn mesh_authors_are_seen(&self) -> bool {
+        let seen = |cluster: &Cluster| cluster.state == State::Synced;
+        let mut authors = self.mesh_authors();
+        authors.all(|cluster| self.clusters.get(cluster).is_some_and(seen))
     }
 
     /// Is a trust domain of no cluster that is believed, or may be? What is known of one cluster

@@ -526,21 +526,26 @@ fn operations_are_matched_literally() {
     ] {
         assert_eq!(matched(&rule, &call), (want, want), "{rule:?}");
     }
-    // The server as a whole is asked for, too, where every path is meant.
-    let server = Call::by(CART).http("OPTIONS", "api.cart.shop", "*");
-    for (rule, want) in [
-        (path(prefix("/")), true),
-        (path(prefix("/v1")), false),
-        (path(exact("*")), true),
-    ] {
-        assert_eq!(matched(&rule, &server), (want, want), "{rule:?}");
-    }
     let port = to(vec![Operation {
         ports: vec![8080, 80, 443],
         ..Operation::default()
     }]);
     assert_eq!(matched(&port, &call), (true, true));
     assert_eq!(matched(&port, &call.port(81)), (false, false));
+}
+
+/// Where every path is meant, the server as a whole is, too.
+#[test]
+fn the_prefix_of_every_path_is_one_of_the_server_as_a_whole() {
+    let call = Call::by(CART).http("OPTIONS", "api.cart.shop", "*");
+    for (pattern, want) in [
+        (prefix("/"), true),
+        (prefix("/v1"), false),
+        (exact("*"), true),
+    ] {
+        let rule = to(vec![paths(&[pattern])]);
+        assert_eq!(matched(&rule, &call), (want, want), "{rule:?}");
+    }
 }
 
 /// S16: as (ALLOW, DENY).

@@ -296,16 +296,7 @@ impl Feed {
         self.close();
         match why {
             Failure::Ended => {}
-            Failure::Gone => {
-                // A list answers it, and how many there are is bounded: what failed before does not count. Only
-                // where a list has not even begun it is a failure like any other.
-                let unbegun = matches!(&self.step, Step::List(list) if list.pages == 0);
-                if !unbegun {
-                    self.pace.succeeded();
-                }
-                self.step = Step::List(Listing::default());
-                self.pace.failed(now, None);
-            }
+            Failure::Gone => self.gone(now),
             Failure::RetryAfter(time) => {
                 self.trouble(Sort::Lost, "the server asks to wait", now);
                 self.pace.failed(now, Some(time));
@@ -361,6 +352,17 @@ impl Feed {
             Failure::Status(_, why) => self.fail(&why, now),
         }
         Vec::new()
+    }
+
+    /// A list answers it, and how many there are is bounded: what failed before does not count. Only where a
+    /// list has not even begun it is a failure like any other.
+    fn gone(&mut self, now: Instant) {
+        let unbegun = matches!(&self.step, Step::List(list) if list.pages == 0);
+        if !unbegun {
+            self.pace.succeeded();
+        }
+        self.step = Step::List(Listing::default());
+        self.pace.failed(now, None);
     }
 
     /// Is there anything that its definition's end does not take away? Of another feed's objects, which were

@@ -437,16 +437,12 @@ impl RawConfig {
         }
         addresses(&self.control_plane.addresses)?;
         if let Some(admin) = self.listen.admin.filter(|a| !a.ip().is_loopback()) {
-            return Err(value(
-                "listen.admin",
-                format!("{admin} is not a loopback address"),
-            ));
+            let why = format!("{admin} is not a loopback address");
+            return Err(value("listen.admin", why));
         }
         if self.role == Role::Gateway && self.listen.gateway.is_none() {
-            return Err(value(
-                "listen.gateway",
-                "missing, and the role is gateway".to_owned(),
-            ));
+            let why = "missing, and the role is gateway".to_owned();
+            return Err(value("listen.gateway", why));
         }
         Ok(())
     }

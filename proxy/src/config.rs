@@ -1,8 +1,8 @@
 //! What was this proxy told at its start?
 
 mod set;
+mod shape;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, NetworkId, WorkloadName, is_dns_name};
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
-use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::control::ADDRESSES_MAX;
 pub use set::Set;
+use shape::{Range, key_of, of_key};
 
 /// Largest configuration, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -33,11 +33,11 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not JSON, or a key that is not known, missing or of the wrong type.
-    #[error("parse the configuration {path}: {key}")]
+    #[error("parse the configuration {path}{}", of_key(key))]
     Parse {
         /// Which file.
         path: PathBuf,
-        /// Where, as `listen.virtual[0]`; `.`: the whole.
+        /// Where, as `listen.virtual[0]`. Empty: the cause names the key, or it is no JSON.
         key: String,
         /// Where and why.
         source: serde_json::Error,
@@ -82,37 +82,6 @@ pub enum Passthrough {
     Never,
 }
 
-impl<'de> Deserialize<'de> for Passthrough {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Word;
-        impl Visitor<'_> for Word {
-            type Value = Passthrough;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"known\", \"always\", \"never\", true or false")
-            }
-
-            fn visit_bool<E>(self, known: bool) -> Result<Passthrough, E> {
-                Ok(if known {
-                    Passthrough::Known
-                } else {
-                    Passthrough::Never
-                })
-            }
-
-            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Passthrough, E> {
-                match word {
-                    "known" => Ok(Passthrough::Known),
-                    "always" => Ok(Passthrough::Always),
-                    "never" => Ok(Passthrough::Never),
-                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
-                }
-            }
-        }
-        from.deserialize_any(Word)
-    }
-}
-
 /// The file as it is written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,7 +101,7 @@ pub struct RawConfig {
     state_dir: PathBuf,
     listen: Listen,
     #[serde(default)]
-    mesh_accept_from: Vec<IpNet>,
+    mesh_accept_from: Vec<Range>,
     #[serde(default)]
     source: Option<IpAddr>,
     #[serde(default)]
@@ -346,8 +315,8 @@ impl Config {
 /// The file with what is set beside it; without that errors know their line.
 fn raw(text: &str, set: &[Set]) -> Result<RawConfig, (String, serde_json::Error)> {
     type Failed = serde_path_to_error::Error<serde_json::Error>;
-    let at = |error: Failed| (error.path().to_string(), error.into_inner());
-    let whole = |error| (".".to_owned(), error);
+    let at = |error: Failed| (key_of(text, &error), error.into_inner());
+    let whole = |error| (String::new(), error);
     if set.is_empty() {
         let mut json = serde_json::Deserializer::from_str(text);
         let raw = serde_path_to_error::deserialize(&mut json).map_err(at)?;
@@ -400,7 +369,7 @@ impl RawConfig {
             state_dir: self.state_dir,
             destinations,
             listen: self.listen,
-            mesh_accept_from: self.mesh_accept_from,
+            mesh_accept_from: self.mesh_accept_from.iter().map(|range| range.0).collect(),
             source: self.source,
             workers: self.workers,
             access_log: self.access_log,
@@ -524,6 +493,20 @@ mod tests {
         let key =
             format!("parse the configuration {place}: listen.virtual[0].listen: invalid type");
         assert!(told.starts_with(&key), "{told}");
+        for (text, expected) in [
+            ("", ": EOF while parsing a value at line 1"),
+            ("{\"listen\": {", ": EOF while parsing an object at line 1"),
+            ("{}", ": missing field `role` at line 1"),
+            ("{\"role\": 7}", ": role: "),
+            (
+                "{\"mesh_accept_from\": [\"10.0.0.0/8\", \"127.0.0.0/99\"]}",
+                ": mesh_accept_from[1]: invalid value: string \"127.0.0.0/99\", expected a range of addresses",
+            ),
+        ] {
+            let told = load(text);
+            let expected = format!("parse the configuration {place}{expected}");
+            assert!(told.starts_with(&expected), "{told} is not {expected}");
+        }
         let told = load(&TEXT.replace("\"east\"", "\"East\""));
         let key = format!("the configuration {place}: configuration key cluster: ");
         assert!(told.starts_with(&key), "{told}");

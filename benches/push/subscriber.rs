@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use isthmus_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use isthmus_proto::discovery::{DeltaDiscoveryResponse, Node};
 use isthmus_proto::positions;
 use isthmus_proto::resource::ClusterFreshness;
+use isthmus_proxy::control::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
+use isthmus_proxy::discovery::{OUT_REQUESTS_MAX, jitter, transmit};
 use isthmus_proxy_core::snapshot::{Kind, Update};
 use isthmus_proxy_core::subscription::Subscription;
 use prost::Message as _;
@@ -22,11 +24,6 @@ use crate::Outcome;
 use crate::proxies::{Asks, Way};
 use crate::servers::Fleet;
 
-/// As the real proxy has them (its `control` and `discovery`): TCP and TLS together, the opening of a
-/// stream, and requests that wait for it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-const OUT_REQUESTS_MAX: usize = 64;
 /// What a sidecar is always told.
 const STANDING: [Kind; 4] = [
     Kind::AccessPolicy,
@@ -195,23 +192,4 @@ impl Subscriber {
             }),
         }
     }
-}
-
-/// Says what there is to say, as far as there is room; the rest follows later.
-fn transmit(subscription: &mut Subscription, out: &mpsc::Sender<DeltaDiscoveryRequest>) {
-    while let Ok(permit) = out.try_reserve() {
-        let Some(request) = subscription.poll_transmit() else {
-            return;
-        };
-        permit.send(request);
-    }
-}
-
-/// From 0 to 1, as the real proxy draws it.
-fn jitter() -> f64 {
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .subsec_nanos();
-    f64::from(nanos % 1_000_003) / 1_000_003.0
 }

@@ -29,19 +29,23 @@ const APART_MAX: u32 = 64;
 /// How long that takes.
 pub const ENDING: Duration = APART.saturating_mul(APART_MAX);
 
-/// Nobody listens there, not even somebody who would share it: another proxy of the same user.
-///
-/// # Errors
-/// Somebody does, or the address is not ours.
-pub fn unshared(address: SocketAddr) -> io::Result<()> {
+/// One to bind there: what ended a moment ago is no hindrance.
+fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // What ended a moment ago is no hindrance.
     socket.set_reuse_address(true)?;
-    socket.bind(&address.into())
+    Ok(socket)
+}
+
+/// Nobody listens there, not even somebody who would share it: another proxy of the same user.
+///
+/// # Errors
+/// Somebody does, or the address is not ours.
+pub fn unshared(address: SocketAddr) -> io::Result<()> {
+    socket(address)?.bind(&address.into())
 }
 
 /// Binds a listener that several workers may share (`SO_REUSEPORT`).
@@ -49,12 +53,7 @@ pub fn unshared(address: SocketAddr) -> io::Result<()> {
 /// # Errors
 /// The address is taken or not ours.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
+    let socket = socket(address)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -105,14 +105,9 @@ impl Admin {
     /// Ready: it can prove who it is, and knows who may call it.
     fn ready(&self) -> Answer {
         let snapshot = self.snapshot();
-        let held = self
-            .shared
-            .tls
-            .held()
-            .filter(|h| h.not_after > SystemTime::now());
         let why = if *self.shared.draining.borrow() {
             Some("draining")
-        } else if held.is_none() {
+        } else if self.shared.tls.shown().is_none() {
             Some("no certificate")
         } else if snapshot.generation.0 == 0 {
             Some("no configuration yet")

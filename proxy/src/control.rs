@@ -25,13 +25,13 @@ pub const ADDRESSES_MAX: usize = 16;
 /// How long a name server may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// TCP and TLS together, for each address.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent control plane is asked for a sign of life, and left after twice that.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// How long an answer may take, or a stream to open. A control plane that is stuck may still give
 /// signs of life.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a call is answered, if it is in time.
 ///

@@ -27,7 +27,7 @@ use crate::files;
 use crate::worker::Shared;
 
 /// Requests that wait for the stream, at most; beyond, the state machine keeps them.
-const OUT_REQUESTS_MAX: usize = 64;
+pub const OUT_REQUESTS_MAX: usize = 64;
 /// Changes are collected for that long before they are published: a resource seldom comes alone.
 const SETTLE: Duration = Duration::from_millis(5);
 /// The snapshot on disk is at most this old.
@@ -474,7 +474,7 @@ async fn stream(discovery: &mut Discovery, wanted: &mut mpsc::Receiver<String>) 
 }
 
 /// Sends what the state machine has to say, as far as there is room; the rest follows later.
-fn transmit(
+pub fn transmit(
     subscription: &mut Subscription,
     out: &mpsc::Sender<isthmus_proto::discovery::DeltaDiscoveryRequest>,
 ) {
@@ -487,7 +487,8 @@ fn transmit(
 }
 
 /// From 0 to 1: proxies that lost the same control plane come back one after another.
-fn jitter() -> f64 {
+#[must_use]
+pub fn jitter() -> f64 {
     let nanos = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

@@ -88,6 +88,13 @@ impl Run {
         self.planner.plan(&self.world, settings, usize::MAX)
     }
 
+    /// What another leader would write, who has just begun.
+    fn another_leaders(&mut self) -> Vec<Write> {
+        self.planner = Planner::default();
+        self.planner.everything(&self.world);
+        self.plan().writes
+    }
+
     /// Writes until nothing is left to do; how many writes it took.
     fn settle(&mut self) -> usize {
         let mut count = 0;

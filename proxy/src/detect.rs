@@ -15,6 +15,8 @@ const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that says nothing where it must speak first: a port that declares HTTP, or routes by the
 /// name that a TLS client asks for. Clients that connect ahead of their first request get this time.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A first line that is not known to be HTTP is read no further: as long as a head may be.
+const LINE_BYTES_MAX: usize = 60 * 1024;
 /// First bytes kept at most: a whole request usually comes at once.
 const FIRST_BYTES_MAX: usize = 16 * 1024;
 
@@ -37,6 +39,37 @@ pub async fn detect(io: &TcpStream, silence: Duration) -> Option<(Vec<u8>, Detec
     let detected = timeout(DETECT_TIMEOUT, reading).await;
     // A few bytes and then silence: whatever it is, it is not HTTP.
     Some((first, detected.unwrap_or(Detected::Opaque)))
+}
+
+/// The same on a port that declares HTTP: what is meant as HTTP/1 and malformed is `Http1`, for the
+/// codec to answer; what is left is no HTTP at all.
+pub async fn detect_http(io: &TcpStream, silence: Duration) -> Option<(Vec<u8>, Detected)> {
+    let (mut first, kind) = detect(io, silence).await?;
+    if kind != Detected::Opaque {
+        return Some((first, kind));
+    }
+    if detect::detect(&first).is_none() {
+        // A request's beginning, and no more came: who is slow is told so.
+        return Some((first, Detected::Http1));
+    }
+    let line = async {
+        while first.len() <= LINE_BYTES_MAX {
+            if let Some(meant) = detect::is_meant_as_http1(&first, false) {
+                return meant;
+            }
+            if more(io, &mut first).await.is_none() {
+                break;
+            }
+        }
+        detect::is_meant_as_http1(&first, true) == Some(true)
+    };
+    let meant = timeout(DETECT_TIMEOUT, line).await.unwrap_or(false);
+    let kind = if meant {
+        Detected::Http1
+    } else {
+        Detected::Opaque
+    };
+    Some((first, kind))
 }
 
 /// Reads on to the end of a ClientHello; `first` is what was read of it, and is added to.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::Method;
@@ -171,6 +172,8 @@ pub fn refused(
     worker.recorder.record(&event, None);
 }
 
+const NO_HTTP: &str = "no request line, RFC 9112 §3";
+
 /// Records a connection that carries requests when it ends, however it does: each of them has an
 /// event of its own, and so has the connection.
 #[derive(Debug)]
@@ -192,9 +195,23 @@ impl Closing {
     }
 
     /// It ends without a request: the client said nothing, or nothing that could be understood.
-    pub fn silent(mut self) {
-        self.event.failure = Some(Failure::DownstreamReset);
-        "the client left without a word".clone_into(&mut self.event.detail);
+    pub fn silent(self) {
+        self.failed(Failure::DownstreamReset, "the client left without a word");
+    }
+
+    /// It ends without an answer: the port declares HTTP, and this is what was spoken instead.
+    pub fn not_http(self, spoken: Detected) {
+        let spoken = match spoken {
+            Detected::Tls => "TLS",
+            Detected::Http1 | Detected::Http2 | Detected::Opaque => "bytes that are no HTTP",
+        };
+        let why = format!("the port declares HTTP, and the client sent {spoken}");
+        self.failed(Failure::BadRequest(NO_HTTP), &why);
+    }
+
+    fn failed(mut self, failure: Failure, detail: &str) {
+        self.event.failure = Some(failure);
+        detail.clone_into(&mut self.event.detail);
     }
 }
 

@@ -20,7 +20,7 @@ use isthmus_proxy_core::snapshot::{Generation, Snapshot};
 use crate::accept;
 use crate::connect::Hop;
 use crate::connections::Live;
-use crate::detect::{FIRST_BYTE_TIMEOUT, detect};
+use crate::detect::{FIRST_BYTE_TIMEOUT, detect_http};
 use crate::exchange::reply::Listener;
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
@@ -132,10 +132,15 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
             serve_h2_plain(side, conn.io, Vec::new()).await;
         }
         Protocol::Http1 => {
-            let Some((first, kind)) = detect(&conn.io, FIRST_BYTE_TIMEOUT).await else {
+            let Some((first, kind)) = detect_http(&conn.io, FIRST_BYTE_TIMEOUT).await else {
                 return side.closing("tcp", conn.since).silent();
             };
-            side.spoken(conn, (first, kind)).await;
+            match kind {
+                Detected::Http1 | Detected::Http2 => side.spoken(conn, (first, kind)).await,
+                Detected::Tls | Detected::Opaque => {
+                    side.closing("tcp", conn.since).not_http(kind);
+                }
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use crate::accept;
 use crate::config::Destination;
 use crate::connect::Upstream;
-use crate::detect::{FIRST_BYTE_TIMEOUT, detect};
+use crate::detect::{FIRST_BYTE_TIMEOUT, detect_http};
 use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, is_read, refused};
 use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, version_name};
@@ -143,15 +143,13 @@ impl Outbound {
             // Declared: nothing else is spoken there, and a wrong preface is one.
             Protocol::Http2 | Protocol::Grpc => self.http2(conn, Vec::new()).await,
             Protocol::Http1 => {
-                let Some((first, kind)) = detect(&conn.io, FIRST_BYTE_TIMEOUT).await else {
+                let Some((first, kind)) = detect_http(&conn.io, FIRST_BYTE_TIMEOUT).await else {
                     return self.closing("tcp", &conn).silent();
                 };
                 match kind {
                     Detected::Http2 => self.http2(conn, first).await,
-                    // Not HTTP at all is for the codec to refuse.
-                    Detected::Http1 | Detected::Tls | Detected::Opaque => {
-                        self.http1(conn, first).await;
-                    }
+                    Detected::Http1 => self.http1(conn, first).await,
+                    Detected::Tls | Detected::Opaque => self.closing("tcp", &conn).not_http(kind),
                 }
             }
             Protocol::Unspecified => Box::pin(self.race(conn)).await,

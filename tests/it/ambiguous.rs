@@ -82,6 +82,56 @@ async fn ambiguous_requests_are_refused_and_never_forwarded() {
     assert_eq!(mesh.app("west/echo-1").record.accepts(), 0);
 }
 
+/// An answer of HTTP is for who speaks HTTP: to others its bytes are something else (to a client of
+/// HTTP/2 a frame). Each is counted and can be explained all the same.
+#[tokio::test]
+async fn what_is_no_http_is_closed_without_an_answer() {
+    let mesh = all_protocols().start().await;
+    let client = mesh.client("east/web").port("echo", 80);
+    let rows: [(&[u8], &str); 5] = [
+        (
+            b"INVALID CONNECTION PREFACE\r\n\r\n",
+            "bytes that are no HTTP",
+        ),
+        (b"*1\r\n$4\r\nPING\r\n", "bytes that are no HTTP"),
+        (b"EHLO mail.example\r\n", "bytes that are no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "bytes that are no HTTP"),
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", "TLS"),
+    ];
+    let proxy = mesh.proxy("east/web-1");
+    for (words, what) in rows {
+        let shown = words.escape_ascii();
+        assert_eq!(asked(&client, words, "no such word").await, "", "{shown}");
+        let is_it = |line: &serde_json::Value| {
+            line["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.ends_with(what))
+        };
+        let line = proxy.logged(what, is_it).await;
+        assert_eq!(
+            (&line["failure"], &line["flag"], &line["status"]),
+            (&"bad_request".into(), &"DPE".into(), &0.into()),
+            "{line}"
+        );
+        let reason = line["reason"].as_str().unwrap();
+        let why = proxy.why(reason).await;
+        assert_eq!(why["event"]["detail"], line["detail"], "{why}");
+    }
+    // As a whole and in pieces: it is the line that says what is meant, and not how it came.
+    let mut io = client.tcp().await.unwrap();
+    for piece in [&b"GET "[..], b" / HT", b"TP/1.1\r\nhost: a\r\n\r\n"] {
+        io.write_all(piece).await.unwrap();
+        io.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let said = heard(&mut io, "no such word").await;
+    assert!(said.starts_with("HTTP/1.1 400 "), "{said:?}");
+    let labels = ["protocol=\"tcp\"", "flag=\"DPE\"", "status=\"-\""];
+    let counted = proxy.metric("connections_total", &labels).await;
+    assert_eq!(counted, 5.0, "each is counted");
+    assert_eq!(mesh.app("west/echo-1").record.accepts(), 0);
+}
+
 /// The other rows: what can be made readable in one way goes on in that way.
 #[tokio::test]
 async fn what_can_be_read_in_one_way_is_rewritten_to_it() {

@@ -158,34 +158,42 @@ async fn conformance() {
         .cluster("east", |c| {
             c.client("web")
                 .manifest("permissive.yaml", PERMISSIVE)
-                .service_with("cart", 1, |s| s.port("http2", 80, "http2", App::Http2))
+                .service_with("cart", 1, |s| {
+                    s.port("http2", 80, "http2", App::Http2)
+                        .port("http", 81, "http", App::Http2)
+                })
         })
         .start()
         .await;
-    // Else requests end before there are as many as are allowed, and one more.
-    mesh.app("east/cart-1").behaviour.delay(500);
     let listener = |pod: &str, port| SocketAddr::new(mesh.proxy(pod).address(), port);
-    // Who names no source of its own calls a local address from that address, or from 127.0.0.1.
-    capture(
-        "10.96.0.10",
-        "10.96.0.10",
-        80,
+    let (outbound, inbound) = (
         listener("east/web-1", 15_001),
-    )
-    .await;
-    h2spec(VIRTUAL.parse().unwrap()).await;
-    let application = mesh.app("east/cart-1").address();
-    let to = application.ip().to_string();
-    let inbound = listener("east/cart-1", 15_006);
-    capture("127.0.0.1", &to, application.port(), inbound).await;
-    h2spec(application).await;
+        listener("east/cart-1", 15_006),
+    );
+    for port in [80, 81] {
+        let app = mesh.app_on("east/cart-1", port);
+        // Else requests end before there are as many as are allowed, and one more.
+        app.behaviour.delay(500);
+        let (application, before) = (app.address(), app.record.requests());
+        // Who names no source of its own calls a local address from that address, or from 127.0.0.1.
+        capture("10.96.0.10", "10.96.0.10", port, outbound).await;
+        h2spec(format!("10.96.0.10:{port}").parse().unwrap()).await;
+        let to = application.ip().to_string();
+        capture("127.0.0.1", &to, application.port(), inbound).await;
+        h2spec(application).await;
+        let asked = app.record.requests() - before;
+        assert!(
+            asked >= 100,
+            "{port}: {asked} requests came by the captures"
+        );
+    }
     for (pod, metric) in [
         ("east/cart-1", "plaintext_connections_total"),
         ("east/web-1", "requests_total"),
     ] {
         let counted = mesh.proxy(pod).metric(metric, &[]).await;
         assert!(
-            counted >= 50.0,
+            counted >= 100.0,
             "{pod}: {metric} {counted}: it was captured"
         );
     }
@@ -267,6 +275,7 @@ async fn inbound() {
     })
     .await;
     assert!(!text.contains("x-mesh-peer: spiffe"), "{text}");
+    nothing_passes_unread(&mesh, &application).await;
     // S20: who asks for the capture port itself is not led back to it, again and again.
     let looped = get(STRANGER, &listener.to_string()).await;
     let looped = looped.unwrap_or_default();
@@ -290,10 +299,7 @@ async fn inbound() {
     };
     let proxy = mesh.proxy("east/cart-1");
     proxy.logged("the refusal", refused).await;
-    let counted = mesh
-        .proxy("east/cart-1")
-        .metric("plaintext_connections_total", &[])
-        .await;
+    let counted = proxy.metric("plaintext_connections_total", &[]).await;
     assert!(counted >= 1.0, "{counted}");
     // Strict again: what is open in plaintext is cut, or asks once more in vain.
     let mut kept = opened("/heads", &application).await;
@@ -316,6 +322,41 @@ async fn inbound() {
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.contains("HTTP/1.1 403"), "{answer}");
     assert_eq!(mesh.app("east/cart-1").record.requests(), before);
+}
+
+/// A port that declares HTTP takes nothing else: what the proxy can't read does not go on as bytes, in
+/// which a stranger could speak for the mesh.
+async fn nothing_passes_unread(mesh: &Mesh, application: &str) {
+    let record = &mesh.app("east/cart-1").record;
+    let seen = record.accepts();
+    let claim = "host: cart\r\nconnection: close\r\nx-mesh-peer: spiffe://east.mesh.internal/ns/shop/sa/admin";
+    for (words, answer) in [
+        (
+            format!("\nGET /heads HTTP/1.1\r\n{claim}\r\n\r\n"),
+            "HTTP/1.1 400",
+        ),
+        (
+            format!("GET  /heads HTTP/1.1\r\n{claim}\r\n\r\n"),
+            "HTTP/1.1 400",
+        ),
+        ("PING\r\n".to_owned(), ""),
+    ] {
+        let to = application.parse().unwrap();
+        let mut io = tls::dial(STRANGER.parse().unwrap(), to).await.unwrap();
+        io.write_all(words.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        timeout(SOON, io.read_to_string(&mut said))
+            .await
+            .expect("an end")
+            .unwrap();
+        assert_eq!(
+            said.get(..answer.len()),
+            Some(answer),
+            "{words:?}: {said:?}"
+        );
+        assert_eq!(said.is_empty(), answer.is_empty(), "{words:?}: {said:?}");
+    }
+    assert_eq!(record.accepts(), seen);
 }
 
 /// A connection in plaintext on which a request has been answered, or begins to be.

@@ -10,6 +10,8 @@ use crate::message::is_token;
 const PREFACE: &[u8; DETECT_BYTES_MAX] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What follows an HTTP/1 request's target (RFC 9112 §2.3).
 const VERSION_START: &[u8] = b" HTTP/1.";
+/// What the name of a version begins with, however the line around it is spelt.
+const NAME_START: &[u8] = b"HTTP/";
 /// Most bytes that are needed to decide: the length of HTTP/2's preface.
 pub const DETECT_BYTES_MAX: usize = 24;
 /// Longest method that is taken for one, in bytes. HTTP sets no bound; the longest registered
@@ -136,6 +138,34 @@ fn is_target_start(method: &[u8], rest: &[u8]) -> bool {
         b"OPTIONS" if begins(b"* ") => true,
         _ => begins(b"/") || begins(b"http://") || begins(b"https://"),
     }
+}
+
+/// Where a port declares HTTP: are first bytes that are [`Detected::Opaque`] meant as HTTP/1, so that
+/// a 400 is understood? A word of their first line begins with `HTTP/`, or it begins as a request
+/// does. Whoever speaks another protocol would take an answer for words of that.
+///
+/// `None`: the line goes on, come back with more; not where it has `ended`. An answer is not changed
+/// by further bytes.
+#[must_use]
+pub fn is_meant_as_http1(first: &[u8], ended: bool) -> Option<bool> {
+    let blank = first.iter().take_while(|b| b"\r\n".contains(b)).count();
+    let rest = first.get(blank..).unwrap_or_default();
+    let end = rest.iter().position(|b| *b == b'\n');
+    let line = match end {
+        Some(end) => rest.get(..end).unwrap_or(rest),
+        None if ended => rest,
+        None => return None,
+    };
+    let is_version = |word: &[u8]| {
+        word.get(..NAME_START.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(NAME_START))
+    };
+    let method = line.split(|b| *b == b' ').next().unwrap_or_default();
+    let target = line.get(method.len().saturating_add(1)..);
+    let begins = target.is_some_and(|target| {
+        is_token(method) && !target.is_empty() && is_target_start(method, target)
+    });
+    Some(begins || line.split(|b| b" \t\r".contains(b)).any(is_version))
 }
 
 #[cfg(test)]
@@ -292,7 +322,59 @@ mod tests {
         assert_eq!(detect(b""), None);
     }
 
+    /// What is no request as it stands: a request that its client has got wrong, or none at all?
+    const NOT_AS_IT_STANDS: &[(bool, &[u8])] = &[
+        (true, b"GET\t/ HTTP/1.1\r\n"),
+        (true, b"GET  / HTTP/1.1\r\n"),
+        (true, b" GET / HTTP/1.1\r\n"),
+        (true, b"\r\nGET / HTTP/1.1\r\n"),
+        (true, b"\r\n\r\nGET / HTTP/1.1\r\n"),
+        (true, b"\nGET / HTTP/1.1\n"),
+        (true, b"GET x HTTP/1.1 \r\n"),
+        (true, b"G(T / http/1.1\r\n"),
+        (true, b"GET x HTTP/1.1\rhost: a\r\n"),
+        (true, b"/ HTTP/1.1\r\n"),
+        (true, b"GET / HTTP/2.0\r\n"),
+        (true, b"PRI * HTTP/1.1\r\n"),
+        (true, b"A-METHOD-THAT-IS-TOO-LONG / HTTP/1.1\r\n"),
+        // HTTP/0.9
+        (true, b"GET /\r\n"),
+        (true, b"GET /a b\r\n"),
+        (false, b"INVALID CONNECTION PREFACE\r\n\r\n"),
+        (false, b"PING\r\n"),
+        (false, b"PING \r\n"),
+        (false, b"*1\r\n$4\r\nPING\r\n"),
+        (false, b"SSH-2.0-OpenSSH_9.6\r\n"),
+        (false, b"EHLO mail.example.com\r\n"),
+        (false, b"USER HTTP\r\n"),
+        (false, b"INVITE sip:bob@example.com SIP/2.0\r\n"),
+        (false, b"\x16\x03\x01\x02\0\x01\0\n"),
+        (false, b"\r\n\r\n\r\n"),
+        (false, b""),
+    ];
+
+    #[test]
+    fn what_is_meant_as_http_is_known_by_its_first_line() {
+        for (want, bytes) in NOT_AS_IT_STANDS {
+            let shown = bytes.escape_ascii();
+            assert_ne!(detect(bytes), Some(Detected::Http1), "{shown}");
+            assert_eq!(is_meant_as_http1(bytes, true), Some(*want), "{shown}");
+            for end in 0..bytes.len() {
+                let early = is_meant_as_http1(&bytes[..end], false);
+                assert!(early.is_none_or(|early| early == *want), "{shown} {end}");
+            }
+        }
+        assert_eq!(is_meant_as_http1(b"GET  / HTTP/1.1", false), None);
+        assert_eq!(is_meant_as_http1(b"GET  / HTTP/1.1", true), Some(true));
+    }
+
     proptest! {
+        #[test]
+        fn a_line_with_a_version_is_meant_as_http(line in "[ -~\t]{0,40}[ \t][Hh][Tt][Tt][Pp]/[ -~]{0,9}\r?\n", more in "[ -~\r\n]{0,40}") {
+            prop_assert_eq!(is_meant_as_http1(line.as_bytes(), false), Some(true));
+            prop_assert_eq!(is_meant_as_http1((line + &more).as_bytes(), true), Some(true));
+        }
+
         #[test]
         fn twenty_four_bytes_are_always_enough(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             prop_assert!(bytes.len() < DETECT_BYTES_MAX || detect(&bytes).is_some());

@@ -79,7 +79,8 @@ pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
             Ok(Some(head)) => head,
             Ok(None) | Err(Broken::Reset(_) | Broken::Refused) => return,
             Err(broken @ (Broken::Malformed(_) | Broken::Timeout)) => {
-                return refuse(&*side, tx, broken.downstream()).await;
+                refuse(&*side, tx, broken.downstream()).await;
+                return linger(rx).await;
             }
         };
         let keep_alive = head.keep_alive && !side.worker().is_draining();
@@ -260,7 +261,9 @@ pub fn redirect(status: u16, location: &str) -> ResponseHead {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::RefCell;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::inbound::Inbound;
@@ -272,7 +275,7 @@ mod tests {
     /// A side with a bug.
     struct Buggy {
         worker: Rc<Worker>,
-        unreadable: Cell<u32>,
+        unreadable: RefCell<Vec<Failure>>,
     }
 
     impl Side for Buggy {
@@ -291,10 +294,16 @@ mod tests {
         }
 
         fn unreadable(&self, failure: Failure, _: &'static str) -> String {
-            assert_eq!(failure, Failure::Internal);
-            self.unreadable.set(self.unreadable.get() + 1);
+            self.unreadable.borrow_mut().push(failure);
             String::new()
         }
+    }
+
+    fn buggy() -> Rc<Buggy> {
+        Rc::new(Buggy {
+            worker: bench().worker,
+            unreadable: RefCell::default(),
+        })
     }
 
     fn asking(path: &str) -> RequestHead {
@@ -315,10 +324,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_its_stream_and_no_other() {
         let (near, far) = pair().await;
-        let side = Rc::new(Buggy {
-            worker: bench().worker,
-            unreadable: Cell::new(0),
-        });
+        let side = buggy();
         let local = tokio::task::LocalSet::new();
         let serving = Rc::clone(&side);
         local.spawn_local(async move { serve_h2_plain(serving, far, Vec::new()).await });
@@ -338,7 +344,31 @@ mod tests {
         };
         local.run_until(calling).await;
         assert_eq!(side.worker.shared.telemetry.metrics.panics.get(), 2);
-        assert_eq!(side.unreadable.get(), 2);
+        assert_eq!(*side.unreadable.borrow(), [Failure::Internal; 2]);
+    }
+
+    /// Who is cut off while it says the rest may lose the answer (RFC 9112 §9.6).
+    #[tokio::test]
+    async fn who_is_refused_is_heard_to_its_end() {
+        let (mut client, far) = pair().await;
+        let side = buggy();
+        let mut serving = pin!(serve_h1(Rc::clone(&side), far, Vec::new()));
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n";
+        client.write_all(head).await.unwrap();
+        let mut said = String::new();
+        tokio::select! {
+            biased;
+            () = &mut serving => panic!("it was closed before the client had said all"),
+            read = client.read_to_string(&mut said) => assert!(read.is_ok(), "{read:?}"),
+        }
+        assert!(said.starts_with("HTTP/1.1 501 "), "{said}");
+        assert!(said.contains("connection: close\r\n"), "{said}");
+        drop(client);
+        serving.await;
+        assert!(matches!(
+            side.unreadable.borrow()[..],
+            [Failure::NotImplemented(_)]
+        ));
     }
 
     /// Of what a call returns, without making the call.

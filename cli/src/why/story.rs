@@ -194,7 +194,7 @@ fn remedy(failure: &str, policy: &str) -> String {
         "upstream_reset" | "upstream_refused" | "upstream_protocol" => {
             "see the log of the server's application"
         }
-        "bad_request" | "head_too_large" | "request_timeout" => {
+        "bad_request" | "not_implemented" | "head_too_large" | "request_timeout" => {
             "correct the client: its request can't be taken as it is"
         }
         "no_handle" => "export the service: a gateway forwards to nothing else",

@@ -10,6 +10,8 @@ use std::fmt;
 pub enum Failure {
     /// The request can't be read in only one way; the text says the rule.
     BadRequest(&'static str),
+    /// What the request needs is not there; the text says what.
+    NotImplemented(&'static str),
     /// Head too large: bytes or fields.
     HeadTooLarge,
     /// No request head, or no first bytes, in time.
@@ -93,7 +95,7 @@ impl Failure {
     #[must_use]
     pub fn flag(self) -> &'static str {
         match self {
-            Self::BadRequest(_) | Self::HeadTooLarge => "DPE",
+            Self::BadRequest(_) | Self::NotImplemented(_) | Self::HeadTooLarge => "DPE",
             Self::RequestTimeout | Self::IdleTimeout => "SI",
             Self::DownstreamReset => "DC",
             Self::Unauthenticated | Self::Denied | Self::PolicyUnknown => "UAEX",
@@ -123,6 +125,7 @@ impl Failure {
             Self::Unauthenticated | Self::Denied | Self::PolicyUnknown => 403,
             Self::NoRoute => 404,
             Self::InvalidBackend | Self::Internal => 500,
+            Self::NotImplemented(_) => 501,
             Self::UpstreamProtocol => 502,
             Self::RequestDeadline | Self::TryTimeout | Self::IdleTimeout | Self::StreamDeadline => {
                 504
@@ -148,6 +151,7 @@ impl Failure {
     pub fn blame(self) -> Blame {
         match self {
             Self::BadRequest(_)
+            | Self::NotImplemented(_)
             | Self::HeadTooLarge
             | Self::RequestTimeout
             | Self::DownstreamReset
@@ -190,6 +194,7 @@ impl Failure {
             | Self::UpstreamRefused => Retry::Always,
             Self::UpstreamReset | Self::UpstreamProtocol | Self::TryTimeout => Retry::Idempotent,
             Self::BadRequest(_)
+            | Self::NotImplemented(_)
             | Self::HeadTooLarge
             | Self::RequestTimeout
             | Self::DownstreamReset
@@ -217,6 +222,7 @@ impl Failure {
     pub fn name(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad_request",
+            Self::NotImplemented(_) => "not_implemented",
             Self::HeadTooLarge => "head_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::DownstreamReset => "downstream_reset",
@@ -251,7 +257,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
-        if let Self::BadRequest(why) = self {
+        if let Self::BadRequest(why) | Self::NotImplemented(why) = self {
             write!(f, ": {why}")?;
         }
         Ok(())

@@ -11,7 +11,8 @@ use super::*;
 fn next(failure: Failure) -> Option<Failure> {
     use Failure::*;
     Some(match failure {
-        BadRequest(_) => HeadTooLarge,
+        BadRequest(why) => NotImplemented(why),
+        NotImplemented(_) => HeadTooLarge,
         HeadTooLarge => RequestTimeout,
         RequestTimeout => DownstreamReset,
         DownstreamReset => Unauthenticated,
@@ -77,11 +78,12 @@ proptest! {
         );
         // Whom the client is told to be at fault is who is at fault.
         prop_assert!(blame != Blame::Upstream || status >= 500);
-        // The caller's own: 4xx, but for who is gone and who came to a gateway without a handle.
+        // The caller's own: 4xx, but for who is gone, who came to a gateway without a handle, and who wants
+        // what nobody has to have (RFC 9110 §15.6.2).
         prop_assert!(
             blame != Blame::Downstream
                 || status < 500
-                || failure == Failure::NoHandle
+                || matches!(failure, Failure::NoHandle | Failure::NotImplemented(_))
         );
         // Envoy's flags: capitals.
         prop_assert!(failure.flag().bytes().all(|b| b.is_ascii_uppercase()));
@@ -105,7 +107,7 @@ proptest! {
         let text = failure.to_string();
         let rest = text.strip_prefix(failure.name()).unwrap();
         match failure {
-            Failure::BadRequest(why) => prop_assert_eq!(rest, format!(": {why}")),
+            Failure::BadRequest(why) | Failure::NotImplemented(why) => prop_assert_eq!(rest, format!(": {why}")),
             _ => prop_assert_eq!(rest, ""),
         }
     }

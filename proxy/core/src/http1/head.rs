@@ -8,11 +8,14 @@ use crate::canonical;
 use crate::failure::Failure;
 use crate::message::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 
+const ANOTHER_CODING: Why = "a transfer coding other than chunked, RFC 9112 §6.1";
+
 /// Reads the request head at the front of `input`; one empty line before it is skipped
 /// (RFC 9112 §2.2). Returns it with the bytes that it took, or `None` if more are needed.
 ///
 /// # Errors
-/// `BadRequest` with the broken rule; `HeadTooLarge` over the limits.
+/// `BadRequest` with the broken rule; `NotImplemented` for a transfer coding that is not `chunked`;
+/// `HeadTooLarge` over the limits.
 pub fn parse_request(
     input: &[u8],
     limits: &Limits,
@@ -39,6 +42,7 @@ pub fn parse_request(
     };
     let head = head.ok_or(Failure::HeadTooLarge)?;
     let request = read_request(head, &request).map_err(Failure::BadRequest)?;
+    let request = request.ok_or(Failure::NotImplemented(ANOTHER_CODING))?;
     Ok(Some((request, skipped + head.len())))
 }
 
@@ -115,7 +119,8 @@ fn version(minor: Option<u8>) -> Version {
     }
 }
 
-fn read_request(head: &[u8], line: &httparse::Request<'_, '_>) -> Result<RequestHead, Why> {
+/// `None`: nothing is wrong with it, but it has a transfer coding that is not `chunked`.
+fn read_request(head: &[u8], line: &httparse::Request<'_, '_>) -> Result<Option<RequestHead>, Why> {
     if !section::lines_end_in_crlf(head, line.headers) {
         return Err("line end without CR, RFC 9112 §2.2");
     }
@@ -136,7 +141,10 @@ fn read_request(head: &[u8], line: &httparse::Request<'_, '_>) -> Result<Request
         Method::Get if !has_content => facts.protocol(version),
         _ => None,
     };
-    Ok(RequestHead {
+    if facts.needs_another_coding() {
+        return Ok(None);
+    }
+    Ok(Some(RequestHead {
         method,
         version,
         https: target.https,
@@ -147,7 +155,7 @@ fn read_request(head: &[u8], line: &httparse::Request<'_, '_>) -> Result<Request
         body,
         keep_alive: facts.keeps_alive(version),
         expects_continue: facts.expects_continue,
-    })
+    }))
 }
 
 struct Target<'b> {
@@ -265,6 +273,9 @@ fn read_response(
     let status = line.code.filter(|code| (100..=599).contains(code));
     let status = status.ok_or("status, RFC 9110 §15")?;
     let (mut fields, facts) = section::read(head, line.headers, Side::Response, version)?;
+    if facts.needs_another_coding() {
+        return Err(ANOTHER_CODING);
+    }
     let body = response_body(status, request_method, &facts, &mut fields)?;
     let protocol = match status {
         101 => facts

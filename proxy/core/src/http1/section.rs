@@ -31,8 +31,8 @@ pub(super) struct Facts<'b> {
     pub(super) host: Option<&'b [u8]>,
     /// `Content-Length`.
     pub(super) length: Option<u64>,
-    /// `Transfer-Encoding: chunked`.
-    pub(super) chunked: bool,
+    /// `Transfer-Encoding`: how the content is cut, and perhaps more than that.
+    coding: Coding,
     /// `Expect: 100-continue`, of a request.
     pub(super) expects_continue: bool,
     close: bool,
@@ -41,6 +41,16 @@ pub(super) struct Facts<'b> {
     upgrade: Upgrade<'b>,
     options: usize,
     named: SmallVec<[&'b [u8]; 4]>,
+}
+
+/// The transfer codings of a message.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    #[default]
+    None,
+    Chunked,
+    /// Well-formed, and none that we have: where it ends can't be known.
+    Unknown,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -62,11 +72,16 @@ impl Facts<'_> {
 
     /// The length that the fields alone declare; `None` if they declare none.
     pub(super) fn declared(&self) -> Option<BodyLength> {
-        match (self.chunked, self.length) {
-            (true, _) => Some(BodyLength::Marked),
-            (false, Some(length)) => Some(BodyLength::Exact(length)),
-            (false, None) => None,
+        match (self.coding, self.length) {
+            (Coding::Chunked | Coding::Unknown, _) => Some(BodyLength::Marked),
+            (Coding::None, Some(length)) => Some(BodyLength::Exact(length)),
+            (Coding::None, None) => None,
         }
+    }
+
+    /// Is there a transfer coding that is not `chunked`?
+    pub(super) fn needs_another_coding(&self) -> bool {
+        self.coding == Coding::Unknown
     }
 
     /// The one protocol to upgrade to, in lower case. `None`: nothing, several, not named by
@@ -126,7 +141,7 @@ pub(super) fn read<'b>(
             }
         }
     }
-    if facts.chunked && facts.length.is_some() {
+    if facts.coding != Coding::None && facts.length.is_some() {
         return Err("both content-length and transfer-encoding, RFC 9112 §6.3");
     }
     if !facts.named.is_empty() {
@@ -197,13 +212,12 @@ impl<'b> Facts<'b> {
         if version == Version::Http10 {
             return Err("transfer-encoding in HTTP/1.0, RFC 9112 §6.1");
         }
-        if self.chunked {
+        if self.coding != Coding::None {
             return Err("two transfer-encoding fields, RFC 9112 §6.1");
         }
-        if !value.eq_ignore_ascii_case(b"chunked") {
-            return Err("a transfer coding other than one chunked, RFC 9112 §6.1");
-        }
-        self.chunked = true;
+        self.coding = coding(value).ok_or(
+            "transfer codings are malformed, or chunked is not once and last, RFC 9112 §6.1",
+        )?;
         Ok(())
     }
 
@@ -239,6 +253,19 @@ impl<'b> Facts<'b> {
             };
         }
     }
+}
+
+/// `None`: no list of tokens (a coding that is registered has no parameters), or `chunked` not once
+/// and last (RFC 9112 §6.1): so a body is hidden from another reader.
+fn coding(value: &[u8]) -> Option<Coding> {
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    if is_chunked(value) {
+        return Some(Coding::Chunked);
+    }
+    let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let last = codings.next_back().unwrap_or_default();
+    let unknown = is_token(last) && codings.all(|c| is_token(c) && !is_chunked(c));
+    unknown.then_some(Coding::Unknown)
 }
 
 /// Fields that a client could strip from its own request, by naming them in `Connection`, to look

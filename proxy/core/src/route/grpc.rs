@@ -63,6 +63,7 @@ impl GrpcStatus {
             | Failure::RequestTimeout => Self::DeadlineExceeded,
             Failure::HeadTooLarge => Self::ResourceExhausted,
             Failure::Internal => Self::Internal,
+            Failure::NotImplemented(_) => Self::Unimplemented,
             // Gateway API v1, GRPCRouteRule.backendRefs: "MUST receive an UNAVAILABLE status".
             Failure::InvalidBackend => Self::Unavailable,
             Failure::BadRequest(_)
@@ -190,6 +191,7 @@ mod tests {
             (Failure::RequestDeadline, 4),
             (Failure::TryTimeout, 4),
             (Failure::BadRequest("x"), 13),
+            (Failure::NotImplemented("x"), 12),
             (Failure::InvalidBackend, 14),
             (Failure::HeadTooLarge, 8),
         ] {

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::Refused;
+use crate::detect::{Detected, detect, is_meant_as_http1};
 use crate::failure::Failure;
 use crate::message::{BodyLength, Method, RequestHead, Version};
 
@@ -27,19 +28,24 @@ pub(super) const REFUSED: &[Refused] = &[
     Refused("length overflows 63 bits", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775808\r\n\r\n", "content-length is not"),
     Refused("coding twice", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "two transfer-encoding"),
     Refused("coding, then identity", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", "two transfer-encoding"),
-    Refused("identity, then coding", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("chunked, chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused(",chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("chunked,", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked,\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("gzip, chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("chunked, gzip", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("identity", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", "a transfer coding"),
-    Refused("xchunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("chunked with parameter", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("chunked in quotes", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", "a transfer coding"),
-    Refused("empty coding", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n", "a transfer coding"),
+    Refused("identity, then coding", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "two transfer-encoding"),
+    Refused("chunked, chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused(",chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("chunked,", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked,\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("chunked, gzip", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("chunked with parameter", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("chunked in quotes", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("empty coding", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n", "transfer codings"),
     Refused("vertical tab before chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", "control character"),
     Refused("coding in HTTP/1.0", b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "transfer-encoding in HTTP/1.0"),
+    Refused("length and another coding", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "both content-length"),
+    Refused("another coding, then length", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "both content-length"),
+    Refused("another coding in HTTP/1.0", b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", "transfer-encoding in HTTP/1.0"),
+    Refused("chunked, gzip, chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip, chunked\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("gzip, chunked,", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked,\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("another coding and two hosts", b"POST / HTTP/1.1\r\nHost: a\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "two host"),
+    Refused("another coding with parameter", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x;q=\"a, chunked\", chunked\r\n\r\n0\r\n\r\n", "transfer codings"),
+    Refused("CONNECT with another coding", b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "CONNECT or TRACE"),
     Refused("CONNECT with length", b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\nabc", "CONNECT or TRACE"),
     Refused("CONNECT with chunks", b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "CONNECT or TRACE"),
     Refused("TRACE with length", b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", "CONNECT or TRACE"),
@@ -156,6 +162,15 @@ pub(super) const REFUSED: &[Refused] = &[
     Refused("33 connection options", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a\r\n\r\n", "too many connection options"),
 ];
 
+#[rustfmt::skip]
+pub(super) const NOT_IMPLEMENTED: &[Refused] = &[
+    Refused("gzip, chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "a transfer coding other"),
+    Refused("identity", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", "a transfer coding other"),
+    Refused("xchunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "a transfer coding other"),
+    Refused("gzip", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", "a transfer coding other"),
+    Refused("br, gzip ,chunked", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: br, gzip\t,CHUNKED\r\n\r\n0\r\n\r\n", "a transfer coding other"),
+];
+
 #[test]
 fn ambiguous_requests_are_refused_by_their_rule() {
     for Refused(name, bytes, rule) in REFUSED {
@@ -166,10 +181,40 @@ fn ambiguous_requests_are_refused_by_their_rule() {
     }
 }
 
+/// RFC 9112 §6.1: a coding that is not understood is 501, and every other doubt about framing 400.
+#[test]
+fn a_coding_that_is_not_understood_is_not_implemented() {
+    for Refused(name, bytes, rule) in NOT_IMPLEMENTED {
+        match parse_request(bytes, &Limits::default()) {
+            Err(failure @ Failure::NotImplemented(why)) => {
+                assert!(why.starts_with(rule), "{name}: {why}");
+                assert_eq!(failure.status(), 501);
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+/// Also by a driver that looks at the first bytes before: who speaks TLS is the only one that it does
+/// not hand on.
+#[test]
+fn every_refused_request_is_meant_as_http() {
+    for Refused(name, bytes, _) in REFUSED.iter().chain(NOT_IMPLEMENTED) {
+        let meant = match detect(bytes) {
+            Some(Detected::Http1 | Detected::Http2) => true,
+            Some(Detected::Opaque) | None => is_meant_as_http1(bytes, true) == Some(true),
+            Some(Detected::Tls) => false,
+        };
+        assert_eq!(meant, *name != "TLS", "{name}");
+    }
+}
+
 #[test]
 fn every_rule_cites_its_section_or_bound() {
-    for Refused(name, bytes, _) in REFUSED {
-        let Err(Failure::BadRequest(why)) = parse_request(bytes, &Limits::default()) else {
+    for Refused(name, bytes, _) in REFUSED.iter().chain(NOT_IMPLEMENTED) {
+        let Err(Failure::BadRequest(why) | Failure::NotImplemented(why)) =
+            parse_request(bytes, &Limits::default())
+        else {
             panic!("{name}")
         };
         assert!(

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::admin::{Admin, Begin, Front};
@@ -40,6 +41,7 @@ use crate::kubernetes::{Leadership, Reviewer};
 use crate::listener;
 use crate::membership::Membership;
 use crate::metrics::Metrics;
+use crate::not_grpc::OnlyGrpc;
 use crate::rotation::{Rosters, Rotating, Told};
 use crate::source::files::FilesSource;
 use crate::state::StateDir;
@@ -399,23 +401,25 @@ impl Parts {
             metrics,
             self.lifetime,
         );
+        let identity =
+            IdentityServiceServer::new(identity).max_decoding_message_size(ISSUE_BYTES_MAX);
+        let discovery = AggregatedDiscoveryServiceServer::new(discovery)
+            .max_decoding_message_size(DISCOVERY_BYTES_MAX);
+        let routes = Routes::new(identity).add_service(discovery);
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .http2_max_header_list_size(HEADERS_BYTES_MAX)
             .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
             .max_concurrent_streams(STREAMS_MAX)
-            .add_service(
-                IdentityServiceServer::new(identity).max_decoding_message_size(ISSUE_BYTES_MAX),
-            )
-            .add_service(
-                AggregatedDiscoveryServiceServer::new(discovery)
-                    .max_decoding_message_size(DISCOVERY_BYTES_MAX),
-            )
-            .serve_with_incoming_shutdown(ReceiverStream::new(streams), async move {
-                // Closed: the control plane is gone already.
-                let _ = stopped.wait_for(|stop| *stop).await;
-            });
+            .serve_with_incoming_shutdown(
+                OnlyGrpc(routes.prepare()),
+                ReceiverStream::new(streams),
+                async move {
+                    // Closed: the control plane is gone already.
+                    let _ = stopped.wait_for(|stop| *stop).await;
+                },
+            );
         Ok(tokio::spawn(server))
     }
 

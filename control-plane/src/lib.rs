@@ -32,6 +32,7 @@ pub mod store;
 pub mod copies;
 pub mod state;
 pub mod discovery;
+mod not_grpc;
 pub mod clients;
 pub mod admin;
 pub mod metrics;

@@ -178,6 +178,29 @@ async fn h2spec_finds_nothing_on_the_mesh_port() {
     assert!(text.contains(" passed, 0 skipped, 0 failed"), "{text}");
 }
 
+/// The control plane's port: h2spec is somebody without a certificate there.
+#[tokio::test]
+async fn h2spec_finds_nothing_at_the_control_plane() {
+    let Some(h2spec) = find("h2spec") else { return };
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .start()
+        .await;
+    let at = mesh.control().discovery();
+    let (host, port) = (at.ip().to_string(), at.port().to_string());
+    for path in [
+        "/",
+        "/isthmus.identity.v1.IdentityService/Issue",
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+    ] {
+        let to = ["-h", &host, "-p", &port, "-t", "-k", "--path", path];
+        let out = run(&h2spec, &[&to[..], &["-o", "20", "--strict"]].concat()).await;
+        let text = said(&out);
+        let whole = text.contains(" 146 passed, 0 skipped, 0 failed");
+        assert!(whole, "{path}: {text}");
+    }
+}
+
 /// A real database on the far side, declared as TCP.
 #[tokio::test]
 async fn redis_works_through_the_mesh() {

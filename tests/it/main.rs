@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod mtls;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod authorization;
 #[cfg(test)]
 mod gateway;
@@ -53,6 +55,8 @@ mod staleness;
 mod limits;
 #[cfg(test)]
 mod floods;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

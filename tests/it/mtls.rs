@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-const RIGHT: &str = "spiffe://east.mesh.internal/ns/shop/sa/web";
+pub(crate) const RIGHT: &str = "spiffe://east.mesh.internal/ns/shop/sa/web";
 /// Refusals come at once; this is for a busy machine.
 const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -342,18 +342,23 @@ fn cart_admin(mesh: &Mesh) -> u16 {
 }
 
 /// A client and a pod of a service, on one network.
-async fn one_cluster() -> Mesh {
+pub(crate) async fn one_cluster() -> Mesh {
     Mesh::builder()
         .cluster("east", |c| c.client("web").service("cart", 1))
         .start()
         .await
 }
 
-fn own(mesh: &Mesh) -> Authority {
+pub(crate) fn own(mesh: &Mesh) -> Authority {
     Authority::of_cluster(mesh.control().state_dir(), "east")
 }
 
-async fn expect_refused(mesh: &Mesh, server: &Proxy, who: &str, identity: Option<Identity>) {
+pub(crate) async fn expect_refused(
+    mesh: &Mesh,
+    server: &Proxy,
+    who: &str,
+    identity: Option<Identity>,
+) {
     let from = mesh.proxy("east/web-1").address();
     let io = tls::dial(from, server.mesh()).await.unwrap();
     let knocking = async {
@@ -369,12 +374,16 @@ async fn expect_refused(mesh: &Mesh, server: &Proxy, who: &str, identity: Option
     assert!(!matches!(read, Ok(1..)), "{who}: the server speaks to it");
 }
 
-async fn status_of(mesh: &Mesh, server: &Proxy, identity: Identity) -> anyhow::Result<u16> {
+pub(crate) async fn status_of(
+    mesh: &Mesh,
+    server: &Proxy,
+    identity: Identity,
+) -> anyhow::Result<u16> {
     status_of_from(mesh, "east/web-1", server, identity).await
 }
 
 /// Asks the mesh port as a standard client would: mutual TLS and HTTP/2.
-async fn status_of_from(
+pub(crate) async fn status_of_from(
     mesh: &Mesh,
     from: &str,
     server: &Proxy,

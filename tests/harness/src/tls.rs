@@ -1,7 +1,7 @@
 //! How does a stranger, or a peer with somebody's certificate, knock at a TLS listener?
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -12,10 +12,10 @@ use rcgen::{
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 
 /// A certificate with its key.
 #[derive(Debug)]
@@ -91,17 +91,49 @@ impl Authority {
     /// It is not there.
     #[must_use]
     pub fn of_cluster(control_state: &Path, cluster: &str) -> Self {
-        let file = control_state.join(format!("ca/{cluster}.mesh.internal/issuer-1.pem"));
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&file)
+        Self::of_file(&ca_file(control_state, cluster, "issuer-1"))
+    }
+
+    /// The same with the root's key, under which there may be authorities of any kind.
+    ///
+    /// # Panics
+    /// It is not there.
+    #[must_use]
+    pub fn root_of_cluster(control_state: &Path, cluster: &str) -> Self {
+        Self::of_file(&ca_file(control_state, cluster, "root"))
+    }
+
+    fn of_file(file: &Path) -> Self {
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(file)
             .and_then(Iterator::collect)
-            .expect("the cluster's issuing certificate");
-        let text = std::fs::read_to_string(&file).expect("the cluster's issuing key");
-        let key = KeyPair::from_pem(&text).expect("the cluster's issuing key");
-        let first = chain.first().expect("the cluster's issuing certificate");
-        let issuer = Issuer::from_ca_cert_der(first, key).expect("an issuing certificate");
+            .expect("an authority's certificate");
+        let text = std::fs::read_to_string(file).expect("an authority's key");
+        let key = KeyPair::from_pem(&text).expect("an authority's key");
+        let first = chain.first().expect("an authority's certificate");
+        let issuer = Issuer::from_ca_cert_der(first, key).expect("an authority's certificate");
         Self {
             issuer,
             above: chain,
+        }
+    }
+
+    /// An authority below this one; `change` has the last word.
+    ///
+    /// # Panics
+    /// It can't be signed.
+    #[must_use]
+    pub fn below(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, "below");
+        change(&mut params);
+        let key = key();
+        let signed = params.signed_by(&key, &self.issuer);
+        let own = signed.expect("a certificate").der().clone();
+        Self {
+            issuer: Issuer::new(params, key),
+            above: std::iter::once(own).chain(self.above.clone()).collect(),
         }
     }
 
@@ -119,6 +151,12 @@ impl Authority {
         made.chain.extend(self.above.iter().cloned());
         made
     }
+}
+
+/// Where a control plane in a folder keeps a certificate of a cluster's authority, and its key.
+#[must_use]
+pub fn ca_file(control_state: &Path, cluster: &str, name: &str) -> PathBuf {
+    control_state.join(format!("ca/{cluster}.mesh.internal/{name}.pem"))
 }
 
 /// A leaf with these URIs that signs itself.
@@ -205,6 +243,24 @@ pub fn client_config(identity: Option<Identity>) -> anyhow::Result<Arc<ClientCon
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.enable_early_data = true;
     Ok(Arc::new(config))
+}
+
+/// Shakes hands with whoever comes, as the one whom they call.
+///
+/// # Errors
+/// The handshake fails: they do not believe it.
+pub async fn accept(
+    io: TcpStream,
+    identity: Identity,
+) -> anyhow::Result<server::TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(identity.chain, identity.key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    acceptor.accept(io).await.context("shake hands")
 }
 
 /// Believes everybody: the one who is tested is the server.

@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::not_grpc::OnlyGrpc;
 use crate::rotation::{Rosters, Rotating, Told};
 use crate::source::files::FilesSource;
-use crate::state::StateDir;
+use crate::state::{self, StateDir};
 use crate::store::KeyStore;
 use crate::token::KeyReviewer;
 use crate::trust::Verifier;
@@ -74,6 +74,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// # Errors
 /// It can't start, or a part of it that it needs has ended.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    state::keep_out_of_dumps();
     let state = StateDir::open(&config.state_dir)?;
     let copies = copies(&config)?;
     let admin = bind(config.admin).await.context("listen.admin")?;

@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::crypto::SecureRandom;
 
 /// Largest file that is read from the state folder, in bytes.
@@ -16,6 +17,21 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const SECRET_MODE: u32 = 0o600;
 /// Who may read what is public.
 const PUBLIC_MODE: u32 = 0o644;
+
+/// Leaves what this process has in memory, keys above all, out of core dumps (core(5)): there are none.
+/// A program that the kernel hands them to is not bound by that; it gets one without memory.
+pub fn keep_out_of_dumps() {
+    let limit = getrlimit(Resource::Core);
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    let limited = setrlimit(Resource::Core, none).map_err(io::Error::from);
+    let emptied = fs::write("/proc/self/coredump_filter", "0");
+    if let Err(error) = limited.and(emptied) {
+        tracing::warn!(%error, "a core dump of this process would hold its keys");
+    }
+}
 
 /// What went wrong with the state folder.
 #[derive(Debug, thiserror::Error)]

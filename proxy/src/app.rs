@@ -32,6 +32,7 @@ const WANTS_MAX: usize = 1024;
 /// # Errors
 /// A listener, a file or a thread could not be had.
 pub fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    files::keep_out_of_dumps();
     // Somebody else in this process may have been first, with the same.
     let _ = rustls::crypto::CryptoProvider::install_default((*provider()).clone());
     std::fs::create_dir_all(&config.state_dir)

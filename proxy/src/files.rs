@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Replaces a file that only its owner may read.
 ///
@@ -25,6 +26,21 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         fs::rename(&fresh, path)
     };
     write().with_context(|| format!("write {}", path.display()))
+}
+
+/// Leaves what this process has in memory, keys above all, out of core dumps (core(5)): there are none.
+/// A program that the kernel hands them to is not bound by that; it gets one without memory.
+pub fn keep_out_of_dumps() {
+    let limit = getrlimit(Resource::Core);
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    let limited = setrlimit(Resource::Core, none).map_err(std::io::Error::from);
+    let emptied = fs::write("/proc/self/coredump_filter", "0");
+    if let Err(error) = limited.and(emptied) {
+        tracing::warn!(%error, "a core dump of this process would hold its keys");
+    }
 }
 
 /// The folder is ours until the file is dropped, or we end however we end. `None`: its file system has no locks.

@@ -8,6 +8,8 @@ mod mtls;
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod authorization;
 #[cfg(test)]
 mod gateway;

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p isthmus-benches --bench push [-- KEY=VALUE ...]`, keys and defaults in [`Size`]. Two
 //! processes of this program: API servers with generated objects and fake proxies in one, the control
-//! plane in another, each on a core of its own where there are two. With `real=1` the API servers are real.
+//! plane in another, each on a core of its own where there are two. With `real=1` the API servers are real;
+//! one that means harm (`hostile=1`) is a third process.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
 #[path = "push/objects.rs"]
@@ -45,12 +46,24 @@ fn main() -> Outcome {
     {
         return subject::serve(config);
     }
+    if let [role, rest @ ..] = words.as_slice()
+        && role == "hostile"
+    {
+        return runtime()?.block_on(hostile::serve(Size::of(rest)?));
+    }
     let size = Size::of(&words)?;
+    // Real API servers need both.
+    if !size.real {
+        subject::stay_beside()?;
+    }
+    runtime()?.block_on(measure(size))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
-        .build()?
-        .block_on(measure(size))
+        .build()
 }
 
 async fn measure(size: Size) -> Outcome {
@@ -122,6 +135,7 @@ async fn push(
     println!("resident, with proxies        {resident:8} MiB");
     let bytes = |proxies: &[Proxy]| proxies.iter().map(Proxy::bytes).sum::<u64>();
     let (called, uncalled) = (bytes(callers), bytes(idle));
+    let lags = control.lags().await?;
     let before = Spent::so_far(control)?;
     let told = churn::run(size, control, fleet).await?;
     let spent = Spent::so_far(control)?.since(&before);
@@ -137,6 +151,7 @@ async fn push(
         print("the write alone", &told.writes);
     }
     print("our own timers, late", &told.late);
+    print_lags(&lags, &control.lags().await?);
     println!(
         "after the last change         {:8.2} s until all had arrived",
         told.lag.as_secs_f64()
@@ -195,6 +210,26 @@ impl Spent {
         println!(
             "everybody else's              {:8.2} of a core",
             share(others)
+        );
+    }
+}
+
+/// From what it has heard to what it says, as the control plane itself counts it: nothing of this process is in it.
+fn print_lags(before: &[(f64, u64)], after: &[(f64, u64)]) {
+    let since = |(end, count): &(f64, u64)| {
+        let known = before.iter().find(|(of, _)| of.total_cmp(end).is_eq());
+        (*end, count - known.map_or(0, |(_, count)| *count))
+    };
+    let since: Vec<(f64, u64)> = after.iter().map(since).collect();
+    let all = since.last().map_or(0, |(_, count)| *count);
+    for (name, thousandths) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
+        let within = since
+            .iter()
+            .find(|(_, count)| count * 1_000 >= all * thousandths);
+        let end = within.map_or(f64::NAN, |(end, _)| end * 1e3);
+        println!(
+            "{:<30}{end:8.1} ms at most",
+            format!("heard to told, {name}")
         );
     }
 }

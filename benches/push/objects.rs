@@ -80,6 +80,15 @@ impl Size {
         Ok(size)
     }
 
+    /// As words, for another process: how much there is.
+    pub(crate) fn words(self) -> [String; 3] {
+        [
+            format!("clusters={}", self.clusters),
+            format!("services={}", self.services),
+            format!("endpoints={}", self.endpoints),
+        ]
+    }
+
     /// What two API servers of a laptop take in a minute.
     fn of_real_servers(self) -> Self {
         Self {

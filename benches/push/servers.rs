@@ -27,7 +27,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Outcome;
-use crate::hostile;
+use crate::hostile::{self, Hostile};
 use crate::objects::{self, Size, Slice};
 use crate::real::Real;
 
@@ -48,6 +48,8 @@ pub(crate) struct Fleet {
     paused: watch::Sender<bool>,
     /// Real ones, in the place of ours.
     real: Option<Real>,
+    /// Those that mean harm.
+    hostile: tokio::sync::Mutex<Vec<Hostile>>,
     /// Changes under way: the endpoint's name, and since when.
     pub(crate) waiting: Mutex<BTreeMap<String, Instant>>,
     /// How long the others took.
@@ -98,9 +100,29 @@ impl Server {
 }
 
 impl Fleet {
+    /// Of a process that plays a part only.
+    pub(crate) fn alone(size: Size) -> Arc<Self> {
+        Arc::new(Self::new(size, Vec::new(), (None, Vec::new())))
+    }
+
+    fn new(size: Size, servers: Vec<Server>, others: (Option<Real>, Vec<Hostile>)) -> Self {
+        Self {
+            size,
+            servers,
+            paused: watch::Sender::new(false),
+            real: others.0,
+            hostile: others.1.into(),
+            waiting: Mutex::default(),
+            arrived: Mutex::default(),
+            first: Mutex::default(),
+            control: watch::Sender::new(([127, 0, 0, 1], 1).into()),
+        }
+    }
+
     /// They do not answer any more, as far as anybody sees.
     pub(crate) async fn pause(&self) -> Outcome {
-        self.paused.send_replace(true);
+        self.set_paused(true);
+        self.pause_hostile(true).await?;
         match &self.real {
             Some(real) => real.stop().await,
             None => Ok(()),
@@ -109,11 +131,24 @@ impl Fleet {
 
     /// They are there again.
     pub(crate) async fn resume(&self) -> Outcome {
-        self.paused.send_replace(false);
+        self.set_paused(false);
+        self.pause_hostile(false).await?;
         match &self.real {
             Some(real) => real.resume().await,
             None => Ok(()),
         }
+    }
+
+    async fn pause_hostile(&self, paused: bool) -> Outcome {
+        for one in self.hostile.lock().await.iter_mut() {
+            one.pause(paused).await?;
+        }
+        Ok(())
+    }
+
+    /// Those of this process.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.send_replace(paused);
     }
 
     /// Turns a pod; of a slice only one at a time. False: it was turned before, and that has not arrived: the
@@ -200,8 +235,7 @@ impl Fleet {
 
 /// Starts them, each on a port of its own. `None`, and said: real ones are wanted, and their programs are not here.
 pub(crate) async fn start(size: Size) -> Outcome<Option<Arc<Fleet>>> {
-    let mut listeners = Vec::new();
-    let mut servers = Vec::new();
+    let (mut listeners, mut servers, mut hostile) = (Vec::new(), Vec::new(), Vec::new());
     let mut real = None;
     if size.real {
         let Some(started) = Real::start(size).await? else {
@@ -210,22 +244,18 @@ pub(crate) async fn start(size: Size) -> Outcome<Option<Arc<Fleet>>> {
         servers.extend(started.kubeconfigs().await?.into_iter().map(Server::new));
         real = Some(started);
     } else {
-        for _ in 0..size.clusters + size.hostile {
+        for _ in 0..size.clusters {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             servers.push(Server::new(kubeconfig(listener.local_addr()?)));
             listeners.push(listener);
         }
+        for _ in 0..size.hostile {
+            let one = Hostile::start(size).await?;
+            servers.push(Server::new(kubeconfig(one.address)));
+            hostile.push(one);
+        }
     }
-    let fleet = Arc::new(Fleet {
-        size,
-        servers,
-        paused: watch::Sender::new(false),
-        real,
-        waiting: Mutex::default(),
-        arrived: Mutex::default(),
-        first: Mutex::default(),
-        control: watch::Sender::new(([127, 0, 0, 1], 1).into()),
-    });
+    let fleet = Arc::new(Fleet::new(size, servers, (real, hostile)));
     for (cluster, listener) in listeners.into_iter().enumerate() {
         tokio::spawn(accept(Arc::clone(&fleet), cluster, listener));
     }
@@ -242,7 +272,7 @@ fn kubeconfig(server: SocketAddr) -> String {
     all.to_string()
 }
 
-async fn accept(fleet: Arc<Fleet>, cluster: usize, listener: TcpListener) {
+pub(crate) async fn accept(fleet: Arc<Fleet>, cluster: usize, listener: TcpListener) {
     let mut paused = fleet.paused.subscribe();
     loop {
         let Ok((stream, _)) = listener.accept().await else {

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -20,8 +20,9 @@ use crate::servers::Fleet;
 /// Longest wait for any state.
 const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// The core that the control plane has for itself.
+/// The core that the control plane has for itself, and that of everybody else.
 const CORE: &str = "1";
+const OTHERS: &str = "0";
 /// Of `/proc/PID/stat`, a second (`getconf CLK_TCK`, 100 on every Linux that is met).
 const TICKS: u64 = 100;
 
@@ -33,6 +34,28 @@ pub(crate) struct Subject {
     pub(crate) discovery: SocketAddr,
     admin: SocketAddr,
     pub(crate) roots: String,
+}
+
+/// Are there two cores, as far as was known before we kept to one?
+fn two_cores() -> bool {
+    static TWO: OnceLock<bool> = OnceLock::new();
+    *TWO.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1))
+}
+
+/// Leaves the control plane its core, where there are two.
+pub(crate) fn stay_beside() -> Outcome {
+    if !two_cores() {
+        return Ok(());
+    }
+    let own = std::process::id().to_string();
+    let mut taskset = std::process::Command::new("taskset");
+    let taskset = taskset.args(["-a", "-c", "-p", OTHERS, &own]);
+    let done = taskset.stdout(Stdio::null()).status()?;
+    if done.success() {
+        Ok(())
+    } else {
+        Err(format!("taskset: {done}").into())
+    }
 }
 
 /// Is the control plane, until it is killed.
@@ -55,8 +78,7 @@ impl Subject {
         let config = folder.join("control-plane.json");
         fs::write(&config, configuration(folder, fleet)?.to_string())?;
         let program = std::env::current_exe()?;
-        let two = std::thread::available_parallelism()?.get() > 1;
-        let mut command = if two {
+        let mut command = if two_cores() {
             let mut command = Command::new("taskset");
             command.args(["-c", CORE]).arg(program);
             command
@@ -146,6 +168,33 @@ impl Subject {
             sleep(Duration::from_secs(5)).await;
         }
         Err("the clusters are not on disk".into())
+    }
+
+    /// How many responses told a change within how many seconds since it was heard: its own histogram.
+    pub(crate) async fn lags(&self) -> Outcome<Vec<(f64, u64)>> {
+        let mut lags: Vec<(f64, u64)> = Vec::new();
+        for line in self.get("/metrics").await?.lines() {
+            let Some(labels) = line.strip_prefix("isthmus_push_lag_seconds_bucket") else {
+                continue;
+            };
+            let end = labels
+                .split("le=\"")
+                .nth(1)
+                .and_then(|of| of.split('"').next());
+            let end = match end.unwrap_or_default() {
+                "+Inf" => f64::INFINITY,
+                text => text.parse()?,
+            };
+            let count: u64 = labels.rsplit(' ').next().unwrap_or_default().parse()?;
+            match lags
+                .iter_mut()
+                .find(|(known, _)| known.total_cmp(&end).is_eq())
+            {
+                Some((_, sum)) => *sum += count,
+                None => lags.push((end, count)),
+            }
+        }
+        Ok(lags)
     }
 
     pub(crate) async fn kill(mut self) -> Outcome {

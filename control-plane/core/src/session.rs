@@ -12,6 +12,7 @@
 
 mod admission;
 mod channel;
+mod draft;
 mod due;
 mod epoch;
 mod interest;
@@ -23,7 +24,6 @@ mod tests;
 pub use crate::translate::{Client, ResourceType, Role};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use isthmus_proto::ids::ClusterId;
@@ -32,12 +32,13 @@ use isthmus_proto::positions::Positions;
 use crate::translate::{Encoded, direct, endpoint, service};
 use crate::world::World;
 use admission::{check, cut};
-use channel::{Channel, Draft, Part};
+use channel::Channel;
+use draft::{Draft, Part};
 use epoch::Epochs;
 pub use epoch::SEEN;
 use interest::Wanted;
 pub use interest::{Interests, Moved, SessionNumber};
-use question::{Asker, Asking, Subject, asking};
+use question::{Asker, Asking, Endpoints, Subject, asking};
 
 /// Names of one type that a client may subscribe to.
 pub const NAMES_MAX: usize = 10_000;
@@ -189,8 +190,8 @@ impl Session {
         self.find_node(world);
         self.resolve(world);
         self.note_wanted();
-        self.find_clusters(world);
-        match self.removed_endpoints(world) {
+        let endpoints = self.find_clusters(world);
+        match self.removed_endpoints(world, &endpoints) {
             Ahead::Nothing => {}
             // What is gone is told before anything else, even if that has to wait for the client.
             Ahead::Waiting => return None,
@@ -198,7 +199,7 @@ impl Session {
         }
         ResourceType::ALL
             .into_iter()
-            .find_map(|kind| self.next(world, kind, Part::All))
+            .find_map(|kind| self.next((world, &endpoints), kind, Part::All))
     }
 
     /// Some services have endpoints on the client's own node only.
@@ -243,16 +244,19 @@ impl Session {
     }
 
     /// Which clusters' endpoints does the client hold, or is about to? Their gateways and their
-    /// freshness concern it.
-    fn find_clusters(&mut self, world: &World) {
+    /// freshness concern it. What was found of endpoints is what the responses are made of.
+    fn find_clusters(&mut self, world: &World) -> Endpoints {
+        let mut answers = Endpoints::new();
         let Some(channel) = self.channels.get(&ResourceType::Endpoint) else {
-            return;
+            return answers;
         };
+        let none = Endpoints::new();
         let asker = Asker {
             client: &self.client,
             clusters: &self.clusters,
             settled: self.settled,
             epochs: &self.epochs,
+            endpoints: &none,
         };
         for subject in &channel.due {
             let Some(holding) = channel.holdings.get(subject) else {
@@ -264,28 +268,28 @@ impl Session {
                 Subject::All => continue,
             };
             // What is not taken away from the client goes on to concern it.
-            let stays = |name: &&Arc<str>| {
+            for name in holding.held.keys() {
+                let of = question::cluster_of(ResourceType::Endpoint, name).unwrap_or_default();
                 let name = (ResourceType::Endpoint, name.as_ref());
-                !answer.known || !question::may_remove(world, &asker, name, answer.complete)
-            };
-            let held = holding.held.keys().filter(stays);
-            let held = held.filter_map(|name| question::cluster_of(ResourceType::Endpoint, name));
-            for cluster in held.filter_map(|cluster| cluster.parse::<ClusterId>().ok()) {
-                if !found.contains(&cluster) {
-                    found.push(cluster);
+                let stays =
+                    || !answer.known || !question::may_remove(world, &asker, name, answer.complete);
+                let known = found.iter().any(|known| known.as_str() == of);
+                if !known && stays() {
+                    found.extend(of.parse::<ClusterId>());
                 }
             }
             self.providers.insert(subject.clone(), found);
+            answers.insert(subject.clone(), answer);
         }
-        let mut clusters: BTreeSet<ClusterId> =
-            self.providers.values().flatten().cloned().collect();
-        clusters.insert(self.client.cluster.clone());
-        if clusters != self.clusters || !self.settled {
-            self.clusters = clusters;
+        let mut clusters: BTreeSet<&ClusterId> = self.providers.values().flatten().collect();
+        clusters.insert(&self.client.cluster);
+        if !clusters.iter().copied().eq(&self.clusters) || !self.settled {
+            self.clusters = clusters.into_iter().cloned().collect();
             self.settled = true;
             self.due(ResourceType::Gateway, true, &Subject::All);
             self.due(ResourceType::ClusterFreshness, true, &Subject::All);
         }
+        answers
     }
 
     /// Services that the client does not ask for any more bind no clusters.
@@ -297,12 +301,13 @@ impl Session {
             .retain(|of, _| channel.holdings.contains_key(of));
     }
 
-    fn removed_endpoints(&mut self, world: &World) -> Ahead {
+    fn removed_endpoints(&mut self, world: &World, endpoints: &Endpoints) -> Ahead {
         let asker = Asker {
             client: &self.client,
             clusters: &self.clusters,
             settled: self.settled,
             epochs: &self.epochs,
+            endpoints,
         };
         let Some(channel) = self.channels.get_mut(&ResourceType::Endpoint) else {
             return Ahead::Nothing;
@@ -315,7 +320,7 @@ impl Session {
                 Ahead::Nothing
             };
         }
-        match self.next(world, ResourceType::Endpoint, Part::Removals) {
+        match self.next((world, endpoints), ResourceType::Endpoint, Part::Removals) {
             Some(response) => Ahead::Response(Box::new(response)),
             None => Ahead::Nothing,
         }
@@ -323,7 +328,7 @@ impl Session {
 
     fn next(
         &mut self,
-        world: &World,
+        (world, endpoints): (&World, &Endpoints),
         kind: ResourceType,
         part: Part,
     ) -> Option<DeltaDiscoveryResponse> {
@@ -332,11 +337,12 @@ impl Session {
             clusters: &self.clusters,
             settled: self.settled,
             epochs: &self.epochs,
+            endpoints,
         };
         let channel = self
             .channels
             .get_mut(&kind)
-            .filter(|channel| !channel.is_in_flight())?;
+            .filter(|channel| !channel.is_in_flight() && channel.is_due())?;
         let draft = channel.draft(world, &asker, (part, RESPONSE_BYTES_MAX));
         self.nonces = self.nonces.saturating_add(1);
         let nonce = format!("{:x}", self.nonces);
@@ -387,15 +393,14 @@ impl Session {
         self.epochs.is_ahead()
     }
 
-    /// The versions of the bundles that the client has acknowledged, by trust domain.
-    #[must_use]
-    pub fn bundles(&self) -> BTreeMap<String, u64> {
+    /// The versions of the bundles that the client has acknowledged, by trust domain, in order.
+    pub fn bundles(&self) -> impl Iterator<Item = (&str, u64)> {
+        // All of them belong together.
         let channel = self.channels.get(&ResourceType::TrustBundle).into_iter();
         let held = channel
             .flat_map(|c| c.holdings.values())
             .flat_map(|holding| &holding.held);
-        held.filter_map(|(name, version)| Some((name.to_string(), (*version)?.number())))
-            .collect()
+        held.filter_map(|(name, version)| Some((name.as_ref(), (*version)?.number())))
     }
 
     /// Each type that the client has asked for.

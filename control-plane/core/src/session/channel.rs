@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use isthmus_proto::discovery::{DeltaDiscoveryRequest, Status};
 
+use crate::session::draft::{Draft, Part};
 use crate::session::question::{Asker, Subject, answer, may_remove, subject_of};
 use crate::session::refusal::{Refusal, Said, healed};
 use crate::translate::{Encoded, ResourceType, Version};
@@ -70,44 +71,6 @@ pub(crate) struct Channel {
     pub(crate) acked_generation: u64,
 }
 
-/// What the next response says.
-#[derive(Debug, Default)]
-pub(crate) struct Draft {
-    pub(crate) resources: Vec<(Encoded, Vec<String>)>,
-    pub(crate) removed: BTreeSet<String>,
-    bytes: usize,
-    set: Vec<(Subject, Arc<str>, Version)>,
-    gone: Vec<(Subject, Arc<str>)>,
-    healed: Vec<(Subject, Arc<str>)>,
-    told: Vec<(String, Told)>,
-    done: Vec<Subject>,
-}
-
-impl Draft {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.resources.is_empty() && self.removed.is_empty()
-    }
-
-    /// Room for this many bytes more? The first thing always fits.
-    fn takes(&mut self, bytes: usize, max: usize) -> bool {
-        let sum = self.bytes.saturating_add(bytes);
-        if sum > max && !self.is_empty() {
-            return false;
-        }
-        self.bytes = sum;
-        true
-    }
-}
-
-/// Which part of a difference is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Only what is gone.
-    Removals,
-    /// All of it.
-    All,
-}
-
 impl Channel {
     /// A type's side, as the client's first request of that type describes it.
     pub(crate) fn new(kind: ResourceType, request: &DeltaDiscoveryRequest) -> Self {
@@ -150,6 +113,11 @@ impl Channel {
     /// Is a response waiting for its acknowledgement?
     pub(crate) fn is_in_flight(&self) -> bool {
         self.in_flight.is_some()
+    }
+
+    /// Is there anything to be told, or to be compared with the world?
+    pub(crate) fn is_due(&self) -> bool {
+        !self.due.is_empty() || !self.absent.is_empty()
     }
 
     /// Wants a key. On a stream that is under way, it is answered anew in any case.

@@ -15,7 +15,8 @@ use isthmus_proto::positions::{self, Positions};
 use prost_types::value::Kind as ValueKind;
 
 use crate::model::{Kind, POSITIONED};
-use crate::session::channel::{Channel, Draft, Holding};
+use crate::session::channel::{Channel, Holding};
+use crate::session::draft::Draft;
 use crate::session::question::{Asker, Subject, cluster_of};
 use crate::translate::{Client, Encoded, ResourceType, direct};
 use crate::world::cluster::Cluster;

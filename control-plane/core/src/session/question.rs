@@ -1,6 +1,6 @@
 //! What does a subscription ask, and what may be taken away from its asker?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_proto::ids::{ClusterId, WorkloadName};
 
@@ -57,7 +57,12 @@ pub(crate) struct Asker<'a> {
     pub(crate) settled: bool,
     /// What it has from another replica, and is newer.
     pub(crate) epochs: &'a Epochs,
+    /// What was found already, in the same look at the world.
+    pub(crate) endpoints: &'a Endpoints,
 }
+
+/// Endpoints by whom they belong to.
+pub(crate) type Endpoints = BTreeMap<Subject, Answer>;
 
 /// All that is known about a subject.
 pub(crate) fn answer(
@@ -67,6 +72,11 @@ pub(crate) fn answer(
     subject: &Subject,
 ) -> Answer {
     let client = asker.client;
+    if kind == ResourceType::Endpoint
+        && let Some(found) = asker.endpoints.get(subject)
+    {
+        return found.clone();
+    }
     match (kind, subject) {
         (ResourceType::TrustBundle, Subject::All) => trust::bundles(world),
         (ResourceType::AccessPolicy, Subject::All) => authorization::policies(world, client),

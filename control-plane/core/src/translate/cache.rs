@@ -4,6 +4,7 @@
 //! look-ups only, never while something is encoded.
 
 use std::collections::BTreeMap;
+use std::hash::RandomState;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use isthmus_proto::ids::ClusterId;
@@ -16,6 +17,7 @@ use crate::world::dirty::{Affected, Dirty, PolicyScope, ServiceKey};
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     inner: Mutex<Inner>,
+    chance: RandomState,
 }
 
 #[derive(Debug, Default)]
@@ -32,9 +34,49 @@ pub(crate) type PolicyKey = (ClusterId, String, String);
 #[derive(Debug, Default)]
 struct Views {
     definitions: BTreeMap<(Reach, ClusterId), List>,
-    endpoints: BTreeMap<EndpointsKey, List>,
+    endpoints: BTreeMap<EndpointsKey, Endpoints>,
     routes: BTreeMap<RoutesKey, List>,
     exported: BTreeMap<ClusterId, List>,
+}
+
+/// Endpoints of a service, and whether one of them may be different by now: the others are as they were.
+#[derive(Debug, Clone, Default)]
+struct Endpoints {
+    made: Made,
+    old: bool,
+}
+
+/// Endpoints, and for each a mark of what it was made of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Made {
+    list: List,
+    marks: Arc<[u64]>,
+}
+
+impl Made {
+    /// Makes them anew; those with their old mark are taken as they are. Both are in the same order: where they
+    /// are not, more is made.
+    pub(crate) fn again<T>(
+        &self,
+        of: impl IntoIterator<Item = (u64, T)>,
+        make: impl Fn(T) -> Option<Encoded>,
+    ) -> Self {
+        let mut at = 0_usize;
+        let found = of.into_iter().filter_map(|(mark, from)| {
+            let ahead = self.marks.get(at..).unwrap_or_default();
+            let Some(place) = ahead.iter().position(|old| *old == mark) else {
+                return Some((make(from)?, mark));
+            };
+            let place = at.saturating_add(place);
+            at = place.saturating_add(1);
+            Some((self.list.get(place)?.clone(), mark))
+        });
+        let (list, marks): (Vec<_>, Vec<_>) = found.unzip();
+        Self {
+            list: list.into(),
+            marks: marks.into(),
+        }
+    }
 }
 
 /// Endpoints of a service in one cluster, as some clients see them.
@@ -100,14 +142,31 @@ impl Cache {
         self.view(service, at, |views| &mut views.definitions, make)
     }
 
-    /// The service's endpoints in one cluster.
+    /// The service's endpoints in one cluster, made from what they were.
     pub(crate) fn endpoints(
         &self,
         service: &ServiceKey,
         at: EndpointsKey,
-        make: impl FnOnce() -> List,
+        make: impl FnOnce(&Made) -> Made,
     ) -> List {
-        self.view(service, at, |views| &mut views.endpoints, make)
+        let found = self.lock().services.get(service).and_then(|views| {
+            let found = views.endpoints.get(&at)?;
+            Some(found.clone())
+        });
+        let before = match found {
+            Some(found) if !found.old => return found.made.list,
+            found => found.unwrap_or_default().made,
+        };
+        let made = make(&before);
+        let (list, mut inner) = (Arc::clone(&made.list), self.lock());
+        // Names that do not exist could be asked for without end.
+        if !list.is_empty() {
+            let views = inner.services.entry(service.clone()).or_default();
+            views.endpoints.insert(at, Endpoints { made, old: false });
+        } else if let Some(views) = inner.services.get_mut(service) {
+            views.endpoints.remove(&at);
+        }
+        list
     }
 
     /// The service's routes.
@@ -150,6 +209,11 @@ impl Cache {
         made
     }
 
+    /// By which marks are made: nobody outside can foresee them.
+    pub(crate) fn chance(&self) -> &RandomState {
+        &self.chance
+    }
+
     fn view<K: Ord>(
         &self,
         service: &ServiceKey,
@@ -183,8 +247,9 @@ impl Cache {
 
 impl Views {
     fn forget(&mut self, affected: &Affected) {
-        self.endpoints
-            .retain(|key, _| !affected.providers.contains(&key.provider));
+        for (key, endpoints) in &mut self.endpoints {
+            endpoints.old |= affected.providers.contains(&key.provider);
+        }
         self.exported
             .retain(|cluster, _| !affected.providers.contains(cluster));
         if affected.routes {

@@ -4,6 +4,7 @@
 //! must answer there is always said by the pod's own cluster: no other can vouch for it.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ use crate::model::{
     MeshCluster, Pod, Reach, Service, ServicePort, ServiceRef, ServiceType, SliceEndpoint,
     TargetPort,
 };
-use crate::translate::cache::EndpointsKey;
+use crate::translate::cache::{EndpointsKey, Made};
 use crate::translate::service::{View, providers};
-use crate::translate::{Answer, Client, Encoded, List, encode, octets};
+use crate::translate::{Answer, Client, Encoded, encode, octets};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::world::dirty::ServiceKey;
@@ -68,8 +69,8 @@ pub(crate) fn endpoints(
             own: *provider == client.cluster,
             node: node.clone(),
         };
-        let list = world.cache.endpoints(&key, at.clone(), || {
-            encode_all((world, &view), cluster, &at)
+        let list = world.cache.endpoints(&key, at.clone(), |before| {
+            encode_all((world, &view), cluster, &at, before)
         });
         if !list.is_empty() {
             found.push(provider.clone());
@@ -97,10 +98,15 @@ fn node_only(view: &View<'_>, client: &Client) -> Result<Option<Option<Arc<str>>
     Ok(Some(own.value.node.as_deref().map(Into::into)))
 }
 
-fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &EndpointsKey) -> List {
+fn encode_all(
+    (world, view): (&World, &View<'_>),
+    cluster: &Cluster,
+    at: &EndpointsKey,
+    before: &Made,
+) -> Made {
     let (namespace, name) = (view.service.namespace.as_str(), view.service.name.as_str());
     let Some(own) = cluster.services.get(namespace, name) else {
-        return List::default();
+        return Made::default();
     };
     let ports = import::matching(view.ports(), &own.value.ports);
     // The local name in its own cluster needs no gateway; everything else may.
@@ -118,9 +124,10 @@ fn encode_all((world, view): (&World, &View<'_>), cluster: &Cluster, at: &Endpoi
         .iter()
         .filter(|backend| at.own || (exported && backend.is_meshed()))
         .filter(is_here);
-    visible
-        .filter_map(|backend| encode_one(view.service, cluster, backend, (&ports, exported)))
-        .collect()
+    let marked = visible.map(|backend| (backend.mark(world.cache.chance()), backend));
+    before.again(marked, |backend| {
+        encode_one(view.service, cluster, backend, (&ports, exported))
+    })
 }
 
 /// Topology hints, as kube-proxy takes them: those of the client's own cluster, and only if every endpoint
@@ -248,6 +255,24 @@ impl Backend<'_> {
     pub(crate) fn id(&self, cluster: &Cluster) -> Option<u64> {
         self.pod
             .and_then(|(pod, _)| cluster.endpoint_id(self.namespace, pod))
+    }
+
+    /// What tells it from what it was, while its service and its cluster are as they were. Of its pod the
+    /// stamp tells. Two that differ have the same mark once in 2^64.
+    fn mark(&self, chance: &RandomState) -> u64 {
+        let stamp = self.pod.map(|(_, entry)| entry.stamp);
+        let stamp = stamp.map(|stamp| (stamp.at, stamp.generation));
+        let health = i32::from(self.health);
+        let place = (&self.locality.region, &self.locality.zone);
+        let said = (
+            &self.name,
+            stamp,
+            &self.addresses,
+            health,
+            &self.ports,
+            place,
+        );
+        chance.hash_one(said)
     }
 
     fn handle(&self, cluster: &Cluster) -> Option<String> {

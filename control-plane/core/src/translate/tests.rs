@@ -5,6 +5,7 @@ use isthmus_proto::resource::{InboundMode, gateway_address};
 use crate::model::*;
 use crate::sample::*;
 use crate::session::ResourceType as T;
+use crate::translate::{Answer, Encoded};
 use crate::world::World;
 use isthmus_proto::resource;
 
@@ -55,6 +56,98 @@ fn slice(cluster: &str, endpoints: Vec<SliceEndpoint>) -> Object {
         managed: None,
     };
     object(cluster, "shop", "cart-abc", Spec::EndpointSlice(slice))
+}
+
+/// Whether each endpoint of the cart is the very one that it was, by its name.
+fn kept(before: &Answer, after: &Answer) -> Vec<(String, bool)> {
+    let of = |one: &Encoded| one.name.rsplit('/').next().unwrap_or_default().to_owned();
+    let old = |name: &str| before.resources().find(|one| of(one) == name);
+    let same = |one: &Encoded| {
+        let old = old(&of(one));
+        (
+            of(one),
+            old.is_some_and(|old| std::sync::Arc::ptr_eq(&old.name, &one.name)),
+        )
+    };
+    after.resources().map(same).collect()
+}
+
+#[test]
+fn what_is_as_it_was_of_a_service_is_not_made_again() {
+    let mut world = build(&shop());
+    let apply = |world: &mut World, number: u8, ready: bool| {
+        let mut object = pod("east", "cart", number);
+        if let Spec::Pod(pod) = &mut object.spec {
+            pod.ready = ready;
+        }
+        world.apply(Change::Apply(object), at(5));
+    };
+    for number in [3, 4, 5] {
+        apply(&mut world, number, true);
+    }
+    let client = client(&world, "east/shop/web-1", "web", "sidecar");
+    let service = ServiceRef::of_service_name(LOCAL).unwrap();
+    let ask = |world: &World| super::endpoint::endpoints(world, &client, &service).0;
+    let all_but = |answer: &[(String, bool)], changed: &str| {
+        answer.iter().all(|(name, same)| *same == (name != changed))
+    };
+    let before = ask(&world);
+    let again = kept(&before, &ask(&world));
+    assert!(again.len() >= 4 && all_but(&again, ""), "{again:?}");
+    apply(&mut world, 4, false);
+    let unready = ask(&world);
+    let of_one = kept(&before, &unready);
+    assert!(all_but(&of_one, "cart-4"), "{of_one:?}");
+    // One more in between, one less at the begin: the others are where they were.
+    apply(&mut world, 30, true);
+    let first = before.resources().next().unwrap().name.rsplit('/').next();
+    let mut gone = pod("east", "cart", 1).reference();
+    gone.name = first.unwrap().to_owned();
+    world.apply(Change::Delete(gone), at(6));
+    let moved = kept(&unready, &ask(&world));
+    assert_eq!(moved.len(), again.len(), "{moved:?}");
+    assert!(all_but(&moved, "cart-30"), "{moved:?}");
+    // The service itself: all of them.
+    let mut redefined = crate::sample::service("east", "cart", 1);
+    if let Spec::Service(service) = &mut redefined.spec {
+        service.ports = vec![port("http", 81)];
+    }
+    let before = ask(&world);
+    world.apply(Change::Apply(redefined), at(7));
+    let none = kept(&before, &ask(&world));
+    assert!(none.iter().all(|(_, same)| !same), "{none:?}");
+}
+
+#[test]
+fn each_part_of_an_endpoint_that_changes_is_told_once_it_was_told_otherwise() {
+    let mut world = build(&shop());
+    let client = client(&world, "east/shop/web-1", "web", "sidecar");
+    let service = ServiceRef::of_service_name(LOCAL).unwrap();
+    let changes: [fn(&mut Pod); 7] = [
+        |pod| pod.service_account = "other".to_owned(),
+        |pod| pod.meshed = !pod.meshed,
+        |pod| pod.terminating = true,
+        |pod| pod.ready = false,
+        |pod| pod.ips = vec!["10.9.9.9".parse().unwrap()],
+        |pod| pod.locality.zone = "another".to_owned(),
+        |pod| pod.finished = true,
+    ];
+    let mut object = pod("east", "cart", 3);
+    for change in changes {
+        world.apply(Change::Apply(object.clone()), at(5));
+        let before = super::endpoint::endpoints(&world, &client, &service).0;
+        if let Spec::Pod(pod) = &mut object.spec {
+            change(pod);
+        }
+        world.apply(Change::Apply(object.clone()), at(5));
+        let after = super::endpoint::endpoints(&world, &client, &service).0;
+        let of = |answer: &Answer| {
+            let mut all = answer.resources();
+            let found = all.find(|one| one.name.ends_with("/cart-3"));
+            found.map(|one| one.version)
+        };
+        assert_ne!(of(&before), of(&after), "{object:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use isthmus_proto::handle::HandleKey;
-use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
+use isthmus_proto::ids::{ClusterId, Namespace};
 use isthmus_proto::spiffe::TrustDomain;
 
 use crate::model::{
@@ -17,11 +17,6 @@ use crate::world::State;
 use crate::world::index::{Holders, VipClaim};
 use crate::world::refused::Refused;
 use crate::world::table::{Entry, Stamp, Table};
-
-/// Objects that one cluster may declare; more are refused with a condition.
-pub(crate) const OBJECTS_MAX: usize = 400_000;
-/// Endpoints of one slice (Kubernetes allows as many).
-const SLICE_ENDPOINTS_MAX: usize = 1_000;
 
 pub(crate) type Names = BTreeSet<String>;
 /// Kind, namespace, name.
@@ -71,7 +66,7 @@ pub(crate) struct Cluster {
     pub(crate) declared: Option<MeshCluster>,
     /// Kinds that are only counted.
     pub(super) plain: BTreeMap<Kind, Table<Labels>>,
-    objects: usize,
+    pub(super) objects: usize,
     /// Namespace, one label of the selector → services. Every pod that a service selects has it.
     pub(crate) selectors: BTreeMap<(String, String, String), Names>,
     pub(crate) slices_of_service: BTreeMap<(String, String), Names>,
@@ -304,53 +299,6 @@ impl Cluster {
         }
     }
 
-    /// May the object be taken in? The text says why not.
-    pub(crate) fn admit(&self, object: &Object) -> Result<(), String> {
-        let kind = object.spec.kind();
-        let global = match kind {
-            Kind::Namespace
-            | Kind::GatewayClass
-            | Kind::ClusterProperty
-            | Kind::MeshCluster
-            | Kind::AccessPolicy
-            | Kind::TrustPolicy => true,
-            Kind::ServiceAccount
-            | Kind::Pod
-            | Kind::Deployment
-            | Kind::Service
-            | Kind::EndpointSlice
-            | Kind::ServiceExport
-            | Kind::ServiceImport
-            | Kind::HttpRoute
-            | Kind::GrpcRoute
-            | Kind::TcpRoute
-            | Kind::TlsRoute
-            | Kind::ReferenceGrant
-            | Kind::Gateway
-            | Kind::ClusterProfile
-            | Kind::TrafficPolicy
-            | Kind::ConfigMap => false,
-        };
-        if object.namespace.is_none() && !global {
-            return Err(format!("a {kind} needs a namespace"));
-        }
-        if !is_object_name(&object.name) {
-            return Err("the name is not a DNS name in lower case".to_owned());
-        }
-        if let Spec::EndpointSlice(slice) = &object.spec
-            && slice.endpoints.len() > SLICE_ENDPOINTS_MAX
-        {
-            return Err(format!(
-                "more than {SLICE_ENDPOINTS_MAX} endpoints in one slice"
-            ));
-        }
-        let (namespace, name) = key(object.namespace.as_ref(), &object.name);
-        if self.objects >= OBJECTS_MAX && !self.has(kind, namespace, name) {
-            return Err(format!("the cluster has its {OBJECTS_MAX} objects already"));
-        }
-        Ok(())
-    }
-
     /// The current list has named the object, whatever it says.
     pub(super) fn keep(&mut self, kind: Kind, namespace: &str, name: &str) {
         let list = self.list;
@@ -390,7 +338,10 @@ impl Cluster {
         self.revision = self.revision.saturating_add(1);
         self.refused.remove(&at);
         let (namespace, name) = key(at.namespace.as_ref(), &at.name);
-        self.index(at.kind, namespace, name, false);
+        let moves = !self.is_indexed_alike(namespace, name, &object.spec);
+        if moves {
+            self.index(at.kind, namespace, name, false);
+        }
         if !self.has(at.kind, namespace, name) {
             self.objects = self.objects.saturating_add(1);
         }
@@ -407,7 +358,9 @@ impl Cluster {
                 },
             );
         });
-        self.index(at.kind, namespace, name, true);
+        if moves {
+            self.index(at.kind, namespace, name, true);
+        }
     }
 
     /// Takes an object out.
@@ -490,11 +443,4 @@ impl Cluster {
 /// Where an object lies in its table.
 pub(crate) fn key<'a>(namespace: Option<&'a Namespace>, name: &'a str) -> (&'a str, &'a str) {
     (namespace.map_or("", Namespace::as_str), name)
-}
-
-/// A Kubernetes name; a source that makes several objects of one (a policy with several targets)
-/// tells them apart by `#` and a number.
-fn is_object_name(name: &str) -> bool {
-    let (name, part) = name.split_once('#').unwrap_or((name, "0"));
-    is_dns_name(name) && !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
 }

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use isthmus_proto::ids::NetworkId;
 use isthmus_proto::locality::Locality;
 
-use crate::model::{CLUSTER_DOMAIN, EndpointSlice, Kind, Labels, MeshCluster, Pod, Reach, Route};
+use crate::model::{
+    CLUSTER_DOMAIN, EndpointSlice, Kind, Labels, MeshCluster, Pod, Reach, Route, Spec,
+};
 use crate::world::cluster::{Cluster, Names, RouteAt};
 use crate::world::table::{Age, Entry};
 
@@ -49,6 +51,40 @@ impl Cluster {
             | Kind::TrafficPolicy
             | Kind::TrustPolicy
             | Kind::ConfigMap => {}
+        }
+    }
+
+    /// Would the object stand in the indexes exactly as what has its name now? What changes often seldom
+    /// moves there: a pod becomes ready, and its slice says so.
+    pub(super) fn is_indexed_alike(&self, namespace: &str, name: &str, spec: &Spec) -> bool {
+        match spec {
+            Spec::Pod(new) => self.pods.get(namespace, name).is_some_and(|old| {
+                let old = &old.value;
+                old.finished == new.finished && old.ips == new.ips
+            }),
+            Spec::EndpointSlice(new) => self.slices.get(namespace, name).is_some_and(|old| {
+                let old = &old.value;
+                let (before, now) = (old.endpoints.iter(), new.endpoints.iter());
+                let same_pods = before.map(|e| &e.pod).eq(now.map(|e| &e.pod));
+                old.service == new.service && same_pods
+            }),
+            Spec::Namespace(_)
+            | Spec::ServiceAccount
+            | Spec::Deployment
+            | Spec::Service(_)
+            | Spec::ServiceExport(_)
+            | Spec::ServiceImport(_)
+            | Spec::Route(_)
+            | Spec::ReferenceGrant(_)
+            | Spec::Gateway(_)
+            | Spec::GatewayClass(_)
+            | Spec::ClusterProperty(_)
+            | Spec::MeshCluster(_)
+            | Spec::ClusterProfile(_)
+            | Spec::AccessPolicy(_)
+            | Spec::TrafficPolicy(_)
+            | Spec::TrustPolicy(_)
+            | Spec::ConfigMap(_) => false,
         }
     }
 
@@ -330,3 +366,6 @@ fn change<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use isthmus_control_plane_core::session::Session;
+use isthmus_control_plane_core::session::{ResourceType, Session};
 use isthmus_proto::ids::WorkloadName;
 use rustls::pki_types::CertificateDer;
 
@@ -24,7 +24,26 @@ pub struct Clients {
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
-    entries: BTreeMap<u64, Client>,
+    entries: BTreeMap<u64, Entry>,
+}
+
+/// One of them. What changes with every response is kept without texts, and put in words for who asks.
+#[derive(Debug)]
+struct Entry {
+    client: Client,
+    kinds: Vec<(ResourceType, TypeState)>,
+}
+
+impl Entry {
+    fn client(&self) -> Client {
+        let kinds = self.kinds.iter();
+        Client {
+            types: kinds
+                .map(|(kind, state)| (format!("{kind:?}"), state.clone()))
+                .collect(),
+            ..self.client.clone()
+        }
+    }
 }
 
 /// What operators see of a client.
@@ -121,7 +140,7 @@ impl Clients {
         if table
             .entries
             .values()
-            .filter(|client| client.node == node)
+            .filter(|entry| entry.client.node == node)
             .count()
             >= PER_NODE_MAX
         {
@@ -135,14 +154,15 @@ impl Clients {
             remote: connection.remote.to_string(),
             since: seconds(SystemTime::now()),
             certificate_not_after: connection.peer.as_ref().map(|peer| seconds(peer.not_after)),
-            types: types(session),
+            types: BTreeMap::new(),
             proxy: Proxy {
                 name: session.client().workload().clone(),
-                bundles: Arc::new(session.bundles()),
+                bundles: Arc::new(bundles(session)),
                 issuer: connection.issuer.clone(),
             },
         };
-        table.entries.insert(number, client);
+        let kinds = kinds(session).collect();
+        table.entries.insert(number, Entry { client, kinds });
         Ok(Place {
             clients: Arc::clone(self),
             number,
@@ -156,7 +176,7 @@ impl Clients {
             .by_number
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        table.entries.values().cloned().collect()
+        table.entries.values().map(Entry::client).collect()
     }
 
     /// All proxies; of one with several streams the newest counts.
@@ -169,7 +189,8 @@ impl Clients {
         let newest: BTreeMap<_, _> = table
             .entries
             .values()
-            .map(|client| (client.proxy.name.clone(), client.proxy.clone()))
+            .map(|entry| &entry.client.proxy)
+            .map(|proxy| (proxy.name.clone(), proxy.clone()))
             .collect();
         newest.into_values().collect()
     }
@@ -188,15 +209,24 @@ impl Clients {
 impl Place {
     /// Notes what the session says now.
     pub fn update(&self, session: &Session) {
-        let (types, bundles) = (types(session), Arc::new(session.bundles()));
         let mut table = self
             .clients
             .by_number
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = table.entries.get_mut(&self.number) {
-            client.types = types;
-            client.proxy.bundles = bundles;
+        if let Some(Entry { client, kinds: of }) = table.entries.get_mut(&self.number) {
+            let roots = |of: &[(ResourceType, TypeState)]| {
+                let mut found = of
+                    .iter()
+                    .filter(|(kind, _)| *kind == ResourceType::TrustBundle);
+                found.next().map(|(_, s)| (s.held, s.acked, s.nacked))
+            };
+            let before = roots(of);
+            of.clear();
+            of.extend(kinds(session));
+            if roots(of) != before {
+                client.proxy.bundles = Arc::new(bundles(session));
+            }
         }
     }
 }
@@ -217,8 +247,14 @@ fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn types(session: &Session) -> BTreeMap<String, TypeState> {
-    let state = session.status().map(|status| {
+fn bundles(session: &Session) -> BTreeMap<String, u64> {
+    let told = session.bundles();
+    told.map(|(domain, version)| (domain.to_owned(), version))
+        .collect()
+}
+
+fn kinds(session: &Session) -> impl Iterator<Item = (ResourceType, TypeState)> {
+    session.status().map(|status| {
         let state = TypeState {
             names: status.names,
             held: status.held,
@@ -233,7 +269,6 @@ fn types(session: &Session) -> BTreeMap<String, TypeState> {
                 .collect(),
             acked_generation: status.acked_generation,
         };
-        (format!("{:?}", status.kind), state)
-    });
-    state.collect()
+        (status.kind, state)
+    })
 }

@@ -144,7 +144,7 @@ async fn ask(api: Option<&Api>, path: &str, query: &[(&str, &str)]) -> Result<By
     asked(async {
         match query {
             [] => api.get(path).await,
-            query => api.list(path, query).await,
+            query => Ok(api.list(path, query).await?.into_bytes()),
         }
     })
     .await

@@ -12,9 +12,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use connect::Line;
+pub use read::Whole;
 use request::Ask;
 pub use traffic::{Outcome, Traffic, Verb};
 pub use watch::Watch;
@@ -97,6 +99,8 @@ struct Inner {
     watches: Line,
     rest: Line,
     traffic: Arc<Traffic>,
+    /// Of answers that are large: one at a time.
+    turns: Arc<Semaphore>,
 }
 
 impl Api {
@@ -130,6 +134,7 @@ impl Api {
                 watches: Line::default(),
                 rest: Line::default(),
                 traffic: Arc::default(),
+                turns: Arc::new(Semaphore::new(1)),
                 access,
             }),
         })
@@ -161,7 +166,8 @@ impl Api {
     /// There is no answer, or it is a refusal.
     pub async fn get(&self, path: &str) -> Result<Bytes, ApiError> {
         let ask = Ask::new(Verb::Get, Method::GET, path);
-        self.whole(ask, self.inner.settings.object_bytes_max).await
+        let limit = self.inner.settings.object_bytes_max;
+        Ok(self.whole(ask, limit).await?.into_bytes())
     }
 
     /// What time it is by the server's clock, as HTTP writes it; `None`: it does not say.
@@ -182,7 +188,7 @@ impl Api {
     ///
     /// # Errors
     /// There is no answer, or it is a refusal.
-    pub async fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<Bytes, ApiError> {
+    pub async fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<Whole, ApiError> {
         let ask = Ask::new(Verb::List, Method::GET, path).query(query);
         self.whole(ask, self.inner.settings.page_bytes_max).await
     }
@@ -337,11 +343,11 @@ impl Api {
     }
 
     /// An answer to its end.
-    async fn whole(&self, ask: Ask<'_>, limit: usize) -> Result<Bytes, ApiError> {
+    async fn whole(&self, ask: Ask<'_>, limit: usize) -> Result<Whole, ApiError> {
         let inner = &self.inner;
         let reading = async {
             let body = self.answer(&inner.rest, &ask).await?;
-            read::whole(body, limit, &inner.traffic).await
+            Box::pin(read::whole(body, limit, (&inner.traffic, &inner.turns))).await
         };
         let bounded = async {
             timeout(inner.settings.answer_timeout, Box::pin(reading))

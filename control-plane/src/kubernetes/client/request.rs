@@ -164,9 +164,10 @@ impl Api {
         if status.is_redirection() {
             return ApiError::Redirect(tame(&location.unwrap_or_default()));
         }
-        let body = read::whole(response.into_body(), REFUSAL_BYTES_MAX, &self.inner.traffic).await;
+        let with = (&*self.inner.traffic, &self.inner.turns);
+        let body = Box::pin(read::whole(response.into_body(), REFUSAL_BYTES_MAX, with)).await;
         // A refusal whose text can't be read is a refusal still.
-        let body = body.unwrap_or_default();
+        let body = body.map(read::Whole::into_bytes).unwrap_or_default();
         ApiError::of_status(status.as_u16(), retry_after.as_deref(), &body)
     }
 }

@@ -269,7 +269,10 @@ async fn what_is_too_large_is_not_read_to_its_end() {
     let api = impatient(fake.access());
     let too_large = |limit| ApiError::TooLarge { limit };
     assert_eq!(api.get("/announced").await, Err(too_large(1_000)));
-    assert_eq!(api.list("/endless", &[]).await, Err(too_large(1_000)));
+    assert_eq!(
+        api.list("/endless", &[]).await.map(Whole::into_bytes),
+        Err(too_large(1_000))
+    );
     let mut watch = api.watch("/endless", &[]).await.unwrap();
     assert_eq!(watch.next().await, Err(too_large(100)));
     assert!(api.traffic().bytes() < 1_000_000);
@@ -277,6 +280,39 @@ async fn what_is_too_large_is_not_read_to_its_end() {
         api.traffic().requests()[&(Verb::List, Outcome::Unusable)],
         1
     );
+}
+
+/// A hostile server answers each of twenty questions with as much as it may.
+#[tokio::test]
+async fn a_large_answer_waits_until_the_one_before_is_gone() {
+    const BYTES: usize = 3_000_000;
+    let fake = Fake::plain(|asked| match asked.uri.path() {
+        "/small" => answer(200, "{}"),
+        _ => answer(200, vec![b' '; BYTES]),
+    })
+    .await;
+    let api = api(fake.access());
+    let first = api.list("/large", &[]).await.unwrap();
+    let read = || usize::try_from(api.traffic().bytes()).unwrap();
+    let second = {
+        let api = api.clone();
+        tokio::spawn(async move { api.list("/large", &[]).await.unwrap().len() })
+    };
+    timeout(SOON, async {
+        while read() <= BYTES + (1 << 20) {
+            api.get("/small").await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    // Small ones go on, and it has stopped where it became large.
+    for _ in 0..20 {
+        api.get("/small").await.unwrap();
+    }
+    assert!(read() < BYTES + (2 << 20), "{}", read());
+    assert!(!second.is_finished());
+    drop(first);
+    assert_eq!(timeout(SOON, second).await.unwrap().unwrap(), BYTES);
 }
 
 #[tokio::test]
@@ -292,7 +328,7 @@ async fn an_answer_that_drips_is_given_up() {
     .await;
     let api = impatient(fake.access());
     let dripping = timeout(SOON, api.list("/api/v1/pods", &[])).await.unwrap();
-    assert_eq!(dripping, Err(ApiError::Silent));
+    assert_eq!(dripping.map(Whole::into_bytes), Err(ApiError::Silent));
 }
 
 #[tokio::test]

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use sha2::{Digest as _, Sha256};
+
 use super::{Meta, Name, OBJECTS_MAX, Version};
 
 /// Deleted objects of one kind that are kept in mind.
 const TOMBSTONES_MAX: usize = 16_384;
-/// Names of one kind that are kept in mind, in bytes.
+/// Names of one kind that are kept in mind, with their namespaces, in bytes.
 const NAMES_BYTES_MAX: usize = 16 << 20;
+/// What a namespace takes besides its name: a node of the map of its objects, which has room for eleven.
+const SPACE_BYTES: usize = 11 * (size_of::<Entry>() + size_of::<Box<str>>());
 
 /// What the server has shown of one kind.
 #[derive(Debug, Default)]
@@ -38,15 +42,20 @@ pub(super) enum Sight {
 struct Entry {
     uid: Uid,
     /// `None`: to be told again whatever it is.
-    version: Option<Version>,
+    version: Option<Mark>,
     /// The last list that named it.
     list: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Uid {
-    Uuid(u128),
-    Other(Box<str>),
+/// A UUID, or a hash of what is none: as long as a server makes it, no more is kept. 0: there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Uid(u128);
+
+/// A version, or a hash of one that is no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Number(u128),
+    Opaque(u128),
 }
 
 /// Objects that are gone for good.
@@ -54,11 +63,11 @@ enum Uid {
 struct Graves {
     uids: HashSet<Uid>,
     /// In the order of their deletion, with its version.
-    order: VecDeque<(Uid, Option<Version>)>,
+    order: VecDeque<(Uid, Option<Mark>)>,
     /// Some in `order` are not dead after all.
     opened: bool,
     /// Of what was forgotten or never seen: an unknown object up to this version may be a dead one.
-    floor: Option<Version>,
+    floor: Option<Mark>,
 }
 
 impl Known {
@@ -74,25 +83,32 @@ impl Known {
     pub(super) fn listed(&mut self, meta: &Meta) -> Sight {
         let list = self.list;
         let uid = Uid::read(&meta.uid);
-        self.graves.open(&uid);
+        self.graves.open(uid);
         self.take(meta, uid, (list, true))
     }
 
     /// The list is complete. What it did not name is gone.
     pub(super) fn end_list(&mut self, version: &Version) -> Vec<Name> {
+        let version = Mark::of(version);
         let (list, mut gone) = (self.list, Vec::new());
         for (namespace, names) in &mut self.spaces {
             names.retain(|name, entry| {
                 if entry.list == list {
                     return true;
                 }
-                self.graves.bury(&entry.uid, Some(version.clone()));
+                self.graves.bury(entry.uid, Some(version));
                 self.bytes = self.bytes.saturating_sub(name.len());
                 gone.push(called(namespace, name));
                 false
             });
         }
-        self.spaces.retain(|_, names| !names.is_empty());
+        self.spaces.retain(|namespace, names| {
+            let stays = !names.is_empty();
+            if !stays {
+                self.bytes = self.bytes.saturating_sub(space(namespace));
+            }
+            stays
+        });
         self.objects = self.objects.saturating_sub(gone.len());
         // What is as old as this list and was not in it has been dead by then.
         self.graves.raise(version);
@@ -115,20 +131,20 @@ impl Known {
 
     /// `goes_back`: an older version is one, too.
     fn take(&mut self, meta: &Meta, uid: Uid, (list, goes_back): (u64, bool)) -> Sight {
-        let version = Version::read(&meta.resource_version);
+        let version = Mark::read(&meta.resource_version);
         if let Some(entry) = self.entry(meta.namespace.as_deref(), &meta.name) {
             entry.list = list;
             let same = entry.uid == uid;
             let sight = match (&version, &entry.version) {
                 (Some(new), Some(old)) if same && new == old => Sight::Same,
-                (Some(new), Some(old)) if !goes_back && new.is_before(old) => Sight::Past,
+                (Some(new), Some(old)) if !goes_back && new.is_before(*old) => Sight::Past,
                 _ => Sight::New,
             };
             if sight == Sight::New {
                 let old = std::mem::replace(&mut entry.uid, uid);
-                entry.version = version.clone();
+                entry.version = version;
                 if !same {
-                    self.graves.bury(&old, version);
+                    self.graves.bury(old, version);
                 }
             }
             return sight;
@@ -140,6 +156,7 @@ impl Known {
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         if !self.spaces.contains_key(namespace) {
             self.spaces.insert(namespace.into(), BTreeMap::new());
+            self.bytes = self.bytes.saturating_add(space(namespace));
         }
         if let Some(names) = self.spaces.get_mut(namespace) {
             names.insert(meta.name.as_str().into(), Entry { uid, version, list });
@@ -152,8 +169,8 @@ impl Known {
     /// A watch says that an object is gone. Of an unknown one too that is told: it costs nothing.
     pub(super) fn deleted(&mut self, meta: &Meta) -> Sight {
         let uid = Uid::read(&meta.uid);
-        let version = Version::read(&meta.resource_version);
-        let dead = !self.graves.bury(&uid, version);
+        let version = Mark::read(&meta.resource_version);
+        let dead = !self.graves.bury(uid, version);
         let namespace = meta.namespace.as_deref();
         match self.entry(namespace, &meta.name) {
             // Another object has the name now.
@@ -176,6 +193,7 @@ impl Known {
             self.bytes = self.bytes.saturating_sub(name.len());
         }
         if names.is_empty() {
+            self.bytes = self.bytes.saturating_sub(space(namespace));
             self.spaces.remove(namespace);
         }
     }
@@ -185,7 +203,7 @@ impl Known {
         let mut gone = Vec::with_capacity(self.objects);
         for (namespace, names) in std::mem::take(&mut self.spaces) {
             for (name, entry) in names {
-                self.graves.bury(&entry.uid, entry.version);
+                self.graves.bury(entry.uid, entry.version);
                 gone.push(called(&namespace, &name));
             }
         }
@@ -230,12 +248,12 @@ impl Known {
 
 impl Graves {
     /// `false`: it was dead already.
-    fn bury(&mut self, uid: &Uid, version: Option<Version>) -> bool {
+    fn bury(&mut self, uid: Uid, version: Option<Mark>) -> bool {
         // Objects without a uid can't be told apart: versions have to do.
-        if *uid == Uid::Other("".into()) {
+        if uid == Uid::NONE {
             return true;
         }
-        if self.uids.contains(uid) {
+        if self.uids.contains(&uid) {
             return false;
         }
         // Once for all of them: a list may open as many as there are.
@@ -243,41 +261,42 @@ impl Graves {
             let uids = &self.uids;
             self.order.retain(|(dead, _)| uids.contains(dead));
         }
-        self.uids.insert(uid.clone());
-        self.order.push_back((uid.clone(), version));
+        self.uids.insert(uid);
+        self.order.push_back((uid, version));
         if self.order.len() > TOMBSTONES_MAX
             && let Some((forgotten, version)) = self.order.pop_front()
         {
             self.uids.remove(&forgotten);
             if let Some(version) = version {
-                self.raise(&version);
+                self.raise(version);
             }
         }
         true
     }
 
     /// It is not dead after all.
-    fn open(&mut self, uid: &Uid) {
-        self.opened |= self.uids.remove(uid);
+    fn open(&mut self, uid: Uid) {
+        self.opened |= self.uids.remove(&uid);
     }
 
-    fn raise(&mut self, version: &Version) {
-        if self.floor.as_ref().is_none_or(|old| old.is_before(version)) {
-            self.floor = Some(version.clone());
+    fn raise(&mut self, version: Mark) {
+        if self.floor.is_none_or(|old| old.is_before(version)) {
+            self.floor = Some(version);
         }
     }
 
     /// May an object of this version be one that is dead and forgotten?
     fn may_hold(&self, version: &str) -> bool {
-        match (&self.floor, Version::read(version)) {
-            (Some(floor), Some(version)) => !floor.is_before(&version),
+        match (self.floor, Mark::read(version)) {
+            (Some(floor), Some(version)) => !floor.is_before(version),
             (None, _) | (_, None) => false,
         }
     }
 }
 
 impl Uid {
-    /// As a number where it is a UUID in its usual form: half of the memory.
+    const NONE: Self = Self(0);
+
     fn read(text: &str) -> Self {
         let dashes = [8, 13, 18, 23];
         let usual = text.len() == 36
@@ -286,11 +305,46 @@ impl Uid {
                 _ => !dashes.contains(&at) && matches!(b, b'0'..=b'9' | b'a'..=b'f'),
             });
         let digits = |text: &str| u128::from_str_radix(&text.replace('-', ""), 16).ok();
-        match digits(text).filter(|_| usual) {
-            Some(number) => Self::Uuid(number),
-            None => Self::Other(text.into()),
+        match text {
+            "" => Self::NONE,
+            text if usual => digits(text).map_or(Self::NONE, Self),
+            text => Self(hash(text)),
         }
     }
+}
+
+impl Mark {
+    fn of(version: &Version) -> Self {
+        match version {
+            Version::Number(number) => Self::Number(*number),
+            Version::Opaque(text) => Self::Opaque(hash(text)),
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Version::read(text).as_ref().map(Self::of)
+    }
+
+    /// As of versions: what is no number can only be equal.
+    fn is_before(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Number(one), Self::Number(other)) => one < other,
+            (Self::Opaque(_), _) | (_, Self::Opaque(_)) => false,
+        }
+    }
+}
+
+/// The first 128 bits of SHA-256: nobody finds a second text for them.
+fn hash(text: &str) -> u128 {
+    let digest: [u8; 32] = Sha256::digest(text).into();
+    digest
+        .first_chunk()
+        .map_or(0, |first| u128::from_be_bytes(*first))
+}
+
+/// What a namespace takes.
+fn space(namespace: &str) -> usize {
+    SPACE_BYTES.saturating_add(namespace.len())
 }
 
 fn called(namespace: &str, name: &str) -> Name {

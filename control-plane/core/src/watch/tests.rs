@@ -706,3 +706,48 @@ fn who_is_not_known_to_the_server_is_told_apart_from_who_does_not_reach_it() {
     let why = "no".to_owned();
     assert_eq!(feed.state(), State::Lost { since: now, why });
 }
+
+/// Each takes a map of its own: a server that means harm has a million of them.
+#[test]
+fn namespaces_of_one_object_each_are_told_as_long_as_there_is_room() {
+    let now = start();
+    let mut feed = watching(now);
+    let of = |number: u32| Meta {
+        namespace: Some(format!("{number:0>60}")),
+        ..meta("c", &format!("u{number}"), 1_000 + number)
+    };
+    let put = |feed: &mut Feed, number: u32| {
+        let told = feed.event(Event::Put(of(number), "c".to_owned()), now);
+        usize::from(told.is_some())
+    };
+    let told: usize = (0..40_000).map(|number| put(&mut feed, number)).sum();
+    assert!((10_000..30_000).contains(&told), "{told}");
+    assert_eq!(feed.beyond(), 40_000 - told);
+    // Whoever goes leaves room.
+    for number in 0..100 {
+        let told = feed.event(Event::<String>::Deleted(of(number)), now);
+        assert!(told.is_some());
+    }
+    let more: usize = (50_000..51_000).map(|number| put(&mut feed, number)).sum();
+    assert_eq!(more, 100);
+}
+
+#[test]
+fn versions_that_are_no_numbers_and_uids_that_are_none_can_only_be_equal() {
+    let now = start();
+    let mut feed = watching(now);
+    let mut put = |uid: &str, version: &str| {
+        let meta = Meta {
+            resource_version: version.to_owned(),
+            ..meta("a", &uid.repeat(60), 1)
+        };
+        feed.event(Event::Put(meta, version.to_owned()), now)
+    };
+    assert_eq!(put("one", "v-2"), Some(apply("v-2")));
+    assert_eq!(put("one", "v-2"), None);
+    assert_eq!(put("one", "v-1"), Some(apply("v-1")));
+    assert_eq!(put("two", "v-1"), Some(apply("v-1")));
+    // The first one is dead.
+    assert_eq!(put("one", "v-3"), None);
+    assert_eq!(put("two", "v-1"), None);
+}

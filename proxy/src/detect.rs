@@ -135,6 +135,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_http_is_declared_the_first_line_says_what_is_meant() {
+        let ended = async |words: &[u8]| {
+            let (mut client, io) = pair().await;
+            client.write_all(words).await.unwrap();
+            client.shutdown().await.unwrap();
+            let (first, kind) = detect_http(&io, LONG).await.unwrap();
+            assert_eq!(first, words, "nothing is lost");
+            kind
+        };
+        for (words, kind) in [
+            (&b"PING\r\n"[..], Detected::Opaque),
+            (b"GET  / HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"GET / HTTP/1.1\r\n\r\n", Detected::Http1),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Detected::Http2),
+            (b"\x16\x03\x01\x02\0\x01", Detected::Tls),
+            // No more will come of the line.
+            (b"INVALID CONNECTION PREFACE", Detected::Opaque),
+            (b"GET  / HTTP/1.1", Detected::Http1),
+            // What still may become a request is the codec's to judge.
+            (b"GE", Detected::Http1),
+        ] {
+            assert_eq!(ended(words).await, kind, "{}", words.escape_ascii());
+        }
+        // A line without an end is not waited for.
+        let (mut client, io) = pair().await;
+        let line = vec![b'x'; LINE_BYTES_MAX + 1];
+        let (written, found) = tokio::join!(client.write_all(&line), detect_http(&io, LONG));
+        written.unwrap();
+        assert_eq!(found.unwrap().1, Detected::Opaque);
+    }
+
+    #[tokio::test]
     async fn what_came_before_the_end_is_all_there_will_be() {
         let (mut client, io) = pair().await;
         client.write_all(b"GE").await.unwrap();

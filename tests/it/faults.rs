@@ -7,6 +7,7 @@ use isthmus_tests::{App, Fault, Mesh, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::task::JoinSet;
 
 use crate::load::Load;
 
@@ -177,20 +178,36 @@ async fn several_workers_share_one_listener() {
 }
 
 /// F18: of one process. A whole mesh needs half of it.
-const DESCRIPTORS: usize = 256;
+pub(crate) const DESCRIPTORS: usize = 256;
 
 /// How many this process has.
-fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// In a process of its own, which may have few descriptors; they are used up from here.
+/// Waits until this process has none left.
+pub(crate) async fn used_up() {
+    until("none is left", async || {
+        match std::fs::File::open("/dev/null") {
+            Ok(_) => Err(descriptors()),
+            Err(error) if error.raw_os_error() == Some(24) => Ok(()),
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn without_descriptors_what_is_open_goes_on_and_what_comes_waits() {
+    starve("faults::descriptors_alone").await;
+}
+
+/// Runs a test in a process of its own, which may have few descriptors; they are used up from here, as
+/// soon as it says at which address, until it says that it has held.
+pub(crate) async fn starve(test: &str) {
     let file = std::env::current_exe().unwrap();
-    let script = format!(
-        "ulimit -n {DESCRIPTORS}; exec {file:?} --exact faults::descriptors_alone --ignored --nocapture"
-    );
+    let script =
+        format!("ulimit -n {DESCRIPTORS}; exec {file:?} --exact {test} --ignored --nocapture");
     let mut child = Command::new("sh")
         .args(["-c", &script])
         .stdout(std::process::Stdio::piped())
@@ -198,18 +215,24 @@ async fn without_descriptors_what_is_open_goes_on_and_what_comes_waits() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut flood = Vec::new();
+    let mut flood = JoinSet::new();
     let mut held = false;
     while let Some(line) = lines.next_line().await.unwrap() {
         println!("{line}");
         if let Some(address) = line.strip_prefix("flood ") {
             for _ in 0..2 * DESCRIPTORS {
-                flood.push(TcpStream::connect(address).await.unwrap());
+                let address = address.to_owned();
+                // Each by itself: of those that are not accepted, some wait to be connected.
+                flood.spawn(async move {
+                    let held = TcpStream::connect(address).await;
+                    std::future::pending::<()>().await;
+                    drop(held);
+                });
             }
         }
         if line == "held" {
             held = true;
-            flood.clear();
+            flood.abort_all();
         }
     }
     let ended = child.wait().await.unwrap();
@@ -229,14 +252,7 @@ async fn descriptors_alone() {
     load.more(20).await;
     println!("{} of {DESCRIPTORS}", descriptors());
     println!("flood {address}");
-    until("none is left", async || {
-        match std::fs::File::open("/dev/null") {
-            Ok(_) => Err(descriptors()),
-            Err(error) if error.raw_os_error() == Some(24) => Ok(()),
-            Err(error) => panic!("{error}"),
-        }
-    })
-    .await;
+    used_up().await;
     load.more(200).await;
     println!("held");
     let begun = Instant::now();

@@ -47,7 +47,7 @@ fn bytes() -> MeshPlan {
 }
 
 /// What the process holds in memory, in bytes.
-fn resident() -> usize {
+pub(crate) fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

@@ -62,6 +62,8 @@ mod slow;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod garbage;
+#[cfg(test)]
 mod poison;
 #[cfg(test)]
 mod contract;

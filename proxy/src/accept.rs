@@ -220,6 +220,45 @@ mod tests {
         LocalSet::new().run_until(test).await;
     }
 
+    /// F20: wherever in it the bug is.
+    #[tokio::test]
+    async fn a_panic_ends_its_connection_and_no_other() {
+        const PANICS: u64 = 1_000;
+        let test = async {
+            let bench = bench();
+            let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            let address = listener.local_addr().unwrap();
+            let serve = |_, mut conn: Accepted| async move {
+                let mut word = [0];
+                while let Ok(1) = conn.io.read(&mut word).await {
+                    if word == *b"!" {
+                        // A panic of which nothing is printed.
+                        std::panic::resume_unwind(Box::new("a bug"));
+                    }
+                    let _ = conn.io.write_all(&word).await;
+                }
+            };
+            let at = (listener, Direction::Inbound);
+            spawn_local(accept_loop(Rc::clone(&bench.worker), at, |_| true, serve));
+            let mut neighbour = TcpStream::connect(address).await.unwrap();
+            let mut word = [0];
+            for _ in 0..PANICS {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client.write_all(b"x!").await.unwrap();
+                client.read_exact(&mut word).await.unwrap();
+                assert!(
+                    !matches!(client.read(&mut word).await, Ok(1..)),
+                    "it is gone"
+                );
+                neighbour.write_all(b"x").await.unwrap();
+                neighbour.read_exact(&mut word).await.unwrap();
+            }
+            let counted = bench.worker.shared.telemetry.metrics.panics.get();
+            assert_eq!(counted, PANICS);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
     #[test]
     fn a_listener_is_shared_by_nobody_else() {
         let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap();

@@ -285,11 +285,12 @@ impl Graves {
         }
     }
 
-    /// May an object of this version be one that is dead and forgotten?
+    /// May an object of this version be one that is dead and forgotten? Where versions are no numbers nobody
+    /// knows: then what a watch shows is news.
     fn may_hold(&self, version: &str) -> bool {
         match (self.floor, Mark::read(version)) {
-            (Some(floor), Some(version)) => !floor.is_before(version),
-            (None, _) | (_, None) => false,
+            (Some(Mark::Number(floor)), Some(Mark::Number(version))) => version <= floor,
+            (Some(Mark::Opaque(_) | Mark::Number(_)) | None, _) => false,
         }
     }
 }

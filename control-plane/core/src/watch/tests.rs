@@ -751,3 +751,30 @@ fn versions_that_are_no_numbers_and_uids_that_are_none_can_only_be_equal() {
     assert_eq!(put("one", "v-3"), None);
     assert_eq!(put("two", "v-1"), None);
 }
+
+/// A store whose versions are no numbers: what a watch shows after a list is news all the same.
+#[test]
+fn what_is_new_is_told_where_versions_can_not_be_compared() {
+    let now = start();
+    let mut feed = Feed::new();
+    assert!(matches!(feed.next(now, JITTER), Ask::List { .. }));
+    let opaque = |name: &str, version: &str| Meta {
+        resource_version: version.to_owned(),
+        ..meta(name, name, 1)
+    };
+    let list = Page {
+        items: vec![(opaque("a", "x-7"), "a".to_owned())],
+        resource_version: "x-9".to_owned(),
+        token: None,
+    };
+    assert_eq!(feed.page(list, now), Ok(vec![apply("a")]));
+    assert!(matches!(feed.next(now, JITTER), Ask::Watch { .. }));
+    feed.opened(now);
+    let put = Event::Put(opaque("b", "x-10"), "b".to_owned());
+    assert_eq!(feed.event(put, now), Some(apply("b")));
+    // Who has died stays dead, as long as that is kept in mind.
+    let gone = feed.event(Event::<String>::Deleted(opaque("b", "x-11")), now);
+    assert_eq!(gone, Some(delete("b")));
+    let again = Event::Put(opaque("b", "x-10"), "b".to_owned());
+    assert_eq!(feed.event(again, now), None);
+}

@@ -54,7 +54,8 @@ impl<T> Entry<T> {
 /// under the empty one.
 #[derive(Debug, Clone)]
 pub(crate) struct Table<T> {
-    spaces: BTreeMap<String, BTreeMap<String, Entry<T>>>,
+    /// Boxed: a node has room for eleven, is half full where names come in their order, and is there for one.
+    spaces: BTreeMap<String, BTreeMap<String, Box<Entry<T>>>>,
 }
 
 impl<T> Default for Table<T> {
@@ -81,7 +82,7 @@ impl<T> Table<T> {
             let within = name.filter(|_| namespace == Some(space.as_str()));
             let from = within.map_or(Bound::Unbounded, Bound::Excluded);
             let entries = inner.range::<str, _>((from, Bound::Unbounded));
-            entries.map(|(name, entry)| (space.as_str(), name.as_str(), entry))
+            entries.map(|(name, entry)| (space.as_str(), name.as_str(), &**entry))
         })
     }
 }
@@ -89,7 +90,7 @@ impl<T> Table<T> {
 impl<T: PartialEq> Table<T> {
     /// One object.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Entry<T>> {
-        self.spaces.get(namespace)?.get(name)
+        self.spaces.get(namespace)?.get(name).map(Box::as_ref)
     }
 
     /// One object, with the name as it lies here.
@@ -97,7 +98,7 @@ impl<T: PartialEq> Table<T> {
         self.spaces
             .get(namespace)?
             .get_key_value(name)
-            .map(|(name, entry)| (name.as_str(), entry))
+            .map(|(name, entry)| (name.as_str(), entry.as_ref()))
     }
 
     /// The objects of a namespace, by name.
@@ -109,7 +110,7 @@ impl<T: PartialEq> Table<T> {
             .get(namespace)
             .into_iter()
             .flatten()
-            .map(|(name, e)| (name.as_str(), e))
+            .map(|(name, e)| (name.as_str(), e.as_ref()))
     }
 
     /// The namespaces that have any.
@@ -119,9 +120,11 @@ impl<T: PartialEq> Table<T> {
 
     /// All objects: namespace, name, entry.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, &Entry<T>)> {
-        self.spaces
-            .iter()
-            .flat_map(|(ns, inner)| inner.iter().map(|(n, e)| (ns.as_str(), n.as_str(), e)))
+        self.spaces.iter().flat_map(|(ns, inner)| {
+            inner
+                .iter()
+                .map(|(n, e)| (ns.as_str(), n.as_str(), e.as_ref()))
+        })
     }
 
     /// How many there are.
@@ -160,10 +163,16 @@ impl<T: PartialEq> Table<T> {
 
     /// Puts an object in, or another in its place.
     pub(crate) fn put(&mut self, namespace: &str, name: &str, entry: Entry<T>) {
-        self.spaces
-            .entry(namespace.to_owned())
-            .or_default()
-            .insert(name.to_owned(), entry);
+        let names = match self.spaces.get_mut(namespace) {
+            Some(names) => names,
+            None => self.spaces.entry(namespace.to_owned()).or_default(),
+        };
+        match names.get_mut(name) {
+            Some(before) => **before = entry,
+            None => {
+                names.insert(name.to_owned(), Box::new(entry));
+            }
+        }
     }
 
     /// Takes an object out.
@@ -173,7 +182,7 @@ impl<T: PartialEq> Table<T> {
         if inner.is_empty() {
             self.spaces.remove(namespace);
         }
-        entry
+        entry.map(|entry| *entry)
     }
 
     /// What the list of this number has not named.

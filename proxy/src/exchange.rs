@@ -152,6 +152,8 @@ impl Answer {
 
 /// How a side wants its request sent.
 pub trait Plan {
+    /// What is asked.
+    fn head(&self) -> &RequestHead;
     /// Chooses where to, and sends the head there. `end`: there is no body.
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure>;
     /// An answer came: is it worth another try instead? `whole`: the request can be sent again;
@@ -184,12 +186,23 @@ pub trait Plan {
 }
 
 /// What moved.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meters {
     /// From who asks.
     pub sent: Meter,
     /// To who asks.
     pub received: Meter,
+}
+
+impl Meters {
+    /// Of what began then.
+    #[must_use]
+    pub fn begin(begun: std::time::Instant) -> Self {
+        Self {
+            sent: Meter::begin(begun.into()),
+            received: Meter::begin(begun.into()),
+        }
+    }
 }
 
 /// How an exchange ended well.
@@ -208,13 +221,12 @@ pub enum Done {
 pub async fn forward(
     worker: &Rc<Worker>,
     down: &mut Downstream,
-    request: &Request,
     plan: &mut impl Plan,
     meters: &Meters,
 ) -> Result<Done, Failure> {
     let deadline = plan.request_timeout().map(|limit| Instant::now() + limit);
     let kept = RefCell::new(Kept::new(plan.copies()));
-    let end = request.head.body == BodyLength::Empty && request.head.protocol.is_empty();
+    let end = plan.head().body == BodyLength::Empty && plan.head().protocol.is_empty();
     loop {
         let opened = {
             let opening = pin!(plan.open(end));
@@ -233,7 +245,6 @@ pub async fn forward(
         };
         let asked = Asked {
             worker,
-            request,
             kept: &kept,
             deadline,
         };
@@ -281,7 +292,6 @@ async fn pause(backoff: Duration, deadline: Option<Instant>) -> Result<(), Failu
 
 struct Asked<'a> {
     worker: &'a Worker,
-    request: &'a Request,
     kept: &'a RefCell<Kept>,
     deadline: Option<Instant>,
 }
@@ -302,7 +312,7 @@ async fn attempt(
 ) -> Result<Attempt, Failure> {
     let Downstream { rx, answer } = down;
     let fed = Cell::new(false);
-    let head = &asked.request.head;
+    let head = plan.head();
     let nothing = !head.protocol.is_empty() || head.body == BodyLength::Empty;
     // The request's half of the exchange; it ends only when the client breaks.
     let mut feeding = pin!(async {
@@ -320,7 +330,7 @@ async fn attempt(
     let mut head = {
         let tried = plan.try_timeout().map(|limit| Instant::now() + limit);
         let first = [asked.deadline, tried].into_iter().flatten().min();
-        let method = asked.request.head.asked_method();
+        let method = plan.head().asked_method();
         let heads = final_head((&mut upstream.rx, upstream.peer), method, answer);
         let heads = pin!(heads);
         match within(first, pin!(unless(heads, feeding.as_mut()))).await {
@@ -332,12 +342,12 @@ async fn attempt(
             None => return Err(Failure::TryTimeout),
         }
     };
-    let switch = upgrade::read(asked.request, &mut head, upstream.peer)?;
+    let switch = upgrade::read(plan.head(), &mut head, upstream.peer)?;
     if switch == Switch::Accepted {
         // It is no longer a request: there is nothing to try again.
         plan.answered(&head, false, false);
         plan.respond(&mut head);
-        upgrade::translate(&mut head, &answer.context, &asked.request.head.protocol);
+        upgrade::translate(&mut head, &answer.context, &plan.head().protocol);
         answer
             .respond(&mut head, false)
             .await

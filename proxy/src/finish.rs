@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
@@ -85,7 +86,7 @@ impl Open {
     pub fn begin(worker: &Rc<Worker>, event: Event, begun: Instant) -> Self {
         Self {
             event,
-            meters: Meters::default(),
+            meters: Meters::begin(begun),
             worker: Rc::clone(worker),
             begun,
             told: false,
@@ -242,7 +243,7 @@ pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> S
     event.status = failure.status();
     event.detail = failure.to_string();
     // Its method and path are not known, but it was a request.
-    event.request = Some((Method::Other("".into()), String::new()));
+    event.request = Some((Method::Other("".into()), CanonicalPath::default()));
     worker.recorder.record(event, Some(id.clone()));
     id
 }

@@ -114,6 +114,13 @@ impl State {
             self.out = buffer::spare();
         }
     }
+
+    /// Gives the buffer back if there was nothing to say.
+    fn give_back(&mut self) {
+        if self.out.is_empty() && self.out.capacity() > 0 {
+            buffer::keep(std::mem::take(&mut self.out));
+        }
+    }
 }
 
 impl Session {

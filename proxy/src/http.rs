@@ -1,10 +1,7 @@
 //! How are the requests of one connection taken, one after another or many at once?
 
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use isthmus_proxy_core::canonical;
@@ -19,6 +16,7 @@ use tokio::net::TcpStream;
 use crate::exchange::{Answer, Downstream, Request, reply};
 use crate::h1;
 use crate::h2::Session;
+use crate::hands::{Hands, caught};
 use crate::keepalive::Keep;
 use crate::stream::{Broken, Rx, Tx};
 use crate::worker::Worker;
@@ -36,15 +34,23 @@ pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 pub trait Side {
     /// Takes one request to its end. The downstream comes back if its connection can carry another.
     async fn take(self: Rc<Self>, head: RequestHead, down: Downstream) -> Option<Downstream>;
-    /// A stream's request to its end, in a box of its size: what becomes bytes may be idle long.
-    fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task
-    where
-        Self: Sized + 'static,
-    {
-        Box::pin(async move {
-            self.take(head, down).await;
-        })
+    /// A stream that becomes bytes may be idle long: it gets a task of its own size. `Err`: it is a
+    /// request, for one of the tasks that take those.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is the usual case, and goes on at once"
+    )]
+    fn bytes(
+        self: &Rc<Self>,
+        head: RequestHead,
+        down: Downstream,
+    ) -> Result<Task, (RequestHead, Downstream)> {
+        Err((head, down))
     }
+    /// The tasks that take requests of streams.
+    fn hands(&self) -> &Rc<Hands<Self>>
+    where
+        Self: Sized;
     /// The worker it runs on.
     fn worker(&self) -> &Rc<Worker>;
     /// A request that can't be read was answered with this.
@@ -189,26 +195,14 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
             rx: Rx::H2(rx),
             answer,
         };
-        // In a box at once: the runtime moves what it is given several times.
-        let taking = Rc::clone(&side).stream(head, down);
-        tokio::task::spawn_local(stream(side, taking));
+        match side.bytes(head, down) {
+            Ok(mut carrying) => {
+                tokio::task::spawn_local(async move { caught(&*side, carrying.as_mut()).await });
+            }
+            Err((head, down)) => Rc::clone(side.hands()).take(side, head, down),
+        }
     }
     going.abort();
-}
-
-/// One stream. A panic in it is counted and recorded, and ends no other: what it held resets the
-/// stream on its way out.
-async fn stream(side: Rc<impl Side>, mut taking: Task) {
-    let caught = poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| taking.as_mut().poll(cx))) {
-            Ok(polled) => polled.map(|()| false),
-            Err(_) => Poll::Ready(true),
-        },
-    );
-    if caught.await {
-        side.worker().shared.telemetry.metrics.panics.inc();
-        side.unreadable(Failure::Internal, "http/2");
-    }
 }
 
 /// Serves a plain connection as HTTP/2.
@@ -229,7 +223,9 @@ pub fn canonical(mut head: RequestHead) -> Result<Request, Failure> {
         String::new()
     } else {
         let authority = canonical::authority(&head.authority)?;
-        head.authority = authority.to_string().into_bytes();
+        if !authority.is(&head.authority) {
+            head.authority = authority.to_string().into_bytes();
+        }
         authority.host
     };
     let path = canonical::path(&head.path)?;
@@ -275,6 +271,7 @@ mod tests {
     /// A side with a bug.
     struct Buggy {
         worker: Rc<Worker>,
+        hands: Rc<Hands<Self>>,
         unreadable: RefCell<Vec<Failure>>,
     }
 
@@ -287,6 +284,10 @@ mod tests {
             reply::simple(&mut answer, ResponseHead::new(204, BodyLength::Empty), b"").await;
             drop(rx);
             None
+        }
+
+        fn hands(&self) -> &Rc<Hands<Self>> {
+            &self.hands
         }
 
         fn worker(&self) -> &Rc<Worker> {
@@ -302,6 +303,7 @@ mod tests {
     fn buggy() -> Rc<Buggy> {
         Rc::new(Buggy {
             worker: bench().worker,
+            hands: Rc::default(),
             unreadable: RefCell::default(),
         })
     }
@@ -345,6 +347,24 @@ mod tests {
         local.run_until(calling).await;
         assert_eq!(side.worker.shared.telemetry.metrics.panics.get(), 2);
         assert_eq!(*side.unreadable.borrow(), [Failure::Internal; 2]);
+        // One task took them all, and goes when it was not needed for a whole while.
+        let hands = Rc::clone(&side.hands);
+        local
+            .run_until(until(|| format!("{hands:?}") == "Hands(1 idle)"))
+            .await;
+        hands.sweep();
+        assert_eq!(format!("{hands:?}"), "Hands(1 idle)");
+        hands.sweep();
+        // The side's, this one, and no task's.
+        local
+            .run_until(until(|| Rc::strong_count(&hands) == 2))
+            .await;
+    }
+
+    async fn until(seen: impl Fn() -> bool) {
+        while !seen() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Who is cut off while it says the rest may lose the answer (RFC 9112 §9.6).

@@ -25,6 +25,7 @@ use crate::exchange::reply::Listener;
 use crate::exchange::{Done, Downstream, Meters, Request, forward};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, refused};
 use crate::h2::Session;
+use crate::hands::Hands;
 use crate::hints::Hint;
 use crate::http::{Side, Task, canonical, serve_h1, serve_h2, serve_h2_plain, version_name};
 use crate::identify::identify;
@@ -268,10 +269,7 @@ impl Inbound {
     ) -> Result<Option<Box<Upgraded<'a>>>, Failed> {
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((
-            request.head.asked_method().clone(),
-            request.path.as_str().to_owned(),
-        ));
+        event.request = Some((request.head.asked_method().clone(), request.path.clone()));
         let port = self.target_port(snapshot, &asked, &request)?;
         self.not_ours(port)?;
         self.proven(snapshot)?;
@@ -305,7 +303,7 @@ impl Inbound {
             again: false,
         };
         let forwarded = {
-            let forwarding = pin!(forward(&self.worker, down, &request, &mut plan, meters));
+            let forwarding = pin!(forward(&self.worker, down, &mut plan, meters));
             unless(forwarding, pin!(live.cut.wait())).await
         };
         match forwarded {
@@ -408,13 +406,19 @@ impl Side for Inbound {
         finish(open, down, result, to).await
     }
 
-    fn stream(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task {
+    fn bytes(
+        self: &Rc<Self>,
+        head: RequestHead,
+        down: Downstream,
+    ) -> Result<Task, (RequestHead, Downstream)> {
         if is_connect(&head) {
-            return self.connect(&head, down);
+            return Ok(Rc::clone(self).connect(&head, down));
         }
-        Box::pin(async move {
-            self.take(head, down).await;
-        })
+        Err((head, down))
+    }
+
+    fn hands(&self) -> &Rc<Hands<Self>> {
+        &self.worker.inbound
     }
 
     fn worker(&self) -> &Rc<Worker> {

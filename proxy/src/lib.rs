@@ -19,6 +19,7 @@ pub mod gateway;
 
 pub mod accept;
 pub mod detect;
+pub mod hands;
 pub mod hints;
 pub mod race;
 pub mod identify;

@@ -31,7 +31,10 @@ impl Flag {
         if self.set.take() {
             return Poll::Ready(());
         }
-        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        match &mut *self.waker.borrow_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            place => *place = Some(cx.waker().clone()),
+        }
         Poll::Pending
     }
 }

@@ -20,6 +20,7 @@ use crate::connect::Upstream;
 use crate::detect::{FIRST_BYTE_TIMEOUT, detect_http};
 use crate::exchange::{Done, Downstream, Meters, Request, forward, mirror, reply, upgrade};
 use crate::finish::{Closing, Failed, Open, finish, finish_bytes, is_read, refused};
+use crate::hands::Hands;
 use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, version_name};
 use crate::relay::{Duplex, Ended, Lifetime, duplex};
 use crate::stream::{Rx, Tx};
@@ -292,10 +293,7 @@ impl Outbound {
         let version = head.version;
         let mut request =
             canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((
-            request.head.asked_method().clone(),
-            request.path.as_str().to_owned(),
-        ));
+        event.request = Some((request.head.asked_method().clone(), request.path.clone()));
         event.service = Some(self.service.name.shared());
         self.complete(&mut request);
         let to = BackendRef {
@@ -303,7 +301,7 @@ impl Outbound {
             port: self.port,
         };
         let random = self.worker.rng(|rng| rng.bits());
-        let (_, parent) = self.resolve(&to).await?;
+        let (snapshot, parent) = self.resolve(&to).await?;
         let chosen = route_http(
             Some(&parent.routes),
             &to,
@@ -328,15 +326,19 @@ impl Outbound {
             }
             Filtered::Forward(mirrors) => mirror::send(&self.worker, &mirrors, &request, version),
         };
-        let (snapshot, service) = self.resolve(&chosen.backend).await?;
+        let (snapshot, service) = if chosen.backend.service == to.service {
+            (snapshot, Arc::clone(&parent))
+        } else {
+            self.resolve(&chosen.backend).await?
+        };
         let begun = service.guard.begin(&service.traffic, self.worker.now());
         let ticket =
             begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
         event.service = Some(service.name.shared());
         let at = (&*snapshot, &*service);
         let mut plan =
-            ToService::new(&self.worker, at, &chosen, &request, version).mirrored(copies);
-        let result = forward(&self.worker, down, &request, &mut plan, meters).await;
+            ToService::new(&self.worker, at, &chosen, request.head, version).mirrored(copies);
+        let result = forward(&self.worker, down, &mut plan, meters).await;
         plan.describe(event);
         match result {
             Ok(Done::Answered) => Ok(None),
@@ -380,6 +382,10 @@ impl Side for Outbound {
             Err(failed) => Err(failed),
         };
         finish(open, down, result, to).await
+    }
+
+    fn hands(&self) -> &Rc<Hands<Self>> {
+        &self.worker.outbound
     }
 
     fn worker(&self) -> &Rc<Worker> {

@@ -81,7 +81,7 @@ impl AppPool {
             !connections.is_empty()
         });
         self.sessions.borrow_mut().retain(|_, sessions| {
-            sessions.forget_closed();
+            sessions.sweep();
             // Somebody who waits for an opening still holds them.
             Rc::strong_count(sessions) > 1 || !sessions.is_empty()
         });

@@ -34,15 +34,21 @@ pub struct Meter {
 
 impl Default for Meter {
     fn default() -> Self {
-        Self {
-            bytes: Cell::new(0),
-            live: std::cell::OnceCell::new(),
-            last: Cell::new(Instant::now()),
-        }
+        Self::begin(Instant::now())
     }
 }
 
 impl Meter {
+    /// Nothing has moved since then.
+    #[must_use]
+    pub fn begin(begun: Instant) -> Self {
+        Self {
+            bytes: Cell::new(0),
+            live: std::cell::OnceCell::new(),
+            last: Cell::new(begun),
+        }
+    }
+
     /// Bytes of content so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -229,17 +235,15 @@ async fn until_over(meters: [&Meter; 2], lifetime: Lifetime) -> Ended {
 
 /// Ends when none of the meters has moved for `idle`.
 pub async fn until_idle(meters: [&Meter; 2], idle: Duration) {
+    let [one, other] = meters;
+    let deadline = || one.last.get().max(other.last.get()) + idle;
+    let mut next = deadline();
     loop {
-        let last = meters
-            .iter()
-            .map(|m| m.last.get())
-            .max()
-            .unwrap_or_else(Instant::now);
-        let deadline = last + idle;
-        if Instant::now() >= deadline {
+        sleep_until(next).await;
+        let last = std::mem::replace(&mut next, deadline());
+        if next <= last {
             return;
         }
-        sleep_until(deadline).await;
     }
 }
 

@@ -312,6 +312,8 @@ async fn sweep(worker: Rc<Worker>, first: bool) {
     loop {
         tokio::time::sleep(SWEEP).await;
         worker.apps.sweep();
+        worker.inbound.sweep();
+        worker.outbound.sweep();
         let expired = worker.connections.expire(std::time::SystemTime::now());
         worker.shared.telemetry.metrics.revoked.inc_by(expired);
         let snapshot = worker.snapshot();

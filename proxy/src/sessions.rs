@@ -71,11 +71,6 @@ impl Sessions {
     /// The usable session with the fewest streams, if there are enough of them.
     fn best(&self, enough: usize) -> Option<Rc<Session>> {
         self.forget_closed();
-        for (session, since) in self.open.borrow().iter() {
-            if since.elapsed() > AGE_MAX {
-                session.go_away();
-            }
-        }
         let best = self.least()?;
         // One more is opened only when the ones there are busy. Who finds them full waits for it.
         let (full, busy) = (best.is_full(), best.streams() > 0);
@@ -111,8 +106,17 @@ impl Sessions {
         .await
     }
 
-    /// Forgets those that have ended.
-    pub fn forget_closed(&self) {
+    /// Forgets those that have ended, and lets old ones go.
+    pub fn sweep(&self) {
+        self.forget_closed();
+        for (session, since) in self.open.borrow().iter() {
+            if since.elapsed() > AGE_MAX {
+                session.go_away();
+            }
+        }
+    }
+
+    fn forget_closed(&self) {
         self.open
             .borrow_mut()
             .retain(|(session, _)| !session.is_closed());

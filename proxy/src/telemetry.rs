@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use foldhash::fast::RandomState;
 use isthmus_proto::spiffe::SpiffeId;
+use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::message::Method;
 use isthmus_proxy_core::snapshot::Generation;
@@ -77,8 +79,8 @@ pub struct Event {
     pub policy: Option<Arc<str>>,
     /// Policies with the action AUDIT that matched.
     pub audit: Vec<Arc<str>>,
-    /// Method and path of a request. The path is canonical, without its query.
-    pub request: Option<(Method, String)>,
+    /// Method and path of a request. The path is told without its query.
+    pub request: Option<(Method, CanonicalPath)>,
     /// What the client was told. 0: nothing, or it is no request.
     pub status: u16,
     /// Why it failed, if it did.
@@ -219,7 +221,7 @@ impl Telemetry {
 #[derive(Debug)]
 pub struct Recorder {
     shared: Arc<Telemetry>,
-    series: RefCell<HashMap<SeriesKey, Rc<Series>>>,
+    series: RefCell<HashMap<SeriesKey, Rc<Series>, RandomState>>,
     /// Of the metrics, when the first of these series was looked up.
     epoch: Cell<u64>,
 }

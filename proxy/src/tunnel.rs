@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use isthmus_proto::spiffe::SpiffeId;
 use isthmus_proxy_core::balance::{Endpoint, Me};
 use isthmus_proxy_core::failure::Failure;
@@ -67,7 +68,7 @@ impl Peer {
 #[derive(Debug)]
 pub struct Tunnels {
     per_peer: usize,
-    entries: RefCell<HashMap<(Peer, SpiffeId), Rc<Sessions>>>,
+    entries: RefCell<HashMap<(Peer, SpiffeId), Rc<Sessions>, RandomState>>,
 }
 
 impl Tunnels {
@@ -102,7 +103,7 @@ impl Tunnels {
     /// Forgets tunnels that are closed.
     pub fn sweep(&self) {
         self.entries.borrow_mut().retain(|_, sessions| {
-            sessions.forget_closed();
+            sessions.sweep();
             // Somebody who waits for an opening still holds them.
             Rc::strong_count(sessions) > 1 || !sessions.is_empty()
         });

@@ -22,9 +22,11 @@ use tokio::time::timeout_at;
 use crate::config::Config;
 use crate::connect::Names;
 use crate::connections::Connections;
+use crate::hands::Hands;
 use crate::hints::Hints;
+use crate::inbound::Inbound;
 use crate::keepalive::Keepalive;
-use crate::outbound::Looks;
+use crate::outbound::{Looks, Outbound};
 use crate::pool::AppPool;
 use crate::runtime::Bound;
 use crate::telemetry::{Recorder, Telemetry};
@@ -124,6 +126,10 @@ pub struct Worker {
     pub active: Cell<usize>,
     /// Copies of requests under way to mirrors.
     pub copies: Cell<usize>,
+    /// Tasks that take peers' requests.
+    pub inbound: Rc<Hands<Inbound>>,
+    /// Tasks that take our applications' requests.
+    pub outbound: Rc<Hands<Outbound>>,
 }
 
 impl Worker {
@@ -148,6 +154,8 @@ impl Worker {
             looks: Looks::default(),
             active: Cell::new(0),
             copies: Cell::new(0),
+            inbound: Rc::default(),
+            outbound: Rc::default(),
             shared,
         })
     }

@@ -10,9 +10,9 @@
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::ResponseContext;
-use isthmus_proxy_core::message::{BodyLength, ResponseHead, Version};
+use isthmus_proxy_core::message::{BodyLength, RequestHead, ResponseHead, Version};
 
-use super::{Downstream, Request};
+use super::Downstream;
 use crate::connect::Upstream;
 use crate::relay::Duplex;
 use crate::stream::{Rx, Tx};
@@ -39,8 +39,8 @@ pub enum Switch {
 ///
 /// # Errors
 /// It did without being asked.
-pub fn read(request: &Request, head: &mut ResponseHead, peer: bool) -> Result<Switch, Failure> {
-    if request.head.protocol.is_empty() {
+pub fn read(asked: &RequestHead, head: &mut ResponseHead, peer: bool) -> Result<Switch, Failure> {
+    if asked.protocol.is_empty() {
         return match head.status {
             101 => Err(Failure::UpstreamProtocol),
             _ => Ok(Switch::Unasked),
@@ -132,10 +132,10 @@ mod tests {
     use isthmus_proxy_core::message::Fields;
 
     use super::*;
-    use isthmus_proxy_core::message::{Method, RequestHead};
+    use isthmus_proxy_core::message::Method;
 
-    fn asking_for(protocol: &[u8]) -> Request {
-        let head = RequestHead {
+    fn asking_for(protocol: &[u8]) -> RequestHead {
+        RequestHead {
             method: Method::Get,
             version: Version::Http11,
             https: false,
@@ -146,8 +146,7 @@ mod tests {
             body: BodyLength::Empty,
             keep_alive: true,
             expects_continue: false,
-        };
-        crate::http::canonical(head).unwrap()
+        }
     }
 
     fn answer(version: Version, status: u16, said: Option<&str>) -> ResponseHead {

@@ -56,6 +56,8 @@ impl Session {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.codec.at(state.begun.elapsed());
+        // What the codec answers is little, and what streams add to it may be much.
+        state.begin();
         let result = if state.rest.is_empty() {
             let mut input = plain;
             let result = self.decode(state, &mut input);
@@ -72,6 +74,7 @@ impl Session {
             result
         };
         let dirty = !state.out.is_empty();
+        state.give_back();
         drop(guard);
         if dirty {
             self.dirty.set();

@@ -26,6 +26,8 @@ pub(super) struct Slot(RefCell<Inner>);
 struct Inner {
     /// Bounded by the stream's receive window.
     inbox: Vec<u8>,
+    head: Option<ResponseHead>,
+    /// Behind an informational one that was not taken yet: seldom there is any.
     heads: VecDeque<ResponseHead>,
     trailers: Option<Fields>,
     ended: bool,
@@ -43,6 +45,7 @@ impl Slot {
     pub(super) fn new(sent: bool) -> Self {
         Self(RefCell::new(Inner {
             inbox: Vec::new(),
+            head: None,
             heads: VecDeque::new(),
             trailers: None,
             ended: false,
@@ -65,7 +68,11 @@ impl Slot {
 
     pub(super) fn answered(&self, head: ResponseHead, end: bool) {
         let mut inner = self.0.borrow_mut();
-        inner.heads.push_back(head);
+        if inner.head.is_none() {
+            inner.head = Some(head);
+        } else {
+            inner.heads.push_back(head);
+        }
         inner.ended |= end;
         inner.wake_reader();
     }
@@ -113,6 +120,14 @@ impl Inner {
     }
 }
 
+/// Leaves the task's waker there. It mostly is there already.
+fn wait(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}
+
 /// The two halves of a stream.
 pub(super) fn halves(session: &Rc<Session>, id: StreamId, slot: Rc<Slot>) -> (StreamRx, StreamTx) {
     let rx = StreamRx {
@@ -151,11 +166,8 @@ impl StreamRx {
     pub async fn head(&mut self) -> Result<ResponseHead, Broken> {
         poll_fn(|cx| {
             let mut inner = self.slot.0.borrow_mut();
-            if let Some(head) = inner.heads.pop_front() {
-                if inner.heads.is_empty() {
-                    // Seldom is there another: no room is kept for it.
-                    inner.heads = VecDeque::new();
-                }
+            if let Some(head) = inner.head.take() {
+                inner.head = inner.heads.pop_front();
                 return Poll::Ready(Ok(head));
             }
             if let Some(broken) = inner.broken {
@@ -165,7 +177,7 @@ impl StreamRx {
                 // The codec lets no stream end without a head.
                 return Poll::Ready(Err(Broken::Reset(None)));
             }
-            inner.reader = Some(cx.waker().clone());
+            wait(&mut inner.reader, cx);
             Poll::Pending
         })
         .await
@@ -230,7 +242,7 @@ impl StreamRx {
         if !inner.inbox.is_empty() || inner.ended || inner.broken.is_some() {
             return Poll::Ready(());
         }
-        inner.reader = Some(cx.waker().clone());
+        wait(&mut inner.reader, cx);
         Poll::Pending
     }
 
@@ -241,7 +253,7 @@ impl StreamRx {
             if let Some(broken) = inner.broken {
                 return Poll::Ready(broken);
             }
-            inner.sender = Some(cx.waker().clone());
+            wait(&mut inner.sender, cx);
             Poll::Pending
         })
         .await
@@ -323,7 +335,7 @@ impl StreamTx {
             return Poll::Ready(Ok(()));
         }
         state.senders.push(cx);
-        self.slot.0.borrow_mut().sender = Some(cx.waker().clone());
+        wait(&mut self.slot.0.borrow_mut().sender, cx);
         Poll::Pending
     }
 
@@ -351,7 +363,7 @@ impl StreamTx {
                 state.senders.push(cx);
             }
             drop(guard);
-            self.slot.0.borrow_mut().sender = Some(cx.waker().clone());
+            wait(&mut self.slot.0.borrow_mut().sender, cx);
             Poll::Pending
         })
         .await
@@ -397,7 +409,7 @@ impl StreamTx {
             if let Some(broken) = inner.broken {
                 return Poll::Ready(broken);
             }
-            inner.sender = Some(cx.waker().clone());
+            wait(&mut inner.sender, cx);
             Poll::Pending
         })
         .await

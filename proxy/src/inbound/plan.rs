@@ -66,6 +66,10 @@ pub(super) struct ToApplication<'a> {
 }
 
 impl Plan for ToApplication<'_> {
+    fn head(&self) -> &RequestHead {
+        self.head
+    }
+
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
         connect::request(
             self.worker,

@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_proxy_core::authorize::Permit;
 use isthmus_proxy_core::balance::{
-    Attempt, Call, Endpoint, EndpointId, Outcome, Rng, Verdict, pick,
+    Attempt, Call, Endpoint, EndpointId, Outcome, Rng, Ticks, Verdict, pick,
 };
 use isthmus_proxy_core::failure::{Failure, Retry};
 use isthmus_proxy_core::guard::Ticket;
@@ -19,8 +19,8 @@ use isthmus_proxy_core::snapshot::{Service, Snapshot};
 use smallvec::SmallVec;
 
 use crate::connect::{self, Hop, Upstream};
+use crate::exchange::Plan;
 use crate::exchange::mirror::Copies;
-use crate::exchange::{Plan, Request};
 use crate::finish::Failed;
 use crate::telemetry::Event;
 use crate::worker::Worker;
@@ -56,7 +56,7 @@ pub(super) struct ToService<'a> {
 struct Current {
     endpoint: Arc<Endpoint>,
     attempt: Attempt,
-    begun: Instant,
+    begun: Ticks,
     hop: &'static str,
 }
 
@@ -65,7 +65,7 @@ impl<'a> ToService<'a> {
         worker: &'a Rc<Worker>,
         (snapshot, service): (&'a Snapshot, &'a Service),
         chosen: &'a Chosen<'a>,
-        request: &Request,
+        head: RequestHead,
         version: Version,
     ) -> Self {
         Self {
@@ -73,9 +73,9 @@ impl<'a> ToService<'a> {
             snapshot,
             service,
             chosen,
-            head: request.head.clone(),
             was_http1: version != Version::Http2,
-            grpc: is_grpc(&request.head),
+            grpc: is_grpc(&head),
+            head,
             begun: false,
             permit: Permit::outbound(snapshot.generation),
             current: None,
@@ -93,13 +93,12 @@ impl<'a> ToService<'a> {
         Self { copies, ..self }
     }
 
-    fn choose(&self) -> Result<Arc<Endpoint>, Failure> {
+    fn choose(&self, now: Ticks) -> Result<Arc<Endpoint>, Failure> {
         let endpoints = self
             .service
             .endpoints
             .known()
             .ok_or(Failure::EndpointsUnknown)?;
-        let now = self.worker.now();
         let can = |e: &Endpoint| reachable(e, &self.snapshot.me, &self.snapshot.gateways);
         let policy = &self.service.traffic.balance;
         let call = Call {
@@ -127,7 +126,8 @@ impl<'a> ToService<'a> {
         let Some(current) = &mut self.current else {
             return;
         };
-        let (latency, now) = (current.begun.elapsed(), self.worker.now());
+        let now = self.worker.now();
+        let latency = now.since(current.begun);
         let verdict = current
             .attempt
             .record(outcome, latency, now, &self.service.traffic.outlier);
@@ -232,8 +232,13 @@ impl<'a> ToService<'a> {
 }
 
 impl Plan for ToService<'_> {
+    fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure> {
-        let endpoint = self.choose()?;
+        let now = self.worker.now();
+        let endpoint = self.choose(now)?;
         self.tried.push(endpoint.id);
         let target = endpoint
             .target_port(self.chosen.backend.port)
@@ -250,11 +255,11 @@ impl Plan for ToService<'_> {
         let port = self.chosen.backend.port;
         let http2 = self.service.speaks_http2(port, self.was_http1);
         let hop = Hop::Next { hop, http2 };
-        let attempt = endpoint.stats.begin(self.worker.now());
+        let attempt = endpoint.stats.begin(now);
         self.current = Some(Current {
             endpoint,
             attempt,
-            begun: Instant::now(),
+            begun: now,
             hop: hop.name(),
         });
         let limit = self.service.traffic.timeouts.connect;
@@ -263,7 +268,7 @@ impl Plan for ToService<'_> {
             connect::request(self.worker, &self.permit, &hop, (&self.head, end), limit).await?;
         if let Some(current) = &mut self.current {
             // A handshake says nothing of how fast the endpoint answers.
-            current.begun = Instant::now();
+            current.begun = self.worker.now();
         }
         Ok(sent)
     }

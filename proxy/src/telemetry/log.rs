@@ -112,7 +112,7 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
     };
     if let Some((method, path)) = &event.request {
         fields.insert("method".to_owned(), json!(cut(method.as_str())));
-        fields.insert("path".to_owned(), json!(cut(path)));
+        fields.insert("path".to_owned(), json!(cut(path.as_str())));
     }
     if let Some(failure) = event.failure {
         let blame = match failure.blame() {
@@ -142,6 +142,7 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_proxy_core::canonical::path;
     use isthmus_proxy_core::failure::Failure;
     use isthmus_proxy_core::message::Method;
     use isthmus_proxy_core::snapshot::Generation;
@@ -154,15 +155,18 @@ mod tests {
         let mut event = Event::new(Direction::Inbound, "http/1.1", Generation(1));
         // Of two bytes each, and one before them: the limit is in the middle of one.
         let long = format!("/{}", "ä".repeat(30_000));
-        event.request = Some((Method::Other("M".repeat(30_000).into()), long.clone()));
+        let asked = path(format!("/{}", "a".repeat(60_000)).as_bytes()).unwrap();
+        event.request = Some((Method::Other("M".repeat(30_000).into()), asked));
         event.failure = Some(Failure::Denied);
         event.detail = long.clone();
         event.route.clone_from(&long);
         event.upstream_reason = Some(long);
         let value = value(&event, Some("east/shop/cart-1:1"));
+        let detail = value["detail"].as_str().unwrap();
+        assert_eq!(detail.len(), TEXT_BYTES_MAX - 1 + "…".len());
+        assert!(detail.ends_with("ä…"), "{detail}");
         let path = value["path"].as_str().unwrap();
-        assert_eq!(path.len(), TEXT_BYTES_MAX - 1 + "…".len());
-        assert!(path.ends_with("ä…"), "{path}");
+        assert_eq!(path.len(), TEXT_BYTES_MAX + "…".len());
         let bytes = value.to_string().len();
         assert!(bytes < 6 * TEXT_BYTES_MAX, "{bytes}");
         event.detail = "short".to_owned();

@@ -21,6 +21,19 @@ pub struct Authority {
     pub port: Option<u16>,
 }
 
+impl Authority {
+    /// Does it stand there in its only form already?
+    #[must_use]
+    pub fn is(&self, raw: &[u8]) -> bool {
+        match (raw.strip_prefix(self.host.as_bytes()), self.port) {
+            (Some(b""), None) => true,
+            // A port has one form only, or it would have been refused.
+            (Some([b':', port @ ..]), Some(own)) => read_port(port) == Ok(own),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {

@@ -6,6 +6,7 @@
 //! One layer of escapes: `%252f` stays, it is the text `%2f` to every reader that decodes once.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -13,9 +14,10 @@ use crate::failure::Failure;
 
 /// A path, and perhaps a query, in its only form. Making it from [`CanonicalPath::full`] again
 /// changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct CanonicalPath {
-    full: String,
+    /// Shared with what is told of the request.
+    full: Arc<str>,
     /// Where the path ends in `full`.
     end: usize,
 }
@@ -30,7 +32,7 @@ impl CanonicalPath {
     /// Is it `*`, the server as a whole (RFC 9110 §9.3.7)? The prefix `/` means it, too, and nothing else does.
     #[must_use]
     pub fn is_server(&self) -> bool {
-        self.full == "*"
+        &*self.full == "*"
     }
 
     /// What follows the `?`, as it came; `None` without `?`.
@@ -84,7 +86,7 @@ pub fn path(raw: &[u8]) -> Result<CanonicalPath, Failure> {
 fn read(raw: &[u8]) -> Result<CanonicalPath, &'static str> {
     if raw == b"*" {
         return Ok(CanonicalPath {
-            full: "*".to_owned(),
+            full: "*".into(),
             end: 1,
         });
     }
@@ -98,16 +100,18 @@ fn read(raw: &[u8]) -> Result<CanonicalPath, &'static str> {
         .ok_or("path does not begin with /, RFC 9112 §3.2.1")?;
     check_query(query)?;
     let full = if is_plain(path) {
-        raw.to_vec()
+        Cow::Borrowed(raw)
     } else {
         let mut full = Vec::with_capacity(raw.len());
         write_segments(segments, &mut full)?;
         full.extend_from_slice(query);
-        full
+        Cow::Owned(full)
     };
-    let end = full.len() - query.len();
-    let full = String::from_utf8(full).map_err(|_| "path is not ASCII, RFC 3986 §2")?;
-    Ok(CanonicalPath { full, end })
+    let text = std::str::from_utf8(&full).map_err(|_| "path is not ASCII, RFC 3986 §2")?;
+    Ok(CanonicalPath {
+        full: text.into(),
+        end: text.len() - query.len(),
+    })
 }
 
 /// Is it in its only form already, as nearly all are?

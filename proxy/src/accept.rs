@@ -117,7 +117,8 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
             Direction::Inbound | Direction::Outbound => Duration::ZERO,
         };
         place = (place + 1) % APART_MAX;
-        let served = serve(Rc::clone(&worker), Accepted { io, peer, since });
+        // In a box: what an async block is given and then waits for has room in it twice.
+        let served = Box::pin(serve(Rc::clone(&worker), Accepted { io, peer, since }));
         tokio::task::spawn_local(async move {
             let _panics = panics;
             let mut cut = _panics.0.shared.cut.clone();

@@ -256,7 +256,7 @@ impl<'b> Facts<'b> {
 }
 
 /// `None`: no list of tokens (a coding that is registered has no parameters), or `chunked` not once
-/// and last (RFC 9112 §6.1): so a body is hidden from another reader.
+/// and last (RFC 9112 §6.1, §6.3): so a body is hidden from another reader.
 fn coding(value: &[u8]) -> Option<Coding> {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     if is_chunked(value) {
@@ -264,7 +264,7 @@ fn coding(value: &[u8]) -> Option<Coding> {
     }
     let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     let last = codings.next_back().unwrap_or_default();
-    let unknown = is_token(last) && codings.all(|c| is_token(c) && !is_chunked(c));
+    let unknown = is_chunked(last) && codings.all(|c| is_token(c) && !is_chunked(c));
     unknown.then_some(Coding::Unknown)
 }
 

@@ -108,6 +108,8 @@ async fn h2spec_finds_nothing() {
     let mesh = all_protocols().start().await;
     let address = mesh.client("east/web").port("echo", 81).address();
     let (host, port) = (address.ip().to_string(), address.port().to_string());
+    // Else an answer may be whole before h2spec has sent what is wrong with its request.
+    mesh.app_on("west/echo-1", 81).behaviour.delay(500);
     let out = run(
         &h2spec,
         &[

@@ -104,8 +104,12 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         };
         if let Some((failure, why)) = refusal {
             reset(&io);
-            let why = (failure, format!("from {peer}: {why}"));
-            refused(&worker, direction, why, since);
+            refused(
+                &worker,
+                direction,
+                (failure, format!("from {peer}: {why}")),
+                since,
+            );
             continue;
         }
         // A socket that is gone already will say so at the first read.

@@ -12,7 +12,7 @@ use isthmus_proxy_core::guard::{Ticket, Timeouts};
 use isthmus_proxy_core::message::RequestHead;
 use isthmus_proxy_core::route::filter::{Outcome as Filtered, apply_request};
 use isthmus_proxy_core::route::{BackendRef, route_http, route_l4};
-use isthmus_proxy_core::snapshot::{Service, Snapshot};
+use isthmus_proxy_core::snapshot::Service;
 
 use crate::accept;
 use crate::config::Destination;
@@ -25,7 +25,7 @@ use crate::http::{Side, Task, canonical, redirect, serve_h1, serve_h2_plain, ver
 use crate::relay::{Duplex, Ended, Lifetime, duplex};
 use crate::stream::{Rx, Tx};
 use crate::telemetry::{Direction, Event};
-use crate::worker::{Accepted, Worker};
+use crate::worker::{Accepted, Tables, Worker};
 
 mod bytes;
 mod excluded;
@@ -243,7 +243,7 @@ impl Outbound {
     async fn backend(
         &self,
         server_name: Option<&str>,
-    ) -> Result<(Arc<Snapshot>, Arc<Service>, u16, String), Failed> {
+    ) -> Result<(Tables, Arc<Service>, u16, String), Failed> {
         let random = self.worker.rng(|rng| rng.bits());
         let choice = route_l4(
             Some(&self.service.routes),
@@ -259,7 +259,7 @@ impl Outbound {
     }
 
     /// The service of a backend, as the newest snapshot has it.
-    async fn resolve(&self, backend: &BackendRef) -> Result<(Arc<Snapshot>, Arc<Service>), Failed> {
+    async fn resolve(&self, backend: &BackendRef) -> Result<(Tables, Arc<Service>), Failed> {
         let key = || backend.service.to_string();
         let found = self
             .worker
@@ -335,7 +335,7 @@ impl Outbound {
         let ticket =
             begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
         event.service = Some(service.name.shared());
-        let at = (&*snapshot, &*service);
+        let at = (&**snapshot, &*service);
         let mut plan =
             ToService::new(&self.worker, at, &chosen, request.head, version).mirrored(copies);
         let result = forward(&self.worker, down, &mut plan, meters).await;

@@ -62,6 +62,9 @@ fn is_ready(snapshot: &Snapshot, service: &Service) -> bool {
     service.is_complete() && service.endpoints.known().is_some_and(|set| leads(set))
 }
 
+/// The tables, as a worker holds them: workers count who shares them, requests only who has them here.
+pub type Tables = Rc<Arc<Snapshot>>;
+
 /// What all workers and the control thread share.
 #[derive(Debug)]
 pub struct Shared {
@@ -101,7 +104,7 @@ pub struct Worker {
     /// What all share.
     pub shared: Arc<Shared>,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
-    current: RefCell<Arc<Snapshot>>,
+    current: RefCell<Tables>,
     rng: RefCell<Rng>,
     /// Tunnels to other proxies.
     pub tunnels: Tunnels,
@@ -137,7 +140,7 @@ impl Worker {
     #[must_use]
     pub fn new(shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         let snapshots = shared.snapshots.clone();
-        let current = Arc::clone(&snapshots.borrow());
+        let current = Rc::new(Arc::clone(&snapshots.borrow()));
         Rc::new(Self {
             snapshots: RefCell::new(snapshots),
             current: RefCell::new(current),
@@ -162,13 +165,13 @@ impl Worker {
 
     /// The newest tables: one atomic load, and a clone only after a change.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    pub fn snapshot(&self) -> Tables {
         let mut snapshots = self.snapshots.borrow_mut();
         // Err: the publisher is gone; what we have stays.
         if snapshots.has_changed().unwrap_or(false) {
-            *self.current.borrow_mut() = Arc::clone(&snapshots.borrow_and_update());
+            *self.current.borrow_mut() = Rc::new(Arc::clone(&snapshots.borrow_and_update()));
         }
-        Arc::clone(&self.current.borrow())
+        Rc::clone(&self.current.borrow())
     }
 
     /// Does the proxy itself listen on this port?
@@ -221,7 +224,7 @@ impl Worker {
         &self,
         key: impl Fn() -> String,
         find: impl Fn(&Snapshot) -> Lookup<'_>,
-    ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
+    ) -> Result<(Tables, Arc<Service>), bool> {
         let snapshot = self.snapshot();
         if let Lookup::Found(service) = find(&snapshot)
             && (is_ready(&snapshot, service) || self.is_in_vain(&snapshot, service))
@@ -262,14 +265,14 @@ impl Worker {
         &self,
         key: impl Fn() -> String,
         find: impl Fn(&Snapshot) -> Lookup<'_>,
-    ) -> Result<(Arc<Snapshot>, Arc<Service>), bool> {
+    ) -> Result<(Tables, Arc<Service>), bool> {
         let mut changes = None;
         let begun = tokio::time::Instant::now();
         loop {
             let snapshot = self.snapshot();
             match find(&snapshot) {
                 Lookup::Found(service) if is_ready(&snapshot, service) => {
-                    return Ok((Arc::clone(&snapshot), Arc::clone(service)));
+                    return Ok((Rc::clone(&snapshot), Arc::clone(service)));
                 }
                 Lookup::Absent => return Err(true),
                 Lookup::Found(_) | Lookup::Unknown => {}
@@ -299,7 +302,7 @@ impl Worker {
                     return match find(&snapshot) {
                         Lookup::Found(service) => {
                             self.waited_in_vain(&snapshot, service);
-                            Ok((Arc::clone(&snapshot), Arc::clone(service)))
+                            Ok((Rc::clone(&snapshot), Arc::clone(service)))
                         }
                         Lookup::Absent => Err(true),
                         Lookup::Unknown => Err(false),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -114,8 +114,6 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         }
         // A socket that is gone already will say so at the first read.
         let _ = io.set_nodelay(true);
-        let held = Rc::clone(&open);
-        let panics = Panics(Rc::clone(&worker));
         let late = match direction {
             Direction::Gateway => APART * place,
             Direction::Inbound | Direction::Outbound => Duration::ZERO,
@@ -123,21 +121,29 @@ pub async fn accept_loop<F: Future<Output = ()> + 'static>(
         place = (place + 1) % APART_MAX;
         // In a box: what an async block is given and then waits for has room in it twice.
         let served = Box::pin(serve(Rc::clone(&worker), Accepted { io, peer, since }));
-        tokio::task::spawn_local(async move {
-            let _panics = panics;
-            let mut cut = _panics.0.shared.cut.clone();
-            tokio::select! {
-                biased;
-                () = served => {}
-                () = async {
-                    let _ = cut.wait_for(|cut| *cut).await;
-                    // In a box: each connection has room for this, and seldom needs it.
-                    Box::pin(tokio::time::sleep(late)).await;
-                } => {}
-            }
-            drop(held);
-        });
+        let panics = Panics(Rc::clone(&worker));
+        tokio::task::spawn_local(carry(served, panics, late, Rc::clone(&open)));
     }
+}
+
+/// One connection to its end, or until the time to drain is over, and so much longer. `held`: it is open.
+async fn carry(
+    served: Pin<Box<impl Future<Output = ()>>>,
+    panics: Panics,
+    late: Duration,
+    held: Rc<()>,
+) {
+    let mut cut = panics.0.shared.cut.clone();
+    tokio::select! {
+        biased;
+        () = served => {}
+        () = async {
+            let _ = cut.wait_for(|cut| *cut).await;
+            // In a box: each connection has room for this, and seldom needs it.
+            Box::pin(tokio::time::sleep(late)).await;
+        } => {}
+    }
+    drop((panics, held));
 }
 
 /// Counts a panic of a connection: only that connection dies of it.

@@ -248,6 +248,8 @@ pub async fn forward(
             kept: &kept,
             deadline,
         };
+        // What it took to get there, and the wait before it, was no idleness of this try.
+        meters.sent.touch();
         let tried = {
             let idle = pin!(until_idle(
                 [&meters.sent, &meters.received],

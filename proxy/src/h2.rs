@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
@@ -202,8 +202,17 @@ impl Session {
             return opened;
         }
         // Seldom: the task of each request must not have room for it.
-        let opening = poll_fn(|cx| self.poll_open((head, end), Some(cx)));
-        let waiting = Box::pin(timeout(limit, opening));
+        let waiting = Box::pin(async {
+            let mut place = Place {
+                session: self,
+                waker: None,
+            };
+            let opening = poll_fn(|cx| {
+                place.waker = Some(cx.waker().clone());
+                self.poll_open((head, end), Some(cx))
+            });
+            timeout(limit, opening).await
+        });
         waiting.await.unwrap_or(Err(Broken::Timeout))
     }
 
@@ -343,6 +352,26 @@ impl Session {
             self.dirty.set();
         }
         true
+    }
+}
+
+/// Where somebody stands who waits for a stream. Who gives up must not be the one whom the next free
+/// one wakes, and who was woken and did not need it lets the next one know.
+struct Place<'a> {
+    session: &'a Session,
+    waker: Option<Waker>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // While the connection itself is being taken apart, all are woken.
+        let (Some(waker), Ok(mut state)) = (&self.waker, self.session.state.try_borrow_mut())
+        else {
+            return;
+        };
+        if !state.openers.leave(waker) && state.codec.can_open() {
+            state.openers.wake(1);
+        }
     }
 }
 

@@ -54,6 +54,13 @@ impl Queue {
         }
     }
 
+    /// Takes a waiter out. False: it was woken, or never stood there.
+    pub fn leave(&mut self, waker: &Waker) -> bool {
+        let before = self.wakers.len();
+        self.wakers.retain(|w| !w.will_wake(waker));
+        self.wakers.len() < before
+    }
+
     /// Does nobody wait?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -170,6 +170,8 @@ pub async fn duplex(
     lifetime: Lifetime,
 ) -> Ended {
     let unfinished = [left.tx.unfinished(), right.tx.unfinished()];
+    // What it took to get here was no idleness.
+    sent.touch();
     let ended = {
         let mut there = pin!(pump(&mut left.rx, &mut right.tx, sent));
         let mut back = pin!(pump(&mut right.rx, &mut left.tx, received));

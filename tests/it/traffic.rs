@@ -226,6 +226,20 @@ async fn a_route_says_how_often_and_how_soon_a_request_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_wait_between_two_tries_is_no_idleness() {
+    let rule = "    retry: {codes: [503], attempts: 1, backoff: 1200ms}\n";
+    let mesh = carts(1, "  timeouts: {idle: 1s}\n", rule).start().await;
+    let client = mesh.client("east/web").http("cart");
+    assert_eq!(client.get("/").await.status, 200);
+    let app = mesh.app("west/cart-1");
+    app.behaviour.fail_with(503);
+    let before = app.record.requests();
+    // The second try's own answer, not that nothing came.
+    assert_eq!(client.get("/").await.status, 503);
+    assert_eq!(app.record.requests() - before, 2);
+}
+
+#[tokio::test]
 async fn a_post_is_sent_once_unless_a_route_says_otherwise() {
     for rule in ["", "    retry: {attempts: 4}\n"] {
         let mesh = carts(1, "", rule).start().await;

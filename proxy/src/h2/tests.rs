@@ -39,6 +39,41 @@ async fn sessions(server: Settings) -> (Rc<Session>, Rc<Session>) {
     (client, server)
 }
 
+#[tokio::test]
+async fn who_gives_up_waiting_takes_nobodys_turn() {
+    let test = async {
+        let one = Settings {
+            max_concurrent_streams: 1,
+            ..Settings::default()
+        };
+        let (client, server) = sessions(one).await;
+        let first = client.open(&asking(1), false, SOON).await.unwrap();
+        let taken = server.accept().await.unwrap();
+        while !client.is_full() {
+            yield_now().await;
+        }
+        // Its task lives on, as one does that takes the next request.
+        let (other, gone) = (Rc::clone(&client), Rc::new(Cell::new(false)));
+        let told = Rc::clone(&gone);
+        spawn_local(async move {
+            let opened = other
+                .open(&asking(1), false, Duration::from_millis(10))
+                .await;
+            told.set(matches!(opened, Err(Broken::Timeout)));
+            std::future::pending::<()>().await;
+        });
+        let third = Rc::clone(&client);
+        let waits =
+            spawn_local(async move { third.open(&asking(1), true, SOON * 2).await.is_ok() });
+        while !gone.get() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop((first, taken));
+        assert!(timeout(SOON, waits).await.expect("its turn").unwrap());
+    };
+    LocalSet::new().run_until(test).await;
+}
+
 /// Pushes until nothing more is taken, or so many bytes have gone; counts them.
 async fn push(tx: &mut StreamTx, bytes: usize, sent: &Cell<usize>) {
     let mut left = bytes;

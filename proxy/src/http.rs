@@ -400,7 +400,7 @@ mod tests {
     fn the_task_of_a_request_is_small() {
         let inbound = size(|side: Rc<Inbound>, head, down| side.take(head, down));
         let outbound = size(|side: Rc<Outbound>, head, down| side.take(head, down));
-        // It is made, moved and allocated once a stream; what is seldom stands in boxes.
+        // As many are kept as there are requests at once; what is seldom stands in boxes.
         assert!(
             inbound <= TASK_BYTES_MAX && outbound <= TASK_BYTES_MAX,
             "{inbound}, {outbound}"

@@ -265,6 +265,8 @@ fn authorities_have_one_form() {
     for (raw, form) in AUTHORITIES {
         let read = authority(raw.as_bytes()).unwrap_or_else(|failure| panic!("{raw}: {failure}"));
         assert_eq!(read.to_string(), *form, "{raw}");
+        assert!(read.is(form.as_bytes()), "{form}");
+        assert_eq!(read.is(raw.as_bytes()), raw == form, "{raw}");
         assert_eq!(authority(form.as_bytes()), Ok(read), "{raw}");
     }
 }

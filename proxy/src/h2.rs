@@ -21,7 +21,7 @@ use isthmus_proxy_core::message::RequestHead;
 use tokio::time::timeout;
 
 use crate::buffer;
-use crate::notify::{Flag, Queue};
+use crate::notify::{Flag, Queue, put_waker};
 use crate::stream::Broken;
 use crate::transport::Transport;
 
@@ -208,7 +208,7 @@ impl Session {
                 waker: None,
             };
             let opening = poll_fn(|cx| {
-                place.waker = Some(cx.waker().clone());
+                put_waker(&mut place.waker, cx);
                 self.poll_open((head, end), Some(cx))
             });
             timeout(limit, opening).await

@@ -5,6 +5,14 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
+/// Leaves the task's waker there. It mostly is there already.
+pub fn put_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}
+
 /// A flag with one waiter: set before or after the wait, it is never lost.
 #[derive(Debug, Default)]
 pub struct Flag {
@@ -31,10 +39,7 @@ impl Flag {
         if self.set.take() {
             return Poll::Ready(());
         }
-        match &mut *self.waker.borrow_mut() {
-            Some(waker) => waker.clone_from(cx.waker()),
-            place => *place = Some(cx.waker().clone()),
-        }
+        put_waker(&mut self.waker.borrow_mut(), cx);
         Poll::Pending
     }
 }

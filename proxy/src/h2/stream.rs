@@ -13,6 +13,7 @@ use isthmus_proxy_core::message::{Fields, ResponseHead};
 
 use super::Session;
 use crate::buffer;
+use crate::notify::put_waker;
 use crate::stream::{Broken, Pull};
 
 /// Received at once: worth a buffer that has the size already.
@@ -120,14 +121,6 @@ impl Inner {
     }
 }
 
-/// Leaves the task's waker there. It mostly is there already.
-fn wait(place: &mut Option<Waker>, cx: &Context<'_>) {
-    match place {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *place = Some(cx.waker().clone()),
-    }
-}
-
 /// The two halves of a stream.
 pub(super) fn halves(session: &Rc<Session>, id: StreamId, slot: Rc<Slot>) -> (StreamRx, StreamTx) {
     let rx = StreamRx {
@@ -177,7 +170,7 @@ impl StreamRx {
                 // The codec lets no stream end without a head.
                 return Poll::Ready(Err(Broken::Reset(None)));
             }
-            wait(&mut inner.reader, cx);
+            put_waker(&mut inner.reader, cx);
             Poll::Pending
         })
         .await
@@ -242,7 +235,7 @@ impl StreamRx {
         if !inner.inbox.is_empty() || inner.ended || inner.broken.is_some() {
             return Poll::Ready(());
         }
-        wait(&mut inner.reader, cx);
+        put_waker(&mut inner.reader, cx);
         Poll::Pending
     }
 
@@ -253,7 +246,7 @@ impl StreamRx {
             if let Some(broken) = inner.broken {
                 return Poll::Ready(broken);
             }
-            wait(&mut inner.sender, cx);
+            put_waker(&mut inner.sender, cx);
             Poll::Pending
         })
         .await
@@ -335,7 +328,7 @@ impl StreamTx {
             return Poll::Ready(Ok(()));
         }
         state.senders.push(cx);
-        wait(&mut self.slot.0.borrow_mut().sender, cx);
+        put_waker(&mut self.slot.0.borrow_mut().sender, cx);
         Poll::Pending
     }
 
@@ -363,7 +356,7 @@ impl StreamTx {
                 state.senders.push(cx);
             }
             drop(guard);
-            wait(&mut self.slot.0.borrow_mut().sender, cx);
+            put_waker(&mut self.slot.0.borrow_mut().sender, cx);
             Poll::Pending
         })
         .await
@@ -409,7 +402,7 @@ impl StreamTx {
             if let Some(broken) = inner.broken {
                 return Poll::Ready(broken);
             }
-            wait(&mut inner.sender, cx);
+            put_waker(&mut inner.sender, cx);
             Poll::Pending
         })
         .await

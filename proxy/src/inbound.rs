@@ -39,6 +39,7 @@ use crate::worker::{Accepted, Worker};
 
 mod bytes;
 mod plan;
+mod tunnelled;
 
 use bytes::Upgraded;
 use plan::{Asked, ToApplication};
@@ -119,34 +120,43 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         return side.refuse_plaintext(&conn.io, original.port());
     }
     side.worker.shared.telemetry.metrics.plaintext.inc();
-    let protocol = snapshot
-        .own
-        .as_ref()
-        .map_or(Protocol::Unspecified, |o| o.protocol_of(original.port()));
-    let side = Rc::new(side);
-    match protocol {
-        Protocol::Tcp | Protocol::Tls => side.captured_bytes(conn, Vec::new(), None).await,
-        Protocol::Unspecified => Box::pin(side.race(conn, original.port())).await,
-        // Declared: nothing else is spoken there, and a wrong preface is one.
-        Protocol::Http2 | Protocol::Grpc => {
-            let _closing = side.closing("http/2", conn.since);
-            serve_h2_plain(side, conn.io, Vec::new()).await;
-        }
-        Protocol::Http1 => {
-            let Some((first, kind)) = detect_http(&conn.io, FIRST_BYTE_TIMEOUT).await else {
-                return side.closing("tcp", conn.since).silent();
-            };
-            match kind {
-                Detected::Http1 | Detected::Http2 => side.spoken(conn, (first, kind)).await,
-                Detected::Tls | Detected::Opaque => {
-                    side.closing("tcp", conn.since).not_http(kind);
+    let protocol = side.protocol_of(original.port());
+    Rc::new(side).declared(conn, protocol).await;
+}
+
+impl Inbound {
+    /// What a port of the workload declares that it speaks.
+    fn protocol_of(&self, port: u16) -> Protocol {
+        let snapshot = self.worker.snapshot();
+        let own = snapshot.own.as_ref();
+        own.map_or(Protocol::Unspecified, |own| own.protocol_of(port))
+    }
+
+    /// The client speaks what its port declares, or is heard.
+    async fn declared(self: Rc<Self>, conn: Accepted, protocol: Protocol) {
+        let Some(port) = self.port else { return };
+        match protocol {
+            Protocol::Tcp | Protocol::Tls => self.captured_bytes(conn, Vec::new(), None).await,
+            Protocol::Unspecified => Box::pin(self.race(conn, port)).await,
+            // Declared: nothing else is spoken there, and a wrong preface is one.
+            Protocol::Http2 | Protocol::Grpc => {
+                let _closing = self.closing("http/2", conn.since);
+                serve_h2_plain(self, conn.io, Vec::new()).await;
+            }
+            Protocol::Http1 => {
+                let Some((first, kind)) = detect_http(&conn.io, FIRST_BYTE_TIMEOUT).await else {
+                    return self.closing("tcp", conn.since).silent();
+                };
+                match kind {
+                    Detected::Http1 | Detected::Http2 => self.spoken(conn, (first, kind)).await,
+                    Detected::Tls | Detected::Opaque => {
+                        self.closing("tcp", conn.since).not_http(kind);
+                    }
                 }
             }
         }
     }
-}
 
-impl Inbound {
     /// How long nothing may come either way: for plaintext, what our own default says.
     fn idle(&self, default: Duration) -> Duration {
         self.peer.as_ref().map_or(default, |_| PEER_IDLE)
@@ -376,14 +386,15 @@ impl Inbound {
 impl Side for Inbound {
     async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
         if is_connect(&head) {
-            self.connect(&head, down).await;
-            return None;
+            // A peer's is a stream (`bytes`).
+            return Some(self.refuse_foreign_connect(down).await);
         }
         let begun = Instant::now();
         let snapshot = self.worker.snapshot();
         let event = self.event(version_name(head.version), snapshot.generation);
         let mut open = Open::begin(&self.worker, event, begun);
-        let asked = Asked::read(&head, self.peer.is_some());
+        // Who is inside of a CONNECT is no proxy.
+        let asked = Asked::read(&head, self.peer.is_some() && self.port.is_none());
         let to = Listener {
             grpc: is_grpc(&head),
             peer: asked.port.is_some(),

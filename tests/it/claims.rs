@@ -3,10 +3,16 @@
 //! A client names the fields of the mesh in `Connection`, so that a proxy would strip them, and says
 //! them itself, in every spelling: it is refused, or the application sees what the mesh says alone.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request};
-use isthmus_tests::Client;
+use http_body_util::Empty;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_tests::app::Record;
+use isthmus_tests::tls::{self, Identity};
+use isthmus_tests::{Client, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -198,4 +204,99 @@ async fn no_trailer_speaks_for_the_mesh() {
         let names: Vec<&str> = back.keys().map(http::HeaderName::as_str).collect();
         assert_eq!(names, ["x-check"], "port {port}");
     }
+}
+
+/// A peer's CONNECT to a port of the application: what travels in it.
+async fn tunnelled(mesh: &Mesh, port: u16) -> TokioIo<Upgraded> {
+    let (web, echo) = (mesh.proxy("east/web-1"), mesh.proxy("west/echo-1"));
+    let identity = Identity::of_state_dir(web.state_dir());
+    let io = tls::dial(echo.address(), echo.mesh()).await.unwrap();
+    let io = tls::connect(io, "echo", Some(identity)).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let target = SocketAddr::new(echo.address(), port);
+    let connect = Request::connect(target.to_string());
+    let connect = connect.body(Empty::<Bytes>::new()).unwrap();
+    let answer = sender.send_request(connect).await.unwrap();
+    assert_eq!(answer.status(), 200, "{port}");
+    TokioIo::new(hyper::upgrade::on(answer).await.unwrap())
+}
+
+/// What comes of these words in a stream of bytes, to its end.
+async fn said(mesh: &Mesh, port: u16, words: &str) -> String {
+    let mut io = tunnelled(mesh, port).await;
+    // Whoever refuses may do so before all was said.
+    let _ = io.write_all(words.as_bytes()).await;
+    let _ = io.shutdown().await;
+    let mut said = Vec::new();
+    let reading = timeout(AT_ONCE, io.read_to_end(&mut said));
+    // It may be reset.
+    let _ = reading.await.expect("an end");
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// Whoever may send bytes to a port that speaks HTTP, and sends requests, sends requests: declared or not.
+#[tokio::test]
+async fn no_stream_of_bytes_speaks_for_the_mesh() {
+    let mesh = all_protocols().start().await;
+    for port in [8080, 8085] {
+        let record = &mesh.app_on("west/echo-1", port - 8000).record;
+        for name in NAMES {
+            let seen = record.requests();
+            let claim = format!("{name}: {CLAIM}\r\n{name}: {CALLER}\r\nx-mesh-port: 8083\r\n");
+            let ask =
+                |rest: &str| format!("GET /heads HTTP/1.1\r\nhost: echo\r\n{claim}{rest}\r\n");
+            let answers = said(&mesh, port, &(ask("") + &ask("connection: close\r\n"))).await;
+            let answered = answers.matches("HTTP/1.1 ").count();
+            if answers.starts_with("HTTP/1.1 200 ") {
+                assert_eq!((answered, record.requests()), (2, seen + 2), "{answers}");
+                judge(record, name);
+            } else {
+                assert!(answers.starts_with("HTTP/1.1 400 "), "{port} {answers}");
+                assert_eq!((answered, record.requests()), (1, seen), "{answers}");
+            }
+        }
+        // A tunnel in the tunnel leads nowhere.
+        let again = "CONNECT 127.0.0.1:8083 HTTP/1.1\r\nhost: 127.0.0.1:8083\r\n\r\n";
+        let answer = said(&mesh, port, again).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    }
+    for port in [8080, 8081, 8082] {
+        let record = &mesh.app_on("west/echo-1", port - 8000).record;
+        let io = tunnelled(&mesh, port).await;
+        let (sender, connection) = h2::client::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let mut sender = sender.ready().await.unwrap();
+        let request = Request::get("http://echo/heads").header("x-mesh-peer", CLAIM);
+        let (answer, _) = sender
+            .send_request(request.body(()).unwrap(), true)
+            .unwrap();
+        assert_eq!(
+            timeout(AT_ONCE, answer).await.unwrap().unwrap().status(),
+            200
+        );
+        judge(record, &format!("HTTP/2 to {port}"));
+    }
+    // Where HTTP is declared, nothing else passes.
+    for port in [8080, 8081] {
+        let record = &mesh.app_on("west/echo-1", port - 8000).record;
+        let seen = (record.accepts(), record.bytes());
+        for words in [
+            format!("\r\n\r\nGET  /heads HTTP/1.1\r\nx-mesh-peer: {CLAIM}\r\n\r\n"),
+            format!("PING\r\nGET /heads HTTP/1.1\r\nx-mesh-peer: {CLAIM}\r\n\r\n"),
+            "\u{16}\u{3}\u{1}\0\u{5}hello".to_owned(),
+        ] {
+            said(&mesh, port, &words).await;
+        }
+        assert_eq!((record.accepts(), record.bytes()), seen, "{port}");
+    }
+    // What is no HTTP goes as it is where nothing is declared, or bytes are.
+    let words = "PING\r\n";
+    assert_eq!(said(&mesh, 8083, words).await, words);
+    let seen = mesh.app_on("west/echo-1", 85).record.accepts();
+    said(&mesh, 8085, words).await;
+    assert_eq!(mesh.app_on("west/echo-1", 85).record.accepts(), seen + 1);
 }

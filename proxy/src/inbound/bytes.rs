@@ -1,6 +1,6 @@
 //! How does a byte stream reach the application, and how long may it?
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
@@ -9,14 +9,13 @@ use isthmus_proxy_core::authorize::{Permit, authorize};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::guard::Timeouts;
 use isthmus_proxy_core::http2::ErrorCode;
-use isthmus_proxy_core::message::{BodyLength, RequestHead, ResponseHead};
+use isthmus_proxy_core::message::{BodyLength, ResponseHead};
 
 use super::{CONNECT_TIMEOUT, Inbound, note};
 use crate::connect::{self, Hop, Upstream};
 use crate::connections::{Live, Registered};
 use crate::exchange::{Downstream, Meters, upgrade};
 use crate::finish::{Failed, Open, finish_bytes};
-use crate::http::Task;
 use crate::relay::{Duplex, Ended, Lifetime, duplex, unless};
 use crate::telemetry::Event;
 use crate::worker::Accepted;
@@ -29,12 +28,23 @@ pub(super) struct Upgraded<'a> {
 }
 
 /// A byte stream whose both sides are open.
-struct Opened<'a> {
-    open: Open,
-    left: Duplex,
-    right: Duplex,
-    live: Rc<Live>,
-    _registered: Registered<'a>,
+pub(super) struct Opened<'a> {
+    pub(super) open: Open,
+    pub(super) left: Duplex,
+    pub(super) right: Duplex,
+    pub(super) live: Rc<Live>,
+    pub(super) _registered: Registered<'a>,
+}
+
+/// Whose bytes are they?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// A client's, which was heard already.
+    Captured,
+    /// A peer's, to a port that declares that it speaks no HTTP.
+    Peer,
+    /// A peer's, to a port that declares nothing: they may be HTTP.
+    PeerUnheard,
 }
 
 /// The application's side is open, and is judged again when policies change.
@@ -58,24 +68,30 @@ impl Inbound {
             rx: crate::stream::Rx::Tcp(rx),
             tx: crate::stream::Tx::Tcp(tx),
         };
-        self.bytes(port, left, false, reached).await;
+        self.bytes(port, left, From::Captured, reached).await;
     }
 
     /// A byte stream to a port: judged, connected, relayed, and judged again when policies change.
-    /// `told`: the peer is told that it is connected.
-    fn bytes<'a>(
+    /// `from`: a peer is told that it is connected, and is heard before its bytes pass.
+    pub(super) fn bytes<'a>(
         &'a self,
         port: u16,
         left: Duplex,
-        told: bool,
+        from: From,
         reached: Option<Result<Reached<'a>, Failed>>,
     ) -> impl Future<Output = ()> + use<'a> {
         // In a box, which is gone when both sides are open: most connections are idle then.
-        let opening = Box::pin(self.open_bytes(port, left, told, reached));
+        let opening = Box::pin(self.open_bytes(port, left, from != From::Captured, reached));
         async move {
             let Some(mut opened) = opening.await else {
                 return;
             };
+            if from == From::PeerUnheard {
+                match Box::pin(self.hear(opened)).await {
+                    Some(bytes) => opened = bytes,
+                    None => return,
+                }
+            }
             let Opened {
                 open,
                 left,
@@ -222,52 +238,6 @@ impl Inbound {
         self.worker.shared.telemetry.metrics.revoked.inc();
         Failed::new(Failure::Denied, "the permission ended while it was open")
     }
-
-    /// CONNECT: a TCP connection in a tunnel. The head is not kept with it.
-    pub(super) fn connect(self: Rc<Self>, head: &RequestHead, down: Downstream) -> Task {
-        if self.peer.is_none() {
-            let why = "only peers of the mesh may CONNECT";
-            let failed = Failed::new(Failure::Unauthenticated, why);
-            return Box::pin(async move { self.refuse_connect(down, 405, failed).await });
-        }
-        let target = std::str::from_utf8(&head.authority)
-            .ok()
-            .and_then(|t| t.parse::<SocketAddr>().ok());
-        let own = target.filter(|t| self.is_own(t.ip()) && t.port() != 0);
-        let Some(own) = own else {
-            let to = target.map_or("what is no address".to_owned(), |t| t.to_string());
-            let why = format!("CONNECT to {to}, and that is not this workload");
-            let failed = Failed::new(Failure::NoDestination, why);
-            return Box::pin(async move { self.refuse_connect(down, 400, failed).await });
-        };
-        let left = Duplex {
-            rx: down.rx,
-            tx: down.answer.tx,
-        };
-        Box::pin(async move { self.bytes(own.port(), left, true, None).await })
-    }
-
-    /// A CONNECT that could lead nowhere.
-    pub(super) async fn refuse_connect(&self, down: Downstream, status: u16, failed: Failed) {
-        let id = self.worker.recorder.reason_id();
-        let mut left = Duplex {
-            rx: down.rx,
-            tx: down.answer.tx,
-        };
-        refuse_stream(&mut left, status, &id).await;
-        let event = self.event("tcp", self.worker.snapshot().generation);
-        let result = Err(Failed {
-            told: Some(id.into()),
-            ..failed
-        });
-        finish_bytes(Open::begin(&self.worker, event, Instant::now()), result);
-    }
-
-    /// A tunnel leads to this workload and nowhere else.
-    fn is_own(&self, address: IpAddr) -> bool {
-        let config = &self.worker.shared.config;
-        config.addresses.is_empty() || config.addresses.contains(&address)
-    }
 }
 
 /// What a peer is told of a stream that was not accepted.
@@ -279,7 +249,7 @@ fn status(failure: Failure) -> u16 {
 }
 
 /// Tells a peer that its stream is connected. False: it has left.
-async fn tell_opened(left: &mut Duplex) -> bool {
+pub(super) async fn tell_opened(left: &mut Duplex) -> bool {
     match &mut left.tx {
         crate::stream::Tx::H2(tx) => {
             let head = ResponseHead::new(200, BodyLength::Marked);
@@ -333,7 +303,7 @@ mod tests {
         fn size<A, B, F>(_: impl FnOnce(&'static Inbound, A, B) -> F) -> usize {
             size_of::<F>()
         }
-        let relaying = size(|side, port, left| side.bytes(port, left, false, None));
+        let relaying = size(|side, port, left| side.bytes(port, left, From::Captured, None));
         let opened = size_of::<Opened<'_>>();
         assert!(relaying <= 1536 && opened <= 1024, "{relaying}, {opened}");
     }
@@ -360,7 +330,7 @@ mod tests {
             rx: crate::stream::Rx::Tcp(rx),
             tx: crate::stream::Tx::Tcp(tx),
         };
-        let mut serving = pin!(side.bytes(port, left, false, None));
+        let mut serving = pin!(side.bytes(port, left, From::Captured, None));
         let first = poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx))).await;
         assert!(first.is_pending(), "it is connecting");
         // Knows no policies, so nothing is allowed any more.

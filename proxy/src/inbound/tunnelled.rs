@@ -1,0 +1,261 @@
+//! What does a peer's CONNECT carry?
+//!
+//! A proxy sends requests as requests, and by CONNECT what is none. But any peer may CONNECT, and whoever
+//! may send bytes to an application that speaks HTTP could write into them what only the mesh says of a
+//! caller. So HTTP in a stream is served as if it were a connection of its own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use isthmus_proto::resource::Protocol;
+use isthmus_proxy_core::detect::{Detected, Greeting, detect};
+use isthmus_proxy_core::failure::Failure;
+use isthmus_proxy_core::message::{BodyLength, RequestHead, ResponseHead};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::bytes::{From, Opened, tell_opened};
+use super::{Inbound, PEER_IDLE};
+use crate::exchange::{Downstream, Meters, reply};
+use crate::finish::{Failed, Open, finish_bytes};
+use crate::hints::Hint;
+use crate::http::Task;
+use crate::relay::{Duplex, Lifetime, Meter, duplex, unless};
+use crate::stream::{Broken, Pull, Rx, Tx};
+use crate::worker::Accepted;
+
+/// From a peer's first byte until it is clear what it speaks.
+const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// First bytes that are kept at most.
+const FIRST_BYTES_MAX: usize = 16 * 1024;
+
+/// What is known of a stream that carries requests.
+enum Within {
+    /// Its port declares it.
+    Declared(Protocol),
+    /// It was heard: the first bytes, and what they are.
+    Heard(Vec<u8>, Detected),
+}
+
+impl Inbound {
+    /// CONNECT: a TCP connection in a tunnel. The head is not kept with it.
+    pub(super) fn connect(self: Rc<Self>, head: &RequestHead, down: Downstream) -> Task {
+        if self.peer.is_none() || self.port.is_some() {
+            return Box::pin(async move { drop(self.refuse_foreign_connect(down).await) });
+        }
+        let target = std::str::from_utf8(&head.authority)
+            .ok()
+            .and_then(|t| t.parse::<SocketAddr>().ok());
+        let own = target.filter(|t| self.is_own(t.ip()) && t.port() != 0);
+        let Some(own) = own else {
+            let to = target.map_or("what is no address".to_owned(), |t| t.to_string());
+            let why = format!("CONNECT to {to}, and that is not this workload");
+            let failed = Failed::new(Failure::NoDestination, why);
+            return Box::pin(async move { drop(self.refuse_connect(down, 400, failed).await) });
+        };
+        let left = Duplex {
+            rx: down.rx,
+            tx: down.answer.tx,
+        };
+        let port = own.port();
+        let from = match self.protocol_of(port) {
+            // What is declared is what is spoken: the peer's own bytes are requests, each judged as one.
+            protocol @ (Protocol::Http1 | Protocol::Http2 | Protocol::Grpc) => {
+                return Box::pin(async move {
+                    let mut left = left;
+                    if tell_opened(&mut left).await {
+                        self.requests(port, left, Within::Declared(protocol)).await;
+                    }
+                });
+            }
+            Protocol::Tcp | Protocol::Tls => From::Peer,
+            Protocol::Unspecified => From::PeerUnheard,
+        };
+        Box::pin(async move { self.bytes(port, left, from, None).await })
+    }
+
+    /// A CONNECT of somebody who is no peer, or not as one: the workload is nobody's forward proxy.
+    pub(super) async fn refuse_foreign_connect(&self, down: Downstream) -> Downstream {
+        let why = "only peers of the mesh may CONNECT, and only in their tunnel";
+        let failed = Failed::new(Failure::Unauthenticated, why);
+        self.refuse_connect(down, 405, failed).await
+    }
+
+    /// A CONNECT that could lead nowhere.
+    async fn refuse_connect(
+        &self,
+        mut down: Downstream,
+        status: u16,
+        failed: Failed,
+    ) -> Downstream {
+        let id = self.worker.recorder.reason_id();
+        let mut head = ResponseHead::new(status, BodyLength::Exact(0));
+        head.fields.push(b"x-mesh-reason", id.as_bytes());
+        head.fields.push(b"content-length", b"0");
+        reply::simple(&mut down.answer, head, b"").await;
+        let event = self.event("tcp", self.worker.snapshot().generation);
+        let result = Err(Failed {
+            told: Some(id.into()),
+            ..failed
+        });
+        finish_bytes(Open::begin(&self.worker, event, Instant::now()), result);
+        down
+    }
+
+    /// A tunnel leads to this workload and nowhere else.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let config = &self.worker.shared.config;
+        config.addresses.is_empty() || config.addresses.contains(&address)
+    }
+
+    /// Listens to who speaks first in a stream, and how: HTTP is served as such, and what is left comes
+    /// back, to be relayed as bytes.
+    pub(super) async fn hear<'a>(&self, mut opened: Box<Opened<'a>>) -> Option<Box<Opened<'a>>> {
+        let port = opened.live.port;
+        if self.worker.application_hints.get(&port, Instant::now()) == Some(Hint::Bytes) {
+            return Some(opened);
+        }
+        let heard = {
+            let Opened {
+                left, right, live, ..
+            } = &mut *opened;
+            let hearing = pin!(first_words(&mut left.rx, &mut right.rx));
+            unless(hearing, pin!(live.cut.wait())).await
+        };
+        let passed = match heard {
+            Ok(Ok((first, kind @ (Detected::Http1 | Detected::Http2)))) => {
+                let Opened { open, left, .. } = *opened;
+                finish_bytes(open, Ok(()));
+                self.requests(port, left, Within::Heard(first, kind)).await;
+                return None;
+            }
+            Ok(Ok((first, Detected::Tls | Detected::Opaque))) => {
+                pass(&first, &mut opened.right.tx, &opened.open.meters).await
+            }
+            Ok(Err(broken)) => {
+                let why = "the peer broke it off";
+                Err(Failed::new(broken.downstream(), why))
+            }
+            Err(()) => Err(self.revoked()),
+        };
+        match passed {
+            Ok(()) => Some(opened),
+            Err(failed) => {
+                finish_bytes(opened.open, Err(failed));
+                None
+            }
+        }
+    }
+
+    /// Serves the requests in a stream, as those of a captured connection are: who asks is the peer of the
+    /// tunnel, and what it says of itself does not count.
+    fn requests(&self, port: u16, mut left: Duplex, within: Within) -> Task {
+        let side = Rc::new(Self {
+            worker: Rc::clone(&self.worker),
+            peer: self.peer.clone(),
+            source_cluster: self.source_cluster.clone(),
+            source: self.source,
+            port: Some(port),
+        });
+        Box::pin(async move {
+            let Ok((near, far)) = pair() else {
+                // No descriptors are left. Dropped, it is reset.
+                return;
+            };
+            let conn = Accepted {
+                io: far,
+                peer: side.source,
+                since: Instant::now(),
+            };
+            let (rx, tx) = crate::tcp::split(near);
+            let mut right = Duplex {
+                rx: Rx::Tcp(rx),
+                tx: Tx::Tcp(tx),
+            };
+            let meters = (Meter::default(), Meter::default());
+            let counted = (&meters.0, &meters.1);
+            let carrying = duplex(&mut left, &mut right, counted, Lifetime::idle(PEER_IDLE));
+            let serving = async {
+                match within {
+                    Within::Declared(protocol) => side.declared(conn, protocol).await,
+                    Within::Heard(first, kind) => side.spoken(conn, (first, kind)).await,
+                }
+            };
+            tokio::join!(carrying, serving);
+        })
+    }
+}
+
+/// What the peer says first; nothing, if the application is the first to speak. The application's words
+/// are only looked at.
+async fn first_words(left: &mut Rx, right: &mut Rx) -> Result<(Vec<u8>, Detected), Broken> {
+    let mut greeted = false;
+    loop {
+        tokio::select! {
+            biased;
+            more = left.wait() => {
+                more?;
+                break;
+            }
+            spoke = right.spoke(), if !greeted => match spoke {
+                Ok(Some(Greeting::Http2)) => greeted = true,
+                // How it has ended is seen again by who relays it.
+                Ok(Some(Greeting::Http1 | Greeting::Bytes) | None) | Err(_) => {
+                    return Ok((Vec::new(), Detected::Opaque));
+                }
+            },
+        }
+    }
+    let mut first = Vec::new();
+    let reading = async {
+        loop {
+            let room = FIRST_BYTES_MAX.saturating_sub(first.len());
+            match left.try_pull(room, &mut |data| first.extend_from_slice(data))? {
+                Pull::Data => {
+                    if let Some(kind) = detect(&first) {
+                        return Ok::<_, Broken>(kind);
+                    }
+                }
+                Pull::Empty => left.wait().await?,
+                // What came before the end is all there will be.
+                Pull::End(_) => return Ok(Detected::Opaque),
+            }
+        }
+    };
+    let kind = timeout(DETECT_TIMEOUT, reading).await;
+    // A few bytes and then silence: whatever it is, it is not HTTP.
+    let kind = kind.unwrap_or(Ok(Detected::Opaque))?;
+    Ok((first, kind))
+}
+
+/// Hands on what was read to know what it is.
+async fn pass(first: &[u8], tx: &mut Tx, meters: &Meters) -> Result<(), Failed> {
+    let broke = |broken: Broken| {
+        let why = "the application broke it off";
+        Failed::new(broken.upstream(), why)
+    };
+    let mut rest = first;
+    while !rest.is_empty() {
+        let room = tx.ready().await.map_err(broke)?;
+        let (now, later) = rest.split_at(room.min(rest.len()));
+        tx.push(now);
+        tx.flush();
+        meters.sent.add(now.len());
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Two ends of a connection inside this process, which no address leads to.
+fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
+    let end = |io: UnixStream| {
+        io.set_nonblocking(true)?;
+        TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(io)))
+    };
+    let (near, far) = UnixStream::pair()?;
+    Ok((end(near)?, end(far)?))
+}

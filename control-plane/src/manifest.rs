@@ -51,23 +51,14 @@ const DEFAULT_NAMESPACE: &str = "default";
 pub struct Parsed {
     /// The objects. Without a creation time where the manifest has none.
     pub objects: Vec<Object>,
-    /// Of each of them, in the same order, how it stands in the file.
-    pub stands: Vec<Stands>,
+    /// Of each of them, in the same order, the line on which its document begins, from 1; 0: not known.
+    pub lines: Vec<u64>,
     /// Why the file can't be used. If there are any, its objects are not complete.
     pub errors: Vec<Problem>,
     /// Objects that were understood in part: they are among `objects`, marked as invalid.
     pub invalid: Vec<Problem>,
     /// Kinds that the mesh does not look at.
     pub ignored: Vec<String>,
-}
-
-/// How an object stands in its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stands {
-    /// The line on which its document begins, from 1; 0: not known.
-    pub line: u64,
-    /// It is a policy of a version that is not known: it denies, unless an understood one is known.
-    pub is_of_no_known_version: bool,
 }
 
 /// Reads all documents of a file.
@@ -177,7 +168,7 @@ struct List {
 
 /// An object whose kind is understood: what it says, and what is wrong with it in part.
 struct Understood {
-    specs: Vec<(String, Spec)>,
+    spec: Spec,
     namespace: Scope,
     invalid: Option<Failure>,
 }
@@ -250,21 +241,14 @@ impl Document<'_> {
             .created()
             .map_err(|bad| about(self.failure(bad.0)))?;
         parsed.invalid.extend(understood.invalid.map(about));
-        for (suffix, spec) in understood.specs {
-            let (cluster, namespace) = (cluster.clone(), namespace.clone());
-            let name = format!("{name}{suffix}");
-            parsed.stands.push(Stands {
-                line: self.line,
-                is_of_no_known_version: kinds::is_access_policy_of_no_known_version(version, kind),
-            });
-            parsed.objects.push(Object {
-                cluster,
-                namespace,
-                name,
-                created,
-                spec,
-            });
-        }
+        parsed.lines.push(self.line);
+        parsed.objects.push(Object {
+            cluster: cluster.clone(),
+            namespace,
+            name,
+            created,
+            spec: understood.spec,
+        });
         Ok(())
     }
 
@@ -379,7 +363,7 @@ impl Failure {
 impl Understood {
     fn namespaced(spec: Spec) -> Self {
         Self {
-            specs: vec![(String::new(), spec)],
+            spec,
             namespace: Scope::Namespaced,
             invalid: None,
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;
-use isthmus_tests::wait::{SOON, until_within};
+use isthmus_tests::wait::{SOON, check, until, until_within};
 use isthmus_tests::{App, Client, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -292,7 +292,7 @@ spec:
     assert!((counted - 2.0).abs() < 0.5, "{counted}");
 }
 
-/// S13
+/// S13: what was never understood denies. F25: what was understood once counts as it was.
 #[tokio::test]
 async fn a_policy_that_is_not_understood_denies_where_it_applies() {
     let mesh = Mesh::builder()
@@ -311,6 +311,37 @@ async fn a_policy_that_is_not_understood_denies_where_it_applies() {
         200,
         "elsewhere nothing changes"
     );
+    let books = DENY_WEB_OF_EAST
+        .replace("no-web-of-east", "web-only")
+        .replace("action: Deny", "action: Allow")
+        .replace("name: cart", "name: books");
+    let desk_only = books.replace("[web]", "[desk]");
+    mesh.write("east", "books.yaml", &desk_only);
+    becomes(&web.http("books"), 403).await;
+    mesh.write("east", "books.yaml", &books);
+    becomes(&web.http("books"), 200).await;
+    for typo in [
+        desk_only.replace("action: Allow", "acton: Allow"),
+        books.replace("targetRefs", "targetRef"),
+        books.replace("v1alpha1", "v9"),
+    ] {
+        mesh.write("east", "books.yaml", &typo);
+        until("it is named", async || {
+            let world = mesh.control().json("/world").await;
+            let problems = world["conditions"].to_string();
+            check(problems.contains("AccessPolicy shop/web-only"), problems)
+        })
+        .await;
+        let reply = web.http("books").get("/").await;
+        assert_eq!(reply.status, 200, "{typo}: {}", reply.text());
+        mesh.write("east", "books.yaml", &books);
+        until("it is well again", async || {
+            let world = mesh.control().json("/world").await;
+            let problems = world["conditions"].to_string();
+            check(!problems.contains("AccessPolicy shop/web-only"), problems)
+        })
+        .await;
+    }
 }
 
 async fn becomes(client: &Client, status: u16) -> isthmus_tests::Reply {

@@ -104,6 +104,11 @@ pub(crate) fn gateway(cluster: &str, ip: u8) -> Object {
     object(cluster, SYSTEM_NAMESPACE, "ew", Spec::Gateway(gateway))
 }
 
+/// The pods behind these.
+pub(crate) fn services(names: &[&str]) -> PolicyTarget {
+    PolicyTarget::Services(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
 pub(crate) fn allow(target: PolicyTarget) -> AccessPolicy {
     let from = resource::Caller {
         service_accounts: vec!["web".into()],

@@ -296,10 +296,13 @@ impl World {
     }
 
     fn put(&mut self, object: &Object, stamp: Stamp) -> Dirty {
+        let at = object.reference();
+        if let Some(why) = self.keeps_last_good(object) {
+            return self.refuse(at, why);
+        }
         let Some(cluster) = self.clusters.get_mut(&object.cluster) else {
             return Dirty::default();
         };
-        let at = object.reference();
         if let Err(message) = cluster.admit(object) {
             let why = Refusal {
                 reason: "Refused",

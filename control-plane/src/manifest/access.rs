@@ -194,7 +194,7 @@ struct LooseSpec {
 
 /// Where a policy applies, what it says, and what inbound accepts.
 type Read = (
-    Vec<PolicyTarget>,
+    PolicyTarget,
     Option<resource::AccessPolicy>,
     Option<InboundMode>,
 );
@@ -202,87 +202,70 @@ type Read = (
 pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Understood {
     let whole: Result<Policy, Failure> = document.decode();
     let understood = whole.and_then(|raw| {
-        let targets = targets(
+        let target = target(
             raw.spec.scope.as_deref(),
             raw.spec.target_refs.as_deref(),
             raw.spec.selector.as_ref(),
         );
-        let policy = targets.and_then(|targets| Ok((targets, body(&raw.spec)?)));
-        let (targets, body) = policy.map_err(|Bad(why)| document.failure(why))?;
+        let policy = target.and_then(|target| Ok((target, body(&raw.spec)?)));
+        let (target, body) = policy.map_err(|Bad(why)| document.failure(why))?;
         let inbound = raw.spec.inbound.map(|mode| match mode {
             RawInbound::Strict => InboundMode::Strict,
             RawInbound::Permissive => InboundMode::Permissive,
         });
-        Ok((targets, body, inbound))
+        Ok((target, body, inbound))
     });
     match understood {
-        Ok(read) => of_targets(document, metadata, read, None),
+        Ok(read) => of(document, metadata, read, None),
         Err(failure) => denied(document, metadata, failure),
     }
 }
 
 /// A policy that is not understood denies where it seems to apply.
 pub(super) fn denied(document: &Document<'_>, metadata: &Metadata, failure: Failure) -> Understood {
-    let read = (loose_targets(document), None, None);
-    of_targets(document, metadata, read, Some(failure))
+    let read = (loose_target(document), None, None);
+    of(document, metadata, read, Some(failure))
 }
 
-/// One policy for each target.
-fn of_targets(
+fn of(
     document: &Document<'_>,
     metadata: &Metadata,
-    (targets, body, inbound): Read,
+    (target, body, inbound): Read,
     invalid: Option<Failure>,
 ) -> Understood {
-    let observed = status::of_policy(document, metadata);
-    let why = invalid.as_ref().map(|f| f.message.clone());
-    let namespace = match targets.first() {
-        Some(PolicyTarget::Mesh | PolicyTarget::Cluster) => Scope::Either,
-        _ => Scope::Namespaced,
+    let namespace = match target {
+        PolicyTarget::Mesh | PolicyTarget::Cluster => Scope::Either,
+        PolicyTarget::Namespace | PolicyTarget::Services(_) | PolicyTarget::Workloads(_) => {
+            Scope::Namespaced
+        }
     };
-    let spec = |target| {
-        let (body, invalid) = (body.clone(), why.clone());
-        Spec::AccessPolicy(AccessPolicy {
+    Understood {
+        spec: Spec::AccessPolicy(AccessPolicy {
             target,
             body,
             inbound,
-            invalid,
-            observed: observed.clone(),
-        })
-    };
-    let suffix = |at: usize| {
-        if at == 0 {
-            String::new()
-        } else {
-            format!("#{}", at + 1)
-        }
-    };
-    let specs = targets
-        .into_iter()
-        .enumerate()
-        .map(|(at, t)| (suffix(at), spec(t)))
-        .collect();
-    Understood {
-        specs,
+            invalid: invalid.as_ref().map(|failure| failure.message.clone()),
+            observed: status::of_policy(document, metadata),
+        }),
         namespace,
         invalid,
     }
 }
 
-fn targets(
+fn target(
     scope: Option<&str>,
     refs: Option<&[TargetRef]>,
     selector: Option<&Selector>,
-) -> Result<Vec<PolicyTarget>, Bad> {
+) -> Result<PolicyTarget, Bad> {
     let refs = refs.filter(|refs| !refs.is_empty());
     match (scope, refs, selector) {
         (None | Some("Service"), Some(refs), None) => refs_of(refs),
         (None | Some("Workload"), None, Some(selector)) => {
-            Ok(vec![PolicyTarget::Workloads(selector.match_labels.clone())])
+            Ok(PolicyTarget::Workloads(selector.match_labels.clone()))
         }
-        (Some("Mesh"), None, None) => Ok(vec![PolicyTarget::Mesh]),
-        (Some("Cluster"), None, None) => Ok(vec![PolicyTarget::Cluster]),
-        (None | Some("Namespace"), None, None) => Ok(vec![PolicyTarget::Namespace]),
+        (Some("Mesh"), None, None) => Ok(PolicyTarget::Mesh),
+        (Some("Cluster"), None, None) => Ok(PolicyTarget::Cluster),
+        (None | Some("Namespace"), None, None) => Ok(PolicyTarget::Namespace),
         (_, Some(_), Some(_)) => Err(Bad("spec: targetRefs and selector".to_owned())),
         (Some("Service"), None, _) => Err(Bad("spec.scope: Service needs targetRefs".to_owned())),
         (Some("Workload"), _, None) => Err(Bad("spec.scope: Workload needs selector".to_owned())),
@@ -296,25 +279,24 @@ fn targets(
     }
 }
 
-fn refs_of(refs: &[TargetRef]) -> Result<Vec<PolicyTarget>, Bad> {
+fn refs_of(refs: &[TargetRef]) -> Result<PolicyTarget, Bad> {
     if refs.len() > TARGETS_MAX {
         return Err(Bad(format!("spec.targetRefs: more than {TARGETS_MAX}")));
     }
     let target = |one: &TargetRef| match (one.group.as_deref(), one.kind.as_str()) {
-        (None | Some("" | "core"), "Service") if is_dns_name(&one.name) => {
-            Ok(PolicyTarget::Service(one.name.clone()))
-        }
+        (None | Some("" | "core"), "Service") if is_dns_name(&one.name) => Ok(one.name.clone()),
         (_, kind) => Err(Bad(format!(
             "spec.targetRefs: {kind} {:?} is no Service",
             one.name
         ))),
     };
-    refs.iter().map(target).collect()
+    let services: Result<_, Bad> = refs.iter().map(target).collect();
+    services.map(PolicyTarget::Services)
 }
 
 /// Where a policy seems to apply of which not all is understood: in its namespace, if that is not
 /// understood either. Each part is read by itself.
-fn loose_targets(document: &Document<'_>) -> Vec<PolicyTarget> {
+fn loose_target(document: &Document<'_>) -> PolicyTarget {
     let spec = document.decode().map(|loose: Loose| loose.spec);
     let spec = spec.unwrap_or_default();
     fn part<T: serde::de::DeserializeOwned>(
@@ -330,9 +312,9 @@ fn loose_targets(document: &Document<'_>) -> Vec<PolicyTarget> {
             part::<Selector>(spec.selector)?,
         );
         let scope = part::<String>(spec.scope)?;
-        targets(scope.as_deref(), refs.as_deref(), selector.as_ref()).map_err(|_| ())
+        target(scope.as_deref(), refs.as_deref(), selector.as_ref()).map_err(|_| ())
     };
-    read().unwrap_or_else(|()| vec![PolicyTarget::Namespace])
+    read().unwrap_or(PolicyTarget::Namespace)
 }
 
 /// `None`: the policy only says what inbound accepts.

@@ -162,9 +162,8 @@ pub(super) fn route(
         generation: metadata.generation(),
         statuses: status::parents(raw.status.as_ref()),
     };
-    let specs = vec![(String::new(), Spec::Route(route))];
     Ok(Understood {
-        specs,
+        spec: Spec::Route(route),
         namespace: Scope::Namespaced,
         invalid: problem,
     })

@@ -22,7 +22,8 @@ pub struct AccessPolicy {
     /// What inbound accepts, where it says so; of several the narrowest target counts.
     #[serde(with = "wire::optional_number")]
     pub inbound: Option<resource::InboundMode>,
-    /// Why it could not be understood in full: its target denies everything.
+    /// Why it could not be understood in full. Where the policy was never understood, its target denies
+    /// everything; where it was, it counts as it was.
     pub invalid: Option<String>,
     /// Its status.
     pub observed: Observed,
@@ -37,8 +38,8 @@ pub enum PolicyTarget {
     Cluster,
     /// Every workload of the policy's namespace.
     Namespace,
-    /// The pods behind this service of the policy's namespace.
-    Service(String),
+    /// The pods behind any of these services of the policy's namespace.
+    Services(BTreeSet<String>),
     /// The pods of the policy's namespace that have these labels. Empty: all of them.
     Workloads(Labels),
 }

@@ -91,7 +91,7 @@ fn reach(world: &World, namespace: &str, target: &PolicyTarget) -> (PolicyTarget
         PolicyTarget::Mesh
         | PolicyTarget::Cluster
         | PolicyTarget::Namespace
-        | PolicyTarget::Service(_)
+        | PolicyTarget::Services(_)
         | PolicyTarget::Workloads(_) => (target.clone(), false),
     }
 }
@@ -113,7 +113,9 @@ impl Applying<'_> {
                 // An unknown pod may have the labels: rather too strict than too lax.
                 here && pod.is_none_or(|pod| selects(labels, &pod.value.labels))
             }
-            PolicyTarget::Service(service) => here && self.backs(service, client),
+            PolicyTarget::Services(services) => {
+                here && services.iter().any(|service| self.backs(service, client))
+            }
         }
     }
 
@@ -176,8 +178,10 @@ impl Applying<'_> {
             PolicyTarget::Mesh => "mesh".to_owned(),
             PolicyTarget::Cluster => format!("cluster {}", self.cluster.id),
             PolicyTarget::Namespace => format!("namespace {}/{}", self.cluster.id, self.namespace),
-            PolicyTarget::Service(service) => {
-                format!("service {}/{}/{service}", self.cluster.id, self.namespace)
+            PolicyTarget::Services(services) => {
+                let of = |service| format!("{}/{}/{service}", self.cluster.id, self.namespace);
+                let services: Vec<String> = services.iter().map(of).collect();
+                format!("service {}", services.join(", "))
             }
             PolicyTarget::Workloads(labels) => {
                 let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();

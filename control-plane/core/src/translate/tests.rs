@@ -356,8 +356,8 @@ fn a_pod_gets_the_policies_that_select_it() {
         ("all", PolicyTarget::Namespace),
         ("of-cart", labelled("cart")),
         ("of-web", labelled("web")),
-        ("service", PolicyTarget::Service("cart".into())),
-        ("other", PolicyTarget::Service("pay".into())),
+        ("service", services(&["cart"])),
+        ("other", services(&["pay"])),
     ] {
         objects.push(policy("east", "shop", name, allow(target)));
     }
@@ -479,7 +479,7 @@ fn permissive_is_what_the_narrowest_policy_says() {
             .inbound_mode()
     };
     assert_eq!(mode(&objects), InboundMode::Permissive);
-    let narrow = PolicyTarget::Service("cart".into());
+    let narrow = services(&["cart"]);
     objects.push(policy(
         "east",
         "shop",
@@ -907,7 +907,7 @@ fn who_writes_for_nobody_is_told() {
         object("east", "shop", name, Spec::TrafficPolicy(policy))
     };
     let access = |name: &str, service: &str| {
-        let policy = allow(PolicyTarget::Service(service.into()));
+        let policy = allow(services(&[service]));
         object("east", "shop", name, Spec::AccessPolicy(policy))
     };
     let mut astray = route("shop", "astray", LOCAL, &[None]);

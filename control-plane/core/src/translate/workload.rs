@@ -178,7 +178,7 @@ fn inbound_mode(world: &World, client: &Client) -> InboundMode {
     let narrowest = said.min_by_key(|(target, mode)| {
         let wide = match target {
             PolicyTarget::Workloads(_) => 0,
-            PolicyTarget::Service(_) => 1,
+            PolicyTarget::Services(_) => 1,
             PolicyTarget::Namespace => 2,
             PolicyTarget::Cluster => 3,
             PolicyTarget::Mesh => 4,

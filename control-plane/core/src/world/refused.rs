@@ -3,6 +3,8 @@
 use isthmus_proto::ids::is_dns_name;
 
 use crate::model::{Kind, Object, ObjectRef, Refusal, Spec};
+use crate::translate::authorization;
+use crate::world::World;
 use crate::world::cluster::{Cluster, key};
 
 /// Objects that one cluster may declare; more are refused with a condition.
@@ -51,7 +53,7 @@ impl Cluster {
         if object.namespace.is_none() && !global {
             return Err(format!("a {kind} needs a namespace"));
         }
-        if !is_object_name(&object.name) {
+        if !is_dns_name(&object.name) {
             return Err("the name is not a DNS name in lower case".to_owned());
         }
         if let Spec::EndpointSlice(slice) = &object.spec
@@ -74,14 +76,6 @@ impl Cluster {
         let list = self.list;
         let (namespace, name) = key(at.namespace.as_ref(), &at.name);
         self.keep(at.kind, namespace, name);
-        // All of what was one object where it comes from.
-        let parts = (2_usize..).map(|part| format!("{name}#{part}"));
-        for part in parts
-            .take_while(|part| self.has(at.kind, namespace, part))
-            .collect::<Vec<_>>()
-        {
-            self.keep(at.kind, namespace, &part);
-        }
         if let Some(before) = self.refused.get_mut(&at) {
             before.list = list;
             let new = before.why != why;
@@ -103,9 +97,25 @@ impl Cluster {
     }
 }
 
-/// A Kubernetes name; a source that makes several objects of one (a policy with several targets)
-/// tells them apart by `#` and a number.
-fn is_object_name(name: &str) -> bool {
-    let (name, part) = name.split_once('#').unwrap_or((name, "0"));
-    is_dns_name(name) && !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
+impl World {
+    /// Why an object is not taken though it is the cluster's own word: its last good state counts, and
+    /// this one has none. A policy of the same name that was made anew is another one.
+    pub(super) fn keeps_last_good(&self, object: &Object) -> Option<Refusal> {
+        let Spec::AccessPolicy(new) = &object.spec else {
+            return None;
+        };
+        let (namespace, name) = key(object.namespace.as_ref(), &object.name);
+        let cluster = self.clusters.get(&object.cluster)?;
+        let held = cluster.policies.get(namespace, name)?;
+        if held.created != object.created {
+            return None;
+        }
+        let why = authorization::invalidity(self, namespace, new)?;
+        let is_good = authorization::invalidity(self, namespace, &held.value).is_none();
+        is_good.then(|| Refusal {
+            reason: "Invalid",
+            message: format!("what it said before counts: {why}"),
+            observed: new.observed.clone(),
+        })
+    }
 }

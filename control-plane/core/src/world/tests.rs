@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Observed, PolicyTarget, Spec, TrustPolicy};
+use crate::model::{AccessPolicy, Observed, PolicyTarget, Spec, TrustPolicy};
 use crate::sample::*;
 use crate::session::{ResourceType as T, Session};
 
@@ -445,6 +445,83 @@ fn a_refused_object_leaves_the_last_good_one() {
         .into_iter()
         .find(|c| c.object.kind == Kind::AccessPolicy);
     assert!(invalid.unwrap().message.contains("system namespace"));
+}
+
+/// F25: what it was, in whose place it stands, and for whom.
+#[test]
+fn a_policy_that_is_not_understood_any_more_counts_as_it_was() {
+    let mut world = shop_of(&["east"]);
+    let client = client(&world, "east/shop/cart-11", "cart", "sidecar");
+    let mut proxy = Proxy::sidecar(&client, &[]);
+    let mut session = proxy.connect(client);
+    let policy = |name: &str, written| object("east", "shop", name, Spec::AccessPolicy(written));
+    let unread = |target| AccessPolicy {
+        body: None,
+        invalid: Some("unknown field `form`".into()),
+        ..allow(target)
+    };
+    let mut senseless = allow(services(&["cart"]));
+    senseless.body.as_mut().unwrap().action = 0;
+    let good = policy("p", allow(services(&["cart", "pay"])));
+    let mut tell = |world: &mut World, change| {
+        session.dirty(&world.apply(change, at(30)));
+        proxy.settle(&mut session, world);
+        let told = proxy.names(T::AccessPolicy).into_iter().map(|name| {
+            let sent: resource::AccessPolicy = proxy.get(T::AccessPolicy, name);
+            (name.to_owned(), sent.scope, sent.invalid.is_empty())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let counts = tell(&mut world, Change::Apply(good.clone()));
+    let scope = "service east/shop/cart, east/shop/pay";
+    assert_eq!(counts, [("east/shop/p".into(), scope.into(), true)]);
+    let said = |world: &World| {
+        let of = |c: &Condition| c.object.kind == Kind::AccessPolicy && c.kind == "Accepted";
+        let found: Vec<_> = world.conditions().into_iter().filter(of).collect();
+        found.into_iter().map(|c| c.message).collect::<Vec<_>>()
+    };
+    for (written, why) in [
+        (unread(PolicyTarget::Namespace), "unknown field"),
+        (unread(services(&["pay"])), "unknown field"),
+        (senseless, "no action"),
+        (allow(PolicyTarget::Mesh), "system namespace"),
+    ] {
+        let bad = policy("p", written);
+        assert_eq!(
+            tell(&mut world, Change::Apply(bad.clone())),
+            counts,
+            "{why}"
+        );
+        let [message] = &said(&world)[..] else {
+            panic!("one condition")
+        };
+        assert!(message.starts_with("what it said before counts: ") && message.contains(why));
+        // A list that has it so is no other word.
+        let cluster = id("east");
+        tell(
+            &mut world,
+            Change::Init {
+                cluster: cluster.clone(),
+            },
+        );
+        for object in shop().into_iter().filter(|o| o.cluster == cluster) {
+            tell(&mut world, Change::Apply(object));
+        }
+        tell(&mut world, Change::Apply(bad));
+        let kept = BTreeSet::new();
+        assert_eq!(tell(&mut world, Change::InitDone { cluster, kept }), counts);
+    }
+    assert_eq!(tell(&mut world, Change::Apply(good.clone())), counts);
+    assert_eq!(said(&world), Vec::<String>::new());
+    // One that was made anew under its name never said anything else, nor has one that was deleted.
+    let denies = [("east/shop/p".into(), "namespace east/shop".into(), false)];
+    let mut anew = policy("p", unread(PolicyTarget::Namespace));
+    anew.created = Some(at(29));
+    assert_eq!(tell(&mut world, Change::Apply(anew)), denies);
+    tell(&mut world, Change::Apply(good.clone()));
+    assert_eq!(tell(&mut world, Change::Delete(good.reference())), []);
+    let bad = policy("p", unread(PolicyTarget::Namespace));
+    assert_eq!(tell(&mut world, Change::Apply(bad)), denies);
 }
 
 proptest! {

@@ -136,7 +136,7 @@ fn service(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
             .policies
             .within(namespace)
             .any(|(_, policy)| match &policy.value.target {
-                PolicyTarget::Service(target) => target == name,
+                PolicyTarget::Services(targets) => targets.contains(name),
                 PolicyTarget::Mesh
                 | PolicyTarget::Cluster
                 | PolicyTarget::Namespace
@@ -235,7 +235,7 @@ fn policy(cluster: &Cluster, namespace: &str, name: &str, dirty: &mut Dirty) {
     let scope = match &entry.value.target {
         PolicyTarget::Mesh => PolicyScope::Mesh,
         PolicyTarget::Cluster => PolicyScope::Cluster(cluster.id.clone()),
-        PolicyTarget::Namespace | PolicyTarget::Service(_) | PolicyTarget::Workloads(_) => {
+        PolicyTarget::Namespace | PolicyTarget::Services(_) | PolicyTarget::Workloads(_) => {
             own.clone()
         }
     };

@@ -1,7 +1,5 @@
 //! What is to be said of classes of gateways, clusters and policies?
 
-use std::collections::BTreeMap;
-
 use crate::import::{self, shortened};
 use crate::model::{
     AccessPolicy, Kind, Observed, PolicyTarget, Reach, Said, ServiceRef, TrafficPolicy,
@@ -171,32 +169,13 @@ fn access(
     subject: &Subject,
     plan: &mut Plan,
 ) {
-    // A policy with several targets is several objects here, and one in Kubernetes.
-    let mut whole: BTreeMap<(&str, &str), Whole<'_>> = BTreeMap::new();
     for (namespace, name, entry) in cluster.policies.iter() {
-        let name = name.split('#').next().unwrap_or(name);
-        let wrong = authorization::invalidity(world, namespace, &entry.value);
-        let found = whole.entry((namespace, name)).or_insert(Whole {
-            observed: &entry.value.observed,
-            wrong: None,
-            nowhere: Vec::new(),
-        });
-        found.wrong = found.wrong.take().or(wrong);
-        found
-            .nowhere
-            .extend(nowhere(cluster, namespace, &entry.value));
-    }
-    for ((namespace, name), found) in whole {
-        let Whole {
-            observed,
-            wrong,
-            nowhere,
-        } = found;
         let at = reference(cluster, Kind::AccessPolicy, namespace, name);
         if cluster.refused.contains_key(&at) {
             continue;
         }
-        let message = wrong
+        let policy = &entry.value;
+        let message = authorization::invalidity(world, namespace, policy)
             .map(|why| format!("denies everything in its scope: {why}"))
             .unwrap_or_default();
         let accepted = if message.is_empty() {
@@ -204,12 +183,12 @@ fn access(
         } else {
             (Truth::False, "Invalid", message.as_str())
         };
-        let nowhere = nowhere.join("; ");
-        let resolved = if nowhere.is_empty() {
-            (Truth::True, "ResolvedRefs", "")
-        } else {
-            (Truth::False, "TargetNotFound", nowhere.as_str())
+        let nowhere = nowhere(cluster, namespace, policy);
+        let resolved = match &nowhere {
+            None => (Truth::True, "ResolvedRefs", ""),
+            Some(which) => (Truth::False, "TargetNotFound", which.as_str()),
         };
+        let observed = &policy.observed;
         let wanted = vec![
             said(observed, "Accepted", accepted),
             said(observed, "ResolvedRefs", resolved),
@@ -218,20 +197,15 @@ fn access(
     }
 }
 
-/// A policy with all of its targets.
-struct Whole<'a> {
-    observed: &'a Observed,
-    wrong: Option<String>,
-    nowhere: Vec<String>,
-}
-
-/// The service that an AccessPolicy is for and that is not there, in words: it applies to nobody.
+/// The services that an AccessPolicy is for and that are not there, in words: nobody is meant by them.
 pub(crate) fn nowhere(cluster: &Cluster, namespace: &str, policy: &AccessPolicy) -> Option<String> {
-    let PolicyTarget::Service(service) = &policy.target else {
+    let PolicyTarget::Services(services) = &policy.target else {
         return None;
     };
-    let is_there = cluster.services.get(namespace, service).is_some();
-    (!is_there).then(|| format!("there is no Service {namespace}/{service}: nobody is meant"))
+    let gone = |service: &&String| cluster.services.get(namespace, service).is_none();
+    let tell = |service| format!("there is no Service {namespace}/{service}: nobody is meant");
+    let told: Vec<String> = services.iter().filter(gone).map(tell).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 fn traffic(

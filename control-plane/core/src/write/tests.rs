@@ -865,10 +865,11 @@ fn gateways_and_policies_are_told_whether_they_count() {
     run.put(traffic("young", "cart", 2));
     run.put(traffic("astray", "nothing", 1));
     run.put(access("good", PolicyTarget::Namespace));
-    run.put(access("two", PolicyTarget::Namespace));
-    run.put(access("two#2", PolicyTarget::Mesh));
-    run.put(access("astray", PolicyTarget::Service("cart".into())));
-    run.put(access("astray#2", PolicyTarget::Service("carts".into())));
+    run.put(access("far", PolicyTarget::Mesh));
+    run.put(access(
+        "astray",
+        crate::sample::services(&["cart", "carts"]),
+    ));
     run.put(pod("east", "web", 1));
     run.settle();
     let system = run.servers.find("east", Kind::Gateway, "ew").unwrap();
@@ -891,7 +892,7 @@ fn gateways_and_policies_are_told_whether_they_count() {
     assert_eq!(accepted(Kind::TrafficPolicy, "young"), "Conflicted");
     assert_eq!(accepted(Kind::TrafficPolicy, "astray"), "TargetNotFound");
     assert_eq!(accepted(Kind::AccessPolicy, "good"), "Accepted");
-    assert_eq!(accepted(Kind::AccessPolicy, "two"), "Invalid");
+    assert_eq!(accepted(Kind::AccessPolicy, "far"), "Invalid");
     let resolved = |name| run.said("east", Kind::AccessPolicy, name, "ResolvedRefs").1;
     assert_eq!(resolved("good"), "ResolvedRefs");
     assert_eq!(accepted(Kind::AccessPolicy, "astray"), "Accepted");

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_control_plane_core::model::{Change, Kind, Object, ObjectRef, Spec};
+use isthmus_control_plane_core::model::{Change, Kind, Object, ObjectRef};
 use isthmus_proto::ids::ClusterId;
 
 use super::look::{self, Found, Unread};
@@ -259,18 +259,14 @@ impl Folder {
     fn objects(&mut self) -> BTreeMap<ObjectRef, Object> {
         let mut objects: BTreeMap<ObjectRef, (Object, (&Path, u64))> = BTreeMap::new();
         let mut twice: BTreeMap<PathBuf, Vec<Problem>> = BTreeMap::new();
-        let mut unsure = BTreeSet::new();
         for (path, file) in &self.files {
             let declared = file
                 .good
                 .iter()
-                .flat_map(|good| good.objects.iter().zip(&good.stands));
-            for (object, stands) in declared {
+                .flat_map(|good| good.objects.iter().zip(&good.lines));
+            for (object, own_line) in declared {
                 match objects.entry(object.reference()) {
                     Entry::Vacant(place) => {
-                        if stands.is_of_no_known_version {
-                            unsure.insert(place.key().clone());
-                        }
                         let mut object = object.clone();
                         // Held in memory: an edit does not make the object younger.
                         let seen = self
@@ -278,13 +274,13 @@ impl Folder {
                             .entry(place.key().clone())
                             .or_insert(file.modified);
                         object.created = object.created.or(Some(*seen));
-                        place.insert((object, (path, stands.line)));
+                        place.insert((object, (path, *own_line)));
                     }
                     Entry::Occupied(place) => {
                         let (_, (other, line)) = place.get();
                         let other = self.name(other);
                         let problem = Problem {
-                            line: stands.line,
+                            line: *own_line,
                             column: 1,
                             object: title(place.key()),
                             message: format!("is in {other}:{line} already, which counts"),
@@ -294,46 +290,15 @@ impl Folder {
                 }
             }
         }
-        let mut objects: BTreeMap<ObjectRef, Object> = objects
+        let objects: BTreeMap<ObjectRef, Object> = objects
             .into_iter()
             .map(|(at, (object, _))| (at, object))
             .collect();
         self.twice = twice;
-        self.keep_understood(&unsure, &mut objects);
         let told = &self.told;
         self.seen
             .retain(|at, _| objects.contains_key(at) || told.contains_key(at));
         objects
-    }
-
-    /// A policy that was understood stays when it is edited to a version that is not known. One that
-    /// never was denies.
-    fn keep_understood(
-        &self,
-        unsure: &BTreeSet<ObjectRef>,
-        objects: &mut BTreeMap<ObjectRef, Object>,
-    ) {
-        for at in unsure {
-            // With several targets it is several objects (`p`, `p#2`), which stay together.
-            let of_same = |other: &ObjectRef| {
-                let places = (&at.cluster, &at.namespace, at.kind);
-                (&other.cluster, &other.namespace, other.kind) == places
-                    && policy_name(&other.name) == policy_name(&at.name)
-            };
-            let told = self.told.iter().filter(|(at, _)| of_same(at));
-            let understood: Vec<&Object> = told
-                .map(|(_, object)| object)
-                .filter(
-                    |object| matches!(&object.spec, Spec::AccessPolicy(p) if p.invalid.is_none()),
-                )
-                .collect();
-            if !understood.is_empty() {
-                objects.remove(at);
-            }
-            for object in understood {
-                objects.insert(object.reference(), object.clone());
-            }
-        }
     }
 
     /// Tells everything, or what is understood of it.
@@ -451,11 +416,6 @@ impl Folder {
             again: !self.missing.is_empty(),
         }
     }
-}
-
-/// The name of the policy of which an object is one target.
-fn policy_name(name: &str) -> &str {
-    name.split('#').next().unwrap_or(name)
 }
 
 /// `Deployment shop/reviews`: the cluster is the folder's.

@@ -1,7 +1,7 @@
 //! What of a cluster is held, and what is there to tell?
 //!
-//! One object of an API server can make several objects of the world. What is not understood, or has
-//! no room, leaves its last good state in place, and is reported by its name.
+//! What is not understood, or has no room, leaves its last good state in place, and is reported by its
+//! name.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -42,8 +42,6 @@ pub(super) struct Held {
     /// Of what governs, apart, and besides: nothing else that fills up the cluster's quota keeps a policy
     /// out, nor what cuts a cluster off.
     governing: Ledger<Key>,
-    /// Of what makes more than one object: how many.
-    parts: BTreeMap<Key, usize>,
     problems: BTreeMap<Key, Trouble>,
     /// Objects with a problem that are not remembered by name: their hashes.
     more: HashSet<u64>,
@@ -80,7 +78,6 @@ impl Held {
                 bytes: quota.bytes / GOVERNING_SHARE,
                 ..quota
             }),
-            parts: BTreeMap::new(),
             problems: BTreeMap::new(),
             more: HashSet::new(),
             hasher: RandomState::new(),
@@ -132,17 +129,9 @@ impl Held {
             };
         }
         let invalid = Some(parsed.invalid).filter(|list| !list.is_empty());
-        self.note(key.clone(), invalid.map(Trouble::Invalid));
-        let (now, before) = (parsed.objects.len(), self.parts_of(&key));
-        let mut changes: Vec<Change> = parsed.objects.into_iter().map(Change::Apply).collect();
-        changes.extend((now..before).filter_map(|part| self.gone(&key, part)));
-        if now > 1 {
-            self.parts.insert(key, now);
-        } else {
-            self.parts.remove(&key);
-        }
+        self.note(key, invalid.map(Trouble::Invalid));
         Taken {
-            changes,
+            changes: parsed.objects.into_iter().map(Change::Apply).collect(),
             refused: false,
         }
     }
@@ -154,7 +143,7 @@ impl Held {
         (reason, message): (&'static str, String),
         observed: impl FnOnce() -> Observed,
     ) -> Vec<Change> {
-        let at = self.reference(key, 0);
+        let at = self.reference(key);
         let why = |at| Change::Refused {
             at,
             why: Refusal {
@@ -180,14 +169,12 @@ impl Held {
         let unnamed = self.more.contains(&self.hasher.hash_one(&key));
         let refused = unnamed || self.problems.contains_key(&key);
         self.note(key.clone(), None);
-        let parts = self.parts_of(&key);
-        self.parts.remove(&key);
         if !self.ledger_of(kind).release(&key) && !refused {
             return Vec::new();
         }
-        (0..parts)
-            .filter_map(|part| self.gone(&key, part))
-            .collect()
+        // What has no name in the world was never there.
+        let at = self.reference(&key).map(Change::Delete);
+        at.into_iter().collect()
     }
 
     /// Is there room now for an object of this kind that was refused?
@@ -261,29 +248,16 @@ impl Held {
         }
     }
 
-    fn parts_of(&self, key: &Key) -> usize {
-        self.parts.get(key).copied().unwrap_or(1)
-    }
-
-    /// The deletion of a part. What has no name in the world was never there.
-    fn gone(&self, key: &Key, part: usize) -> Option<Change> {
-        self.reference(key, part).map(Change::Delete)
-    }
-
-    fn reference(&self, (kind, namespace, name): &Key, part: usize) -> Option<ObjectRef> {
+    fn reference(&self, (kind, namespace, name): &Key) -> Option<ObjectRef> {
         let namespace = match namespace.as_str() {
             "" => None,
             text => Some(text.parse().ok()?),
-        };
-        let name = match part {
-            0 => name.clone(),
-            part => format!("{name}#{}", part.saturating_add(1)),
         };
         Some(ObjectRef {
             cluster: self.cluster.clone(),
             kind: *kind,
             namespace,
-            name,
+            name: name.clone(),
         })
     }
 }

@@ -115,7 +115,7 @@ fn spec(app: &'static str) -> impl Strategy<Value = (String, Spec)> {
     let target = any_of(&[
         PolicyTarget::Mesh,
         PolicyTarget::Namespace,
-        PolicyTarget::Service("cart".into()),
+        services(&["cart"]),
         PolicyTarget::Workloads(labels(&[("app", "cart")])),
     ]);
     let policy = (target, any::<bool>()).prop_map(move |(target, invalid)| {

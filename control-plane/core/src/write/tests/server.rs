@@ -180,23 +180,9 @@ impl Servers {
     }
 
     fn status(&mut self, at: &ObjectRef, change: impl Fn(&mut Spec)) -> Result<(), String> {
-        // The parts of one policy are one object.
-        let parts = self.objects.keys().filter(|found| {
-            let whole = found.name.split('#').next() == Some(at.name.as_str());
-            whole
-                && ObjectRef {
-                    name: at.name.clone(),
-                    ..(*found).clone()
-                } == *at
-        });
-        let parts: Vec<_> = parts.cloned().collect();
-        if parts.is_empty() {
-            return Err("404".to_owned());
-        }
-        for part in parts {
-            change(&mut self.objects.get_mut(&part).unwrap().spec);
-            self.touched.insert(part);
-        }
+        let found = self.objects.get_mut(at).ok_or("404")?;
+        change(&mut found.spec);
+        self.touched.insert(at.clone());
         Ok(())
     }
 

@@ -4,6 +4,8 @@ use super::*;
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use isthmus_control_plane_core::model::Spec;
+
 /// Later than what is missing is gone.
 const LATER: Duration = MISSING.saturating_add(Duration::from_millis(1));
 
@@ -202,51 +204,37 @@ fn a_file_that_is_gone_since_it_was_listed_is_no_error() {
     assert!(why.starts_with("is a link to none: "), "{why}");
 }
 
-fn policy(version: &str, target: &str) -> String {
-    format!(
-        "apiVersion: isthmus.dev/{version}\nkind: AccessPolicy\nmetadata: {{name: p, namespace: shop}}\n\
-         spec: {{{target}, action: Allow, rules: [{{from: [{{clusters: [east]}}]}}]}}\n"
-    )
-}
-
-fn denies(looked: &Looked) -> Vec<(&str, bool)> {
-    let told = looked.folder.told.values();
-    told.map(|object| match &object.spec {
-        Spec::AccessPolicy(policy) => (object.name.as_str(), policy.invalid.is_some()),
-        _ => panic!("a policy"),
-    })
-    .collect()
-}
-
+/// Whether what it said before counts is for the world to say.
 #[test]
-fn a_policy_of_another_version_denies_unless_an_understood_one_is_known() {
-    const CART: &str = "targetRefs: [{kind: Service, name: cart}]";
-    const BOTH: &str = "targetRefs: [{kind: Service, name: cart}, {kind: Service, name: pay}]";
+fn a_policy_of_another_version_is_told_as_one_that_is_not_understood() {
+    let policy = |version: &str| {
+        format!(
+            "apiVersion: isthmus.dev/{version}\nkind: AccessPolicy\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{action: Allow, rules: [{{from: [{{clusters: [east]}}]}}]}}\n"
+        )
+    };
+    let understood = |looked: &Looked| {
+        let told = looked
+            .folder
+            .told
+            .values()
+            .map(|object| match &object.spec {
+                Spec::AccessPolicy(policy) => policy.invalid.is_none(),
+                _ => panic!("a policy"),
+            });
+        told.collect::<Vec<_>>()
+    };
     let mut looked = Looked::new();
-    looked.write("p.yaml", policy("v1beta1", CART));
-    looked.settle();
-    assert_eq!(denies(&looked), [("p", true)]);
-    let told = looked.folder.report().invalid["p.yaml"][0].to_string();
-    let expected = "1:13: AccessPolicy shop/p: apiVersion: \"isthmus.dev/v1beta1\" is no version";
-    assert!(told.starts_with(expected), "{told}");
-    // Once understood, it stays as it was, with all its targets, wherever it is written.
-    looked.write("p.yaml", policy("v1alpha1", BOTH));
-    looked.settle();
-    let before = looked.folder.told.clone();
-    assert_eq!(denies(&looked), [("p", false), ("p#2", false)]);
-    for (file, target) in [("p.yaml", CART), ("q.yaml", BOTH)] {
-        for old in ["p.yaml", "q.yaml"] {
-            let _may_not_be_there = fs::remove_file(looked.at(old));
-        }
-        looked.write(file, policy("v1beta1", target));
+    for (version, known) in [("v1beta1", false), ("v1alpha1", true), ("v1beta1", false)] {
+        looked.write("p.yaml", policy(version));
         looked.settle();
-        assert_eq!(looked.folder.told, before, "{target}");
-        assert!(looked.folder.report().invalid.contains_key(file));
+        assert_eq!(understood(&looked), [known]);
+        let problems = looked.folder.report().invalid;
+        assert_eq!(problems.contains_key("p.yaml"), !known);
+        if let Some(told) = problems.get("p.yaml") {
+            let expected =
+                "1:13: AccessPolicy shop/p: apiVersion: \"isthmus.dev/v1beta1\" is no version";
+            assert!(told[0].to_string().starts_with(expected), "{}", told[0]);
+        }
     }
-    // Deleted, it is forgotten.
-    fs::remove_file(looked.at("q.yaml")).unwrap();
-    looked.settle();
-    looked.write("q.yaml", policy("v1beta1", CART));
-    looked.settle();
-    assert_eq!(denies(&looked), [("p", true)]);
 }

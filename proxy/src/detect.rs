@@ -6,12 +6,15 @@ use std::time::Duration;
 use isthmus_proxy_core::client_hello::{self, ClientHello};
 use isthmus_proxy_core::detect::{self, Detected};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::buffer;
 
-/// A client that begins to speak must get to the point within this.
-const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that begins to speak HTTP or TLS must get to the point within this.
+pub(crate) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that has said a word, and nothing that HTTP begins with, is not waited for longer than it
+/// takes for what was sent at once to come: it may be waiting for an answer.
+const WORD_TIMEOUT: Duration = Duration::from_millis(100);
 /// A client that says nothing where it must speak first: a port that declares HTTP, or routes by the
 /// name that a TLS client asks for. Clients that connect ahead of their first request get this time.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -25,32 +28,48 @@ const FIRST_BYTES_MAX: usize = 16 * 1024;
 pub async fn detect(io: &TcpStream, silence: Duration) -> Option<(Vec<u8>, Detected)> {
     let mut first = Vec::new();
     timeout(silence, more(io, &mut first)).await.ok()??;
-    let reading = async {
-        loop {
-            if let Some(detected) = detect::detect(&first) {
-                return detected;
-            }
-            if more(io, &mut first).await.is_none() {
-                // What came before the end is all there will be.
-                return Detected::Opaque;
-            }
+    let until = Instant::now() + DETECT_TIMEOUT;
+    loop {
+        if let Some(detected) = detect::detect(&first) {
+            return Some((first, detected));
         }
-    };
-    let detected = timeout(DETECT_TIMEOUT, reading).await;
-    // A few bytes and then silence: whatever it is, it is not HTTP.
-    Some((first, detected.unwrap_or(Detected::Opaque)))
+        let until = limit(&first, until);
+        // What came before the end is all there will be. A few bytes and then silence: whatever it is, it
+        // is not HTTP.
+        if !matches!(timeout_at(until, more(io, &mut first)).await, Ok(Some(()))) {
+            return Some((first, Detected::Opaque));
+        }
+    }
+}
+
+/// Until when more is waited for than these first bytes, which fit more than one answer.
+pub(crate) fn limit(first: &[u8], until: Instant) -> Instant {
+    if detect::is_promising(first) {
+        until
+    } else {
+        until.min(Instant::now() + WORD_TIMEOUT)
+    }
 }
 
 /// The same on a port that declares HTTP: what is meant as HTTP/1 and malformed is `Http1`, for the
 /// codec to answer; what is left is no HTTP at all.
 pub async fn detect_http(io: &TcpStream, silence: Duration) -> Option<(Vec<u8>, Detected)> {
-    let (mut first, kind) = detect(io, silence).await?;
-    if kind != Detected::Opaque {
-        return Some((first, kind));
-    }
-    if detect::detect(&first).is_none() {
-        // A request's beginning, and no more came: who is slow is told so.
-        return Some((first, Detected::Http1));
+    let mut first = Vec::new();
+    timeout(silence, more(io, &mut first)).await.ok()??;
+    let until = Instant::now() + DETECT_TIMEOUT;
+    loop {
+        match detect::detect(&first) {
+            Some(Detected::Opaque) => break,
+            Some(kind) => return Some((first, kind)),
+            None if detect::may_be_http2_or_tls(&first) => {
+                let more = timeout_at(until, more(io, &mut first)).await;
+                if !matches!(more, Ok(Some(()))) {
+                    return Some((first, Detected::Opaque));
+                }
+            }
+            // A request's beginning. Who is slow is told so by the codec, which gives it its time.
+            None => return Some((first, Detected::Http1)),
+        }
     }
     let line = async {
         while first.len() <= LINE_BYTES_MAX {
@@ -132,6 +151,23 @@ mod tests {
         assert_eq!(first, b"GET / HTTP/1.1\r\n");
         drop(client);
         assert_eq!(detect(&io, LONG).await, None, "it left");
+    }
+
+    /// It may be waiting for an answer.
+    #[tokio::test]
+    async fn a_word_is_not_waited_behind() {
+        let (mut client, io) = pair().await;
+        for word in ["hello", "QUIT"] {
+            client.write_all(word.as_bytes()).await.unwrap();
+            let found = detect(&io, LONG).await;
+            assert_eq!(found, Some((word.into(), Detected::Opaque)));
+        }
+        let (until, soon) = (Instant::now() + DETECT_TIMEOUT, Instant::now() + LONG);
+        assert!(limit(b"hello", until) < until);
+        for beginning in [&b"GET /"[..], b"PRI * HTTP", b"\x16\x03"] {
+            assert_eq!(limit(beginning, until), until);
+            assert_eq!(limit(beginning, soon), soon);
+        }
     }
 
     #[tokio::test]

@@ -63,6 +63,8 @@ struct State {
     writing: usize,
     /// The rest of an unfinished frame.
     rest: Vec<u8>,
+    /// A frame came to its end since the keepalive looked last.
+    moved: bool,
     streams: HashMap<StreamId, Rc<Slot>, BuildHasherDefault<IdHasher>>,
     incoming: VecDeque<(RequestHead, StreamRx, StreamTx)>,
     acceptor: Queue,
@@ -74,6 +76,17 @@ struct State {
     going_away: bool,
     /// The codec's time counts from here.
     begun: Instant,
+}
+
+/// What a peer has begun and not ended. Content is none of it: it is taken as it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// The connection itself, which begins with its settings.
+    Settings,
+    /// The fields of this stream.
+    Fields(StreamId),
+    /// A frame.
+    Frame,
 }
 
 /// Stream ids are small and dense: they are their own hash.
@@ -149,6 +162,7 @@ impl Session {
                 out,
                 writing: 0,
                 rest: Vec::new(),
+                moved: false,
                 streams: HashMap::default(),
                 incoming: VecDeque::new(),
                 acceptor: Queue::default(),
@@ -324,6 +338,32 @@ impl Session {
         self.dirty.set();
         self.closing.set();
         self.unread.set();
+    }
+
+    /// One look of the keepalive: what the peer has begun. `Frame`: none came to its end since the last look.
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        let mut state = self.state.borrow_mut();
+        let moved = std::mem::take(&mut state.moved);
+        if !state.codec.is_ready() {
+            return Some(Unfinished::Settings);
+        }
+        let fields = state.codec.open_block().map(Unfinished::Fields);
+        fields.or_else(|| (!moved && !state.rest.is_empty()).then_some(Unfinished::Frame))
+    }
+
+    /// Ends it, and tells the peer: it took too long to end what it had begun.
+    pub fn give_up(&self, unfinished: Unfinished) {
+        let why = match unfinished {
+            Unfinished::Settings => "no settings came in time",
+            Unfinished::Fields(_) => "a block of fields did not end in time",
+            Unfinished::Frame => "a frame did not end in time",
+        };
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        state.codec.give_up(why, &mut state.out);
+        state.going_away = true;
+        drop(guard);
+        self.close();
     }
 
     /// Was the peer asked for a sign of life that has not come yet?

@@ -1,4 +1,4 @@
-//! Has a session still a peer, and is it still used?
+//! Has a session still a peer, is it still used, and does its peer end what it begins?
 //!
 //! One look at all sessions of a worker every few seconds. A peer that vanished without a word (a
 //! host that lost its power, a path that lost its way) sends nothing, so it is asked: with a PING
@@ -14,7 +14,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::h2::Session;
+use crate::h2::{Session, Unfinished};
 use crate::worker::Worker;
 
 /// A look at each session that often; a silent peer is gone after three looks.
@@ -28,6 +28,9 @@ const IDLE_LOOKS: u32 = 20;
 const UNUSED_LOOKS: u32 = 100;
 /// A session that the peer opened: an hour.
 const PEER_UNUSED_LOOKS: u32 = 1200;
+/// What a peer has begun (its settings, a block of fields, a frame that is no content) and not ended after so
+/// many looks ends the session: after 9 to 15 seconds (SECURITY: slow heads).
+const UNFINISHED_LOOKS: u32 = 3;
 /// What is going away, has no stream and does not end is cut after so many looks more.
 const LEAVING_LOOKS: u32 = 3;
 
@@ -72,6 +75,8 @@ struct Kept {
     keep: Keep,
     /// Looks without a stream.
     idle: u32,
+    /// What the peer had begun at the last look, and for how many looks.
+    unfinished: Option<(Unfinished, u32)>,
 }
 
 impl Keepalive {
@@ -81,6 +86,7 @@ impl Keepalive {
             session: Rc::downgrade(session),
             keep,
             idle: 0,
+            unfinished: None,
         });
     }
 
@@ -97,6 +103,14 @@ impl Kept {
             return false;
         };
         if session.is_closed() {
+            return false;
+        }
+        self.unfinished = match (session.unfinished(), self.unfinished) {
+            (Some(now), Some((before, looks))) if now == before => Some((now, looks + 1)),
+            (now, _) => now.map(|now| (now, 0)),
+        };
+        if let Some((what, UNFINISHED_LOOKS..)) = self.unfinished {
+            session.give_up(what);
             return false;
         }
         self.idle = if session.streams() > 0 {

@@ -72,6 +72,19 @@ pub fn detect(first: &[u8]) -> Option<Detected> {
     }
 }
 
+/// Of bytes that fit more than one answer: may they become HTTP/2's preface, or TLS, which are longer?
+#[must_use]
+pub fn may_be_http2_or_tls(first: &[u8]) -> bool {
+    PREFACE.starts_with(first) || first.first() == Some(&0x16)
+}
+
+/// Of bytes that fit more than one answer: are they all but surely HTTP or TLS? A single word may be
+/// anything, and whoever says it may be waiting for an answer.
+#[must_use]
+pub fn is_promising(first: &[u8]) -> bool {
+    first.first() == Some(&0x16) || first.contains(&b' ')
+}
+
 /// A plaintext record with the beginning of a ClientHello (RFC 8446 §5.1, §4.1.2).
 fn tls(first: &[u8]) -> Option<Detected> {
     let shape: [fn(u8) -> bool; 6] = [

@@ -61,6 +61,7 @@ impl Session {
         let result = if state.rest.is_empty() {
             let mut input = plain;
             let result = self.decode(state, &mut input);
+            state.moved |= input.len() < plain.len();
             state.rest.extend_from_slice(input);
             result
         } else {
@@ -69,6 +70,7 @@ impl Session {
             let mut input = joined.as_slice();
             let result = self.decode(state, &mut input);
             let used = joined.len() - input.len();
+            state.moved |= used > 0;
             buffer::drop_front(&mut joined, used);
             state.rest = joined;
             result

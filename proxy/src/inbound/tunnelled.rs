@@ -9,17 +9,18 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant as StdInstant;
 
 use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::detect::{Detected, Greeting, detect};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::message::{BodyLength, RequestHead, ResponseHead};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::bytes::{From, Opened, tell_opened};
 use super::{Inbound, PEER_IDLE};
+use crate::detect::{DETECT_TIMEOUT, limit};
 use crate::exchange::{Downstream, Meters, reply};
 use crate::finish::{Failed, Open, finish_bytes};
 use crate::hints::Hint;
@@ -28,8 +29,6 @@ use crate::relay::{Duplex, Lifetime, Meter, duplex, unless};
 use crate::stream::{Broken, Pull, Rx, Tx};
 use crate::worker::Accepted;
 
-/// From a peer's first byte until it is clear what it speaks.
-const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// First bytes that are kept at most.
 const FIRST_BYTES_MAX: usize = 16 * 1024;
 
@@ -102,7 +101,7 @@ impl Inbound {
             told: Some(id.into()),
             ..failed
         });
-        finish_bytes(Open::begin(&self.worker, event, Instant::now()), result);
+        finish_bytes(Open::begin(&self.worker, event, StdInstant::now()), result);
         down
     }
 
@@ -116,7 +115,7 @@ impl Inbound {
     /// back, to be relayed as bytes.
     pub(super) async fn hear<'a>(&self, mut opened: Box<Opened<'a>>) -> Option<Box<Opened<'a>>> {
         let port = opened.live.port;
-        if self.worker.application_hints.get(&port, Instant::now()) == Some(Hint::Bytes) {
+        if self.worker.application_hints.get(&port, StdInstant::now()) == Some(Hint::Bytes) {
             return Some(opened);
         }
         let heard = {
@@ -169,7 +168,7 @@ impl Inbound {
             let conn = Accepted {
                 io: far,
                 peer: side.source,
-                since: Instant::now(),
+                since: StdInstant::now(),
             };
             let (rx, tx) = crate::tcp::split(near);
             let mut right = Duplex {
@@ -211,25 +210,24 @@ async fn first_words(left: &mut Rx, right: &mut Rx) -> Result<(Vec<u8>, Detected
         }
     }
     let mut first = Vec::new();
-    let reading = async {
-        loop {
-            let room = FIRST_BYTES_MAX.saturating_sub(first.len());
-            match left.try_pull(room, &mut |data| first.extend_from_slice(data))? {
-                Pull::Data => {
-                    if let Some(kind) = detect(&first) {
-                        return Ok::<_, Broken>(kind);
-                    }
+    let until = Instant::now() + DETECT_TIMEOUT;
+    loop {
+        let room = FIRST_BYTES_MAX.saturating_sub(first.len());
+        match left.try_pull(room, &mut |data| first.extend_from_slice(data))? {
+            Pull::Data => {
+                if let Some(kind) = detect(&first) {
+                    return Ok((first, kind));
                 }
-                Pull::Empty => left.wait().await?,
-                // What came before the end is all there will be.
-                Pull::End(_) => return Ok(Detected::Opaque),
             }
+            Pull::Empty => match timeout_at(limit(&first, until), left.wait()).await {
+                Ok(waited) => waited?,
+                // A few bytes and then silence: whatever it is, it is not HTTP.
+                Err(_) => return Ok((first, Detected::Opaque)),
+            },
+            // What came before the end is all there will be.
+            Pull::End(_) => return Ok((first, Detected::Opaque)),
         }
-    };
-    let kind = timeout(DETECT_TIMEOUT, reading).await;
-    // A few bytes and then silence: whatever it is, it is not HTTP.
-    let kind = kind.unwrap_or(Ok(Detected::Opaque))?;
-    Ok((first, kind))
+    }
 }
 
 /// Hands on what was read to know what it is.

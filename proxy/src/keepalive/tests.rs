@@ -121,6 +121,7 @@ async fn a_session_without_streams_ends_in_the_end() {
                 };
                 let keepalive = Keepalive::default();
                 keepalive.watch(watched, keep);
+                settle().await;
                 let mut looks = 0;
                 while !watched.is_closed() {
                     looks += 1;
@@ -136,6 +137,58 @@ async fn a_session_without_streams_ends_in_the_end() {
                 }
                 client.close();
                 server.close();
+            }
+        })
+        .await;
+}
+
+/// O9: what a slow client may begin.
+#[tokio::test]
+async fn what_is_begun_and_not_ended_ends_the_session() {
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    // The head of a HEADERS frame of seven bytes: without an end, of a whole block.
+    const OPEN: &[u8] = b"\0\0\x07\x01\0\0\0\0\x01";
+    const WHOLE: &[u8] = b"\0\0\x07\x01\x04\0\0\0\x01";
+    // POST http / and an authority of two letters.
+    const FIELDS: &[u8] = b"\x83\x86\x84\x41\x02ab";
+    // Of ten bytes of content, three.
+    const CONTENT: &[u8] = b"\0\0\x0a\0\0\0\0\0\x01abc";
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // The head of a CONTINUATION without an end, of nothing.
+    const MORE: &[u8] = b"\0\0\0\x09\0\0\0\0\x01";
+    LocalSet::new()
+        .run_until(async {
+            for (begun, drips, ends) in [
+                (vec![], &b""[..], true),
+                (vec![PREFACE], b"", true),
+                (vec![PREFACE, SETTINGS], b"", false),
+                (vec![PREFACE, SETTINGS, &SETTINGS[..5]], b"", true),
+                (vec![PREFACE, SETTINGS, WHOLE, &FIELDS[..3]], b"", true),
+                (vec![PREFACE, SETTINGS, OPEN, FIELDS], b"", true),
+                (vec![PREFACE, SETTINGS, OPEN, FIELDS], MORE, true),
+                (vec![PREFACE, SETTINGS, WHOLE, FIELDS, CONTENT], b"", false),
+                // Who asks often is always about to ask.
+                (
+                    vec![PREFACE, SETTINGS, &SETTINGS[..5]],
+                    b"\0\0\0\0\0\0\0\x04\0",
+                    false,
+                ),
+            ] {
+                let (near, mut far) = pair().await;
+                let session =
+                    Session::start(Transport::Plain(near), Role::Server, Settings::default());
+                let keepalive = Keepalive::default();
+                keepalive.watch(&session, Keep::Client);
+                far.write_all(&begun.concat()).await.unwrap();
+                settle().await;
+                for _ in 0..=UNFINISHED_LOOKS + 1 {
+                    // One that has ended is not written to.
+                    let _ = far.write_all(drips).await;
+                    settle().await;
+                    keepalive.look();
+                }
+                assert_eq!(session.is_closed(), ends, "{begun:?} {drips:?}");
+                session.close();
             }
         })
         .await;

@@ -9,7 +9,7 @@ use super::hpack::{Decoder, Encoder};
 use super::limits::{Counters, Limits};
 use super::receive::Reading;
 use super::stream::{Closed, Streams};
-use super::{ConnectionError, ErrorCode, Role, Settings};
+use super::{ConnectionError, ErrorCode, Role, Settings, StreamId};
 
 /// Ours: streams that a client opens before the server has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: u32 = 100;
@@ -174,6 +174,18 @@ impl Connection {
         if seconds > 0 {
             self.limits.elapsed(seconds);
         }
+    }
+
+    /// A block of fields that has begun and is not whole: of which stream?
+    #[must_use]
+    pub fn open_block(&self) -> Option<StreamId> {
+        self.assembly.as_ref().map(|open| StreamId(open.stream))
+    }
+
+    /// Ends it: the peer has begun something and does not come to its end.
+    pub fn give_up(&mut self, why: &'static str, out: &mut Vec<u8>) {
+        let code = ErrorCode::EnhanceYourCalm;
+        self.fail(ConnectionError { code, why }, out);
     }
 
     /// What the peer has done so far, for metrics.

@@ -1,12 +1,16 @@
 //! What does an endpoint slice say?
 
-use isthmus_control_plane_core::model::{EndpointSlice, SliceEndpoint, SlicePort, Spec, Transport};
+use std::net::IpAddr;
+
+use isthmus_control_plane_core::model::{
+    EndpointSlice, IpFamily, SliceEndpoint, SlicePort, Spec, Transport,
+};
 use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
 use isthmus_proto::ids::is_label;
 use serde::Deserialize;
 
 use super::workload::{addresses, transport};
-use super::{Document, Failure, Metadata, status};
+use super::{Bad, Document, Failure, Metadata, status};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -88,18 +92,31 @@ pub(super) fn endpoint_slice(
         Err(failure) => return Some(Err(failure)),
     };
     let service = metadata.label(SERVICE_LABEL)?.to_owned();
-    if raw.address_type.as_deref() == Some("FQDN") {
-        return None;
-    }
+    let family = match raw.address_type.as_deref().map(family) {
+        Some(Ok(Family::Names)) => return None,
+        Some(Ok(Family::Of(family))) => Some(family),
+        Some(Err(Bad(why))) => return Some(Err(document.failure(why))),
+        None => None,
+    };
     let endpoint = |raw: RawEndpoint| {
         let texts: Vec<&str> = raw.addresses.iter().map(String::as_str).collect();
+        let addresses = addresses(document, "endpoints.addresses", &texts)?;
+        let is_of = |address: &&IpAddr| match family {
+            Some(IpFamily::V4) => address.is_ipv4(),
+            Some(IpFamily::V6) => address.is_ipv6(),
+            None => true,
+        };
+        if let Some(other) = addresses.iter().find(|address| !is_of(address)) {
+            let why = format!("endpoints.addresses: \"{other}\" is not of the addressType");
+            return Err(document.failure(why));
+        }
         let ready = raw.conditions.ready.unwrap_or(true);
         let zones = raw.hints.and_then(|hints| hints.for_zones).into_iter();
         let pod = raw
             .target_ref
             .filter(|target| target.kind.as_deref() == Some("Pod"));
         Ok(SliceEndpoint {
-            addresses: addresses(document, "endpoints.addresses", &texts)?,
+            addresses,
             ready,
             serving: raw.conditions.serving.unwrap_or(ready),
             terminating: raw.conditions.terminating.unwrap_or(false),
@@ -128,6 +145,22 @@ pub(super) fn endpoint_slice(
     }))
 }
 
+enum Family {
+    Of(IpFamily),
+    Names,
+}
+
+fn family(text: &str) -> Result<Family, Bad> {
+    match text {
+        "IPv4" => Ok(Family::Of(IpFamily::V4)),
+        "IPv6" => Ok(Family::Of(IpFamily::V6)),
+        "FQDN" => Ok(Family::Names),
+        _ => Err(Bad(format!(
+            "addressType: {text:?} is unknown; it must be IPv4, IPv6 or FQDN"
+        ))),
+    }
+}
+
 fn slice_ports(
     document: &Document<'_>,
     listed: Vec<RawSlicePort>,
@@ -136,6 +169,10 @@ fn slice_ports(
     for (at, raw) in listed.into_iter().enumerate() {
         let key = format!("ports[{at}].protocol");
         let transport = transport(document, &key, raw.protocol.as_deref())?;
+        if raw.port == Some(0) {
+            let why = format!("ports[{at}].port: 0 is not 1 to 65,535");
+            return Err(document.failure(why));
+        }
         if let (Transport::Tcp, Some(port)) = (transport, raw.port) {
             let name = raw.name.unwrap_or_default();
             ports.push(SlicePort { name, port });

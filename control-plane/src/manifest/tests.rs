@@ -716,6 +716,25 @@ fn a_transport_or_a_family_that_is_unknown_is_told_where_it_stands() {
             (7, 13),
         ),
         (
+            slice,
+            "ports:\n- port: 8080\n- port: 0".into(),
+            "ports[1].port: 0 is not",
+            (6, 9),
+        ),
+        (
+            slice,
+            "addressType: IPv5".into(),
+            "addressType: \"IPv5\" is unknown",
+            (4, 14),
+        ),
+        (
+            slice,
+            "addressType: IPv4\nendpoints:\n- addresses: [10.0.0.1]\n- addresses: ['fe80::1']"
+                .into(),
+            "endpoints.addresses: \"fe80::1\" is not of the addressType",
+            (7, 15),
+        ),
+        (
             service,
             "spec: {ipFamilies: [IPv4, IPv5]}".into(),
             "spec.ipFamilies: \"IPv5\"",

@@ -44,6 +44,8 @@ pub(super) struct Folder {
     missing: BTreeMap<ObjectRef, Instant>,
     /// Objects that two files declare: the file that does not count, and the one that does.
     twice: BTreeMap<PathBuf, Vec<Problem>>,
+    /// Which file an object is in that counts.
+    owners: BTreeMap<ObjectRef, PathBuf>,
     /// Since when links lead to nothing. One may be on its way: a ConfigMap's key that was removed is
     /// such a link, for a moment.
     dangling: BTreeMap<PathBuf, Instant>,
@@ -107,6 +109,7 @@ impl Folder {
             seen: BTreeMap::new(),
             missing: BTreeMap::new(),
             twice: BTreeMap::new(),
+            owners: BTreeMap::new(),
             dangling: BTreeMap::new(),
             stage: Stage::Unlisted(None),
         }
@@ -255,7 +258,8 @@ impl Folder {
         None
     }
 
-    /// What all files declare. Of two that declare the same object, the first by name counts.
+    /// What all files declare. Of two that declare the same object, the one that did so before counts, or
+    /// else the first by name: a file that is added takes nothing over.
     fn objects(&mut self) -> BTreeMap<ObjectRef, Object> {
         let mut objects: BTreeMap<ObjectRef, (Object, (&Path, u64))> = BTreeMap::new();
         let mut twice: BTreeMap<PathBuf, Vec<Problem>> = BTreeMap::new();
@@ -276,25 +280,43 @@ impl Folder {
                         object.created = object.created.or(Some(*seen));
                         place.insert((object, (path, *own_line)));
                     }
-                    Entry::Occupied(place) => {
-                        let (_, (other, line)) = place.get();
-                        let other = self.name(other);
+                    Entry::Occupied(mut place) => {
+                        let (first, (other, line)) = place.get();
+                        let is_owner = self.owners.get(place.key()) == Some(path);
+                        let own: (&Path, u64) = (path, *own_line);
+                        let (loser, counts) = if is_owner && *other != path {
+                            let lost = (*other, *line);
+                            let mut object = object.clone();
+                            object.created = object.created.or(first.created);
+                            place.insert((object, own));
+                            (lost, own)
+                        } else {
+                            (own, (*other, *line))
+                        };
                         let problem = Problem {
-                            line: *own_line,
+                            line: loser.1,
                             column: 1,
                             object: title(place.key()),
-                            message: format!("is in {other}:{line} already, which counts"),
+                            message: format!(
+                                "is in {}:{} already, which counts",
+                                self.name(counts.0),
+                                counts.1
+                            ),
                         };
-                        twice.entry(path.clone()).or_default().push(problem);
+                        twice.entry(loser.0.to_owned()).or_default().push(problem);
                     }
                 }
             }
         }
+        let of = |(at, (_, (path, _))): (&ObjectRef, &(Object, (&Path, u64)))| {
+            (at.clone(), path.to_path_buf())
+        };
+        let owners = objects.iter().map(of).collect();
         let objects: BTreeMap<ObjectRef, Object> = objects
             .into_iter()
             .map(|(at, (object, _))| (at, object))
             .collect();
-        self.twice = twice;
+        (self.twice, self.owners) = (twice, owners);
         let told = &self.told;
         self.seen
             .retain(|at, _| objects.contains_key(at) || told.contains_key(at));

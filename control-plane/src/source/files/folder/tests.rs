@@ -116,6 +116,31 @@ fn of_an_object_that_is_there_twice_both_lines_are_told() {
 }
 
 #[test]
+fn a_file_that_is_added_takes_no_object_over() {
+    let mut looked = Looked::new();
+    let ip = |looked: &Looked| match &looked.folder.told.values().next().unwrap().spec {
+        Spec::Pod(pod) => pod.ips.iter().map(ToString::to_string).collect::<String>(),
+        other => panic!("{other:?}"),
+    };
+    looked.write("b.yaml", pod("b", "10.0.0.2"));
+    looked.settle();
+    for file in ["a.yaml", "c.yaml"] {
+        looked.write(file, pod("b", "10.0.0.9"));
+        looked.settle();
+        assert_eq!(ip(&looked), "10.0.0.2");
+        let told = format!("{file}:1:1: Pod shop/b: is in b.yaml:1 already, which counts");
+        assert!(looked.errors().contains(&told), "{:?}", looked.errors());
+    }
+    looked.write("b.yaml", pod("b", "10.0.0.3"));
+    looked.settle();
+    assert_eq!(ip(&looked), "10.0.0.3", "it is edited where it is");
+    fs::remove_file(looked.at("b.yaml")).unwrap();
+    looked.settle();
+    assert_eq!(ip(&looked), "10.0.0.9", "another one has it now");
+    assert_eq!(looked.errors().len(), 1);
+}
+
+#[test]
 fn a_link_whose_target_is_gone_is_a_file_that_cannot_be_read() {
     let (mut looked, elsewhere) = (Looked::new(), tempfile::tempdir().unwrap());
     let target = elsewhere.path().join("a");

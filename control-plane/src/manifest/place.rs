@@ -15,13 +15,18 @@ pub(super) fn of(text: &str, message: &str) -> Option<(u64, u64)> {
     }
     let lines: Vec<&str> = text.lines().collect();
     let (mut at, mut within) = (None, 0..lines.len());
-    for field in path.split('.') {
-        let field = field.split('[').next().unwrap_or(field);
+    for part in path.split('.') {
+        let (field, number) = part.split_once('[').unwrap_or((part, ""));
         let Some((line, column)) = find(&lines, within.clone(), field) else {
             break;
         };
         within = block(&lines, line, column);
         at = Some((line, column));
+        let number = number.strip_suffix(']').and_then(|n| n.parse().ok());
+        if let Some(item) = number.and_then(|number| item(&lines, &within, number)) {
+            at = Some((item.start, indent(lines.get(item.start)?)));
+            within = item;
+        }
     }
     let (line, column) = at?;
     let quoted = rest.split('"').nth(1).filter(|value| !value.is_empty());
@@ -68,6 +73,21 @@ fn block(lines: &[&str], line: usize, column: usize) -> Range<usize> {
     line..line.saturating_add(1).saturating_add(length)
 }
 
+/// The lines of an item of the list in the block of a key, counted from 0; `None`: it is a flow, or not there.
+fn item(lines: &[&str], within: &Range<usize>, number: usize) -> Option<Range<usize>> {
+    let spaces = |line: &str| line.len() - line.trim_start().len();
+    let all = within.clone().skip(1);
+    let mark = |at: &usize| {
+        lines
+            .get(*at)
+            .filter(|line| line.trim_start().starts_with('-'))
+    };
+    let outer = spaces(all.clone().find_map(|at| mark(&at))?);
+    let mut items = all.filter(|at| mark(at).is_some_and(|line| spaces(line) == outer));
+    let begin = items.nth(number)?;
+    Some(begin..items.next().unwrap_or(within.end))
+}
+
 /// Where a line's first key is: behind spaces and the marks of lists.
 fn indent(line: &str) -> usize {
     let rest = line.trim_start_matches([' ', '-']);
@@ -104,6 +124,12 @@ flow: {deep: {name: 7}}
             ("metadata.name: no", Some((3, 3))),
             ("spec.containers.name: no", Some((6, 5))),
             ("spec.containers[0].ports: port 0", Some((7, 5))),
+            (
+                "spec.containers[0].ports[1].containerPort: 0",
+                Some((9, 17)),
+            ),
+            ("status.podIPs[1].ip: no", Some((17, 5))),
+            ("status.podIPs[7].ip: no", Some((16, 5))),
             ("spec.tolerations.key: no", Some((11, 7))),
             ("status.podIPs: \"10.0.0.300\" is no address", Some((17, 9))),
             ("status.podIP: \"elsewhere\" is no address", Some((13, 3))),

@@ -719,7 +719,7 @@ fn a_transport_or_a_family_that_is_unknown_is_told_where_it_stands() {
             slice,
             "ports:\n- port: 8080\n- port: 0".into(),
             "ports[1].port: 0 is not",
-            (6, 9),
+            (6, 3),
         ),
         (
             slice,

@@ -98,16 +98,17 @@ pub(super) fn endpoint_slice(
         Some(Err(Bad(why))) => return Some(Err(document.failure(why))),
         None => None,
     };
-    let endpoint = |raw: RawEndpoint| {
+    let endpoint = |(at, raw): (usize, RawEndpoint)| {
+        let key = format!("endpoints[{at}].addresses");
         let texts: Vec<&str> = raw.addresses.iter().map(String::as_str).collect();
-        let addresses = addresses(document, "endpoints.addresses", &texts)?;
+        let addresses = addresses(document, &key, &texts)?;
         let is_of = |address: &&IpAddr| match family {
             Some(IpFamily::V4) => address.is_ipv4(),
             Some(IpFamily::V6) => address.is_ipv6(),
             None => true,
         };
         if let Some(other) = addresses.iter().find(|address| !is_of(address)) {
-            let why = format!("endpoints.addresses: \"{other}\" is not of the addressType");
+            let why = format!("{key}: \"{other}\" is not of the addressType");
             return Err(document.failure(why));
         }
         let ready = raw.conditions.ready.unwrap_or(true);
@@ -130,7 +131,8 @@ pub(super) fn endpoint_slice(
             for_zones: zones.flatten().map(|zone| zone.name).collect(),
         })
     };
-    let endpoints = raw.endpoints.unwrap_or_default().into_iter().map(endpoint);
+    let endpoints = raw.endpoints.unwrap_or_default().into_iter();
+    let endpoints = endpoints.enumerate().map(endpoint);
     let endpoints: Result<_, Failure> = endpoints.collect();
     let ports = slice_ports(document, raw.ports.unwrap_or_default());
     let read = endpoints.and_then(|endpoints| Ok((endpoints, ports?)));

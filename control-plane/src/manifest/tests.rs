@@ -731,8 +731,8 @@ fn a_transport_or_a_family_that_is_unknown_is_told_where_it_stands() {
             slice,
             "addressType: IPv4\nendpoints:\n- addresses: [10.0.0.1]\n- addresses: ['fe80::1']"
                 .into(),
-            "endpoints.addresses: \"fe80::1\" is not of the addressType",
-            (7, 15),
+            "endpoints[1].addresses: \"fe80::1\" is not of the addressType",
+            (7, 16),
         ),
         (
             service,

@@ -60,7 +60,9 @@ def start(me):
 
 def known():
     """How many endpoints and services the sidecar knows."""
-    page = subprocess.run(["ip", "netns", "exec", "pb-a", "curl", "-s", "http://127.0.0.1:15000/config"], capture_output=True, text=True)
+    with open(f"{mesh.DIR}/{LAYER}/direct-A.state/admin-token") as f:
+        shown = f"authorization: Bearer {f.read().strip()}"
+    page = subprocess.run(["ip", "netns", "exec", "pb-a", "curl", "-s", "-H", shown, "http://127.0.0.1:15000/config"], capture_output=True, text=True)
     services = json.loads(page.stdout)["services"] if page.stdout else []
     return sum(len(s["endpoints"] or []) for s in services), sum(1 for s in services if s["endpoints"])
 

@@ -34,6 +34,7 @@ pub(crate) struct Subject {
     pub(crate) discovery: SocketAddr,
     admin: SocketAddr,
     pub(crate) roots: String,
+    token: String,
 }
 
 /// Are there two cores, as far as was known before we kept to one?
@@ -111,6 +112,7 @@ impl Subject {
             discovery,
             admin: address("admin")?,
             roots: fs::read_to_string(state.join("roots.pem"))?,
+            token: fs::read_to_string(state.join("admin-token"))?,
             child,
             began,
         })
@@ -218,7 +220,10 @@ impl Subject {
 
     async fn get(&self, path: &str) -> Outcome<String> {
         let mut stream = TcpStream::connect(self.admin).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
+            self.token.trim_end()
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::client::{self, Door};
+
 mod clusters;
 mod why;
 mod trust;
@@ -214,9 +216,23 @@ pub(crate) struct MeshAddresses {
     /// Admin address of a proxy; may be given several times.
     #[arg(long = "proxy", value_name = "IP:PORT")]
     pub(crate) proxies: Vec<SocketAddr>,
+    /// A file with the token that they ask for: `admin-token` in a process's state folder.
+    #[arg(long, value_name = "FILE", env = "ISTHMUS_ADMIN_TOKEN_FILE")]
+    pub(crate) admin_token: Option<PathBuf>,
     /// State file of a held demo. Default: where `isthmus demo --hold` writes it.
     #[arg(long, value_name = "FILE", env = "ISTHMUS_DEMO_STATE")]
     pub(crate) demo: Option<PathBuf>,
+}
+
+impl MeshAddresses {
+    /// How to ask at an address that was given.
+    ///
+    /// # Errors
+    /// The file with the token can't be read.
+    pub(crate) fn door(&self, at: SocketAddr) -> anyhow::Result<Door> {
+        let token = self.admin_token.as_deref().map(client::token).transpose()?;
+        Ok(Door { at, token })
+    }
 }
 
 /// Options of `isthmus status`.
@@ -224,7 +240,7 @@ pub(crate) struct MeshAddresses {
 #[command(after_help = "Examples:\n  \
         isthmus status                                   of the demo that is held on this machine\n  \
         isthmus status --context east                    of the control plane in a cluster, by kubectl\n  \
-        isthmus status --control-plane 127.0.0.1:15014 --proxy 10.0.0.7:15000\n  \
+        isthmus status --control-plane 127.0.0.1:15014 --admin-token cp-state/admin-token\n  \
         isthmus status --output json")]
 pub(crate) struct StatusOptions {
     /// Where to ask.

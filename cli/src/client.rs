@@ -1,6 +1,7 @@
 //! How do we ask an admin page? One small HTTP/1.1 request, bounded in time and size.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -9,6 +10,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use isthmus_proto::admin::{TOKEN_FILE, Token};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -34,27 +36,69 @@ impl Answer {
     }
 }
 
+/// Where admin pages are, and what is shown there.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    /// The address.
+    pub(crate) at: SocketAddr,
+    /// The token, where it is known.
+    pub(crate) token: Option<Token>,
+}
+
+impl Door {
+    /// With the token of a state folder on this machine; without, if there is none that we may read.
+    pub(crate) fn of(at: SocketAddr, state_dir: &Path) -> Self {
+        Self {
+            at,
+            token: token(&state_dir.join(TOKEN_FILE)).ok(),
+        }
+    }
+}
+
+/// The token in a file.
+///
+/// # Errors
+/// It can't be read, or holds something else.
+pub(crate) fn token(file: &Path) -> anyhow::Result<Token> {
+    let text = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    Token::read(&text).with_context(|| file.display().to_string())
+}
+
 /// Sends a request without a body.
 ///
 /// # Errors
 /// Nobody answers at the address, in time, with an HTTP response.
 pub(crate) async fn ask(method: Method, to: SocketAddr, path: &str) -> anyhow::Result<Answer> {
-    timeout(ANSWER_TIMEOUT, exchange(method, to, path))
+    let door = Door {
+        at: to,
+        token: None,
+    };
+    knock(method, &door, path).await
+}
+
+async fn knock(method: Method, door: &Door, path: &str) -> anyhow::Result<Answer> {
+    let to = door.at;
+    timeout(ANSWER_TIMEOUT, exchange(method, door, path))
         .await
         .map_err(|_| anyhow::anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
         .and_then(|answer| answer)
         .with_context(|| format!("asking http://{to}{path}"))
 }
 
-async fn exchange(method: Method, to: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+async fn exchange(method: Method, door: &Door, path: &str) -> anyhow::Result<Answer> {
+    let to = door.at;
     let stream = TcpStream::connect(to).await.context("connecting")?;
     let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", to.to_string())
-        .header("connection", "close")
-        .body(Empty::<Bytes>::new())?;
+        .header("connection", "close");
+    let request = match &door.token {
+        Some(token) => request.header("authorization", token.authorization()),
+        None => request,
+    };
+    let request = request.body(Empty::<Bytes>::new())?;
     let exchange = async {
         let response = send.send_request(request).await?;
         let (head, body) = response.into_parts();
@@ -81,8 +125,15 @@ async fn exchange(method: Method, to: SocketAddr, path: &str) -> anyhow::Result<
 ///
 /// # Errors
 /// As `ask`; also another status than 200, and what isn't JSON.
-pub(crate) async fn json(to: SocketAddr, path: &str) -> anyhow::Result<Value> {
-    let answer = ask(Method::GET, to, path).await?;
+pub(crate) async fn json(door: &Door, path: &str) -> anyhow::Result<Value> {
+    let to = door.at;
+    let answer = knock(Method::GET, door, path).await?;
+    if answer.status == StatusCode::UNAUTHORIZED {
+        bail!(
+            "http://{to}{path} {}; --admin-token names a file with it",
+            answer.text().trim()
+        );
+    }
     if answer.status != StatusCode::OK {
         bail!(
             "http://{to}{path} answered {}: {}",

@@ -77,7 +77,7 @@ fn branch(value: &Value, depth: usize, text: &mut String) {
             for (key, value) in fields {
                 let key = key.replace('_', " ");
                 if is_leaf(value) {
-                    text.push_str(&format!("{indent}{key}: {}\n", leaf(value)));
+                    text.push_str(&format!("{indent}{key}: {}\n", shown(value)));
                 } else {
                     text.push_str(&format!("{indent}{key}:\n"));
                     branch(value, depth + 1, text);
@@ -87,7 +87,7 @@ fn branch(value: &Value, depth: usize, text: &mut String) {
         Value::Array(items) => {
             for item in items {
                 if is_leaf(item) {
-                    text.push_str(&format!("{indent}- {}\n", leaf(item)));
+                    text.push_str(&format!("{indent}- {}\n", shown(item)));
                 } else {
                     let mut inner = String::new();
                     branch(item, depth + 1, &mut inner);
@@ -111,12 +111,23 @@ fn is_leaf(value: &Value) -> bool {
     }
 }
 
+/// A single value behind its key: an empty text is one that is not there.
+fn shown(value: &Value) -> String {
+    Some(leaf(value))
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| "-".to_owned())
+}
+
 /// A single value as text; strings without quotes.
 pub(crate) fn leaf(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
+        // Nobody reads more of a measurement.
+        Value::Number(number) if number.is_f64() => {
+            format!("{:.3}", number.as_f64().unwrap_or_default())
+        }
         Value::Number(number) => number.to_string(),
         Value::String(text) => text.clone(),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
@@ -147,6 +158,8 @@ mod tests {
 
     #[test]
     fn a_tree_reads_like_a_list() {
+        let figures = json!({ "mean": 5.688_129_999_999_999, "count": 7, "why": "" });
+        assert_eq!(tree(&figures), "  count: 7\n  mean: 5.688\n  why: -\n");
         let text = tree(&json!({ "ok": true, "steps": [{ "what": "a", "why": null }, "b"] }));
         assert_eq!(
             text,

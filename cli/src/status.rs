@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Format, MeshAddresses, StatusOptions};
-use crate::client;
+use crate::client::{self, Door};
 use crate::demo::state::State;
 use crate::output;
 
@@ -48,7 +48,7 @@ async fn look(options: &StatusOptions) -> anyhow::Result<Value> {
         return replicas::look(&options.reach).await;
     }
     let (control_plane, proxies) = addresses(&options.mesh)?;
-    Ok(ask(control_plane, &proxies).await)
+    Ok(ask(control_plane.as_ref(), &proxies).await)
 }
 
 /// A page of the control plane's.
@@ -60,32 +60,30 @@ pub(crate) async fn page(options: &StatusOptions, path: &str) -> anyhow::Result<
         return replicas::page(&options.reach, path).await;
     }
     let (control_plane, _) = addresses(&options.mesh)?;
-    client::json(control_plane.context("name it with --control-plane")?, path).await
+    let control_plane = control_plane.context("name it with --control-plane")?;
+    client::json(&control_plane, path).await
 }
 
-/// A proxy's name, if it is known, and its admin address.
-type ProxyAt = (String, SocketAddr);
+/// A proxy's name, if it is known, and its admin pages.
+type ProxyAt = (String, Door);
 
 /// Where to ask: what was given, else the demo that is held.
-fn addresses(mesh: &MeshAddresses) -> anyhow::Result<(Option<SocketAddr>, Vec<ProxyAt>)> {
+fn addresses(mesh: &MeshAddresses) -> anyhow::Result<(Option<Door>, Vec<ProxyAt>)> {
     if mesh.control_plane.is_some() || !mesh.proxies.is_empty() {
-        let proxies = mesh
-            .proxies
-            .iter()
-            .map(|at| (at.to_string(), *at))
-            .collect();
-        return Ok((mesh.control_plane, proxies));
+        let proxies = mesh.proxies.iter();
+        let proxies = proxies.map(|at| Ok((at.to_string(), mesh.door(*at)?)));
+        let control_plane = mesh.control_plane.map(|at| mesh.door(at)).transpose()?;
+        return Ok((control_plane, proxies.collect::<anyhow::Result<_>>()?));
     }
     let state = State::read(mesh.demo.as_deref())?;
-    Ok((
-        Some(state.control_plane),
-        state.proxies.into_iter().collect(),
-    ))
+    let door = |(id, at): (&String, &SocketAddr)| (id.clone(), state.door(*at));
+    let proxies = state.proxies.iter().map(door).collect();
+    Ok((Some(state.door(state.control_plane)), proxies))
 }
 
 /// Everybody's answers; what can't be asked says why in `error`.
-async fn ask(control_plane: Option<SocketAddr>, proxies: &[ProxyAt]) -> Value {
-    let page = async |at: SocketAddr, path: &str| {
+async fn ask(control_plane: Option<&Door>, proxies: &[ProxyAt]) -> Value {
+    let page = async |at: &Door, path: &str| {
         let answer = client::json(at, path).await;
         answer.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }))
     };
@@ -97,7 +95,7 @@ async fn ask(control_plane: Option<SocketAddr>, proxies: &[ProxyAt]) -> Value {
         ),
         None => (Value::Null, Value::Null, Value::Null),
     };
-    let configs = join_all(proxies.iter().map(|(_, at)| page(*at, "/config"))).await;
+    let configs = join_all(proxies.iter().map(|(_, at)| page(at, "/config"))).await;
     let configs: Map<String, Value> = proxies
         .iter()
         .map(|(name, _)| name.clone())
@@ -151,7 +149,11 @@ mod tests {
             ..MeshAddresses::default()
         };
         let (control_plane, proxies) = addresses(&mesh).unwrap();
-        assert_eq!(control_plane, None);
-        assert_eq!(proxies, [("127.0.0.1:15000".to_owned(), at)]);
+        assert!(control_plane.is_none());
+        let [(name, door)] = &proxies[..] else {
+            panic!("one proxy")
+        };
+        assert_eq!((name.as_str(), door.at), ("127.0.0.1:15000", at));
+        assert!(door.token.is_none());
     }
 }

@@ -3,13 +3,11 @@
 //! The proxies replay the decision with the functions that made it; this puts both ends' answers
 //! together and reads them out.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use crate::args::{CallOptions, Format, WhyOptions};
-use crate::client::{self, escape};
+use crate::client::{self, Door, escape};
 use crate::demo::state::State;
 use crate::output;
 
@@ -49,10 +47,10 @@ async fn of_reason(options: &WhyOptions) -> anyhow::Result<Story> {
         );
     };
     let proxy = match options.mesh.proxies.first() {
-        Some(address) => *address,
+        Some(address) => options.mesh.door(*address)?,
         None => find(&State::read(options.mesh.demo.as_deref())?, workload)?.1,
     };
-    reason(proxy, id).await
+    reason(&proxy, id).await
 }
 
 /// Whose proxy gave this reason id; `None`: it is none.
@@ -66,7 +64,7 @@ fn workload_of(id: &str) -> Option<&str> {
 ///
 /// # Errors
 /// The proxy doesn't answer, or has forgotten.
-pub(crate) async fn reason(proxy: SocketAddr, id: &str) -> anyhow::Result<Story> {
+pub(crate) async fn reason(proxy: &Door, id: &str) -> anyhow::Result<Story> {
     let answer = client::json(proxy, &format!("/why?reason={}", escape(id))).await?;
     Ok(Story::of_reason(answer))
 }
@@ -77,27 +75,33 @@ async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
         None => Some(State::read(options.mesh.demo.as_deref())?),
     };
     let (client, client_admin) = match (options.mesh.proxies.first(), &state) {
-        (Some(address), _) => (options.client_or_reason.clone(), *address),
+        (Some(address), _) => {
+            let door = options.mesh.door(*address)?;
+            (options.client_or_reason.clone(), door)
+        }
         (None, Some(state)) => find(state, &options.client_or_reason)?,
         (None, None) => bail!("no proxy to ask: give --proxy"),
     };
-    let config = client::json(client_admin, "/config").await?;
+    let config = client::json(&client_admin, "/config").await?;
     let (host, port) = host_and_port(service, namespace_of(&config))?;
     let asked = format!("host={}&port={port}{}", escape(&host), said(&options.call));
-    let outbound = client::json(client_admin, &format!("/why?{asked}")).await?;
+    let outbound = client::json(&client_admin, &format!("/why?{asked}")).await?;
     let first_use = if story::is_first_use(&outbound) {
-        let control_plane = options.mesh.control_plane;
-        let control_plane = control_plane.or(state.as_ref().map(|state| state.control_plane));
+        let control_plane = match (options.mesh.control_plane, &state) {
+            (Some(at), _) => Some(options.mesh.door(at)?),
+            (None, Some(state)) => Some(state.door(state.control_plane)),
+            (None, None) => None,
+        };
         Some(first_use(control_plane, &config, (&host, port)).await)
     } else {
         None
     };
     // What the sidecar has not been told yet, the control plane knows.
     let decided = first_use.as_ref().unwrap_or(&outbound);
-    let inbound = match server_of(options, state.as_ref(), decided) {
+    let inbound = match server_of(options, state.as_ref(), decided)? {
         Some((_, admin)) => {
             let call = (host.as_str(), port, &options.call);
-            Some(inbound(admin, &config, decided, call).await)
+            Some(inbound(&admin, &config, decided, call).await)
         }
         None => None,
     };
@@ -111,7 +115,7 @@ async fn of_call(options: &WhyOptions, service: &str) -> anyhow::Result<Story> {
 /// What the client's sidecar would be told at its first call. Where nobody can say it, this is
 /// `{"unavailable": why}`.
 async fn first_use(
-    control_plane: Option<SocketAddr>,
+    control_plane: Option<Door>,
     client: &Value,
     (host, port): (&str, u16),
 ) -> Value {
@@ -123,7 +127,7 @@ async fn first_use(
     };
     let (name, host) = (escape(name), escape(host));
     client::json(
-        at,
+        &at,
         &format!("/first-use?client={name}&host={host}&port={port}"),
     )
     .await
@@ -133,7 +137,7 @@ async fn first_use(
 /// What the server's sidecar says of it. That it can't be asked may be the very reason: then the
 /// other half counts all the more, and this one is `{"unavailable": why}`.
 async fn inbound(
-    admin: SocketAddr,
+    admin: &Door,
     client: &Value,
     outbound: &Value,
     (host, port, call): (&str, u16, &CallOptions),
@@ -159,12 +163,12 @@ fn server_of(
     options: &WhyOptions,
     state: Option<&State>,
     outbound: &Value,
-) -> Option<(String, SocketAddr)> {
+) -> anyhow::Result<Option<(String, Door)>> {
     if let Some(address) = options.server {
-        return Some((String::new(), address));
+        return Ok(Some((String::new(), options.mesh.door(address)?)));
     }
-    let endpoint = story::endpoint(outbound)?;
-    find(state?, &endpoint).ok()
+    let found = story::endpoint(outbound).zip(state);
+    Ok(found.and_then(|(endpoint, state)| find(state, &endpoint).ok()))
 }
 
 /// What was said of the call, as parameters of a query. Nothing: the port's protocol decides.
@@ -217,8 +221,13 @@ fn sent(outbound: &Value) -> Option<String> {
 
 /// The proxy of a pod that is named as `cluster/namespace/pod`, or by an end of that, or by the
 /// name of its workload (`web` means `web-1`, if nothing else fits).
-fn find(state: &State, name: &str) -> anyhow::Result<(String, SocketAddr)> {
-    let proxies = || state.proxies.iter().map(|(id, at)| (id.clone(), *at));
+fn find(state: &State, name: &str) -> anyhow::Result<(String, Door)> {
+    let proxies = || {
+        state
+            .proxies
+            .iter()
+            .map(|(id, at)| (id.clone(), state.door(*at)))
+    };
     let fits = |id: &str| id == name || id.ends_with(&format!("/{name}"));
     if let Some(found) = proxies().find(|(id, _)| fits(id)) {
         return Ok(found);
@@ -267,6 +276,8 @@ fn host_and_port(service: &str, namespace: &str) -> anyhow::Result<(String, u16)
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn state() -> State {
@@ -279,6 +290,7 @@ mod tests {
         State {
             control_plane: at,
             proxies: names.map(|name| (name.to_owned(), at)).into(),
+            states: [].into(),
             folder: "/".into(),
         }
     }

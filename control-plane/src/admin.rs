@@ -1,16 +1,17 @@
 //! What may operators and their metrics see?
 //!
 //! Plain HTTP. `/ready` and `/metrics` answer everybody who reaches the address; the dumps name
-//! workloads and addresses, and answer only callers on this machine (SECURITY S10).
+//! workloads and addresses, and answer only admins who are on this machine (SECURITY S10).
 
 mod front;
+mod guard;
 mod page;
 mod services;
 mod first_use;
 mod readiness;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use isthmus_control_plane_core::model::Object;
 use isthmus_control_plane_core::world::{ClusterStatus, Place, State};
 use isthmus_proto::ids::ClusterId;
@@ -33,6 +34,7 @@ use crate::saved::Note;
 use crate::source::Report;
 use crate::writer::Problems;
 pub use front::Front;
+pub use guard::{ACCOUNT, AUDIENCE, Guard};
 pub use readiness::Begin;
 use readiness::Readiness;
 
@@ -84,20 +86,20 @@ struct ClusterView {
 }
 
 /// Everybody who reaches the address may see whether this one is ready, and its metrics. All else names
-/// workloads and addresses: who is on this machine may see it, or whom a cluster lets forward a port to it.
-fn may_see(path: &str, remote: IpAddr) -> bool {
-    matches!(path, "/ready" | "/metrics") || remote.to_canonical().is_loopback()
+/// workloads and addresses: an admin may see it who is on this machine, or whom a cluster lets forward a
+/// port to it. From elsewhere the token would come in the clear.
+fn is_for_admins(path: &str) -> bool {
+    !matches!(path, "/ready" | "/metrics")
+}
+
+/// May somebody at this address ask for this path, who is an admin?
+fn may_ask(path: &str, remote: IpAddr) -> bool {
+    !is_for_admins(path) || remote.to_canonical().is_loopback()
 }
 
 impl Admin {
-    fn answer(&self, request: &Request<Incoming>, remote: SocketAddr) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        }
-        if !may_see(path, remote.ip()) {
-            return text(StatusCode::FORBIDDEN, "only from this machine\n");
-        }
         match path {
             "/ready" => {
                 let readiness = self.readiness();
@@ -298,9 +300,10 @@ mod tests {
             "::ffff:10.0.0.1",
             "fd00::1",
         ];
-        let may = |path, from: &str| may_see(path, from.parse().unwrap());
+        let may = |path, from: &str| may_ask(path, from.parse().unwrap());
         for path in ["/ready", "/metrics"] {
             assert!(here.iter().chain(&elsewhere).all(|from| may(path, from)));
+            assert!(!is_for_admins(path));
         }
         for path in [
             "/clusters",
@@ -317,6 +320,7 @@ mod tests {
             "/a-page-of-tomorrow",
         ] {
             assert!(here.iter().all(|from| may(path, from)), "{path}");
+            assert!(is_for_admins(path), "{path}");
             assert!(!elsewhere.iter().any(|from| may(path, from)), "{path}");
         }
     }

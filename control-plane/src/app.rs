@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::admin::{Admin, Begin, Front};
+use crate::admin::{Admin, Begin, Front, Guard};
 use crate::authority::Authority;
 use crate::authority::registry::Authorities;
 use crate::authority::serving::{self, Serving};
@@ -81,8 +81,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let admin_address = admin.local_addr()?.to_string();
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let front = answer(admin, &mut tasks);
     let apis = Apis::default();
+    let guard = Guard::open(&state, config.home.as_ref(), apis.subscribe())?;
+    let front = answer(admin, guard, &mut tasks);
     let election = start::elect(&config, apis.subscribe(), stopped.clone());
     tokio::pin!(shutdown);
     let opening = Opening {
@@ -151,8 +152,8 @@ fn copies(config: &Config) -> anyhow::Result<Arc<Copies>> {
 }
 
 /// Answers operators from now on, also while there is nothing to see.
-fn answer(admin: TcpListener, tasks: &mut JoinSet<&'static str>) -> Arc<Front> {
-    let front = Arc::new(Front::default());
+fn answer(admin: TcpListener, guard: Guard, tasks: &mut JoinSet<&'static str>) -> Arc<Front> {
+    let front = Arc::new(Front::new(guard));
     let answering = Arc::clone(&front);
     tasks.spawn(async move {
         answering.run(admin).await;

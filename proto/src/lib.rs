@@ -11,6 +11,7 @@ pub mod handle;
 pub mod positions;
 pub mod bounds;
 pub mod literal;
+pub mod admin;
 
 /// The delta-xDS envelope (`envoy.service.discovery.v3`).
 #[allow(

@@ -1,18 +1,21 @@
 //! What can an operator ask a proxy, and how is it answered?
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use isthmus_proto::admin::{TOKEN_BYTES, TOKEN_FILE, Token};
 use isthmus_proxy_core::balance::Ticks;
 use isthmus_proxy_core::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -22,6 +25,7 @@ use tokio::sync::watch;
 use crate::accept::bind;
 use crate::config::Role;
 use crate::discovery::State;
+use crate::files;
 use crate::worker::Shared;
 
 mod dump;
@@ -35,7 +39,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Which listener asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Face {
-    /// Loopback: everything.
+    /// Loopback, which the application shares: everything, for who shows the token.
     Admin,
     /// The pod's address: ready and metrics only.
     Ready,
@@ -47,6 +51,28 @@ pub struct Admin {
     shared: Arc<Shared>,
     discovery: Arc<Mutex<State>>,
     drain: watch::Sender<bool>,
+    token: Token,
+}
+
+/// The token of the state folder: made at the first start, for its owner alone.
+///
+/// # Errors
+/// The file can't be read or written, or holds something else.
+pub fn token(folder: &Path) -> Result<Token> {
+    let path = folder.join(TOKEN_FILE);
+    match std::fs::read(&path) {
+        Ok(text) => Token::read(&text).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let mut random = [0; TOKEN_BYTES];
+            let source = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+            let filled = source.fill(&mut random);
+            filled.map_err(|_| anyhow!("the system gives no random numbers"))?;
+            let token = Token::of(random);
+            files::write_private(&path, token.text().as_bytes())?;
+            Ok(token)
+        }
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
 }
 
 type Answer = Response<Either<Full<Bytes>, dump::Pieces>>;
@@ -58,11 +84,13 @@ impl Admin {
         shared: Arc<Shared>,
         discovery: Arc<Mutex<State>>,
         drain: watch::Sender<bool>,
+        token: Token,
     ) -> Self {
         Self {
             shared,
             discovery,
             drain,
+            token,
         }
     }
 
@@ -73,6 +101,7 @@ impl Admin {
             (&Method::GET, "/ready", _) => self.ready(),
             (&Method::GET, "/metrics", _) => self.metrics(),
             (_, _, Face::Ready) => text(StatusCode::NOT_FOUND, "only /ready and /metrics here\n"),
+            _ if !self.is_admin(request) => self.unauthorized(),
             (&Method::GET, "/config", _) => self.config(),
             (&Method::GET, "/listeners", _) => {
                 let bound = self.shared.bound.get();
@@ -92,6 +121,24 @@ impl Admin {
                 "GET /ready /metrics /config /listeners /why?reason=|host=&port= /why/inbound?identity=&port=, POST /drain\n",
             ),
         }
+    }
+
+    fn is_admin(&self, request: &Request<Incoming>) -> bool {
+        let shown = request.headers().get(AUTHORIZATION);
+        let shown = shown.and_then(|value| Token::shown(value.as_bytes()));
+        shown.is_some_and(|shown| self.token.is(&shown))
+    }
+
+    fn unauthorized(&self) -> Answer {
+        let file = self.shared.config.state_dir.join(TOKEN_FILE);
+        let why = format!(
+            "asks for `authorization: Bearer TOKEN` with the token in {}\n",
+            file.display()
+        );
+        let mut answer = text(StatusCode::UNAUTHORIZED, &why);
+        let scheme = HeaderValue::from_static("Bearer");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        answer
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -143,7 +190,7 @@ impl Admin {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         answer
             .headers_mut()
-            .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+            .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         answer
     }
 
@@ -260,7 +307,7 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>, face: Face) {
 fn text(status: StatusCode, body: &str) -> Answer {
     let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body.to_owned()))));
     *answer.status_mut() = status;
-    let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
 }
@@ -270,7 +317,7 @@ fn json_answer(value: &Value) -> Answer {
 }
 
 fn json_of(mut answer: Answer) -> Answer {
-    let kind = hyper::header::HeaderValue::from_static("application/json");
+    let kind = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
 }

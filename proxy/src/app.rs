@@ -80,7 +80,8 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (issued, certificates) = watch::channel(0);
     let discovery = Discovery::new(&shared, me, publish);
     let state = discovery.state();
-    let admin = Arc::new(Admin::new(Arc::clone(&shared), state, drain.clone()));
+    let token = admin::token(&shared.config.state_dir)?;
+    let admin = Arc::new(Admin::new(Arc::clone(&shared), state, drain.clone(), token));
     bound.admin = admin::listen(shared.config.listen.admin, &admin, admin::Face::Admin)?;
     bound.ready = admin::listen(shared.config.listen.ready, &admin, admin::Face::Ready)?;
     // Nobody was first.

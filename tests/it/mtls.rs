@@ -1,6 +1,7 @@
 //! Is every hop authenticated at both ends? (SECURITY S1, S2, S3, S5, S6)
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_tests::proxy::{MESH_PORT, Proxy};
 use isthmus_tests::tls::{self, Authority, Identity};
 use isthmus_tests::wait::check;
-use isthmus_tests::{Mesh, until};
+use isthmus_tests::{Mesh, admin, until};
 use rcgen::{CertificateParams, IsCa, KeyUsagePurpose, SanType};
 use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, ProtocolVersion};
@@ -301,6 +302,39 @@ async fn the_mesh_port_is_closed_to_other_networks() {
             .is_err()
     );
     assert_eq!(mesh.app("west/cart-1").record.accepts(), 0);
+}
+
+/// S21: the application shares the address with its sidecar's admin listener, and not its files.
+#[tokio::test]
+async fn who_shows_no_token_gets_nothing_out_of_admin_and_ends_nobody() {
+    let mesh = one_cluster().await;
+    let cart = mesh.proxy("east/cart-1");
+    let at = cart_admin(&mesh);
+    let at = SocketAddr::new(cart.listeners().admin.unwrap().ip(), at);
+    let others = admin::token(mesh.proxy("east/web-1").state_dir()).unwrap();
+    for token in [None, Some(&others)] {
+        for (method, path) in [
+            ("GET", "/config"),
+            ("GET", "/listeners"),
+            ("GET", "/why?reason=x"),
+            ("GET", "/why/inbound?port=8080"),
+            ("GET", "/"),
+            ("POST", "/drain"),
+        ] {
+            let (status, text) = admin::ask(at, method, path, token).await.unwrap();
+            assert!(
+                status == 401 && text.contains("/admin-token"),
+                "{path} {text}"
+            );
+        }
+        for path in ["/ready", "/metrics"] {
+            assert_eq!(admin::ask(at, "GET", path, token).await.unwrap().0, 200);
+        }
+    }
+    let file = cart.state_dir().join("admin-token");
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(cart.get("/config").await.unwrap().0, 200);
 }
 
 /// S20, S21: the proxy's own ports are beside the application's, and are not for peers.

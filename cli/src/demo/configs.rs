@@ -48,7 +48,7 @@ pub(crate) fn proxy(plan: &Plan, folder: &Folder, pod: &Pod) -> String {
             "roots_file": folder.control_state().join("roots.pem"),
         },
         "token_file": place.join("token"),
-        "state_dir": place.join("state"),
+        "state_dir": folder.pod_state(pod),
         "listen": {
             "mesh": mesh,
             "inbound": null,

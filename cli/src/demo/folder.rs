@@ -81,6 +81,11 @@ impl Folder {
         self.root.join("pods").join(pod.name)
     }
 
+    /// A pod's proxy's state.
+    pub(crate) fn pod_state(&self, pod: &Pod) -> PathBuf {
+        self.pod(pod).join("state")
+    }
+
     /// Where the logs are.
     pub(crate) fn logs(&self) -> PathBuf {
         self.root.join("logs")

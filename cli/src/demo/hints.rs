@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use isthmus_proto::admin::TOKEN_FILE;
 use serde::Serialize;
 
 use super::manifests;
@@ -29,6 +30,9 @@ pub(super) struct Hints {
     /// Where its objects are, for people.
     #[serde(skip)]
     objects: String,
+    /// What takes the policy back.
+    #[serde(skip)]
+    undo: String,
 }
 
 /// `{"mesh": …}`: the line of a scene begins with another key.
@@ -52,8 +56,10 @@ impl Hints {
             ("cart", at(&Callee::CART)),
             ("echo", at(&Callee::TCP)),
         ];
-        let tcp = at(&Callee::TCP).replace(':', " ");
+        let tcp = at(&Callee::TCP).replace(':', "/");
         let (bad, admin) = (plan.app(&reviews, AppKind::Http), plan.admin(&reviews));
+        let token = mesh.folder.pod_state(&reviews).join(TOKEN_FILE);
+        let token = token.display();
         let isthmus = own_name();
         let told = [
             (
@@ -64,7 +70,10 @@ impl Hints {
                 format!("curl http://{}/", at(&Callee::CART)),
                 "web calls cart, which both have".to_owned(),
             ),
-            (format!("nc {tcp}"), "TCP, echoed in west".to_owned()),
+            (
+                format!("bash -c 'exec 3<>/dev/tcp/{tcp}; echo hello >&3; head -1 <&3'"),
+                "TCP, echoed in west".to_owned(),
+            ),
             (
                 format!("curl -X POST 'http://{bad}/control/fail?mode=500'"),
                 "a pod of reviews turns bad (mode=off heals it)".to_owned(),
@@ -78,7 +87,7 @@ impl Hints {
                 "why a call goes where it goes".to_owned(),
             ),
             (
-                format!("curl http://{admin}/config"),
+                format!("curl -H \"authorization: Bearer $(cat {token})\" http://{admin}/config"),
                 format!("what the sidecar of {} knows", reviews.name),
             ),
             (example_policy(stage)?, POLICY.to_owned()),
@@ -89,6 +98,7 @@ impl Hints {
             services: services.into(),
             commands: commands.into(),
             objects: mesh.store.hint(&mesh.folder),
+            undo: mesh.store.undo(&mesh.folder, &manifests::FORBID_WEB),
         })
     }
 
@@ -102,7 +112,12 @@ impl Hints {
         for Command { command, shows } in commands {
             text.push_str(&format!("  {command:<COMMAND_WIDTH$}  {shows}\n"));
         }
-        text.push_str(&format!("{}\nTry a policy: {policy}", self.objects));
+        text.push_str(&format!(
+            "{}\nTry a policy: {policy}\n  The answers become 403 with an `x-mesh-reason`: `{} why ID` tells which policy it was. Take it back: {}",
+            self.objects,
+            own_name(),
+            self.undo
+        ));
         text
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use isthmus_proto::admin::TOKEN_FILE;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -16,6 +17,7 @@ use super::process::Process;
 use super::screen::Screen;
 use super::wait;
 use crate::args::DemoOptions;
+use crate::client::Door;
 use crate::kubernetes::plugin_of;
 use crate::{client, roles, shutdown};
 
@@ -77,7 +79,7 @@ pub(super) async fn run(
     let mut control_plane = Process::start(mesh::control_plane_program(&folder)?)?;
     // Cancel-safe: the process ends with its owner.
     let watched = tokio::select! {
-        watched = watch(options, &plan, clusters.len(), &mut control_plane, screen) => Some(watched),
+        watched = watch(options, (&plan, &folder), clusters.len(), &mut control_plane, screen) => Some(watched),
         () = shutdown::requested(false) => None,
     };
     control_plane.stop().await;
@@ -154,7 +156,7 @@ fn config(plan: &Plan, state: &Path, kubeconfig: &Path, clusters: &[Joined]) -> 
 /// True: every cluster was listed.
 async fn watch(
     options: &DemoOptions,
-    plan: &Plan,
+    (plan, folder): (&Plan, &Folder),
     clusters: usize,
     control_plane: &mut Process,
     screen: &Screen,
@@ -168,7 +170,7 @@ async fn watch(
             );
         }
         // It may not listen yet.
-        if let Ok(Value::Array(clusters)) = client::json(plan.control_admin(), "/clusters").await {
+        if let Ok(Value::Array(clusters)) = client::json(&door(plan, folder), "/clusters").await {
             seen = clusters;
         }
         let synced = seen.iter().filter(|c| c["state"] == "synced").count();
@@ -187,20 +189,25 @@ async fn watch(
         return Ok(all);
     }
     screen.say(&format!(
-        "\nWatching until Ctrl-C. Try: isthmus status --control-plane {}",
-        plan.control_admin()
+        "\nWatching until Ctrl-C. Try: isthmus status --control-plane {} --admin-token {}",
+        plan.control_admin(),
+        folder.control_state().join(TOKEN_FILE).display()
     ));
-    follow(plan, &seen, screen).await
+    follow(&door(plan, folder), &seen, screen).await
+}
+
+fn door(plan: &Plan, folder: &Folder) -> Door {
+    Door::of(plan.control_admin(), &folder.control_state())
 }
 
 /// Says of each cluster when its state changes, for as long as there is a control plane.
-async fn follow(plan: &Plan, seen: &[Value], screen: &Screen) -> anyhow::Result<bool> {
+async fn follow(door: &Door, seen: &[Value], screen: &Screen) -> anyhow::Result<bool> {
     let mut told: Vec<Value> = seen.iter().map(state).collect();
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let clusters = client::json(plan.control_admin(), "/clusters").await?;
+        let clusters = client::json(door, "/clusters").await?;
         for cluster in clusters.as_array().into_iter().flatten() {
             let now = state(cluster);
             if !told.contains(&now) {

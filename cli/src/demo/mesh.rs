@@ -22,6 +22,7 @@ use super::process::{Process, Program};
 use super::store::Store;
 use super::wait;
 use crate::client;
+use crate::client::Door;
 
 /// Longest time for the control plane to be ready.
 const CONTROL_PLANE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -295,18 +296,28 @@ impl Mesh {
         Ok(())
     }
 
-    /// Admin address of the proxy that gave a reason id (`cluster/namespace/pod:number`).
+    /// The admin pages of the control plane.
+    pub(crate) fn control_door(&self) -> Door {
+        Door::of(self.plan.control_admin(), &self.folder.control_state())
+    }
+
+    /// The admin pages of a pod's proxy.
+    pub(crate) fn door(&self, pod: &Pod) -> Door {
+        Door::of(self.plan.admin(pod), &self.folder.pod_state(pod))
+    }
+
+    /// Admin pages of the proxy that gave a reason id (`cluster/namespace/pod:number`).
     ///
     /// # Errors
     /// No proxy of the demo has that name.
-    pub(crate) fn admin_of(&self, reason: &str) -> anyhow::Result<SocketAddr> {
+    pub(crate) fn door_of(&self, reason: &str) -> anyhow::Result<Door> {
         let pods = self.plan.pods();
         let workload = reason
             .split_once(':')
             .map_or(reason, |(workload, _)| workload);
         let pod = pods.iter().find(|pod| pod.id() == workload);
         let pod = pod.with_context(|| format!("the reason {reason} is of no proxy here"))?;
-        Ok(self.plan.admin(pod))
+        Ok(self.door(pod))
     }
 
     /// Ends everything in order, so that children of children end too.

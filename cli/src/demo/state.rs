@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
 use super::plan::{Plan, Role};
+use crate::client::Door;
 
 /// Only its owner reads and writes it.
 const MODE: u32 = 0o600;
@@ -30,6 +31,8 @@ pub(crate) struct State {
     pub(crate) control_plane: SocketAddr,
     /// Of each proxy, by `cluster/namespace/pod`.
     pub(crate) proxies: BTreeMap<String, SocketAddr>,
+    /// Who listens at each of these addresses has its state here, and the token that it asks for.
+    pub(crate) states: BTreeMap<SocketAddr, PathBuf>,
     /// Where its manifests are.
     pub(crate) folder: PathBuf,
 }
@@ -40,13 +43,26 @@ impl State {
         let pods = plan.pods();
         let sidecars = pods.iter().filter(|pod| pod.role == Role::Sidecar);
         let gateways = pods.iter().filter(|pod| pod.role == Role::Gateway);
+        let states = pods
+            .iter()
+            .map(|pod| (plan.admin(pod), folder.pod_state(pod)));
+        let control_plane = (plan.control_admin(), folder.control_state());
         Self {
+            states: states.chain([control_plane]).collect(),
             control_plane: plan.control_admin(),
             proxies: sidecars
                 .chain(gateways)
                 .map(|pod| (pod.id(), plan.admin(pod)))
                 .collect(),
             folder: folder.root().to_owned(),
+        }
+    }
+
+    /// How to ask at one of its addresses.
+    pub(crate) fn door(&self, at: SocketAddr) -> Door {
+        match self.states.get(&at) {
+            Some(state) => Door::of(at, state),
+            None => Door { at, token: None },
         }
     }
 
@@ -227,6 +243,7 @@ mod tests {
         State {
             control_plane: listener.local_addr().unwrap(),
             proxies: BTreeMap::new(),
+            states: BTreeMap::new(),
             folder: folder.into(),
         }
     }
@@ -280,6 +297,7 @@ mod tests {
         let state = State {
             control_plane: at,
             proxies: BTreeMap::new(),
+            states: BTreeMap::new(),
             folder: "/".into(),
         };
         state.write(&file).unwrap();

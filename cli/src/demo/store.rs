@@ -9,6 +9,7 @@ use isthmus_test_clusters::{Cluster as ApiServer, Programs, Settings};
 use serde_json::{Value, json};
 
 use super::folder::Folder;
+use super::manifests::Manifest;
 use super::plan::{Cluster, Pod};
 use crate::install::objects::{self, SYSTEM};
 use crate::install::permissions::ACCOUNT;
@@ -239,6 +240,23 @@ impl Store {
             Self::Servers(_) => {
                 let config = kubeconfig(folder, cluster);
                 format!("kubectl --kubeconfig {} apply -f {file}", config.display())
+            }
+        }
+    }
+
+    /// For people: what takes such a file from a cluster again.
+    pub(crate) fn undo(&self, folder: &Folder, manifest: &Manifest) -> String {
+        let file = folder.cluster(manifest.cluster).join(manifest.file);
+        match self {
+            Self::Folders => format!("rm {}", file.display()),
+            Self::Servers(_) => {
+                let config = kubeconfig(folder, manifest.cluster);
+                let file = folder.root().join(manifest.file);
+                format!(
+                    "kubectl --kubeconfig {} delete -f {}",
+                    config.display(),
+                    file.display()
+                )
             }
         }
     }

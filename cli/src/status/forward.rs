@@ -8,11 +8,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use isthmus_proto::admin::Token;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::args::Reach;
+use crate::client::Door;
 use crate::install::objects::SYSTEM;
 
 /// Longest time until the way is open.
@@ -26,7 +28,7 @@ const COMPLAINT_BYTES_MAX: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct Forward {
     /// Where to knock.
-    pub(super) at: SocketAddr,
+    at: SocketAddr,
     _kubectl: Child,
 }
 
@@ -66,6 +68,16 @@ impl Forward {
             at,
             _kubectl: kubectl,
         })
+    }
+}
+
+impl Forward {
+    /// The pages there, with what they ask for.
+    pub(super) fn door(&self, token: &Token) -> Door {
+        Door {
+            at: self.at,
+            token: Some(token.clone()),
+        }
     }
 }
 

@@ -3,8 +3,13 @@
 //! A proxy is connected to one of them, and each watches the clusters by itself: one alone knows half of
 //! the proxies, and cannot say that another one is lost.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail, ensure};
 use futures_util::future::join_all;
+use isthmus_control_plane::admin::{ACCOUNT as ADMIN, AUDIENCE};
+use isthmus_control_plane::kubernetes::client::Api;
+use isthmus_proto::admin::Token;
 use serde_json::{Value, json};
 
 use super::forward::Forward;
@@ -14,6 +19,9 @@ use crate::client;
 use crate::install::objects::{COMPONENT, SYSTEM};
 use crate::install::permissions::ACCOUNT;
 use crate::kubernetes::{self, text};
+
+/// A token for a few questions: the shortest that an API server makes.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// One pod of the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +38,9 @@ struct Replica {
 /// # Errors
 /// There is no replica, or none that answers.
 pub(super) async fn look(reach: &Reach) -> anyhow::Result<Value> {
-    let replicas = list(reach).await?;
-    let answers = join_all(replicas.iter().map(|replica| answer(reach, replica))).await;
+    let (replicas, token) = list(reach).await?;
+    let asked = replicas.iter().map(|one| answer(reach, one, &token));
+    let answers = join_all(asked).await;
     let said = replicas.into_iter().zip(answers).collect();
     merged(said)
 }
@@ -41,12 +50,12 @@ pub(super) async fn look(reach: &Reach) -> anyhow::Result<Value> {
 /// # Errors
 /// None of them answers.
 pub(super) async fn page(reach: &Reach, path: &str) -> anyhow::Result<Value> {
-    let mut replicas = list(reach).await?;
+    let (mut replicas, token) = list(reach).await?;
     replicas.retain(|replica| replica.ready);
     replicas.sort_by_key(|replica| replica.leads != Some(true));
     let mut why = Vec::new();
     for replica in replicas {
-        match ask_one(reach, &replica, path).await {
+        match ask_one(reach, &replica, &token, path).await {
             Ok(page) => return Ok(page),
             Err(error) => why.push(format!("{}: {error:#}", replica.name)),
         }
@@ -65,9 +74,9 @@ pub(crate) async fn each(
     reach: &Reach,
     path: &str,
 ) -> anyhow::Result<Vec<(String, Result<Value, String>)>> {
-    let replicas = list(reach).await?;
+    let (replicas, token) = list(reach).await?;
     let asked = replicas.iter().map(async |replica| {
-        let answer = ask_one(reach, replica, path).await;
+        let answer = ask_one(reach, replica, &token, path).await;
         answer.map_err(|error| format!("{error:#}"))
     });
     let answers = join_all(asked).await;
@@ -75,14 +84,28 @@ pub(crate) async fn each(
     Ok(names.zip(answers).collect())
 }
 
-async fn ask_one(reach: &Reach, replica: &Replica, path: &str) -> anyhow::Result<Value> {
+async fn ask_one(
+    reach: &Reach,
+    replica: &Replica,
+    token: &Token,
+    path: &str,
+) -> anyhow::Result<Value> {
     ensure!(replica.ready, "its pod is not ready");
     let forward = Forward::open(reach, &replica.name).await?;
-    client::json(forward.at, path).await
+    client::json(&forward.door(token), path).await
 }
 
-/// The pods of the control plane in the cluster of this context, by name.
-async fn list(reach: &Reach) -> anyhow::Result<Vec<Replica>> {
+/// A token of the service account for admins: whoever may make one is an admin.
+async fn token(api: &Api) -> anyhow::Result<Token> {
+    let issued = api.token((SYSTEM, ADMIN), &[AUDIENCE], None, TOKEN_LIFETIME);
+    let issued = issued.await.with_context(|| {
+        format!("making a token of service account {SYSTEM}/{ADMIN}, which says that you are an admin of the mesh")
+    })?;
+    Ok(Token::read(issued.token.as_bytes())?)
+}
+
+/// The pods of the control plane in the cluster of this context, by name, and what they ask for.
+async fn list(reach: &Reach) -> anyhow::Result<(Vec<Replica>, Token)> {
     let api = kubernetes::connect(reach.kubeconfig.as_deref(), reach.context.as_deref())?;
     let path = format!("/api/v1/namespaces/{SYSTEM}/pods");
     let (label, value) = COMPONENT;
@@ -108,7 +131,7 @@ async fn list(reach: &Reach) -> anyhow::Result<Vec<Replica>> {
     };
     let mut replicas: Vec<Replica> = pods.iter().map(replica).collect();
     replicas.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(replicas)
+    Ok((replicas, token(&api).await?))
 }
 
 /// The pod that holds a Lease: what makes the holder no other's stands behind its name.
@@ -124,13 +147,13 @@ fn is_ready(pod: &Value) -> bool {
 }
 
 /// What one says; why it can't be asked, if so.
-async fn answer(reach: &Reach, replica: &Replica) -> Result<Value, String> {
+async fn answer(reach: &Reach, replica: &Replica, token: &Token) -> Result<Value, String> {
     if !replica.ready {
         return Err("its pod is not ready".to_owned());
     }
     let forward = Forward::open(reach, &replica.name).await;
     let forward = forward.map_err(|error| format!("{error:#}"))?;
-    let said = ask(Some(forward.at), &[]).await;
+    let said = ask(Some(&forward.door(token)), &[]).await;
     let pages = ["world", "services", "proxies"];
     match pages.iter().find_map(|page| said[page]["error"].as_str()) {
         Some(error) => Err(error.to_owned()),

@@ -1,5 +1,6 @@
 //! Do `status`, `why` and `completion` tell what a mesh that runs is like?
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -42,10 +43,22 @@ impl Tool {
             "west/shop/canary-1": admin("west/canary-1"),
             "west/isthmus-system/gateway-1": admin("west/gateway-1"),
         });
+        let mut states = serde_json::Map::new();
+        let mut add = |at: SocketAddr, dir: &Path| states.insert(at.to_string(), json!(dir));
+        add(mesh.control().admin(), mesh.control().state_dir());
+        for name in [
+            "east/web-1",
+            "west/cart-1",
+            "west/canary-1",
+            "west/gateway-1",
+        ] {
+            add(admin(name), mesh.proxy(name).state_dir());
+        }
         let state = tempfile::tempdir().unwrap();
         let text = json!({
             "control_plane": mesh.control().admin(),
             "proxies": proxies,
+            "states": states,
             "folder": state.path(),
         });
         std::fs::write(state.path().join("state.json"), text.to_string()).unwrap();
@@ -259,8 +272,14 @@ async fn a_service_that_was_never_called_is_explained_too() {
         "{json:#}"
     );
     // Where the control plane is not named, it is said how.
-    let proxy = mesh.proxy("east/web-1").listeners().admin.unwrap();
-    let text = tool.text(&format!("why web cart --proxy {proxy}")).await;
+    let web = mesh.proxy("east/web-1");
+    let proxy = web.listeners().admin.unwrap();
+    let token = web.state_dir().join("admin-token");
+    let asked = format!(
+        "why web cart --proxy {proxy} --admin-token {}",
+        token.display()
+    );
+    let text = tool.text(&asked).await;
     each_is_in(&text, &["--control-plane names it"]);
     assert_eq!(
         mesh.client("east/web").http("cart").get("/").await.status,

@@ -134,7 +134,7 @@ async fn a_demo_that_is_held_tells_programs_where_it_is() {
     let mesh = &told["mesh"];
     let state = std::fs::read(demo.folder.path().join("isthmus-demo.json")).unwrap();
     let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
-    for key in ["control_plane", "proxies", "folder"] {
+    for key in ["control_plane", "proxies", "states", "folder"] {
         assert!(!state[key].is_null() && mesh[key] == state[key], "{line}");
     }
     let reviews = mesh["services"]["reviews"].as_str().unwrap();

@@ -154,6 +154,13 @@ async fn nobody_notices(outage: Outage) {
     until_healthy(&mesh, "books", 2).await;
     until_healthy(&mesh, "cart", 2).await;
     let before = lag_of_east(&mut mesh).await;
+    // What is not on disk yet is not known after a restart.
+    until_within(NOTICED, "west is on disk", async || {
+        let said = mesh.control().cluster("west").await;
+        let saved = said["saved"]["objects"].as_u64().unwrap_or_default();
+        check(saved > 0, said["saved"].to_string())
+    })
+    .await;
 
     begin(&mut mesh, outage).await;
     until_west(&mesh, "stale").await;

@@ -13,15 +13,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::{Admin, json};
+use super::{Admin, Guard, is_for_admins, json, may_ask, text};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -35,8 +36,10 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What answers at the operators' address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Front {
+    /// Who may see it.
+    guard: Guard,
     /// There is something to see from when this is set.
     view: OnceLock<Admin>,
     /// What the start waits for.
@@ -44,6 +47,16 @@ pub struct Front {
 }
 
 impl Front {
+    /// Nothing to see yet.
+    #[must_use]
+    pub fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            view: OnceLock::new(),
+            waiting: Mutex::default(),
+        }
+    }
+
     /// Says what the start waits for.
     pub fn wait_for(&self, what: &str) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,11 +101,8 @@ impl Front {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
         let answer = move |request: Request<Incoming>| {
-            let response = match self.view.get() {
-                Some(admin) => admin.answer(&request, remote),
-                None => self.starting(),
-            };
-            async move { Ok::<_, Infallible>(response) }
+            let front = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(front.answer(&request, remote).await) }
         };
         let mut server = http1::Builder::new();
         server
@@ -103,6 +113,33 @@ impl Front {
         match timeout(CONNECTION_MAX, serving).await {
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(error)) => tracing::debug!(%remote, %error, "admin connection"),
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        remote: SocketAddr,
+    ) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        let path = request.uri().path();
+        if !may_ask(path, remote.ip()) {
+            return text(StatusCode::FORBIDDEN, "only from this machine\n");
+        }
+        if is_for_admins(path) {
+            let shown = request.headers().get(AUTHORIZATION);
+            if let Err(why) = self.guard.admits(shown.map(HeaderValue::as_bytes)).await {
+                let mut refused = text(StatusCode::UNAUTHORIZED, why);
+                let scheme = HeaderValue::from_static("Bearer");
+                refused.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+                return refused;
+            }
+        }
+        match self.view.get() {
+            Some(admin) => admin.answer(request),
+            None => self.starting(),
         }
     }
 
@@ -152,18 +189,34 @@ impl Guests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::StateDir;
+    use isthmus_proto::admin::{TOKEN_FILE, Token};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::watch;
+
+    /// Of a folder of its own, without a home cluster.
+    fn front() -> (Arc<Front>, Token) {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let (_, apis) = watch::channel(BTreeMap::new());
+        let guard = Guard::open(&state, None, apis).unwrap();
+        let token = state.read(TOKEN_FILE).unwrap().unwrap();
+        (Arc::new(Front::new(guard)), Token::read(&token).unwrap())
+    }
 
     #[tokio::test]
     async fn a_start_that_waits_is_not_ready_and_says_why() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let front = Arc::new(Front::default());
+        let (front, token) = front();
         front.wait_for("the Secret a/b is not there yet");
         let serving = tokio::spawn(Arc::clone(&front).run(listener));
         for path in ["/ready", "/clusters"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            let head = format!(
+                "GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: {}\r\nconnection: close\r\n\r\n",
+                token.authorization()
+            );
             stream.write_all(head.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -176,11 +229,43 @@ mod tests {
         serving.abort();
     }
 
+    /// S10
+    #[tokio::test]
+    async fn who_shows_no_token_sees_whether_it_is_ready_and_nothing_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (front, token) = front();
+        let serving = tokio::spawn(front.run(listener));
+        let asked = async |path: &str, shown: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head =
+                format!("GET {path} HTTP/1.1\r\nhost: a\r\n{shown}connection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let right = format!("authorization: {}\r\n", token.authorization());
+        let wrong = format!("authorization: {}0\r\n", token.authorization());
+        for shown in ["", &wrong, "authorization: Basic YTpi\r\n"] {
+            assert!(asked("/ready", shown).await.starts_with("HTTP/1.1 503 "));
+            for path in ["/world", "/", "/ready/", "/clusters?/ready"] {
+                let answer = asked(path, shown).await;
+                assert!(answer.starts_with("HTTP/1.1 401 "), "{path} {answer}");
+                assert!(answer.contains("www-authenticate: Bearer\r\n"), "{answer}");
+                assert!(answer.contains("/admin-token: "), "{answer}");
+                assert!(!answer.contains(token.as_str()));
+            }
+        }
+        assert!(asked("/world", &right).await.starts_with("HTTP/1.1 503 "));
+        serving.abort();
+    }
+
     #[tokio::test]
     async fn whoever_holds_every_connection_keeps_no_probe_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(Arc::new(Front::default()).run(listener));
+        let serving = tokio::spawn(front().0.run(listener));
         let from = |source: [u8; 4]| async move {
             let socket = tokio::net::TcpSocket::new_v4().unwrap();
             socket.bind((source, 0).into()).unwrap();

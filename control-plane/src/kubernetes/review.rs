@@ -102,23 +102,48 @@ struct User {
 }
 
 async fn ask(api: &Api, cluster: &ClusterId, token: &str) -> Result<Reviewed, Refused> {
+    let answer = review(api, cluster, token, AUDIENCE).await?;
+    judge(cluster, token, answer)
+}
+
+/// Whose token for this audience is it, as the cluster has it: `NAMESPACE:SERVICE-ACCOUNT`.
+///
+/// # Errors
+/// It is no service account's, not for this audience, or the cluster can't be asked.
+pub(crate) async fn account(
+    api: &Api,
+    cluster: &ClusterId,
+    token: &str,
+    audience: &str,
+) -> Result<String, Refused> {
+    let answer = review(api, cluster, token, audience).await?;
+    let user = accepted(cluster, answer, audience)?.user;
+    let account = user.username.strip_prefix(ACCOUNT);
+    account.map(tame).ok_or(Refused::Subject)
+}
+
+async fn review(
+    api: &Api,
+    cluster: &ClusterId,
+    token: &str,
+    audience: &str,
+) -> Result<Value, Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::Malformed("larger than 16 KiB"));
     }
     let question = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
-        "spec": { "token": token, "audiences": [AUDIENCE] },
+        "spec": { "token": token, "audiences": [audience] },
     });
     let unavailable = |why: String| Refused::Unavailable(format!("cluster {cluster}: {why}"));
-    let answer = timeout(REVIEW_TIMEOUT, Box::pin(api.create(REVIEWS, &question)))
+    timeout(REVIEW_TIMEOUT, Box::pin(api.create(REVIEWS, &question)))
         .await
         .map_err(|_| unavailable("no answer in time".to_owned()))?
-        .map_err(|error| unavailable(error.to_string()))?;
-    judge(cluster, token, answer)
+        .map_err(|error| unavailable(error.to_string()))
 }
 
-/// What the cluster's word is worth.
-fn judge(cluster: &ClusterId, token: &str, answer: Value) -> Result<Reviewed, Refused> {
+/// Whom the cluster has recognised, by a token for this audience.
+fn accepted(cluster: &ClusterId, answer: Value, audience: &str) -> Result<ReviewStatus, Refused> {
     let review = Review::deserialize(answer)
         .map_err(|_| Refused::Unavailable(format!("cluster {cluster}: no TokenReview")))?;
     let status = review.status;
@@ -130,20 +155,28 @@ fn judge(cluster: &ClusterId, token: &str, answer: Value) -> Result<Reviewed, Re
     }
     // A server that does not know audiences says none (TokenReview's documentation): it has then
     // said nothing about for whom the token is.
-    if !status.audiences.iter().any(|audience| audience == AUDIENCE) {
+    if !status.audiences.iter().any(|named| named == audience) {
         return Err(Refused::Audience);
     }
-    let account = status.user.username.strip_prefix(ACCOUNT);
+    Ok(status)
+}
+
+/// What the cluster's word is worth.
+fn judge(cluster: &ClusterId, token: &str, answer: Value) -> Result<Reviewed, Refused> {
+    let ReviewStatus {
+        user, audiences, ..
+    } = accepted(cluster, answer, AUDIENCE)?;
+    let account = user.username.strip_prefix(ACCOUNT);
     let (namespace, account) = account
         .and_then(|account| account.split_once(':'))
         .ok_or(Refused::Subject)?;
     let namespace: Namespace = namespace.parse().map_err(|_| Refused::Subject)?;
     // Not bound to a pod: it would outlive whatever it was made for.
-    let pod = match status.user.extra.get(POD).map(Vec::as_slice) {
+    let pod = match user.extra.get(POD).map(Vec::as_slice) {
         Some([pod]) if is_dns_name(pod) && is_dns_name(account) => pod.clone(),
         Some(_) | None => return Err(Refused::Subject),
     };
-    let only = |key: &str| match status.user.extra.get(key).map(Vec::as_slice) {
+    let only = |key: &str| match user.extra.get(key).map(Vec::as_slice) {
         Some([value]) => Some(tame(value)),
         Some(_) | None => None,
     };
@@ -155,7 +188,7 @@ fn judge(cluster: &ClusterId, token: &str, answer: Value) -> Result<Reviewed, Re
         pod_uid: only(POD_UID),
         node: only(NODE),
         node_uid: only(NODE_UID),
-        audiences: status.audiences,
+        audiences,
         not_before: None,
         expires: end(token).ok_or(Refused::Malformed("it never ends"))?,
     })

@@ -114,10 +114,11 @@ impl ControlPlane {
     /// It can't be asked in time, or its configuration is refused.
     pub async fn start_unready(&mut self) {
         self.begin();
-        let address = self.admin;
+        let (address, state) = (self.admin, self.state_dir.clone());
         until("the control plane answers", async || {
             // Before its keys are there it says nothing but why it waits.
-            match admin::get(address, "/clusters").await {
+            let token = admin::token(&state);
+            match admin::ask(address, "GET", "/clusters", token.as_ref()).await {
                 Ok((200, _)) => Ok(()),
                 Ok((status, text)) => Err(format!("{status} {text}")),
                 Err(error) => Err(error.to_string()),
@@ -223,7 +224,7 @@ impl ControlPlane {
     /// # Panics
     /// It does not answer, or not with JSON.
     pub async fn json(&self, path: &str) -> Value {
-        admin::json(self.admin, path).await
+        admin::json(self.admin, path, &self.state_dir).await
     }
 
     /// A token for a pod. The keys are in the state folder: no control plane is needed.

@@ -201,7 +201,8 @@ impl Proxy {
             .listeners
             .admin
             .ok_or_else(|| anyhow::anyhow!("no admin listener"))?;
-        admin::get(address, path).await
+        let token = admin::token(&self.state_dir);
+        admin::ask(address, "GET", path, token.as_ref()).await
     }
 
     /// A document of admin.
@@ -209,7 +210,8 @@ impl Proxy {
     /// # Panics
     /// It is not there, or not JSON.
     pub async fn json(&self, path: &str) -> Value {
-        admin::json(self.listeners.admin.expect("an admin listener"), path).await
+        let admin = self.listeners.admin.expect("an admin listener");
+        admin::json(admin, path, &self.state_dir).await
     }
 
     /// The sum of a counter's samples whose labels contain these texts. The name is without prefix.

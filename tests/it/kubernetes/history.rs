@@ -68,14 +68,12 @@ async fn a_forgotten_history_is_a_new_list_without_a_moment_of_emptiness() {
     let least = Arc::new(AtomicU64::new(u64::MAX));
     let done = Arc::new(AtomicBool::new(false));
     let looking = {
-        let (least, done, address) = (
-            Arc::clone(&least),
-            Arc::clone(&done),
-            watched.control.admin(),
-        );
+        let (least, done) = (Arc::clone(&least), Arc::clone(&done));
+        let address = watched.control.admin();
+        let state = watched.control.state_dir().to_owned();
         tokio::spawn(async move {
             while !done.load(Ordering::SeqCst) {
-                let clusters = isthmus_tests::admin::json(address, "/clusters").await;
+                let clusters = isthmus_tests::admin::json(address, "/clusters", &state).await;
                 least.fetch_min(count(&clusters[0], "Pod"), Ordering::SeqCst);
             }
         })

@@ -1,8 +1,10 @@
 //! Does anybody who calls notice that one of two control planes is killed?
 
-use isthmus_tests::Mesh;
+use isthmus_control_plane::admin::{ACCOUNT as ADMIN, AUDIENCE};
+use isthmus_proto::admin::Token;
 use isthmus_tests::servers::programs;
 use isthmus_tests::wait::{check, until_within};
+use isthmus_tests::{Mesh, admin};
 
 use super::NOTICED;
 use crate::load::Load;
@@ -118,7 +120,7 @@ async fn a_replica_that_does_not_reach_its_keys_serves_nobody_and_says_why() {
     mesh.replica_mut(1).begin();
     let other = mesh.replicas()[1];
     until_within(NOTICED, "it says what it waits for", async || {
-        let ready = isthmus_tests::admin::get(other.admin(), "/ready").await;
+        let ready = admin::get(other.admin(), "/ready").await;
         let (status, text) = ready.map_err(|error| error.to_string())?;
         let secret = "Secret isthmus-system/isthmus-issuer-1.control";
         check(status == 503 && text.contains(secret), text)
@@ -127,10 +129,65 @@ async fn a_replica_that_does_not_reach_its_keys_serves_nobody_and_says_why() {
     mesh.server("east").link.set(isthmus_tests::Fault::Reset);
     mesh.server("east").link.set(isthmus_tests::Fault::None);
     until_within(NOTICED, "it has its keys", async || {
-        let ready = isthmus_tests::admin::get(other.admin(), "/ready").await;
+        let ready = admin::get(other.admin(), "/ready").await;
         let ready = ready.map_err(|error| error.to_string())?;
         check(ready.0 == 200, ready.1)
     })
     .await;
     assert_eq!(std::fs::read_to_string(other.roots_file()).unwrap(), roots);
+}
+
+/// S10: an admin is whoever may make a token of the account for admins, for this audience.
+#[tokio::test]
+async fn the_admin_pages_open_to_whom_the_home_cluster_lets_make_a_token() {
+    let Some(programs) = programs() else { return };
+    let mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .two_replicas(programs);
+    let mesh = Box::pin(mesh.start()).await;
+    let server = mesh.server("east");
+    let account = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: ServiceAccount\n\
+             metadata: {{ name: {name}, namespace: isthmus-system }}\n"
+        )
+    };
+    for name in [ADMIN, "somebody"] {
+        server.apply(&account(name)).await;
+    }
+    let made = async |name: &str, audience: &str| {
+        let token = server
+            .cluster
+            .token("isthmus-system", name, Some(audience), None);
+        Token::read(token.await.unwrap().as_bytes()).unwrap()
+    };
+    let own = admin::token(mesh.control().state_dir()).unwrap();
+    let right = made(ADMIN, AUDIENCE).await;
+    for replica in mesh.replicas() {
+        let asked = async |token: Option<&Token>| {
+            let asked = admin::ask(replica.admin(), "GET", "/world", token).await;
+            asked.unwrap()
+        };
+        for _ in 0..2 {
+            assert_eq!(asked(Some(&right)).await.0, 200);
+        }
+        for (token, why) in [
+            (
+                made("somebody", AUDIENCE).await,
+                "is that of isthmus-system:somebody",
+            ),
+            (made(ADMIN, "isthmus").await, "does not accept the token"),
+            (Token::of([7; 32]), "does not accept the token"),
+        ] {
+            let (status, text) = asked(Some(&token)).await;
+            assert!(status == 401 && text.contains(why), "{status} {text}");
+        }
+        assert_eq!(asked(None).await.0, 401);
+    }
+    // That of the state folder is its own replica's.
+    let [first, second] = mesh.replicas();
+    for (replica, status) in [(first, 200), (second, 401)] {
+        let asked = admin::ask(replica.admin(), "GET", "/world", Some(&own)).await;
+        assert_eq!(asked.unwrap().0, status);
+    }
 }

@@ -91,7 +91,7 @@ async fn restart_control_plane(stage: &mut Stage) -> anyhow::Result<()> {
     stage.mesh.kill_control_plane().await?;
     stage.mesh.restart_control_plane()?;
     stage.mesh.control_plane_ready().await?;
-    control_plane::everybody_is_back(&stage.mesh.plan).await
+    control_plane::everybody_is_back(&stage.mesh).await
 }
 
 /// Brings the API server back, and waits until a change there shows in the traffic; how long after
@@ -128,7 +128,7 @@ fn is_stale(said: &Value) -> bool {
 async fn until_said(stage: &Stage, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
     let mut last = Value::Null;
     let said = wait::until(NOTICE_TIMEOUT, async || {
-        let world = client::json(stage.mesh.plan.control_admin(), "/clusters").await?;
+        let world = client::json(&stage.mesh.control_door(), "/clusters").await?;
         let clusters = world.as_array().into_iter().flatten();
         let ours = clusters
             .into_iter()

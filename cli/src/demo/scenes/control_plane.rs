@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::super::plan::{Callee, Plan, WEB};
+use super::super::mesh::Mesh;
+use super::super::plan::{Callee, WEB};
 use super::super::report::Report;
 use super::super::wait;
 use super::{Stage, Traffic, until_traffic};
@@ -70,7 +71,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     let started = Instant::now();
     stage.mesh.restart_control_plane()?;
     stage.mesh.control_plane_ready().await?;
-    everybody_is_back(&stage.mesh.plan).await?;
+    everybody_is_back(&stage.mesh).await?;
     report.time("all_connected_after", started.elapsed());
     report.because(format!(
         "{} requests without a control plane, none failed; a sidecar restarted meanwhile was ready \
@@ -115,11 +116,12 @@ async fn restart_clients_sidecar(stage: &mut Stage, traffic: &Traffic) -> anyhow
 }
 
 /// Every proxy has found its control plane again.
-pub(super) async fn everybody_is_back(plan: &Plan) -> anyhow::Result<()> {
-    let wanted = plan.pods().len();
+pub(super) async fn everybody_is_back(mesh: &Mesh) -> anyhow::Result<()> {
+    let wanted = mesh.plan.pods().len();
+    let door = mesh.control_door();
     let mut seen = 0;
     let back = wait::until(BACK_TIMEOUT, async || {
-        let proxies = client::json(plan.control_admin(), "/proxies").await?;
+        let proxies = client::json(&door, "/proxies").await?;
         seen = status::connected(&proxies).len();
         Ok((seen >= wanted).then_some(()))
     });

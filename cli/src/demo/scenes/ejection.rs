@@ -10,7 +10,7 @@ use super::super::plan::{AppKind, Plan, Pod, REVIEWS, WEB};
 use super::super::report::Report;
 use super::super::wait;
 use super::{Stage, before, until_traffic};
-use crate::client;
+use crate::client::{self, Door};
 use crate::load::Window;
 use crate::statistics::human;
 
@@ -28,7 +28,7 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     stage.tell(&format!("{} in west answers 500 from now on.", bad.name));
     turn(plan, &bad, "500").await?;
     let began = Instant::now();
-    let ejected = ejected(plan, &bad).await?;
+    let ejected = ejected(&stage.mesh.door(&WEB), &bad).await?;
     let ejected = ejected.saturating_duration_since(began);
     let ledger = traffic.reviews.ledger();
     let quiet = wait::until(Duration::from_secs(15), async || {
@@ -106,10 +106,10 @@ fn judge(report: &mut Report, window: &Window, (ejected, effect): (Duration, Dur
 }
 
 /// When web's sidecar says that it has ejected the pod.
-async fn ejected(plan: &Plan, bad: &Pod) -> anyhow::Result<Instant> {
+async fn ejected(web: &Door, bad: &Pod) -> anyhow::Result<Instant> {
     let end = format!("/{}", bad.name);
     let ejected = wait::until(Duration::from_secs(15), async || {
-        let config = client::json(plan.admin(&WEB), "/config").await?;
+        let config = client::json(web, "/config").await?;
         let services = config["services"].as_array().into_iter().flatten();
         let mut endpoints =
             services.flat_map(|one| one["endpoints"].as_array().into_iter().flatten());

@@ -24,8 +24,8 @@ pub(super) async fn play(stage: &mut Stage, report: &mut Report) -> anyhow::Resu
     let traffic = stage.traffic().await?;
     let began = Instant::now();
     let forbidden = forbid(stage, &traffic.reviews, report).await?;
-    let proxy = stage.mesh.admin_of(&forbidden.reason)?;
-    let story = why::reason(proxy, &forbidden.reason).await?;
+    let proxy = stage.mesh.door_of(&forbidden.reason)?;
+    let story = why::reason(&proxy, &forbidden.reason).await?;
     stage.tell(&format!("403. `isthmus why {}` says:", forbidden.reason));
     stage.screen.say(story.text.trim_end());
     report.demand(

@@ -357,6 +357,10 @@ async fn endpoints_on_the_callers_own_host_are_refused() {
     ] {
         server.put(PODS, pod("a", ip));
         let mut wrong = slice("cart", 2);
+        if ip.contains(':') {
+            wrong["addressType"] = "IPv6".into();
+            wrong["endpoints"][0]["addresses"] = json!(["fd00::1"]);
+        }
         wrong["endpoints"][1]["addresses"] = json!([ip]);
         server.put(SLICES, wrong);
         running

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use isthmus_tests::load::Load;
+use isthmus_tests::packets::{Fate, Rules, may_rule};
 use isthmus_tests::servers::programs;
 use isthmus_tests::wait::{check, until_within};
 use isthmus_tests::{Fault, Mesh, admin};
@@ -29,20 +30,27 @@ enum Outage {
     Killed,
     Frozen,
     Cut,
+    /// By the kernel, for whoever calls it.
+    Packets(Fate),
 }
 
-async fn begin(mesh: &mut Mesh, outage: Outage) {
+/// Rules of the kernel, where it is they.
+async fn begin(mesh: &mut Mesh, outage: Outage) -> Option<Rules> {
     let server = mesh.server_mut("west");
     match outage {
         Outage::Killed => server.cluster.api().kill().await.unwrap(),
         Outage::Frozen => server.cluster.api().stop().await.unwrap(),
         Outage::Cut => server.link.set(Fault::Stall),
+        Outage::Packets(fate) => return Some(Rules::set(server.link.address().port(), fate)),
     }
+    None
 }
 
-async fn end(mesh: &mut Mesh, outage: Outage) {
+async fn end(mesh: &mut Mesh, outage: Outage, rules: Option<Rules>) {
+    drop(rules);
     let server = mesh.server_mut("west");
     match outage {
+        Outage::Packets(_) => {}
         Outage::Killed | Outage::Frozen => server.cluster.revive().await.unwrap(),
         // What was in flight is lost, as when a route comes back elsewhere.
         Outage::Cut => {
@@ -162,8 +170,13 @@ async fn nobody_notices(outage: Outage) {
     })
     .await;
 
-    begin(&mut mesh, outage).await;
+    let rules = begin(&mut mesh, outage).await;
+    let begun = Instant::now();
     until_west(&mesh, "stale").await;
+    println!(
+        "{outage:?}: noticed after {:.2} s",
+        begun.elapsed().as_secs_f64()
+    );
     until_told(&mesh, "stale", true).await;
     let mut ready = Duration::ZERO;
     for _ in 0..rounds() {
@@ -195,7 +208,7 @@ async fn nobody_notices(outage: Outage) {
     if outage == Outage::Cut {
         mesh.mark_in_server("west/books-1", false).await;
     }
-    end(&mut mesh, outage).await;
+    end(&mut mesh, outage, rules).await;
     let back = Instant::now();
     until_west(&mesh, "synced").await;
     let seen = back.elapsed();
@@ -229,4 +242,18 @@ async fn nobody_notices_that_an_api_server_is_frozen() {
 #[tokio::test]
 async fn nobody_notices_that_an_api_server_is_cut_off() {
     Box::pin(nobody_notices(Outage::Cut)).await;
+}
+
+#[tokio::test]
+async fn nobody_notices_that_packets_to_an_api_server_vanish() {
+    if may_rule() {
+        Box::pin(nobody_notices(Outage::Packets(Fate::Drop))).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_notices_that_packets_to_an_api_server_are_answered_by_resets() {
+    if may_rule() {
+        Box::pin(nobody_notices(Outage::Packets(Fate::Reset))).await;
+    }
 }

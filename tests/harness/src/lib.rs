@@ -19,6 +19,7 @@ pub mod app;
 pub mod client;
 pub mod admin;
 pub mod link;
+pub mod packets;
 pub mod front;
 pub mod load;
 pub mod tls;

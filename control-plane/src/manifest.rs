@@ -29,7 +29,7 @@ pub mod yaml;
 pub mod schema;
 
 use isthmus_control_plane_core::model::{Kind, Object, Observed, ROOTS_NAME, Spec};
-use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
+use isthmus_proto::ids::{ClusterId, Namespace};
 use isthmus_proto::locality::Locality;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -221,7 +221,6 @@ impl Document<'_> {
     ) -> Result<(), Problem> {
         let object = head.title(kind);
         let about = |failure: Failure| failure.about(object.clone());
-        let name = head.metadata.name.clone().filter(|name| is_dns_name(name));
         let understood = match understand(self, version, kind, &head.metadata) {
             Some(understood) => understood.map_err(about)?,
             None => {
@@ -230,6 +229,8 @@ impl Document<'_> {
                 return Ok(());
             }
         };
+        let name = head.metadata.name.clone();
+        let name = name.filter(|name| understood.spec.kind().has_name(name));
         let name = name.ok_or_else(|| {
             about(self.failure("metadata.name is not a name in lower case".to_owned()))
         })?;

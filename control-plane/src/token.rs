@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
 pub use isthmus_control_plane_core::issue::AUDIENCE;
 use isthmus_control_plane_core::issue::Claims as Reviewed;
-use isthmus_proto::ids::{ClusterId, Namespace, WorkloadName, is_dns_name};
+use isthmus_proto::ids::{ClusterId, Namespace, WorkloadName, is_object_name};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -64,7 +64,7 @@ impl Claims {
         let (Some(cluster), Some(namespace)) = names else {
             return Err(Refused::Subject);
         };
-        if !is_dns_name(service_account) {
+        if !is_object_name(service_account) {
             return Err(Refused::Subject);
         }
         let (service_account, pod) = (service_account.to_owned(), workload.pod().to_owned());

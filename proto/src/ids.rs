@@ -39,10 +39,14 @@ impl InvalidName {
 /// Is this a DNS label: 1 to 63 small letters, digits and inner hyphens (RFC 1123 §2.1)?
 #[must_use]
 pub fn is_label(text: &str) -> bool {
+    text.len() <= LABEL_BYTES_MAX && is_plain(text)
+}
+
+/// A label of any length.
+fn is_plain(text: &str) -> bool {
     let bytes = text.as_bytes();
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    bytes.len() <= LABEL_BYTES_MAX
-        && bytes.first().is_some_and(plain)
+    bytes.first().is_some_and(plain)
         && bytes.last().is_some_and(plain)
         && bytes.iter().all(|b| plain(b) || *b == b'-')
 }
@@ -51,6 +55,13 @@ pub fn is_label(text: &str) -> bool {
 #[must_use]
 pub fn is_dns_name(text: &str) -> bool {
     text.len() <= NAME_BYTES_MAX && text.split('.').all(is_label)
+}
+
+/// Is this a name that Kubernetes gives to an object, where it is no label: like a DNS name, but only
+/// its whole length is bounded, and not that of its labels? Not each of them is a name in DNS.
+#[must_use]
+pub fn is_object_name(text: &str) -> bool {
+    text.len() <= NAME_BYTES_MAX && text.split('.').all(is_plain)
 }
 
 /// Is this a token (RFC 9110 §5.6.2)?
@@ -157,9 +168,10 @@ name_type!(
     Namespace, "namespace", is_label, "not a DNS label (1 to 63 of a-z, 0-9, inner -)"
 );
 name_type!(
-    /// A service's name in discovery: `namespace/hostname`.
+    /// A service's name in discovery: `namespace/hostname`. A pod's name may make a hostname that is none
+    /// in DNS.
     ServiceName, "service",
-    |t| t.split_once('/').is_some_and(|(ns, host)| is_label(ns) && is_dns_name(host)),
+    |t| t.split_once('/').is_some_and(|(ns, host)| is_label(ns) && is_object_name(host)),
     "not namespace/hostname"
 );
 name_type!(
@@ -169,7 +181,7 @@ name_type!(
         let mut parts = t.split('/');
         parts.next().is_some_and(is_label)
             && parts.next().is_some_and(is_label)
-            && parts.next().is_some_and(is_dns_name)
+            && parts.next().is_some_and(is_object_name)
             && parts.next().is_none()
     },
     "not cluster/namespace/pod"
@@ -239,5 +251,29 @@ mod tests {
         );
         assert!("east/shop".parse::<WorkloadName>().is_err());
         assert!("east/shop/a/b".parse::<WorkloadName>().is_err());
+    }
+
+    #[test]
+    fn an_object_may_have_a_name_that_no_host_has() {
+        let long = "a".repeat(253);
+        for name in ["a", "a-1.b", &long, &format!("b.{}", &long[..251])] {
+            assert!(is_object_name(name), "{name}");
+            let pod = format!("east/shop/{name}").parse::<WorkloadName>().unwrap();
+            assert_eq!(pod.pod(), name);
+        }
+        assert!(!is_dns_name(&long) && !is_label(&long));
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "a..b",
+            ".a",
+            "A",
+            "a_b",
+            "a/b",
+            &"a".repeat(254),
+        ] {
+            assert!(!is_object_name(bad), "{bad}");
+        }
     }
 }

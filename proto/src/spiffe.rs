@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::ids::{ClusterId, InvalidName, is_dns_name, is_label};
+use crate::ids::{ClusterId, InvalidName, is_dns_name, is_label, is_object_name};
 
 /// Longest SPIFFE ID (SPIFFE-ID §2.3).
 pub const ID_BYTES_MAX: usize = 2048;
@@ -144,7 +144,7 @@ impl FromStr for SpiffeId {
             .and_then(|p| p.split_once("/sa/"))
             .ok_or_else(|| bad(shape))?;
         // Neither check lets a slash, a percent sign or a dot segment through.
-        if !is_label(namespace) || !is_dns_name(account) {
+        if !is_label(namespace) || !is_object_name(account) {
             return Err(bad(shape));
         }
         let at = text.len() - path.len() + "ns/".len();

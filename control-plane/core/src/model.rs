@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use isthmus_proto::ids::{ClusterId, Namespace, NetworkId};
+use isthmus_proto::ids::{ClusterId, Namespace, NetworkId, is_dns_name, is_object_name};
 use isthmus_proto::locality::Locality;
 use isthmus_proto::range::IpRange;
 use isthmus_proto::spiffe::TrustDomain;
@@ -162,6 +162,34 @@ impl Kind {
             Self::TrafficPolicy => "TrafficPolicy",
             Self::TrustPolicy => "TrustPolicy",
             Self::ConfigMap => "ConfigMap",
+        }
+    }
+
+    /// Can an object of this kind have the name? What makes names in DNS has one that fits there.
+    #[must_use]
+    pub fn has_name(self, name: &str) -> bool {
+        match self {
+            Self::Namespace | Self::Service | Self::ServiceExport | Self::ServiceImport => {
+                is_dns_name(name)
+            }
+            Self::ServiceAccount
+            | Self::Pod
+            | Self::Deployment
+            | Self::EndpointSlice
+            | Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TcpRoute
+            | Self::TlsRoute
+            | Self::ReferenceGrant
+            | Self::Gateway
+            | Self::GatewayClass
+            | Self::ClusterProperty
+            | Self::MeshCluster
+            | Self::ClusterProfile
+            | Self::AccessPolicy
+            | Self::TrafficPolicy
+            | Self::TrustPolicy
+            | Self::ConfigMap => is_object_name(name),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use isthmus_control_plane_core::issue::Claims as Reviewed;
-use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name};
+use isthmus_proto::ids::{ClusterId, Namespace, is_object_name};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -173,7 +173,7 @@ fn judge(cluster: &ClusterId, token: &str, answer: Value) -> Result<Reviewed, Re
     let namespace: Namespace = namespace.parse().map_err(|_| Refused::Subject)?;
     // Not bound to a pod: it would outlive whatever it was made for.
     let pod = match user.extra.get(POD).map(Vec::as_slice) {
-        Some([pod]) if is_dns_name(pod) && is_dns_name(account) => pod.clone(),
+        Some([pod]) if is_object_name(pod) && is_object_name(account) => pod.clone(),
         Some(_) | None => return Err(Refused::Subject),
     };
     let only = |key: &str| match user.extra.get(key).map(Vec::as_slice) {

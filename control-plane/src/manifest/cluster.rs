@@ -7,7 +7,7 @@ use isthmus_control_plane_core::model::{
     Allotment, CredentialRef, GatewayChoice, MeshCluster, Observed, PRICE_MAX, PRIORITY_MAX, Spec,
 };
 use isthmus_control_plane_core::world::RESERVED;
-use isthmus_proto::ids::is_dns_name;
+use isthmus_proto::ids::{is_dns_name, is_object_name};
 use isthmus_proto::locality::Locality;
 use isthmus_proto::range::IpRange;
 use isthmus_proto::spiffe::TrustDomain;
@@ -318,7 +318,7 @@ fn allotment(raw: &RawQuota) -> Result<Allotment, Bad> {
 
 fn gateway(raw: RawGateway) -> Result<GatewayChoice, Bad> {
     match (raw.name, raw.address, raw.port) {
-        (Some(name), None, None) if is_dns_name(&name) => Ok(GatewayChoice::Named(name)),
+        (Some(name), None, None) if is_object_name(&name) => Ok(GatewayChoice::Named(name)),
         (Some(name), None, None) => Err(Bad(format!("{name:?} is no name of a Gateway"))),
         (None, Some(_), Some(0)) => Err(Bad("port: 0 is no port".to_owned())),
         (None, Some(text), port) => {
@@ -332,7 +332,7 @@ fn gateway(raw: RawGateway) -> Result<GatewayChoice, Bad> {
 
 fn credential(raw: RawCredential) -> Result<CredentialRef, Bad> {
     let SecretRef { name, key } = raw.secret_ref;
-    if !is_dns_name(&name) {
+    if !is_object_name(&name) {
         let why = format!("credential.secretRef: {name:?} is no name of a Secret");
         return Err(Bad(why));
     }
@@ -347,7 +347,7 @@ fn credential(raw: RawCredential) -> Result<CredentialRef, Bad> {
 
 fn issuer(raw: RawIssuer) -> Result<String, Bad> {
     let IssuerSecretRef { name } = raw.secret_ref;
-    if is_dns_name(&name) {
+    if is_object_name(&name) {
         return Ok(name);
     }
     let why = format!("issuer.secretRef: {name:?} is no name of a Secret");

@@ -236,7 +236,7 @@ fn a_service_account_that_is_no_name_is_an_error() {
         let [problem] = &parsed.errors[..] else {
             panic!("{parsed:?}")
         };
-        let expected = format!("spec.serviceAccountName: {bad:?} is no DNS name in lower case");
+        let expected = format!("spec.serviceAccountName: {bad:?} is no name of an object");
         assert_eq!((problem.line, &problem.message), (5, &expected));
         assert!(parsed.objects.is_empty());
     }
@@ -791,5 +791,41 @@ fn a_grant_is_for_the_kinds_of_its_groups() {
         "\"\", kind: Secret",
     ] {
         assert_eq!(grant(route, to), (1, 0), "{to}");
+    }
+}
+
+/// Kubernetes bounds these names as a whole, and not their labels.
+#[test]
+fn an_object_may_have_a_name_that_no_host_has() {
+    let long = "a".repeat(253);
+    let named = |version: &str, kind: &str, spec: &str| {
+        read(&format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {long}, namespace: shop}}\n{spec}"
+        ))
+    };
+    for (version, kind, spec) in [
+        (
+            "isthmus.dev/v1alpha1",
+            "AccessPolicy",
+            "spec: {action: Deny}",
+        ),
+        ("v1", "Pod", "spec: {serviceAccountName: SA}"),
+        ("v1", "ServiceAccount", ""),
+        ("gateway.networking.k8s.io/v1", "HTTPRoute", "spec: {}"),
+        (
+            "discovery.k8s.io/v1",
+            "EndpointSlice",
+            "addressType: IPv4\nendpoints: []",
+        ),
+    ] {
+        let spec = spec.replace("SA", &"b".repeat(100));
+        let parsed = named(version, kind, &spec);
+        // A slice of no service is of no interest, and no error.
+        assert!(parsed.errors.is_empty(), "{kind}: {:?}", parsed.errors);
+        assert!(parsed.invalid.is_empty(), "{kind}: {:?}", parsed.invalid);
+    }
+    // What has a host's name has one that fits.
+    for kind in ["Service", "Namespace"] {
+        assert_eq!(named("v1", kind, "").errors.len(), 1, "{kind}");
     }
 }

@@ -8,7 +8,7 @@ use isthmus_control_plane_core::model::{
     TargetPort, Transport,
 };
 use isthmus_control_plane_core::write::SERVICE_NAME_LABEL;
-use isthmus_proto::ids::is_dns_name;
+use isthmus_proto::ids::is_object_name;
 use isthmus_proto::locality::Locality;
 use isthmus_proto::resource::Protocol;
 use serde::Deserialize;
@@ -144,9 +144,9 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
 fn account(document: &Document<'_>, name: Option<String>) -> Result<String, Failure> {
     match name.filter(|name| !name.is_empty()) {
         None => Ok("default".to_owned()),
-        Some(name) if is_dns_name(&name) => Ok(name),
+        Some(name) if is_object_name(&name) => Ok(name),
         Some(name) => Err(document.failure(format!(
-            "spec.serviceAccountName: {name:?} is no DNS name in lower case"
+            "spec.serviceAccountName: {name:?} is no name of an object"
         ))),
     }
 }

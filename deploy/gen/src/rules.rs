@@ -17,6 +17,18 @@ fn name() -> String {
     format!("{LABEL}(\\.{LABEL})*")
 }
 
+/// Parts of the name of an object: a label of any length.
+const PART: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+
+/// The name of an object that Kubernetes bounds as a whole.
+fn object() -> String {
+    format!("{PART}(\\.{PART})*")
+}
+
+fn object_name() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": format!("^{}$", object()) })
+}
+
 fn dns_name() -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": format!("^{}$", name()) })
 }
@@ -113,7 +125,7 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
                 "no gateway is named twice",
             )]),
         ),
-        ("RawGateway.name", dns_name()),
+        ("RawGateway.name", object_name()),
         (
             "RawGateway.address",
             json!({ "minLength": 1, "maxLength": 253, "pattern": "^[0-9A-Za-z:.-]+$" }),
@@ -140,8 +152,8 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
                 ),
             ]),
         ),
-        ("SecretRef.name", dns_name()),
-        ("IssuerSecretRef.name", dns_name()),
+        ("SecretRef.name", object_name()),
+        ("IssuerSecretRef.name", object_name()),
         (
             "SecretRef.key",
             json!({ "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$" }),
@@ -208,8 +220,8 @@ fn access_lists() -> Vec<(&'static str, Value)> {
     // A literal that no canonical host or path contains would never match.
     let host = ["^[-a-z0-9._:\\[\\]]+$"; 3];
     let path = ["^/[!-)+-~]*$", "^(/[!-~]*|[*])$", "^[!-~]+$"];
-    let account = format!("^({LABEL}/)?{}$", name());
-    let identity = format!("^spiffe://{}/ns/{LABEL}/sa/{}$", name(), name());
+    let account = format!("^({LABEL}/)?{}$", object());
+    let identity = format!("^spiffe://{}/ns/{LABEL}/sa/{}$", name(), object());
     let mut rules = Vec::new();
     for (field, items, one) in [
         (

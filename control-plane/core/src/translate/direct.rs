@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use isthmus_proto::ids::{ClusterId, ServiceName, WorkloadName};
+use isthmus_proto::ids::{ClusterId, ServiceName, WorkloadName, is_dns_name};
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::SpiffeId;
 
@@ -172,7 +172,11 @@ pub(crate) fn definition(world: &World, client: &Client, of: &WorkloadName) -> A
         let ports = ports(cluster, of, &entry.value).into_iter();
         let message = resource::Service {
             name: service_name(of),
-            hostnames: vec![host(of)],
+            // A pod may have a name that no host in DNS has: nobody looks it up.
+            hostnames: Some(host(of))
+                .filter(|host| is_dns_name(host))
+                .into_iter()
+                .collect(),
             addresses: addresses.map(address).collect(),
             ports: ports.map(port).collect(),
             traffic: None,

@@ -457,6 +457,49 @@ fn a_policy_that_is_not_understood_denies_in_its_scope() {
     assert!(west.names(T::AccessPolicy).is_empty());
 }
 
+/// Kubernetes bounds names of policies, pods and accounts as a whole, and not their labels.
+#[test]
+fn names_that_no_host_has_are_taken_and_told() {
+    let long = "a".repeat(150);
+    let mut objects = shop();
+    let cart = objects
+        .iter()
+        .find(|o| o.name == "cart-11" && o.cluster.as_str() == "east");
+    let mut pod = cart.unwrap().clone();
+    pod.name.clone_from(&long);
+    if let Spec::Pod(pod) = &mut pod.spec {
+        pod.service_account.clone_from(&long);
+        pod.ips = vec!["10.1.0.99".parse().unwrap()];
+    }
+    objects.push(pod);
+    let mut denied = allow(PolicyTarget::Namespace);
+    denied.body.as_mut().unwrap().action = resource::Action::Deny.into();
+    denied.body.as_mut().unwrap().rules[0].from[0].service_accounts = vec![long.clone()];
+    objects.push(policy("east", "shop", &long, denied));
+    let world = build(&objects);
+    let refused: Vec<_> = world
+        .conditions()
+        .into_iter()
+        .filter(|c| !c.holds)
+        .collect();
+    assert!(refused.iter().all(|c| c.object.name != long), "{refused:?}");
+    let proxy = seen(&objects, &format!("east/shop/{long}"), &long, &[]);
+    let sent: resource::AccessPolicy = proxy.get(T::AccessPolicy, &format!("east/shop/{long}"));
+    assert_eq!(
+        (sent.action(), sent.invalid.as_str()),
+        (resource::Action::Deny, "")
+    );
+    isthmus_proxy_core::authorize::Policy::compile(&sent).unwrap();
+    let own: resource::Workload = proxy.get(T::Workload, &format!("east/shop/{long}"));
+    assert!(own.identity.ends_with(&format!("/sa/{long}")), "{own:?}");
+    // By its address it is called as what it is.
+    let key = "vip:east-net/10.1.0.99";
+    let caller = seen(&objects, "east/shop/cart-11", "cart", &[key]);
+    let name = format!("shop/{long}.shop.pod.east.local");
+    let called: resource::Service = caller.get(T::Service, &name);
+    assert!(called.hostnames.is_empty(), "{called:?}");
+}
+
 #[test]
 fn permissive_is_what_the_narrowest_policy_says() {
     let says = |target, mode| AccessPolicy {

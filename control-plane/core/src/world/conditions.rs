@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use isthmus_proto::ids::is_dns_name;
+use isthmus_proto::ids::is_object_name;
 
 use crate::import;
 use crate::model::{CLUSTER_ID_PROPERTY, Kind, ObjectRef, Truth};
@@ -227,7 +227,7 @@ impl World {
 fn of_pods(cluster: &Cluster, found: &mut Vec<Condition>) {
     for (namespace, name, entry) in cluster.pods.iter() {
         let account = &entry.value.service_account;
-        if entry.value.meshed && !is_dns_name(account) {
+        if entry.value.meshed && !is_object_name(account) {
             let at = reference(cluster, Kind::Pod, namespace, name);
             let message = format!("service account {account:?} makes no identity: nobody calls it");
             found.push(rejected(at, "NoIdentity", message));

@@ -1,7 +1,5 @@
 //! Which objects does a cluster have that are not taken as they are?
 
-use isthmus_proto::ids::is_dns_name;
-
 use crate::model::{Kind, Object, ObjectRef, Refusal, Spec};
 use crate::translate::authorization;
 use crate::world::World;
@@ -53,8 +51,8 @@ impl Cluster {
         if object.namespace.is_none() && !global {
             return Err(format!("a {kind} needs a namespace"));
         }
-        if !is_dns_name(&object.name) {
-            return Err("the name is not a DNS name in lower case".to_owned());
+        if !kind.has_name(&object.name) {
+            return Err("the name is not a name in lower case".to_owned());
         }
         if let Spec::EndpointSlice(slice) = &object.spec
             && slice.endpoints.len() > SLICE_ENDPOINTS_MAX

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, is_dns_name, is_label};
+use isthmus_proto::ids::{ClusterId, InvalidName, Namespace, is_label, is_object_name};
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
 
@@ -172,10 +172,10 @@ impl Accounts {
         let (mut qualified, mut plain) = (Vec::new(), Vec::new());
         each(raw, |text| {
             match text.split_once('/') {
-                Some((namespace, name)) if is_label(namespace) && is_dns_name(name) => {
+                Some((namespace, name)) if is_label(namespace) && is_object_name(name) => {
                     qualified.push(format!("{namespace}/sa/{name}").into_boxed_str());
                 }
-                None if is_dns_name(text) => plain.push(text.as_str().into()),
+                None if is_object_name(text) => plain.push(text.as_str().into()),
                 Some(_) | None => return bad(text),
             }
             Ok(())

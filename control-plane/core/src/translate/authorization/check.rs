@@ -10,7 +10,7 @@ use isthmus_proto::bounds::access::{
     ALTERNATIVES_MAX, EXCEPT_DEPTH_MAX, HEADER_NAME_BYTES_MAX, METHOD_BYTES_MAX, RULES_MAX,
     VALUES_MAX,
 };
-use isthmus_proto::ids::{ClusterId, Namespace, is_dns_name, is_label, is_token};
+use isthmus_proto::ids::{ClusterId, Namespace, is_label, is_object_name, is_token};
 use isthmus_proto::literal::UNSEEN_HEADERS;
 use isthmus_proto::resource;
 use isthmus_proto::spiffe::{SpiffeId, TrustDomain};
@@ -78,8 +78,8 @@ fn check_caller(caller: &resource::Caller, depth: usize) -> Result<(), String> {
         except,
     } = caller;
     let account = |text: &str| match text.split_once('/') {
-        Some((namespace, name)) => is_label(namespace) && is_dns_name(name),
-        None => is_dns_name(text),
+        Some((namespace, name)) => is_label(namespace) && is_object_name(name),
+        None => is_object_name(text),
     };
     each("identities", identities, "SPIFFE ID", parses::<SpiffeId>)?;
     each(

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_control_plane_core::model::{Allotment, ClusterProfile, Kind, MeshCluster};
 use isthmus_control_plane_core::world::{
-    NOT_ADMITTED, NOT_LISTED, NOT_SEEN, Standing, Standings, State,
+    ClusterStatus, NOT_ADMITTED, NOT_LISTED, NOT_SEEN, Standing, Standings, State,
 };
 use isthmus_proto::ids::ClusterId;
 use isthmus_proto::spiffe::TrustDomain;
@@ -159,7 +159,11 @@ impl Membership {
         results.extend(self.by_profiles(&profiles, &named, &mesh_domain).await);
         let known: BTreeMap<String, (State, String)> = self.hub.read(|world| {
             let all = world.clusters();
-            all.map(|c| (c.cluster.to_string(), (c.state, c.reason.to_owned())))
+            let told = |c: &ClusterStatus<'_>| match c.state {
+                State::Synced => standing::older(c.older),
+                State::Stale | State::Unknown => c.reason.to_owned(),
+            };
+            all.map(|c| (c.cluster.to_string(), (c.state, told(&c))))
                 .collect()
         });
         let standings: Standings = results
@@ -376,7 +380,7 @@ impl Membership {
         }
         all.push(connected(*state, reason, report.as_ref()));
         all.push(match *state {
-            State::Synced => say("Synced", Some(true), "Synced", ""),
+            State::Synced => say("Synced", Some(true), "Synced", reason.clone()),
             State::Stale => say("Synced", Some(false), "Stale", reason.clone()),
             State::Unknown => say("Synced", Some(false), "NotListed", reason.clone()),
         });

@@ -26,6 +26,8 @@ use super::credential::Keeper;
 use super::error::{ApiError, Refused};
 use super::timestamp;
 
+/// Where an API server says who asks it. Everybody whom it knows may ask that.
+const SELF_REVIEW: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 /// By whom fields are owned that we apply.
 pub const FIELD_MANAGER: &str = "isthmus";
 
@@ -259,6 +261,29 @@ impl Api {
             .query(&[("fieldManager", FIELD_MANAGER)])
             .body("application/json", object);
         self.object(ask).await
+    }
+
+    /// Does the API server take our credential? Whatever it permits: this question needs no permission that
+    /// somebody has to grant.
+    ///
+    /// # Errors
+    /// There is no answer, or the credential is not taken.
+    pub async fn is_let_in(&self) -> Result<(), ApiError> {
+        let review =
+            json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
+        let asked = match self.create(SELF_REVIEW, &review).await {
+            // Older than Kubernetes 1.28. Who has a token that is not taken is not anonymous, but refused.
+            Err(error) if error.is_not_found() => self.get("/version").await.map(drop),
+            asked => asked.map(drop),
+        };
+        // Who is known is told what he may not.
+        asked.or_else(|error| {
+            if error.is_forbidden() {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
     }
 
     /// [`create`](Self::create) for its answer alone: the API server makes nothing.

@@ -1,7 +1,9 @@
 //! What is said of a cluster that is named?
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use isthmus_control_plane_core::model::{Kind, KindFreshness};
 use isthmus_control_plane_core::world::{Standing, State};
 
 use super::keeper::Kept;
@@ -65,6 +67,18 @@ fn until(ends: SystemTime, not_renewed: Option<&str>) -> String {
     let ends = timestamp::whole(ends);
     let why = not_renewed.unwrap_or("nobody has renewed it");
     format!("it ends at {ends}, and is not renewed: {why}")
+}
+
+/// The kinds of a synced cluster that are not seen now, and why; empty: there are none.
+pub(super) fn older(kinds: &BTreeMap<Kind, KindFreshness>) -> String {
+    let each = kinds
+        .iter()
+        .map(|(kind, of)| format!("{kind} ({})", of.reason));
+    let all: Vec<String> = each.collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    format!("what was known before counts of {}", all.join(", "))
 }
 
 /// What does not fit into the cluster's quota?

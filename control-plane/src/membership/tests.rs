@@ -1,6 +1,6 @@
 //! Who joins by which object, and what is said of it?
 
-use isthmus_control_plane_core::model::CredentialRef;
+use isthmus_control_plane_core::model::{CredentialRef, KindFreshness};
 
 use super::*;
 use crate::connect::NOT_REACHED;
@@ -108,6 +108,22 @@ fn a_credential_that_is_not_renewed_says_when_it_ends() {
     let said = credential((&kept, ends), None, now + Duration::from_secs(3_600));
     assert_eq!((said.holds, said.reason), (Some(false), "Expired"));
     assert_eq!(said.message, why);
+}
+
+#[test]
+fn a_kind_that_may_not_be_read_any_more_is_named() {
+    assert_eq!(standing::older(&BTreeMap::new()), "");
+    let of = |reason: &str| KindFreshness {
+        confirmed_at: None,
+        reason: reason.to_owned(),
+    };
+    let kinds = BTreeMap::from([
+        (Kind::Pod, of("pods is forbidden")),
+        (Kind::HttpRoute, of("not listed yet")),
+    ]);
+    let told =
+        "what was known before counts of Pod (pods is forbidden), HTTPRoute (not listed yet)";
+    assert_eq!(standing::older(&kinds), told);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use isthmus_test_clusters::kubeconfig::Credential as Given;
 use isthmus_test_clusters::{Cluster, Programs, Settings};
 use serde_json::{Value, json};
 
-/// What a cluster needs of the mesh for this: an account that may list pods and renew its own token.
+/// What a cluster needs of the mesh for this: an account that may renew its own token.
 const ACCOUNT: &str = "
 apiVersion: v1
 kind: Namespace
@@ -24,7 +24,6 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: { name: isthmus-control-plane }
 rules:
-  - { apiGroups: [\"\"], resources: [pods], verbs: [list] }
   - { apiGroups: [\"\"], resources: [serviceaccounts/token], resourceNames: [isthmus-control-plane], verbs: [create] }
   - { apiGroups: [\"\"], resources: [configmaps], resourceNames: [kube-root-ca.crt], verbs: [get] }
 ---

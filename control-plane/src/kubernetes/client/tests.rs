@@ -451,6 +451,28 @@ async fn a_refusal_says_when_to_ask_again() {
     assert_eq!(requests[&(Verb::List, Outcome::Throttled)], 1);
 }
 
+/// A credential is good if the server knows who it is, whatever it may do.
+#[tokio::test]
+async fn who_is_known_is_let_in_and_may_be_permitted_nothing() {
+    for (review, version, good) in [
+        (201, 200, true),
+        (403, 401, true),
+        (401, 200, false),
+        (404, 200, true),
+        (404, 403, true),
+        (404, 401, false),
+        (503, 200, false),
+    ] {
+        let fake = Fake::plain(move |asked| match asked.uri.path() {
+            "/version" => answer(version, "{}"),
+            _ => answer(review, "{}"),
+        })
+        .await;
+        let found = api(fake.access()).is_let_in().await;
+        assert_eq!(found.is_ok(), good, "{review} {version}: {found:?}");
+    }
+}
+
 #[tokio::test]
 async fn writes_say_who_writes_and_over_what() {
     let fake = Fake::plain(|_| answer(200, r#"{"kind":"Service"}"#)).await;

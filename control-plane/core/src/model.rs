@@ -17,7 +17,7 @@ mod wire;
 pub use change::{Change, KindFreshness, POSITIONED};
 pub use cluster::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, GatewayClass};
 pub use gateway::{Gateway, GatewayAddress, GatewayFront, GatewayStatus, Listener, ListenerStatus};
-pub use policy::{AccessPolicy, PolicyTarget, TrafficPolicy, TrustPolicy};
+pub use policy::{AccessPolicy, NOT_TAKEN, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use roots::{Advertised, ConfigMap, ROOTS_NAME};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};
 pub use service::{

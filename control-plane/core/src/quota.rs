@@ -3,10 +3,14 @@
 //! What a cluster's API server says is as large as somebody there makes it. Beyond its quota an
 //! object is refused, what was known under its name stays, and the refusal is told.
 
+mod shares;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use shares::Shares;
 
 use crate::model::{Gateway, Labels, Managed, Object, OtherPort, Said, Spec};
 
@@ -85,6 +89,9 @@ pub enum Over {
     /// Memory.
     #[error("beyond the cluster's quota of {0} bytes")]
     Bytes(usize),
+    /// Memory, in one namespace.
+    #[error("beyond the {0} bytes that one namespace may have")]
+    Share(usize),
 }
 
 /// What a cluster's objects take, one by one.

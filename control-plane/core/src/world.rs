@@ -33,6 +33,7 @@ pub use keep::NOT_SEEN;
 pub use keep::{LastSeen, Place};
 pub use members::{NOT_ADMITTED, Standing, Standings};
 pub use offers::{Offer, OfferName, OfferedEndpoint};
+pub use refused::weight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};

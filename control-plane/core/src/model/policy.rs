@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Labels, Observed, Reach, wire};
 
+/// The name of the policy that a source declares where it could not take some of a namespace: no object of
+/// an API server has it.
+pub const NOT_TAKEN: &str = "(not-taken)";
+
 /// Who may call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AccessPolicy {

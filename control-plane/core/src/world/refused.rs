@@ -1,6 +1,6 @@
 //! Which objects does a cluster have that are not taken as they are?
 
-use crate::model::{Kind, Object, ObjectRef, Refusal, Spec};
+use crate::model::{Kind, NOT_TAKEN, Object, ObjectRef, Refusal, Spec};
 use crate::translate::authorization;
 use crate::world::World;
 use crate::world::cluster::{Cluster, key};
@@ -51,7 +51,8 @@ impl Cluster {
         if object.namespace.is_none() && !global {
             return Err(format!("a {kind} needs a namespace"));
         }
-        if !kind.has_name(&object.name) {
+        let stands_in = kind == Kind::AccessPolicy && object.name == NOT_TAKEN;
+        if !stands_in && !kind.has_name(&object.name) {
             return Err("the name is not a name in lower case".to_owned());
         }
         if let Spec::EndpointSlice(slice) = &object.spec
@@ -62,7 +63,12 @@ impl Cluster {
             ));
         }
         let (namespace, name) = key(object.namespace.as_ref(), &object.name);
-        if self.objects >= OBJECTS_MAX && !self.has(kind, namespace, name) {
+        // What governs is bounded by its source, and is missed by everybody.
+        let bounded = !matches!(
+            kind,
+            Kind::AccessPolicy | Kind::TrustPolicy | Kind::MeshCluster
+        );
+        if bounded && self.objects >= OBJECTS_MAX && !self.has(kind, namespace, name) {
             return Err(format!("the cluster has its {OBJECTS_MAX} objects already"));
         }
         Ok(())
@@ -80,10 +86,21 @@ impl Cluster {
             before.why = why;
             return new;
         }
-        if self.refused.len() >= REFUSED_MAX {
+        if self.refused.len() >= REFUSED_MAX && !self.forget_lesser(at.kind) {
             return false;
         }
         self.refused.insert(at, Refused { why, list });
+        true
+    }
+
+    /// Makes room for a refusal of this kind, if there is one that matters less.
+    fn forget_lesser(&mut self, kind: Kind) -> bool {
+        let last = self.refused.keys().max_by_key(|at| weight(at.kind));
+        let Some(last) = last.filter(|last| weight(last.kind) > weight(kind)) else {
+            return false;
+        };
+        let last = last.clone();
+        self.refused.remove(&last);
         true
     }
 
@@ -92,6 +109,33 @@ impl Cluster {
         let list = self.list;
         self.refused
             .retain(|at, refused| refused.list == list || !asked(at.kind));
+    }
+}
+
+/// Which refusals are remembered first where there are too many: the least.
+#[must_use]
+pub fn weight(kind: Kind) -> u8 {
+    match kind {
+        Kind::TrustPolicy | Kind::MeshCluster => 0,
+        Kind::AccessPolicy => 1,
+        Kind::TrafficPolicy | Kind::ClusterProfile => 2,
+        Kind::Namespace
+        | Kind::ServiceAccount
+        | Kind::Pod
+        | Kind::Deployment
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::ServiceExport
+        | Kind::ServiceImport
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TcpRoute
+        | Kind::TlsRoute
+        | Kind::ReferenceGrant
+        | Kind::Gateway
+        | Kind::GatewayClass
+        | Kind::ClusterProperty
+        | Kind::ConfigMap => 3,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::import::{self, shortened};
 use crate::model::{
-    AccessPolicy, Kind, Observed, PolicyTarget, Reach, Said, ServiceRef, TrafficPolicy,
+    AccessPolicy, Kind, NOT_TAKEN, Observed, PolicyTarget, Reach, Said, ServiceRef, TrafficPolicy,
     TrustPolicy, Truth,
 };
 use crate::translate::{authorization, service};
@@ -170,6 +170,10 @@ fn access(
     plan: &mut Plan,
 ) {
     for (namespace, name, entry) in cluster.policies.iter() {
+        // There is no such object.
+        if name == NOT_TAKEN {
+            continue;
+        }
         let at = reference(cluster, Kind::AccessPolicy, namespace, name);
         if cluster.refused.contains_key(&at) {
             continue;

@@ -3,13 +3,22 @@
 //! What is not understood, or has no room, leaves its last good state in place, and is reported by its
 //! name.
 
+mod denied;
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
-use isthmus_control_plane_core::model::{Change, Kind, ObjectRef, Observed, Refusal};
-use isthmus_control_plane_core::quota::{Cost, Ledger, Quota};
+use isthmus_control_plane_core::model::{
+    Change, Kind, Object, ObjectRef, Observed, PolicyTarget, Refusal, Spec,
+};
+use isthmus_control_plane_core::quota::{Cost, Quota};
 use isthmus_control_plane_core::watch::Name;
+use isthmus_control_plane_core::world::weight;
 use isthmus_proto::ids::ClusterId;
+
+use denied::Denied;
+use room::Rooms;
 
 use crate::manifest::{Parsed, Problem};
 
@@ -19,9 +28,10 @@ const PROBLEMS_MAX: usize = 500;
 const MORE_MAX: usize = 100_000;
 /// Errors of one object that its author is told in its status.
 const ERRORS_TOLD_MAX: usize = 3;
-
-/// What governs may have this part of the quota, besides the quota.
-const GOVERNING_SHARE: usize = 8;
+/// Namespaces that are named of those that have more of them.
+const MORE_TOLD_MAX: usize = 5;
+/// What is told of a policy that is not taken, besides why.
+const DENIED: &str = "; where it would apply, everything is denied until it is taken";
 
 /// Does an object of this kind say who may do what, and who belongs to the mesh?
 pub(super) fn governs(kind: Kind) -> bool {
@@ -38,16 +48,15 @@ pub(super) type Key = (Kind, String, String);
 #[derive(Debug)]
 pub(super) struct Held {
     cluster: ClusterId,
-    ledger: Ledger<Key>,
-    /// Of what governs, apart, and besides: nothing else that fills up the cluster's quota keeps a policy
-    /// out, nor what cuts a cluster off.
-    governing: Ledger<Key>,
-    problems: BTreeMap<Key, Trouble>,
+    rooms: Rooms,
+    denied: Denied,
+    /// What governs first.
+    problems: BTreeMap<(u8, Key), Trouble>,
     /// Objects with a problem that are not remembered by name: their hashes.
     more: HashSet<u64>,
     hasher: RandomState,
-    /// Kinds with refused objects among them.
-    more_refused: BTreeSet<Kind>,
+    /// Kinds and namespaces with refused objects among them.
+    more_refused: BTreeSet<(Kind, String)>,
 }
 
 /// Why an object is not held as the server has it.
@@ -73,11 +82,8 @@ impl Held {
     pub(super) fn new(cluster: &ClusterId, quota: Quota) -> Self {
         Self {
             cluster: cluster.clone(),
-            ledger: Ledger::new(quota),
-            governing: Ledger::new(Quota {
-                bytes: quota.bytes / GOVERNING_SHARE,
-                ..quota
-            }),
+            rooms: Rooms::new(quota),
+            denied: Denied::default(),
             problems: BTreeMap::new(),
             more: HashSet::new(),
             hasher: RandomState::new(),
@@ -97,8 +103,9 @@ impl Held {
         if !parsed.errors.is_empty() {
             let told = parsed.errors.iter().take(ERRORS_TOLD_MAX);
             let told: Vec<&str> = told.map(|problem| problem.message.as_str()).collect();
-            let changes = self.refusal(&key, ("Invalid", told.join("; ")), observed);
-            self.note(key, Some(Trouble::Error(parsed.errors)));
+            let why = ("Invalid", told.join("; "));
+            let changes = self.refuse(&key, parsed.objects.first(), why, observed);
+            self.note(&key, Some(Trouble::Error(parsed.errors)));
             return Taken {
                 changes,
                 refused: false,
@@ -113,7 +120,7 @@ impl Held {
         }
         let costs = parsed.objects.iter().map(Cost::of);
         let cost = costs.fold(Cost::default(), Cost::and);
-        if let Err(over) = self.ledger_of(kind).admit(key.clone(), cost) {
+        if let Err(over) = self.rooms.admit(key.clone(), cost) {
             let problem = Problem {
                 line: 0,
                 column: 0,
@@ -121,19 +128,59 @@ impl Held {
                 message: format!("{over}; it takes {cost}"),
             };
             let why = ("QuotaExceeded", problem.message.clone());
-            let changes = self.refusal(&key, why, observed);
-            self.note(key, Some(Trouble::Refused(cost, vec![problem])));
+            let changes = self.refuse(&key, parsed.objects.first(), why, observed);
+            self.note(&key, Some(Trouble::Refused(cost, vec![problem])));
             return Taken {
                 changes,
                 refused: true,
             };
         }
         let invalid = Some(parsed.invalid).filter(|list| !list.is_empty());
-        self.note(key, invalid.map(Trouble::Invalid));
+        // First it counts, then nothing stands in its place any more.
+        let open = self.open(&key);
+        self.note(&key, invalid.map(Trouble::Invalid));
+        let changes = parsed.objects.into_iter().map(Change::Apply);
         Taken {
-            changes: parsed.objects.into_iter().map(Change::Apply).collect(),
+            changes: changes.chain(open).collect(),
             refused: false,
         }
+    }
+
+    /// An object is not taken. If it is an access policy that never was, nothing of it is in force: where it
+    /// would apply, everything is denied.
+    fn refuse(
+        &mut self,
+        key: &Key,
+        object: Option<&Object>,
+        (reason, mut message): (&'static str, String),
+        observed: impl FnOnce() -> Observed,
+    ) -> Vec<Change> {
+        let never = key.0 == Kind::AccessPolicy && !self.rooms.holds(key);
+        let reach = match object.map(|object| &object.spec) {
+            Some(Spec::AccessPolicy(policy)) => denied::reach(policy),
+            Some(_) | None => Some(PolicyTarget::Namespace),
+        };
+        let denied = match reach.filter(|_| never) {
+            Some(target) => {
+                message.push_str(DENIED);
+                let hash = self.hasher.hash_one(key);
+                self.denied.add(&key.1, hash, target);
+                self.denied.news(&self.cluster, &key.1)
+            }
+            None => self.open(key),
+        };
+        let refusal = self.refusal(key, (reason, message), observed);
+        refusal.into_iter().chain(denied).collect()
+    }
+
+    /// Nothing stands in its place any more.
+    fn open(&mut self, key: &Key) -> Option<Change> {
+        if key.0 != Kind::AccessPolicy {
+            return None;
+        }
+        let hash = self.hasher.hash_one(key);
+        self.denied.remove(&key.1, hash);
+        self.denied.news(&self.cluster, &key.1)
     }
 
     /// The object is there, and is not taken as it is.
@@ -142,7 +189,7 @@ impl Held {
         key: &Key,
         (reason, message): (&'static str, String),
         observed: impl FnOnce() -> Observed,
-    ) -> Vec<Change> {
+    ) -> Option<Change> {
         let at = self.reference(key);
         let why = |at| Change::Refused {
             at,
@@ -152,7 +199,7 @@ impl Held {
                 observed: observed(),
             },
         };
-        at.map(why).into_iter().collect()
+        at.map(why)
     }
 
     /// Is there anything that has no room?
@@ -167,44 +214,44 @@ impl Held {
         let key = key(kind, name);
         // What was told to be refused is gone, too.
         let unnamed = self.more.contains(&self.hasher.hash_one(&key));
-        let refused = unnamed || self.problems.contains_key(&key);
-        self.note(key.clone(), None);
-        if !self.ledger_of(kind).release(&key) && !refused {
-            return Vec::new();
+        let refused = unnamed || self.problems.contains_key(&ranked(&key));
+        self.note(&key, None);
+        let open = self.open(&key);
+        if !self.rooms.release(&key) && !refused {
+            return open.into_iter().collect();
         }
         // What has no name in the world was never there.
         let at = self.reference(&key).map(Change::Delete);
-        at.into_iter().collect()
+        at.into_iter().chain(open).collect()
     }
 
     /// Is there room now for an object of this kind that was refused?
     pub(super) fn has_room(&mut self, kind: Kind) -> bool {
-        let ledger = if governs(kind) {
-            &self.governing
-        } else {
-            &self.ledger
-        };
         // Of those that are not remembered nobody knows what they take.
-        let quota = ledger.quota();
-        let some = Cost {
-            endpoints: quota.endpoints / 10,
-            bytes: quota.bytes / 10,
-        };
-        if self.more_refused.contains(&kind) && ledger.has_room(some) {
-            self.more_refused.remove(&kind);
+        let some = self.rooms.some(kind);
+        let roomy = |(_, namespace): &&(Kind, String)| self.rooms.has_room(kind, namespace, some);
+        let all = (kind, String::new())..;
+        let of_kind = self
+            .more_refused
+            .range(all)
+            .take_while(|(of, _)| *of == kind);
+        if let Some(found) = of_kind.into_iter().find(roomy).cloned() {
+            self.more_refused.remove(&found);
             return true;
         }
-        let mut troubles = self.problems.iter().filter(|(key, _)| key.0 == kind);
-        troubles.any(|(_, trouble)| match trouble {
-            Trouble::Refused(cost, _) => ledger.has_room(*cost),
+        let from = (weight(kind), (kind, String::new(), String::new()));
+        let troubles = self.problems.range(from..);
+        let mut of_kind = troubles.take_while(|((_, key), _)| key.0 == kind);
+        of_kind.any(|((_, key), trouble)| match trouble {
+            Trouble::Refused(cost, _) => self.rooms.has_room(kind, &key.1, *cost),
             Trouble::Error(_) | Trouble::Invalid(_) => false,
         })
     }
 
     /// What is not understood or has no room, what is understood in part, and how many more.
-    pub(super) fn problems(&self) -> (Problems, Problems, usize) {
+    pub(super) fn problems(&self) -> (Problems, Problems, Option<String>) {
         let (mut errors, mut invalid) = (Problems::new(), Problems::new());
-        for (key, trouble) in &self.problems {
+        for ((_, key), trouble) in &self.problems {
             match trouble {
                 Trouble::Error(list) | Trouble::Refused(_, list) => {
                     errors.insert(title(key), list.clone());
@@ -214,37 +261,52 @@ impl Held {
                 }
             }
         }
-        (errors, invalid, self.more.len())
+        (errors, invalid, self.more())
     }
 
-    fn ledger_of(&mut self, kind: Kind) -> &mut Ledger<Key> {
-        if governs(kind) {
-            &mut self.governing
-        } else {
-            &mut self.ledger
+    /// How many have problems besides those that are named, and where, for people.
+    fn more(&self) -> Option<String> {
+        let count = self.more.len();
+        let of = |(kind, namespace): &(Kind, String)| match namespace.as_str() {
+            "" => kind.to_string(),
+            namespace => format!("{kind} of {namespace}"),
+        };
+        let refused = self.more_refused.iter();
+        let mut refused: Vec<_> = refused.map(|at| (weight(at.0), at)).collect();
+        refused.sort_unstable();
+        let told: Vec<String> = refused
+            .iter()
+            .take(MORE_TOLD_MAX)
+            .map(|(_, at)| of(at))
+            .collect();
+        let told = match told.as_slice() {
+            [] => String::new(),
+            told => format!("; some have no room: {}", told.join(", ")),
+        };
+        (count > 0).then(|| format!("{count} more objects have problems{told}"))
+    }
+
+    fn note(&mut self, key: &Key, trouble: Option<Trouble>) {
+        let at = ranked(key);
+        let Some(trouble) = trouble else {
+            self.problems.remove(&at);
+            self.more.remove(&self.hasher.hash_one(&at.1));
+            return;
+        };
+        self.more.remove(&self.hasher.hash_one(&at.1));
+        let before = self.problems.insert(at, trouble);
+        if before.is_some() || self.problems.len() <= PROBLEMS_MAX {
+            return;
         }
-    }
-
-    fn note(&mut self, key: Key, trouble: Option<Trouble>) {
-        let hash = self.hasher.hash_one(&key);
-        match trouble {
-            None => {
-                self.problems.remove(&key);
-                self.more.remove(&hash);
-            }
-            Some(trouble) => {
-                if self.problems.len() < PROBLEMS_MAX || self.problems.contains_key(&key) {
-                    self.more.remove(&hash);
-                    self.problems.insert(key, trouble);
-                } else {
-                    if self.more.len() < MORE_MAX {
-                        self.more.insert(hash);
-                    }
-                    if matches!(trouble, Trouble::Refused(..)) {
-                        self.more_refused.insert(key.0);
-                    }
-                }
-            }
+        // What matters least is only counted.
+        let Some(((_, least), trouble)) = self.problems.pop_last() else {
+            return;
+        };
+        if self.more.len() < MORE_MAX {
+            self.more.insert(self.hasher.hash_one(&least));
+        }
+        if matches!(trouble, Trouble::Refused(..)) && self.more_refused.len() < MORE_MAX {
+            self.more_refused.insert((least.0, least.1));
         }
     }
 
@@ -268,6 +330,11 @@ pub(super) type Problems = BTreeMap<String, Vec<Problem>>;
 pub(super) fn key(kind: Kind, name: &Name) -> Key {
     let namespace = name.namespace.clone().unwrap_or_default();
     (kind, namespace, name.name.clone())
+}
+
+/// In the order in which they are remembered.
+fn ranked(key: &Key) -> (u8, Key) {
+    (weight(key.0), key.clone())
 }
 
 /// `AccessPolicy shop/cart`

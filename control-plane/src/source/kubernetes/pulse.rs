@@ -202,8 +202,8 @@ impl Pulse {
             invalid,
             ..Report::default()
         };
-        if more > 0 {
-            let problem = problem(format!("{more} more objects have problems"));
+        if let Some(more) = more {
+            let problem = problem(more);
             report.errors.insert("more".to_owned(), vec![problem]);
         }
         for (name, status) in statuses {

@@ -1,5 +1,6 @@
 //! Does the source tell what the server has, whatever the server does?
 
+mod crowded;
 mod hostile;
 mod server;
 

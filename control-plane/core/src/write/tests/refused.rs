@@ -1,6 +1,7 @@
 //! Is an author told of an object that is not taken as it is?
 
 use super::*;
+use crate::model::NOT_TAKEN;
 use crate::sample::{allow, mesh};
 use crate::world::{Standing, Standings};
 
@@ -182,4 +183,66 @@ fn a_member_whose_object_becomes_wrong_is_told_so_beside_what_becomes_of_it() {
         short,
         [("Accepted", Truth::False, 2), ("Synced", Truth::True, 2)]
     );
+}
+
+/// What governs is remembered first, however many others are refused.
+#[test]
+fn many_refusals_of_one_kind_hide_none_that_matters_more() {
+    let mut run = Run::of(&["east"], &[]);
+    let refused = |kind: Kind, namespace: Option<&str>, name: String| Change::Refused {
+        at: ObjectRef {
+            cluster: "east".parse().unwrap(),
+            kind,
+            namespace: namespace.map(|text| text.parse().unwrap()),
+            name,
+        },
+        why: refusal(1, &[]),
+    };
+    for at in 0..1_100 {
+        let name = format!("t{at:04}");
+        tell(&mut run, refused(Kind::TrafficPolicy, Some("shop"), name));
+    }
+    tell(
+        &mut run,
+        refused(Kind::AccessPolicy, Some("shop"), "who".to_owned()),
+    );
+    tell(
+        &mut run,
+        refused(Kind::TrustPolicy, None, "cut-off".to_owned()),
+    );
+    let told: Vec<_> = run
+        .plan()
+        .writes
+        .into_iter()
+        .map(|write| write.object)
+        .collect();
+    let count = |kind: Kind| told.iter().filter(|at| at.kind == kind).count();
+    assert_eq!(
+        (count(Kind::AccessPolicy), count(Kind::TrustPolicy)),
+        (1, 1)
+    );
+    assert_eq!(count(Kind::TrafficPolicy), 998);
+}
+
+/// What stands in the place of policies that were not taken denies, and has no status.
+#[test]
+fn a_stand_in_denies_and_is_told_to_nobody_as_an_object() {
+    let stand_in = object(
+        "east",
+        "shop",
+        NOT_TAKEN,
+        Spec::AccessPolicy(AccessPolicy {
+            target: PolicyTarget::Namespace,
+            body: None,
+            inbound: None,
+            invalid: Some("some were not taken".to_owned()),
+            observed: Observed::default(),
+        }),
+    );
+    let mut run = Run::of(&["east"], &[]);
+    tell(&mut run, Change::Apply(stand_in));
+    let conditions = run.world.conditions();
+    let found = conditions.iter().find(|c| c.object.name == NOT_TAKEN);
+    assert!(found.is_some_and(|c| !c.holds), "{conditions:?}");
+    assert_eq!(run.plan().writes, []);
 }

@@ -219,6 +219,7 @@ async fn plain_session(
     }
     let transport = Transport::Plain(io);
     let session = Session::start(transport, http2::Role::Client, Settings::default());
+    session.count_in(&worker.shared.telemetry);
     worker.keepalive.watch(&session, Keep::Upstream);
     Ok(session)
 }
@@ -402,6 +403,7 @@ async fn handshake(
     let transport = Transport::Tls(io, tls.into());
     let settings = tunnel::settings(worker.shared.config.streams_per_tunnel);
     let session = Session::start(transport, http2::Role::Client, settings);
+    session.count_in(&worker.shared.telemetry);
     worker.connections.believe(&session, chain);
     worker.keepalive.watch(&session, Keep::Tunnel);
     Ok(session)

@@ -7,7 +7,7 @@ use std::time::Instant;
 use isthmus_proxy_core::canonical::CanonicalPath;
 use isthmus_proxy_core::detect::Detected;
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::http2::ErrorCode;
+use isthmus_proxy_core::http2::{ConnectionError, ErrorCode};
 use isthmus_proxy_core::message::Method;
 
 use crate::connect::NotOpened;
@@ -210,6 +210,14 @@ impl Closing {
         self.failed(Failure::BadRequest(NO_HTTP), &why);
     }
 
+    /// It ended because its peer broke a rule of HTTP/2, if it did.
+    pub fn failed_by(&mut self, error: Option<ConnectionError>) {
+        if let Some(error) = error {
+            self.event.failure = Some(Failure::BadRequest(error.why));
+            self.event.detail = error.to_string();
+        }
+    }
+
     fn failed(mut self, failure: Failure, detail: &str) {
         self.event.failure = Some(failure);
         detail.clone_into(&mut self.event.detail);
@@ -236,11 +244,15 @@ pub fn finish_bytes(mut open: Open, result: Result<(), Failed>) {
     open.tell(told);
 }
 
-/// Records a request that could not be read. The id to tell the client.
-pub fn unreadable(worker: &Rc<Worker>, event: &mut Event, failure: Failure) -> String {
+/// Records a request that could not be read, with the status that its client is told. The id to tell it.
+pub fn unreadable(
+    worker: &Rc<Worker>,
+    event: &mut Event,
+    (failure, status): (Failure, u16),
+) -> String {
     let id = worker.recorder.reason_id();
     event.failure = Some(failure);
-    event.status = failure.status();
+    event.status = status;
     event.detail = failure.to_string();
     // Its method and path are not known, but it was a request.
     event.request = Some((Method::Other("".into()), CanonicalPath::default()));

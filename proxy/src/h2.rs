@@ -5,17 +5,19 @@
 //! wake-up into the streams' inboxes. The same session serves the mesh (over TLS) and applications
 //! that speak HTTP/2 (plain), in both roles.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::{
-    Connection, DATA_BYTES_MAX, ErrorCode, OpenError, Role, Settings, StreamId,
+    Connection, ConnectionError, DATA_BYTES_MAX, ErrorCode, OpenError, Role, Settings, StreamId,
 };
 use isthmus_proxy_core::message::RequestHead;
 use tokio::time::timeout;
@@ -23,6 +25,7 @@ use tokio::time::timeout;
 use crate::buffer;
 use crate::notify::{Flag, Queue, put_waker};
 use crate::stream::Broken;
+use crate::telemetry::Telemetry;
 use crate::transport::Transport;
 
 mod drive;
@@ -53,6 +56,18 @@ pub struct Session {
     unread: Flag,
     /// Something was read since the keepalive looked last.
     heard: Cell<bool>,
+    refused: OnceCell<Refused>,
+    telemetry: OnceCell<Arc<Telemetry>>,
+}
+
+/// Who is told of a request that no stream carries: why, and what its client was told (0: nothing). The
+/// id under which it is remembered.
+struct Refused(Box<dyn Fn(Failure, u16) -> String>);
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Refused")
+    }
 }
 
 #[derive(Debug)]
@@ -177,11 +192,37 @@ impl Session {
             closing: Flag::default(),
             unread: Flag::default(),
             heard: Cell::new(true),
+            refused: OnceCell::new(),
+            telemetry: OnceCell::new(),
         });
         session.dirty.set();
         tokio::task::spawn_local(Rc::clone(&session).read_loop(first));
         tokio::task::spawn_local(Rc::clone(&session).flush_loop());
         session
+    }
+
+    /// What its peer does counts here. To be called before the first wait.
+    pub fn count_in(&self, telemetry: &Arc<Telemetry>) {
+        self.telemetry.get_or_init(|| Arc::clone(telemetry));
+    }
+
+    /// Requests that no stream carries are told to this: why, and which status their client was told (0:
+    /// none); it gives the id under which that is remembered. To be called before the first wait.
+    pub fn tell_refused(&self, told: impl Fn(Failure, u16) -> String + 'static) {
+        self.refused.get_or_init(|| Refused(Box::new(told)));
+    }
+
+    /// Which rule did the peer break so that the connection ended?
+    #[must_use]
+    pub fn failed(&self) -> Option<ConnectionError> {
+        self.state.borrow().codec.failed()
+    }
+
+    /// What the peer did since the last time.
+    fn count(&self, state: &mut State) {
+        if let Some(telemetry) = self.telemetry.get() {
+            telemetry.metrics.glitches.add(state.codec.take_counters());
+        }
     }
 
     /// The next request of the peer; `None` when the connection has ended. Safe to drop.
@@ -325,6 +366,7 @@ impl Session {
             return;
         }
         let mut state = self.state.borrow_mut();
+        self.count(&mut state);
         for slot in state.streams.values() {
             slot.break_off(Broken::Reset(None));
         }

@@ -120,6 +120,6 @@ pub async fn caught<F: Future + ?Sized>(side: &impl Side, mut taking: Pin<&mut F
     );
     if caught.await {
         side.worker().shared.telemetry.metrics.panics.inc();
-        side.unreadable(Failure::Internal, "http/2");
+        side.unreadable(Failure::Internal, "http/2", 0);
     }
 }

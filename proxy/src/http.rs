@@ -7,7 +7,7 @@ use std::time::Duration;
 use isthmus_proxy_core::canonical;
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::Limits;
-use isthmus_proxy_core::http2::{Role, Settings};
+use isthmus_proxy_core::http2::{ConnectionError, Role, Settings};
 use isthmus_proxy_core::message::{
     BodyLength, Method, RequestHead, ResponseHead, Version, is_mesh_field,
 };
@@ -53,8 +53,9 @@ pub trait Side {
         Self: Sized;
     /// The worker it runs on.
     fn worker(&self) -> &Rc<Worker>;
-    /// A request that can't be read was answered with this.
-    fn unreadable(&self, failure: Failure, version: &'static str) -> String;
+    /// A request that can't be read, or was lost, has ended with this; `status`: what its client was
+    /// told, 0: nothing. The id of the reason.
+    fn unreadable(&self, failure: Failure, version: &'static str, status: u16) -> String;
 }
 
 /// Serves an HTTP/1 connection whose first bytes are read already.
@@ -120,7 +121,7 @@ pub async fn serve_h1(side: Rc<impl Side>, io: TcpStream, first: Vec<u8>) {
 
 /// Tells a client that its request can't be read, and ends the connection.
 async fn refuse(side: &impl Side, tx: h1::H1Tx, failure: Failure) {
-    let reason = side.unreadable(failure, "http/1.1");
+    let reason = side.unreadable(failure, "http/1.1", failure.status());
     let head = RequestHead {
         method: Method::Get,
         version: Version::Http11,
@@ -174,8 +175,15 @@ async fn linger(mut rx: h1::H1Rx) {
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
-/// Serves the streams of an HTTP/2 connection, each by a task of its own.
-pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
+/// Serves the streams of an HTTP/2 connection, each by a task of its own. The rule that its peer broke,
+/// if that is how it ended.
+pub async fn serve_h2(
+    side: Rc<impl Side + 'static>,
+    session: Rc<Session>,
+) -> Option<ConnectionError> {
+    session.count_in(&side.worker().shared.telemetry);
+    let refusing = Rc::clone(&side);
+    session.tell_refused(move |failure, status| refusing.unreadable(failure, "http/2", status));
     let mut draining = side.worker().shared.draining.clone();
     let going = {
         let session = Rc::downgrade(&session);
@@ -203,14 +211,19 @@ pub async fn serve_h2(side: Rc<impl Side + 'static>, session: Rc<Session>) {
         }
     }
     going.abort();
+    session.failed()
 }
 
 /// Serves a plain connection as HTTP/2.
-pub async fn serve_h2_plain(side: Rc<impl Side + 'static>, io: TcpStream, first: Vec<u8>) {
+pub async fn serve_h2_plain(
+    side: Rc<impl Side + 'static>,
+    io: TcpStream,
+    first: Vec<u8>,
+) -> Option<ConnectionError> {
     let transport = crate::transport::Transport::Plain(io);
     let session = Session::start_with(transport, Role::Server, Settings::default(), first);
     side.worker().keepalive.watch(&session, Keep::Client);
-    serve_h2(side, session).await;
+    serve_h2(side, session).await
 }
 
 /// Makes a request canonical: what is routed and judged is what is forwarded. Fields of the mesh
@@ -294,7 +307,7 @@ mod tests {
             &self.worker
         }
 
-        fn unreadable(&self, failure: Failure, _: &'static str) -> String {
+        fn unreadable(&self, failure: Failure, _: &'static str, _: u16) -> String {
             self.unreadable.borrow_mut().push(failure);
             String::new()
         }
@@ -329,7 +342,9 @@ mod tests {
         let side = buggy();
         let local = tokio::task::LocalSet::new();
         let serving = Rc::clone(&side);
-        local.spawn_local(async move { serve_h2_plain(serving, far, Vec::new()).await });
+        local.spawn_local(async move {
+            serve_h2_plain(serving, far, Vec::new()).await;
+        });
         let calling = async {
             let transport = crate::transport::Transport::Plain(near);
             let session = Session::start(transport, Role::Client, Settings::default());

@@ -81,8 +81,8 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
         source,
         port: None,
     };
-    let _closing = side.closing("http/2", since);
-    serve_h2(Rc::new(side), session).await;
+    let mut closing = side.closing("http/2", since);
+    closing.failed_by(serve_h2(Rc::new(side), session).await);
 }
 
 /// One captured connection to a port of the workload.
@@ -140,8 +140,8 @@ impl Inbound {
             Protocol::Unspecified => Box::pin(self.race(conn, port)).await,
             // Declared: nothing else is spoken there, and a wrong preface is one.
             Protocol::Http2 | Protocol::Grpc => {
-                let _closing = self.closing("http/2", conn.since);
-                serve_h2_plain(self, conn.io, Vec::new()).await;
+                let mut closing = self.closing("http/2", conn.since);
+                closing.failed_by(serve_h2_plain(self, conn.io, Vec::new()).await);
             }
             Protocol::Http1 => {
                 let Some((first, kind)) = detect_http(&conn.io, FIRST_BYTE_TIMEOUT).await else {
@@ -170,8 +170,8 @@ impl Inbound {
                 Box::pin(serve_h1(self, conn.io, first)).await;
             }
             Detected::Http2 => {
-                let _closing = self.closing("http/2", conn.since);
-                serve_h2_plain(self, conn.io, first).await;
+                let mut closing = self.closing("http/2", conn.since);
+                closing.failed_by(serve_h2_plain(self, conn.io, first).await);
             }
             Detected::Tls | Detected::Opaque => self.captured_bytes(conn, first, None).await,
         }
@@ -436,9 +436,9 @@ impl Side for Inbound {
         &self.worker
     }
 
-    fn unreadable(&self, failure: Failure, version: &'static str) -> String {
+    fn unreadable(&self, failure: Failure, version: &'static str, status: u16) -> String {
         let mut event = self.event(version, self.worker.snapshot().generation);
-        crate::finish::unreadable(&self.worker, &mut event, failure)
+        crate::finish::unreadable(&self.worker, &mut event, (failure, status))
     }
 }
 

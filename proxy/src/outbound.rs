@@ -163,8 +163,8 @@ impl Outbound {
     }
 
     async fn http2(self: Rc<Self>, conn: Accepted, first: Vec<u8>) {
-        let _closing = self.closing("http/2", &conn);
-        serve_h2_plain(self, conn.io, first).await;
+        let mut closing = self.closing("http/2", &conn);
+        closing.failed_by(serve_h2_plain(self, conn.io, first).await);
     }
 
     /// The connection itself, when it ends.
@@ -392,10 +392,10 @@ impl Side for Outbound {
         &self.worker
     }
 
-    fn unreadable(&self, failure: Failure, version: &'static str) -> String {
+    fn unreadable(&self, failure: Failure, version: &'static str, status: u16) -> String {
         let mut event = event(&self.worker, version);
         event.service = Some(self.service.name.shared());
-        crate::finish::unreadable(&self.worker, &mut event, failure)
+        crate::finish::unreadable(&self.worker, &mut event, (failure, status))
     }
 }
 

@@ -9,7 +9,10 @@ use isthmus_tests::proxy::Proxy;
 use isthmus_tests::tls::{self, Identity};
 use isthmus_tests::wait::check;
 use isthmus_tests::{App, Client, Mesh, Reply, until};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::ambiguous::{PREFACE, block, dial, frame, outcome};
 
 const DENY: &str = "apiVersion: isthmus.dev/v1alpha1
 kind: AccessPolicy
@@ -202,9 +205,170 @@ async fn what_a_drain_cuts_off_is_logged() {
     mesh.proxy_mut("east/web-1").stop().await;
     let web = mesh.proxy("east/web-1");
     for kind in ["tcp", "http/1.1"] {
-        let cut = |line: &serde_json::Value| line["protocol"] == kind && line["flag"] == "UO";
+        let cut = |line: &Value| line["protocol"] == kind && line["flag"] == "UO";
         let line = web.logged(kind, cut).await;
         assert_eq!(line["failure"], "draining", "{line}");
     }
     drop((io, answer));
+}
+
+const GET: [(&str, &str); 3] = [(":method", "GET"), (":scheme", "http"), (":path", "/")];
+
+/// One service that speaks HTTP/2, and somebody who calls it.
+async fn http2() -> Mesh {
+    let plan = Mesh::builder().cluster("east", |c| {
+        c.client("web").service_with("cart", 1, |s| {
+            s.port("h2", 81, "kubernetes.io/h2c", App::Http2)
+        })
+    });
+    plan.start().await
+}
+
+fn says(line: &Value, text: &str) -> bool {
+    let detail = line["detail"].as_str();
+    detail.is_some_and(|detail| detail.contains(text))
+}
+
+/// A client of HTTP/2 is told a code (RFC 9113 §8.1.1): what was wrong stands in the log, at either door.
+#[tokio::test]
+async fn a_malformed_http2_request_is_one_line_with_its_rule() {
+    let mesh = http2().await;
+    let client = mesh.client("east/web").port("cart", 81);
+    let (web, cart) = (mesh.proxy("east/web-1"), mesh.proxy("east/cart-1"));
+    let rows: [(&[(&str, &str)], &str); 3] = [
+        (
+            &[(":authority", "cart"), ("host", "b")],
+            "host is not :authority",
+        ),
+        (&[("host", "cart"), ("host", "cart")], "two hosts"),
+        (&[(":authority", "cart"), ("x", "a\r\nb: c")], "field value"),
+    ];
+    for (fields, rule) in rows {
+        let fields = [&GET, fields].concat();
+        assert_eq!(outcome(client.tcp().await.unwrap(), &fields).await, "reset");
+        let io = dial(web.address(), cart.mesh(), web.state_dir()).await;
+        assert_eq!(outcome(io, &fields).await, "reset");
+        for proxy in [web, cart] {
+            let line = proxy.logged(rule, |line| says(line, rule)).await;
+            let told = ["method", "failure", "flag"].map(|name| line[name].as_str());
+            assert_eq!(told, [Some(""), Some("bad_request"), Some("DPE")], "{line}");
+            assert_eq!(line["status"], 0, "{line}");
+            assert!(
+                line["source"].as_str().unwrap().ends_with("/sa/web"),
+                "{line}"
+            );
+            let why = proxy.why(line["reason"].as_str().unwrap()).await;
+            assert_eq!(why["event"]["detail"], line["detail"], "{why}");
+        }
+    }
+    let line = web
+        .logged("a service", |line| says(line, "two hosts"))
+        .await;
+    assert_eq!(
+        line["service"], "shop/cart.shop.svc.clusterset.local",
+        "{line}"
+    );
+    expect(
+        web,
+        &[
+            ("request http/2 0 DPE", rows.len()),
+            ("connection http/2 0 -", rows.len()),
+        ],
+    )
+    .await;
+    let labels = ["direction=\"outbound\"", "flag=\"DPE\"", "status=\"-\""];
+    let counted = web.metric("requests_total", &labels).await;
+    assert!((counted - 3.0).abs() < 0.5, "{counted}");
+    let glitches = web.metric("http2_glitches_total", &["kind=\"refused\""]);
+    assert!((glitches.await - 3.0).abs() < 0.5);
+}
+
+/// What is told by a status has the id of its reason, too.
+#[tokio::test]
+async fn an_http2_head_that_is_too_large_is_told_with_a_reason() {
+    let mesh = http2().await;
+    let client = mesh.client("east/web").port("cart", 81);
+    let web = mesh.proxy("east/web-1");
+    let mut sender = client.http2().await.unwrap();
+    for (method, body) in [("GET", ""), ("POST", "content")] {
+        let mut request = client.request(method, "/");
+        for n in 0..150 {
+            request = request.header(format!("x-{n}"), "v");
+        }
+        let request = request.uri(format!("http://{}/", client.host()));
+        let answer = sender.send_request(request.body(full(body)).unwrap()).await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 431);
+        let id = answer.headers()["x-mesh-reason"].to_str().unwrap();
+        let why = web.why(id).await;
+        assert_eq!(why["event"]["failure"], "head_too_large", "{why}");
+        let line = web.logged("the refusal", |line| line["reason"] == id).await;
+        assert_eq!(line["status"], 431, "{line}");
+    }
+    drop(sender);
+    expect(
+        web,
+        &[("request http/2 431 DPE", 2), ("connection http/2 0 -", 1)],
+    )
+    .await;
+}
+
+/// The line of a connection that was cut says which rule its client broke.
+#[tokio::test]
+async fn an_http2_connection_that_is_cut_is_one_line_with_its_rule() {
+    let mesh = http2().await;
+    let client = mesh.client("east/web").port("cart", 81);
+    let (web, cart) = (mesh.proxy("east/web-1"), mesh.proxy("east/cart-1"));
+    let hello = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    let asking = block(&[&GET[..], &[(":authority", "cart")]].concat());
+    let given_up = |k: u32| {
+        let id = 2 * k + 1;
+        let reset = frame(3, 0, id, &8u32.to_be_bytes());
+        [frame(1, 5, id, &asking), reset].concat()
+    };
+    let resets: Vec<u8> = (0..400).flat_map(given_up).collect();
+    let endless = [frame(1, 0, 1, &asking), frame(9, 0, 1, &[]).repeat(600)].concat();
+    let rows: [(Vec<u8>, &str); 4] = [
+        (
+            b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n".to_vec(),
+            "no HTTP/2 preface",
+        ),
+        (
+            [&hello[..], &frame(6, 0, 1, &[0; 8])].concat(),
+            "PING on a stream",
+        ),
+        (
+            [&hello[..], &resets].concat(),
+            "too many streams broken off",
+        ),
+        (
+            [&hello[..], &endless].concat(),
+            "a block of fields without end",
+        ),
+    ];
+    for (words, rule) in rows {
+        let mut io = client.tcp().await.unwrap();
+        // It may be cut before all is said.
+        let _ = io.write_all(&words).await;
+        let _ = io.read_to_end(&mut Vec::new()).await;
+        let mut cutting = vec![web];
+        // A peer speaks for many clients: it may reset as many as it has open.
+        if !rule.contains("broken off") {
+            let mut io = dial(web.address(), cart.mesh(), web.state_dir()).await;
+            let _ = io.write_all(&words).await;
+            let _ = io.read_to_end(&mut Vec::new()).await;
+            cutting.push(cart);
+        }
+        for proxy in cutting {
+            let line = proxy.logged(rule, |line| says(line, rule)).await;
+            assert!(line.get("method").is_none(), "{line}");
+            assert_eq!(line["protocol"], "http/2", "{line}");
+            assert_eq!(line["failure"], "bad_request", "{line}");
+            assert_eq!(line["flag"], "DPE", "{line}");
+        }
+    }
+    let cut = web.metric("http2_glitches_total", &["kind=\"connection_errors\""]);
+    assert!((cut.await - 4.0).abs() < 0.5);
+    let resets = web.metric("http2_glitches_total", &["kind=\"resets\""]);
+    assert!(resets.await > 150.0);
 }

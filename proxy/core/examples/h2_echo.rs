@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 
 use isthmus_proxy_core::http2::{Connection, ErrorCode, Event, Role, Settings, StreamId};
-use isthmus_proxy_core::message::{BodyLength, Method, RequestHead, ResponseHead};
+use isthmus_proxy_core::message::{BodyLength, Fields, Method, RequestHead, ResponseHead};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -95,6 +95,7 @@ fn take(
             }
         }
         Event::Reset { id, .. } => drop(answers.remove(&id)),
+        Event::TooLarge { id, end } => http2.too_large_told((id, end), &Fields::default(), out),
         Event::Refused { .. }
         | Event::Writable { .. }
         | Event::Settings

@@ -243,15 +243,22 @@ pub enum Event<'b> {
         /// By the peer, or by us because the peer broke a rule?
         by_peer: bool,
     },
-    /// Server: a request that the driver never sees; it is answered already. For counters and logs.
+    /// Server: a request that the driver never sees; its stream is reset already. For the log.
     ///
-    /// `BadRequest`: RST_STREAM PROTOCOL_ERROR. `HeadTooLarge`: a response 431. `Overflow` (more
-    /// streams than granted) and `Draining` (after GOAWAY): RST_STREAM REFUSED_STREAM.
+    /// `BadRequest`: PROTOCOL_ERROR. `Overflow` (more streams than granted) and `Draining` (after
+    /// GOAWAY): REFUSED_STREAM.
     Refused {
         /// Its stream.
         id: StreamId,
         /// Why.
         failure: Failure,
+    },
+    /// Server: a request whose head is too large. [`Connection::too_large_told`] answers it, at once.
+    TooLarge {
+        /// Its stream.
+        id: StreamId,
+        /// The peer sends nothing more on this stream.
+        end: bool,
     },
     /// A window that had been nearly empty grew: look at [`Connection::capacity`] again.
     Writable {

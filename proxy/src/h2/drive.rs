@@ -7,11 +7,13 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::{ErrorCode, Event};
+use isthmus_proxy_core::message::Fields;
 use tokio::time::sleep;
 
 use super::stream::{self, Slot};
-use super::{Session, State};
+use super::{Refused, Session, State};
 use crate::buffer;
 use crate::relay;
 use crate::stream::Broken;
@@ -55,7 +57,9 @@ impl Session {
     fn receive(self: &Rc<Self>, plain: &[u8]) -> io::Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        state.codec.at(state.begun.elapsed());
+        if state.codec.at(state.begun.elapsed()) {
+            self.count(state);
+        }
         // What the codec answers is little, and what streams add to it may be much.
         state.begin();
         let result = if state.rest.is_empty() {
@@ -158,11 +162,26 @@ impl Session {
                 // One without a stream has nothing more to wait for.
                 self.dirty.set();
             }
-            Event::Refused { id, failure } => {
-                tracing::debug!(?id, %failure, "refused a request");
+            Event::Refused { failure, .. } => {
+                self.refused(failure, 0);
+            }
+            Event::TooLarge { id, end } => {
+                let failure = Failure::HeadTooLarge;
+                let reason = self.refused(failure, failure.status());
+                let mut fields = Fields::default();
+                fields.push(b"x-mesh-reason", reason.as_bytes());
+                let out = &mut state.out;
+                state.codec.too_large_told((id, end), &fields, out);
             }
             Event::Pong(_) => state.unanswered_ping = false,
         }
+    }
+
+    /// Floods of such requests are cut by the codec.
+    fn refused(&self, failure: Failure, status: u16) -> String {
+        let told = self.refused.get();
+        told.map(|Refused(told)| told(failure, status))
+            .unwrap_or_default()
     }
 
     pub(super) async fn flush_loop(self: Rc<Self>) {

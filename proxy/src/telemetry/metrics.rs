@@ -15,8 +15,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{Direction, Event};
+use glitches::Glitches;
 use ledger::Ledger;
 
+mod glitches;
 pub mod ledger;
 
 /// The ends of calls for which there is no series any more.
@@ -144,6 +146,8 @@ pub struct Metrics {
     received: Family<Ends, Counter>,
     retries: Family<Ends, Counter>,
     audited: Family<Named, Counter>,
+    /// What counts towards the limits of HTTP/2 connections.
+    pub glitches: Glitches,
     ledger: Ledger,
     /// Handshakes that failed.
     pub handshakes_failed: Counter,
@@ -188,6 +192,7 @@ impl Default for Metrics {
             received: Family::default(),
             retries: Family::default(),
             audited: Family::default(),
+            glitches: Glitches::default(),
             ledger: Ledger::default(),
             handshakes_failed: Counter::default(),
             revoked: Counter::default(),
@@ -250,6 +255,7 @@ fn register_calls(registry: &mut Registry, metrics: &Metrics) {
         "Matches of audit policies",
         metrics.audited.clone(),
     );
+    metrics.glitches.register(registry);
 }
 
 fn register_states(registry: &mut Registry, metrics: &Metrics) {

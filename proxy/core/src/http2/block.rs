@@ -172,7 +172,7 @@ impl Connection {
         };
         let (head, content) = match read {
             Ok(read) => read,
-            Err(head::Fault::TooLarge) => return self.too_large(block, out),
+            Err(head::Fault::TooLarge) => return self.too_large(block),
             Err(head::Fault::Malformed(why)) => {
                 let failure = Failure::BadRequest(why);
                 return self.refuse(id, failure, ErrorCode::ProtocolError, out);
@@ -224,26 +224,17 @@ impl Connection {
         }))
     }
 
-    /// A head beyond our limits is answered here (RFC 6585 §5); the rest of it is not wanted.
-    fn too_large<'b>(&mut self, block: &Block<'_>, out: &mut Vec<u8>) -> Step<'b> {
-        let id = block.stream;
+    /// A head beyond our limits: the driver answers it, and the rest of it is not wanted.
+    fn too_large<'b>(&mut self, block: &Block<'_>) -> Step<'b> {
+        let (id, end) = (block.stream, block.end);
         self.limits.counters.refused = self.limits.counters.refused.saturating_add(1);
         self.limits.idle(COST_FRAME)?;
         self.limits.answer()?;
-        let encoder = &mut self.encoder;
-        frame::write_block(id, true, out, |out| {
-            encoder.begin(out);
-            hpack::named(hpack::STATUS, b"431", out);
-        });
-        if block.end {
-            self.streams.remove(id, Closed::Ended);
-        } else {
-            frame::write_reset(id, ErrorCode::NoError, out);
-            self.streams.remove(id, Closed::ByUs);
-        }
-        Ok(Next::Event(Event::Refused {
+        let how = if end { Closed::Ended } else { Closed::ByUs };
+        self.streams.remove(id, how);
+        Ok(Next::Event(Event::TooLarge {
             id: StreamId(id),
-            failure: Failure::HeadTooLarge,
+            end,
         }))
     }
 

@@ -169,11 +169,13 @@ impl Connection {
     /// Tells how much time has passed since the connection began: the abuse budgets refill by it,
     /// and windows grow by it. Without it, keep-alive PINGs of a connection that is otherwise idle
     /// use the budget up after 1,000 of them, and no window grows.
-    pub fn at(&mut self, since_begin: Duration) {
+    /// True, at most once a second: a good moment to look at [`Self::take_counters`].
+    pub fn at(&mut self, since_begin: Duration) -> bool {
         let seconds = self.clock.at(since_begin);
         if seconds > 0 {
             self.limits.elapsed(seconds);
         }
+        seconds > 0
     }
 
     /// A block of fields that has begun and is not whole: of which stream?
@@ -188,10 +190,21 @@ impl Connection {
         self.fail(ConnectionError { code, why }, out);
     }
 
-    /// What the peer has done so far, for metrics.
+    /// What the peer has done since the last [`Self::take_counters`], for metrics.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.limits.counters
+    }
+
+    /// ... and counts from zero again.
+    pub fn take_counters(&mut self) -> Counters {
+        std::mem::take(&mut self.limits.counters)
+    }
+
+    /// The rule of which the breach ended the connection, if one did.
+    #[must_use]
+    pub fn failed(&self) -> Option<ConnectionError> {
+        self.failed
     }
 
     /// Streams of which at least one side has not ended.
@@ -263,6 +276,7 @@ impl Connection {
     /// The connection is broken: nothing more is read.
     pub(super) fn fail(&mut self, error: ConnectionError, out: &mut Vec<u8>) {
         self.failed = Some(error);
+        self.limits.counters.connection_errors += 1;
         self.write_go_away(error.code, error.why, out);
     }
 

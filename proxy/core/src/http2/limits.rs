@@ -41,7 +41,7 @@ const EARNED_SENT: u32 = 10;
 /// Ours: bytes of DATA either way that earn one unit.
 const BYTES_PER_UNIT: usize = 512;
 
-/// What a peer has done so far, for metrics.
+/// What a peer has done, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Frames that did no work.
@@ -52,6 +52,8 @@ pub struct Counters {
     pub stream_errors: u64,
     /// Streams that were refused before the driver saw them.
     pub refused: u64,
+    /// Connections that ended because the peer broke a rule: none or one.
+    pub connection_errors: u64,
 }
 
 /// The budgets of one connection.

@@ -91,6 +91,25 @@ impl Connection {
         Ok(())
     }
 
+    /// Server: answers an [`super::Event::TooLarge`] with 431 (RFC 6585 §5) and these fields. To be
+    /// called once, before anything else is sent; `end`: as the event says.
+    pub fn too_large_told(
+        &mut self,
+        (id, end): (StreamId, bool),
+        fields: &Fields,
+        out: &mut Vec<u8>,
+    ) {
+        let encoder = &mut self.encoder;
+        frame::write_block(id.0, true, out, |out| {
+            encoder.begin(out);
+            encode_status(431, out);
+            encode_fields(fields, false, out);
+        });
+        if !end {
+            frame::write_reset(id.0, ErrorCode::NoError, out);
+        }
+    }
+
     /// How many bytes of DATA may be sent on a stream now. 0 also if it is gone, or has ended.
     #[must_use]
     pub fn capacity(&self, id: StreamId) -> usize {

@@ -39,6 +39,7 @@ impl From<Event<'_>> for Seen {
             Event::Trailers { id, fields } => Self::Trailers(id.get(), fields),
             Event::Reset { id, code, by_peer } => Self::Reset(id.get(), code, by_peer),
             Event::Refused { id, failure } => Self::Refused(id.get(), failure),
+            Event::TooLarge { id, .. } => Self::Refused(id.get(), Failure::HeadTooLarge),
             Event::Writable { id } => Self::Writable(id.map(StreamId::get)),
             Event::Settings => Self::Settings,
             Event::GoAway { last, code } => Self::GoAway(last.get(), code),
@@ -119,7 +120,13 @@ impl End {
         let mut input = self.unread.as_slice();
         let done = loop {
             match self.http2.decode(&mut input, &mut self.out) {
-                Ok(Some(event)) => seen.push(event.into()),
+                Ok(Some(event)) => {
+                    if let Event::TooLarge { id, end } = event {
+                        let fields = Fields::default();
+                        self.http2.too_large_told((id, end), &fields, &mut self.out);
+                    }
+                    seen.push(event.into());
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }

@@ -37,7 +37,7 @@ mod refused;
 
 pub use self::names::Names;
 use gateways::through_gateway;
-pub use refused::NotOpened;
+pub use refused::{NotOpened, reason};
 
 /// Where a request or connection goes next.
 #[derive(Debug, Clone)]
@@ -397,7 +397,7 @@ async fn handshake(
         Err(_) => return Err(Failure::ConnectTimeout),
     };
     if tls.alpn() != Some(b"h2") {
-        return Err(Failure::UpstreamProtocol);
+        return Err(Failure::UpstreamProtocol("TLS without the protocol h2"));
     }
     let chain = tls.chain();
     let transport = Transport::Tls(io, tls.into());

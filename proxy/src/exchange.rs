@@ -31,6 +31,7 @@ pub mod reply;
 pub mod upgrade;
 
 use feed::{Kept, feed};
+use reply::Refusal;
 use upgrade::Switch;
 
 /// A request, read and made canonical.
@@ -144,7 +145,8 @@ impl Answer {
                 }
                 Ok(())
             }
-            Tx::H2(tx) => tx.respond(head, end).await,
+            // A stream that is gone is told nothing.
+            Tx::H2(tx) => (tx.respond(head, end).await).inspect_err(|_| self.status = 0),
             Tx::Tcp(_) => Err(Broken::Reset(None)),
         }
     }
@@ -157,8 +159,9 @@ pub trait Plan {
     /// Chooses where to, and sends the head there. `end`: there is no body.
     async fn open(&mut self, end: bool) -> Result<Upstream, Failure>;
     /// An answer came: is it worth another try instead? `whole`: the request can be sent again;
-    /// `untouched`: it reached no application.
-    fn answered(&mut self, head: &ResponseHead, whole: bool, untouched: bool) -> bool;
+    /// `refusal`: the answer is not the application's, but of the proxy before it.
+    fn answered(&mut self, head: &ResponseHead, whole: bool, refusal: Option<Box<Refusal>>)
+    -> bool;
     /// The answer was relayed to its end.
     fn completed(&mut self, _trailers: &Fields) {}
     /// The try failed: is another one allowed? The body can be sent again.
@@ -347,7 +350,7 @@ async fn attempt(
     let switch = upgrade::read(plan.head(), &mut head, upstream.peer)?;
     if switch == Switch::Accepted {
         // It is no longer a request: there is nothing to try again.
-        plan.answered(&head, false, false);
+        plan.answered(&head, false, None);
         plan.respond(&mut head);
         upgrade::translate(&mut head, &answer.context, &plan.head().protocol);
         answer
@@ -358,8 +361,8 @@ async fn attempt(
         return Ok(Attempt::Upgraded);
     }
     let whole = asked.kept.borrow().is_whole();
-    let untouched = upstream.peer && reply::take_untouched(&mut head);
-    if plan.answered(&head, whole, untouched) {
+    let refusal = reply::take_refusal(&mut head, upstream.peer);
+    if plan.answered(&head, whole, refusal) {
         return Ok(Attempt::Again);
     }
     plan.respond(&mut head);
@@ -447,7 +450,7 @@ async fn final_head(
             }
         }
     }
-    Err(Failure::UpstreamProtocol)
+    Err(Failure::UpstreamProtocol("too many informational answers"))
 }
 
 /// Why no head came. A proxy of the mesh breaks off with `PROTOCOL_ERROR` before its answer only what it

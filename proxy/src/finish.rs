@@ -214,7 +214,7 @@ impl Closing {
     pub fn failed_by(&mut self, error: Option<ConnectionError>) {
         if let Some(error) = error {
             self.event.failure = Some(Failure::BadRequest(error.why));
-            self.event.detail = error.to_string();
+            self.event.detail = format!("HTTP/2 connection error {}", error.code);
         }
     }
 
@@ -253,7 +253,11 @@ pub fn unreadable(
     let id = worker.recorder.reason_id();
     event.failure = Some(failure);
     event.status = status;
-    event.detail = failure.to_string();
+    // Where it breaks a rule, that is all there is to say.
+    event.detail = match failure.why() {
+        Some(_) => String::new(),
+        None => failure.to_string(),
+    };
     // Its method and path are not known, but it was a request.
     event.request = Some((Method::Other("".into()), CanonicalPath::default()));
     worker.recorder.record(event, Some(id.clone()));
@@ -285,7 +289,7 @@ pub(crate) fn is_read(rx: &crate::stream::Rx) -> bool {
 fn code(failure: Failure) -> ErrorCode {
     match failure {
         Failure::UpstreamRefused => ErrorCode::RefusedStream,
-        Failure::UpstreamProtocol => ErrorCode::ProtocolError,
+        Failure::UpstreamProtocol(_) => ErrorCode::ProtocolError,
         Failure::Internal => ErrorCode::InternalError,
         _ => ErrorCode::Cancel,
     }

@@ -297,7 +297,9 @@ impl Session {
             }
             // The peer's settings may not have come yet.
             Err(OpenError::NoConnectProtocol) if state.codec.is_ready() => {
-                Poll::Ready(Err(Broken::Malformed(Failure::UpstreamProtocol)))
+                let failure =
+                    Failure::UpstreamProtocol("extended CONNECT is not offered, RFC 8441 §3");
+                Poll::Ready(Err(Broken::Malformed(failure)))
             }
             Err(OpenError::TooManyStreams | OpenError::NoConnectProtocol) => {
                 cx.into_iter().for_each(|cx| state.openers.push(cx));

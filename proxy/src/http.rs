@@ -4,7 +4,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use isthmus_proxy_core::canonical;
+use isthmus_proxy_core::canonical::{self, CanonicalPath};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http1::Limits;
 use isthmus_proxy_core::http2::{ConnectionError, Role, Settings};
@@ -14,11 +14,13 @@ use isthmus_proxy_core::message::{
 use tokio::net::TcpStream;
 
 use crate::exchange::{Answer, Downstream, Request, reply};
+use crate::finish::Failed;
 use crate::h1;
 use crate::h2::Session;
 use crate::hands::{Hands, caught};
 use crate::keepalive::Keep;
 use crate::stream::{Broken, Rx, Tx};
+use crate::telemetry::Event;
 use crate::worker::Worker;
 
 /// Between two requests of a connection.
@@ -26,6 +28,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// ... and when the proxy goes away: who asks once more in this time is told to leave.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Of an ambiguous path: who wrote it knows it, and it is told once more.
+const PATH_SHOWN_BYTES_MAX: usize = 256;
 
 /// What the runtime is given to run.
 pub type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -226,12 +231,40 @@ pub async fn serve_h2_plain(
     serve_h2(side, session).await
 }
 
+/// A request that can be read in more than one way.
+#[derive(Debug)]
+pub struct Ambiguous {
+    failure: Failure,
+    head: RequestHead,
+}
+
+impl Ambiguous {
+    /// The failure. The event is told what was asked for, as far as that is certain.
+    pub fn told(self, event: &mut Event) -> Failed {
+        let head = &self.head;
+        // Its path has no form that could be told as one.
+        event.request = Some((head.asked_method().clone(), CanonicalPath::default()));
+        let path = head.path.split(|byte| *byte == b'?').next();
+        let path = path.unwrap_or_default();
+        let shown = path.get(..PATH_SHOWN_BYTES_MAX).unwrap_or(path);
+        Failed::new(self.failure, format!("asked for {}", shown.escape_ascii()))
+    }
+}
+
 /// Makes a request canonical: what is routed and judged is what is forwarded. Fields of the mesh
 /// are taken off: only proxies say them.
 ///
 /// # Errors
 /// It can be read in more than one way.
-pub fn canonical(mut head: RequestHead) -> Result<Request, Failure> {
+pub fn canonical(mut head: RequestHead) -> Result<Request, Box<Ambiguous>> {
+    match in_its_form(&mut head) {
+        Ok((host, path)) => Ok(Request { head, host, path }),
+        Err(failure) => Err(Box::new(Ambiguous { failure, head })),
+    }
+}
+
+/// Host and path.
+fn in_its_form(head: &mut RequestHead) -> Result<(String, CanonicalPath), Failure> {
     let host = if head.authority.is_empty() {
         String::new()
     } else {
@@ -246,7 +279,7 @@ pub fn canonical(mut head: RequestHead) -> Result<Request, Failure> {
         head.path = path.full().as_bytes().to_vec();
     }
     head.fields.retain(|name, _| !is_mesh_field(name));
-    Ok(Request { head, host, path })
+    Ok((host, path))
 }
 
 /// For the access log.

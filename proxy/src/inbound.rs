@@ -277,8 +277,11 @@ impl Inbound {
         down: &mut Downstream,
         (event, meters): (&mut Event, &Meters),
     ) -> Result<Option<Box<Upgraded<'a>>>, Failed> {
-        let mut request =
-            canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
+        let mut request = canonical(head).map_err(|ambiguous| {
+            let port = self.port.or(asked.port);
+            event.service = port.and_then(|port| service_of(snapshot, port));
+            ambiguous.told(event)
+        })?;
         event.request = Some((request.head.asked_method().clone(), request.path.clone()));
         let port = self.target_port(snapshot, &asked, &request)?;
         self.not_ours(port)?;

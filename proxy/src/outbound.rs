@@ -291,10 +291,9 @@ impl Outbound {
         (event, meters): (&mut Event, &Meters),
     ) -> Result<Option<Box<Upgraded>>, Failed> {
         let version = head.version;
-        let mut request =
-            canonical(head).map_err(|f| Failed::new(f, "the request is ambiguous"))?;
-        event.request = Some((request.head.asked_method().clone(), request.path.clone()));
         event.service = Some(self.service.name.shared());
+        let mut request = canonical(head).map_err(|ambiguous| ambiguous.told(event))?;
+        event.request = Some((request.head.asked_method().clone(), request.path.clone()));
         self.complete(&mut request);
         let to = BackendRef {
             service: self.service.name.clone(),

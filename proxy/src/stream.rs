@@ -54,7 +54,10 @@ impl Broken {
         match self {
             Self::Reset(_) => Failure::UpstreamReset,
             Self::Refused => Failure::UpstreamRefused,
-            Self::Malformed(_) => Failure::UpstreamProtocol,
+            Self::Malformed(failure) => Failure::UpstreamProtocol(match failure.why() {
+                Some(why) => why,
+                None => failure.name(),
+            }),
             Self::Timeout => Failure::IdleTimeout,
         }
     }

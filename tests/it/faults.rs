@@ -1,14 +1,18 @@
 //! What if the network, the one that is called, or the host is bad? (SECURITY F9, F13, F18, S19)
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use isthmus_tests::client::full;
 use isthmus_tests::wait::check;
-use isthmus_tests::{App, Fault, Mesh, until};
+use isthmus_tests::{App, Fault, Mesh, Reply, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
+use crate::ambiguous::{block, frame};
 use crate::load::Load;
 
 /// A pod that is bad goes on to be asked, and what it says is not covered up by another try.
@@ -23,15 +27,18 @@ spec:
 
 /// A service elsewhere of one pod that is never ejected: who is answers nothing.
 pub(crate) async fn where_every_answer_counts(app: &App) -> Mesh {
-    let mesh = Mesh::builder()
-        .cluster("east", |c| c.client("web"))
-        .cluster("west", |c| {
-            c.service_with("cart", 1, |s| s.port("http", 80, "http", app.clone()))
+    where_every_answer_counts_of("http", app).await
+}
+
+async fn where_every_answer_counts_of(protocol: &str, app: &App) -> Mesh {
+    let plan = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").manifest("traffic.yaml", EVERY_ANSWER)
         })
-        .start()
-        .await;
-    mesh.write("east", "traffic.yaml", EVERY_ANSWER);
-    mesh
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| s.port("any", 80, protocol, app.clone()))
+        });
+    plan.start().await
 }
 
 /// F9: nothing passes any more and nobody says so. The other gateway takes over.
@@ -155,6 +162,130 @@ async fn a_malicious_application_poisons_no_connection() {
             (200, "good"),
             "after {n}"
         );
+    }
+}
+
+/// What was wrong with an answer is told to who asked, and stands in the log.
+#[tokio::test]
+async fn what_is_wrong_with_an_answer_is_told() {
+    let rows: [(&str, &str); 7] = [
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "transfer-encoding",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+            "content-length",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\n x: folded\r\ncontent-length: 2\r\n\r\nok",
+            "fold",
+        ),
+        ("HTTP/9.9 200 OK\r\ncontent-length: 2\r\n\r\nok", "version"),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nevil",
+            "101",
+        ),
+        (
+            "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\nevil",
+            "204",
+        ),
+        ("evil\r\n\r\n", "version"),
+    ];
+    let evil = App::custom(move |mut io, record| async move {
+        let mut space = [0; 4096];
+        while let Ok(n @ 1..) = io.read(&mut space).await {
+            let words = String::from_utf8_lossy(&space[..n]).into_owned();
+            let asked = words
+                .split('/')
+                .nth(1)
+                .and_then(|rest| rest.split(' ').next());
+            let (answer, _) = rows[asked.unwrap().parse::<usize>().unwrap()];
+            record.request(words.clone());
+            if io.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mesh = where_every_answer_counts(&evil).await;
+    let client = mesh.client("east/web").http("cart");
+    for (n, (_, rule)) in rows.iter().enumerate() {
+        let reply = client.get(&format!("/{n}")).await;
+        let text = reply.text();
+        assert_eq!(reply.status, 502, "{rule}: {text}");
+        assert!(text.starts_with("UPE upstream_protocol: "), "{text}");
+        assert!(
+            text.contains(rule) && text.contains("RFC 9"),
+            "{rule}: {text}"
+        );
+        explained(&mesh, &reply, rule).await;
+    }
+}
+
+/// The proxy of who answered says why.
+async fn explained(mesh: &Mesh, reply: &Reply, rule: &str) {
+    let cart = mesh.proxy("west/cart-1");
+    let why = cart.why(reply.reason()).await;
+    let detail = why["event"]["detail"].as_str().unwrap();
+    assert!(detail.contains(rule), "{why}");
+}
+
+/// The same where the application speaks HTTP/2: what ends a stream, and what ends the connection.
+#[tokio::test]
+async fn what_is_wrong_with_an_http2_answer_is_told() {
+    const OK: u8 = 0x88;
+    // With a field that HTTP/2 does not have; with less content than was said.
+    let foreign = [&[OK], &block(&[("connection", "close")])[..]].concat();
+    let short = [&[OK], &block(&[("content-length", "9")])[..]].concat();
+    let rows: [(Vec<u8>, &str); 4] = [
+        (frame(1, 4, 1, &foreign), "connection-specific field"),
+        (
+            frame(1, 5, 1, &block(&[(":status", "99")])),
+            ":status is not 100 to 599",
+        ),
+        (frame(1, 5, 1, &short), "content-length without content"),
+        (frame(0, 0, 0, b"evil"), "DATA on stream 0"),
+    ];
+    let (answers, turn) = (
+        Arc::new(rows.clone().map(|(words, _)| words)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let evil = App::custom(move |mut io, record| {
+        let (answers, turn) = (Arc::clone(&answers), Arc::clone(&turn));
+        async move {
+            let mut space = [0; 4096];
+            let mut said = Vec::new();
+            // A head has come when its frame has.
+            while !said
+                .windows(5)
+                .any(|w| w[0] == 1 && w[1] & 4 == 4 && w[2..] == [0; 3])
+            {
+                match io.read(&mut space).await {
+                    Ok(n @ 1..) => said.extend_from_slice(&space[..n]),
+                    _ => return,
+                }
+            }
+            let n = turn.fetch_add(1, Ordering::SeqCst);
+            record.request(n.to_string());
+            // The next one gets a connection of its own.
+            let leaving = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+            let words = [frame(4, 0, 0, &[]), answers[n].clone(), leaving].concat();
+            io.write_all(&words).await.unwrap();
+            let _ = io.read_to_end(&mut said).await;
+        }
+    });
+    let mesh = where_every_answer_counts_of("kubernetes.io/h2c", &evil).await;
+    let client = mesh.client("east/web").http("cart");
+    let mut sender = client.http2().await.unwrap();
+    for (_, rule) in &rows {
+        let uri = format!("http://{}/", client.host());
+        let request = hyper::Request::post(uri).body(full("")).unwrap();
+        let reply = Reply::read(sender.send_request(request).await.unwrap()).await;
+        let reply = reply.unwrap();
+        let text = reply.text();
+        assert_eq!(reply.status, 502, "{rule}: {text}");
+        assert!(text.contains(rule), "{rule}: {text}");
+        explained(&mesh, &reply, rule).await;
     }
 }
 

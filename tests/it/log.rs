@@ -118,11 +118,11 @@ async fn every_call_is_one_line_at_each_end() {
         mesh.proxy("east/web-1"),
         &[
             ("request http/1.1 200 -", 2),
-            ("request http/1.1 403 -", 1),
+            ("request http/1.1 403 UAEX", 1),
             ("request http/1.1 400 DPE", 1),
             ("connection http/1.1 0 -", 2),
             ("request http/2 200 -", 2),
-            ("request http/2 403 -", 1),
+            ("request http/2 403 UAEX", 1),
             ("connection http/2 0 -", 1),
             ("connection tcp 0 -", 1),
             ("connection tcp 0 DC", 1),
@@ -371,4 +371,57 @@ async fn an_http2_connection_that_is_cut_is_one_line_with_its_rule() {
     assert!((cut.await - 4.0).abs() < 0.5);
     let resets = web.metric("http2_glitches_total", &["kind=\"resets\""]);
     assert!(resets.await > 150.0);
+}
+
+/// What was asked for and of whom is known before it turns out to be ambiguous.
+#[tokio::test]
+async fn the_line_of_an_ambiguous_request_says_what_was_asked_for() {
+    let plan = Mesh::builder().cluster("east", |c| {
+        c.client("web").service_with("cart", 1, |s| {
+            s.port("http", 80, "http", App::Http)
+                .port("h2", 81, "kubernetes.io/h2c", App::Http2)
+        })
+    });
+    let mesh = plan.start().await;
+    let (web, cart) = (mesh.proxy("east/web-1"), mesh.proxy("east/cart-1"));
+    let client = mesh.client("east/web").port("cart", 80);
+    let mut io = client.tcp().await.unwrap();
+    let words = b"PUT /a%2fb?key=secret HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n\r\n";
+    io.write_all(words).await.unwrap();
+    let mut said = String::new();
+    io.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 400 "), "{said}");
+    let named = said.lines().find_map(|l| l.strip_prefix("x-mesh-reason: "));
+    // A peer that is no proxy of ours, and asks the callee's.
+    let io = dial(web.address(), cart.mesh(), web.state_dir()).await;
+    let asked = [(":authority", "cart"), ("x-mesh-port", "8081")];
+    let path = (":path", "/a%2fb?key=secret");
+    let fields = [&[(":method", "PUT"), GET[1], path], &asked[..]].concat();
+    assert_eq!(outcome(io, &fields).await, "400");
+    for (proxy, protocol, domain) in [
+        (web, "http/1.1", "clusterset.local"),
+        (cart, "http/2", "cluster.local"),
+    ] {
+        let line = proxy
+            .logged("the refusal", |line| line["flag"] == "DPE")
+            .await;
+        let told = ["protocol", "method", "failure", "service"].map(|name| line[name].as_str());
+        let service = format!("shop/cart.shop.svc.{domain}");
+        let wanted = [protocol, "PUT", "bad_request", &service].map(Some);
+        assert_eq!((told, &line["status"]), (wanted, &400.into()), "{line}");
+        assert!(says(&line, "/a%2fb"), "{line}");
+        assert!(says(&line, "RFC 3986"), "{line}");
+        assert!(!says(&line, "secret"), "{line}");
+        let id = line["reason"].as_str().unwrap();
+        let why = proxy.why(id).await;
+        assert_eq!(why["event"]["method"], "PUT", "{why}");
+        let labels = [&*format!("service=\"{service}\""), "flag=\"DPE\""];
+        let (requests, connections) = (
+            proxy.metric("requests_total", &labels).await,
+            proxy.metric("connections_total", &labels).await,
+        );
+        assert_eq!((requests, connections), (1.0, 0.0));
+    }
+    let line = web.logged("it", |line| line["flag"] == "DPE").await;
+    assert_eq!(named, line["reason"].as_str(), "{said}");
 }

@@ -1,6 +1,7 @@
 //! Does the mesh say why?
 
-use isthmus_tests::{App, Mesh, until};
+use isthmus_tests::client::full;
+use isthmus_tests::{App, Mesh, Reply, until};
 use tokio::io::AsyncReadExt;
 
 const DENY: &str = "apiVersion: isthmus.dev/v1alpha1
@@ -172,6 +173,67 @@ async fn a_denied_tcp_call_is_explained_at_both_ends() {
         .logged("the decision", |line| line["failure"] == "denied")
         .await;
     assert_eq!(line["reason"], there, "{line}");
+}
+
+/// The caller's proxy knows who knows more, and counts the refusal as what it was.
+#[tokio::test]
+async fn a_refused_request_is_explained_at_both_ends() {
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| c.client("web"))
+        .cluster("west", |c| {
+            c.service_with("cart", 1, |s| {
+                s.port("http", 80, "http", App::Http)
+                    .port("grpc", 81, "grpc", App::Http2)
+            })
+            .manifest("policy.yaml", DENY)
+        })
+        .start()
+        .await;
+    let http = mesh.client("east/web").port("cart", 80);
+    let grpc = mesh.client("east/web").port("cart", 81);
+    let denied = http.get("/closed").await;
+    assert_eq!(denied.status, 403, "{}", denied.text());
+    let mut sender = grpc.http2().await.unwrap();
+    let call = hyper::Request::post(format!("http://{}/closed/door", grpc.host()))
+        .header("content-type", "application/grpc")
+        .body(full(""))
+        .unwrap();
+    let called = Reply::read(sender.send_request(call).await.unwrap()).await;
+    let called = called.unwrap();
+    assert_eq!(called.field("grpc-status"), "7", "{:?}", called.headers);
+    mesh.app_mut("west/cart-1").stop().await;
+    let down = http.post("/", "x").await;
+    assert_eq!(down.status, 503, "{}", down.text());
+    let (web, cart) = (mesh.proxy("east/web-1"), mesh.proxy("west/cart-1"));
+    for (reply, flag, failure) in [
+        (denied, "UAEX", "denied"),
+        (called, "UAEX", "denied"),
+        (down, "UF", "connect_failed"),
+    ] {
+        assert!(!reply.headers.contains_key("x-mesh-failure"));
+        let there = reply.reason();
+        assert!(there.starts_with("west/shop/cart-1:"), "{there}");
+        let line = web
+            .logged("the refusal", |line| line["upstream_reason"] == there)
+            .await;
+        assert_eq!(line["status"], reply.status, "{line}");
+        assert_eq!(
+            (&line["flag"], &line["failure"]),
+            (&flag.into(), &failure.into())
+        );
+        assert_eq!(line["endpoint"], "west/shop/cart-1", "{line}");
+        let why = web.why(line["reason"].as_str().unwrap()).await;
+        assert_eq!(why["event"]["upstream_reason"], there, "{why}");
+        let why = cart.why(there).await;
+        assert_eq!(why["event"]["failure"], failure, "{why}");
+    }
+    let labels = ["direction=\"outbound\"", "destination_cluster=\"west\""];
+    for (flag, count) in [("UAEX", 2.0), ("UF", 1.0)] {
+        let flag = format!("flag=\"{flag}\"");
+        let labels = [&labels[..], &[&flag]].concat();
+        let counted = web.metric("requests_total", &labels).await;
+        assert_eq!(counted, count, "{flag}");
+    }
 }
 
 /// What is told of a failure is what was, also when it has healed.

@@ -80,7 +80,10 @@ fn refusal(id: &str, event: &Value) -> String {
         _ => "by",
     };
     let call = match (field("method"), field("path")) {
-        (method, path) if !method.is_empty() => format!("{method} {path}"),
+        (method, path) if !path.is_empty() => format!("{method} {path}"),
+        // A path that was ambiguous has no form; the detail says how it was written.
+        (method, _) if !method.is_empty() => method,
+        _ if event.get("method").is_some() => format!("a {} request", or("protocol", "HTTP")),
         _ => format!("a {} connection", or("protocol", "TCP")),
     };
     let generation = field("generation");
@@ -284,6 +287,24 @@ mod tests {
             );
         }
         assert!(!story.text.contains("detail"), "{}", story.text);
+    }
+
+    #[test]
+    fn what_could_not_be_read_was_a_request_all_the_same() {
+        let story = |event: Value| {
+            let service = json!({ "protocol": "http/2", "service": "shop/cart" });
+            let mut all = service.as_object().unwrap().clone();
+            all.extend(event.as_object().unwrap().clone());
+            Story::of_reason(json!({ "id": "east/shop/web-1:2a", "event": all })).text
+        };
+        for (event, call) in [
+            (json!({ "method": "GET", "path": "" }), "GET to shop/cart"),
+            (json!({ "method": "", "path": "" }), "a http/2 request to"),
+            (json!({}), "a http/2 connection to shop/cart"),
+        ] {
+            let text = story(event);
+            assert!(text.contains(&format!("call     {call}")), "{text}");
+        }
     }
 
     #[test]

@@ -50,8 +50,8 @@ pub enum Failure {
     UpstreamReset,
     /// The upstream refused the stream unprocessed (REFUSED_STREAM, GOAWAY).
     UpstreamRefused,
-    /// The upstream's answer was malformed.
-    UpstreamProtocol,
+    /// The upstream's answer was malformed; the text says the rule.
+    UpstreamProtocol(&'static str),
     /// The request took longer than it may.
     RequestDeadline,
     /// One try took longer than it may.
@@ -107,7 +107,7 @@ impl Failure {
             | Self::ConnectTimeout
             | Self::IdentityMismatch => "UF",
             Self::UpstreamReset | Self::UpstreamRefused => "UC",
-            Self::UpstreamProtocol => "UPE",
+            Self::UpstreamProtocol(_) => "UPE",
             Self::RequestDeadline | Self::TryTimeout => "UT",
             Self::StreamDeadline => "DT",
             Self::Internal => "IE",
@@ -126,7 +126,7 @@ impl Failure {
             Self::NoRoute => 404,
             Self::InvalidBackend | Self::Internal => 500,
             Self::NotImplemented(_) => 501,
-            Self::UpstreamProtocol => 502,
+            Self::UpstreamProtocol(_) => 502,
             Self::RequestDeadline | Self::TryTimeout | Self::IdleTimeout | Self::StreamDeadline => {
                 504
             }
@@ -175,7 +175,7 @@ impl Failure {
             | Self::IdentityMismatch
             | Self::UpstreamReset
             | Self::UpstreamRefused
-            | Self::UpstreamProtocol
+            | Self::UpstreamProtocol(_)
             | Self::RequestDeadline
             | Self::TryTimeout
             | Self::IdleTimeout => Blame::Upstream,
@@ -192,7 +192,7 @@ impl Failure {
             | Self::ConnectTimeout
             | Self::IdentityMismatch
             | Self::UpstreamRefused => Retry::Always,
-            Self::UpstreamReset | Self::UpstreamProtocol | Self::TryTimeout => Retry::Idempotent,
+            Self::UpstreamReset | Self::UpstreamProtocol(_) | Self::TryTimeout => Retry::Idempotent,
             Self::BadRequest(_)
             | Self::NotImplemented(_)
             | Self::HeadTooLarge
@@ -215,6 +215,24 @@ impl Failure {
             | Self::Draining
             | Self::Internal => Retry::Never,
         }
+    }
+
+    /// The rule that was broken, where the failure names one.
+    #[must_use]
+    pub fn why(self) -> Option<&'static str> {
+        if let Self::BadRequest(why) | Self::NotImplemented(why) | Self::UpstreamProtocol(why) =
+            self
+        {
+            Some(why)
+        } else {
+            None
+        }
+    }
+
+    /// The failure of this [`Self::name`], as another proxy tells it.
+    #[must_use]
+    pub fn named(name: &[u8]) -> Option<Self> {
+        ALL.into_iter().find(|one| one.name().as_bytes() == name)
     }
 
     /// A short name for metrics and logs, from a fixed set.
@@ -242,7 +260,7 @@ impl Failure {
             Self::IdentityMismatch => "identity_mismatch",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamRefused => "upstream_refused",
-            Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamProtocol(_) => "upstream_protocol",
             Self::RequestDeadline => "request_deadline",
             Self::TryTimeout => "try_timeout",
             Self::IdleTimeout => "idle_timeout",
@@ -254,13 +272,50 @@ impl Failure {
     }
 }
 
+/// Each of them. Where a failure names a rule, it is another proxy's.
+const ALL: [Failure; 29] = {
+    use Failure::*;
+    [
+        BadRequest(TOLD),
+        NotImplemented(TOLD),
+        HeadTooLarge,
+        RequestTimeout,
+        DownstreamReset,
+        Unauthenticated,
+        Denied,
+        PolicyUnknown,
+        NoDestination,
+        InvalidBackend,
+        NoRoute,
+        NoEndpoint,
+        NoHealthyEndpoint,
+        EndpointsUnknown,
+        NoCertificate,
+        Overflow,
+        ConnectFailed,
+        ConnectTimeout,
+        IdentityMismatch,
+        UpstreamReset,
+        UpstreamRefused,
+        UpstreamProtocol(TOLD),
+        RequestDeadline,
+        TryTimeout,
+        IdleTimeout,
+        StreamDeadline,
+        NoHandle,
+        Draining,
+        Internal,
+    ]
+};
+const TOLD: &str = "as another proxy says";
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
-        if let Self::BadRequest(why) | Self::NotImplemented(why) = self {
-            write!(f, ": {why}")?;
+        match self.why() {
+            Some(why) => write!(f, ": {why}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

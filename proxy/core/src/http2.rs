@@ -240,8 +240,8 @@ pub enum Event<'b> {
         id: StreamId,
         /// Why. `RefusedStream`: nothing was done, every request may be sent again.
         code: ErrorCode,
-        /// By the peer, or by us because the peer broke a rule?
-        by_peer: bool,
+        /// We reset it: the peer broke this rule. None: the peer did.
+        why: Option<&'static str>,
     },
     /// Server: a request that the driver never sees; its stream is reset already. For the log.
     ///

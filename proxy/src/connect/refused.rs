@@ -19,7 +19,7 @@ impl NotOpened {
     /// Another proxy refused it with this answer.
     #[must_use]
     pub fn by(failure: Failure, answer: &ResponseHead) -> Self {
-        let reason = answer.fields.get(b"x-mesh-reason").and_then(id);
+        let reason = reason(answer);
         Self { failure, reason }
     }
 }
@@ -31,6 +31,12 @@ impl From<Failure> for NotOpened {
             reason: None,
         }
     }
+}
+
+/// The id under which the proxy that gave this answer knows why.
+#[must_use]
+pub fn reason(answer: &ResponseHead) -> Option<String> {
+    answer.fields.get(b"x-mesh-reason").and_then(id)
 }
 
 /// A reason's id as proxies write them; what is none is left out.

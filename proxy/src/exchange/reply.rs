@@ -6,9 +6,24 @@ use isthmus_proxy_core::route::grpc::answer as grpc_answer;
 
 use super::Answer;
 use super::feed::send_whole;
+use crate::connect::reason;
 
 /// Between proxies: the request reached no application, so whatever it asks for may be asked again.
 const UNTOUCHED_FIELD: &[u8] = b"x-mesh-untouched";
+
+/// ... and which failure it was: the reason's id alone says that to nobody but the one who gave it.
+const FAILURE_FIELD: &[u8] = b"x-mesh-failure";
+
+/// Another proxy has refused a request.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why. None: by a name that is not known here.
+    pub failure: Option<Failure>,
+    /// The id under which it knows more.
+    pub reason: String,
+    /// The request reached no application.
+    pub untouched: bool,
+}
 
 /// Who is told of a failure.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,9 +34,24 @@ pub struct Listener {
     pub peer: bool,
 }
 
-/// Takes off what a peer says of the request beside its answer: did it reach no application?
-pub(super) fn take_untouched(head: &mut ResponseHead) -> bool {
-    head.fields.remove(UNTOUCHED_FIELD)
+/// Takes off what a peer says of the request beside its answer. None: the answer is its application's.
+pub(super) fn take_refusal(head: &mut ResponseHead, peer: bool) -> Option<Box<Refusal>> {
+    if !peer {
+        return None;
+    }
+    let failure = match head.fields.get(FAILURE_FIELD) {
+        Some(name) => Failure::named(name),
+        // Its codec's answer.
+        None if head.status == Failure::HeadTooLarge.status() => Some(Failure::HeadTooLarge),
+        None => return None,
+    };
+    let reason = reason(head)?;
+    head.fields.remove(FAILURE_FIELD);
+    Some(Box::new(Refusal {
+        failure,
+        reason,
+        untouched: head.fields.remove(UNTOUCHED_FIELD),
+    }))
 }
 
 /// Answers a request that failed before its answer began: the status, the reason's id, and a line
@@ -35,8 +65,11 @@ pub async fn failure(
 ) {
     let told = |head: &mut ResponseHead| {
         head.fields.push(b"x-mesh-reason", reason.as_bytes());
-        if to.peer && failure.retry() == Retry::Always {
-            head.fields.push(UNTOUCHED_FIELD, b"1");
+        if to.peer {
+            head.fields.push(FAILURE_FIELD, failure.name().as_bytes());
+            if failure.retry() == Retry::Always {
+                head.fields.push(UNTOUCHED_FIELD, b"1");
+            }
         }
     };
     let text = format!("{} {failure}: {detail}\n", failure.flag());

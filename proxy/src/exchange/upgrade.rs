@@ -22,6 +22,7 @@ use crate::stream::{Rx, Tx};
 const STATUS_FIELD: &[u8] = b"x-mesh-status";
 /// ... and under which status it travels (RFC 9220 §3: a protocol that is not supported).
 const REFUSED: u16 = 501;
+const UNASKED: &str = "101 that nobody asked for, RFC 9110 §7.8";
 
 /// What came of asking for another protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub enum Switch {
 pub fn read(asked: &RequestHead, head: &mut ResponseHead, peer: bool) -> Result<Switch, Failure> {
     if asked.protocol.is_empty() {
         return match head.status {
-            101 => Err(Failure::UpstreamProtocol),
+            101 => Err(Failure::UpstreamProtocol(UNASKED)),
             _ => Ok(Switch::Unasked),
         };
     }
@@ -203,7 +204,7 @@ mod tests {
         let plain = asking_for(b"");
         assert_eq!(
             read(&plain, &mut head, false),
-            Err(Failure::UpstreamProtocol)
+            Err(Failure::UpstreamProtocol(UNASKED))
         );
         let mut head = answer(Version::Http2, 200, None);
         assert_eq!(read(&plain, &mut head, true), Ok(Switch::Unasked));

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use isthmus_proxy_core::failure::Failure;
-use isthmus_proxy_core::http2::{ErrorCode, Event};
+use isthmus_proxy_core::http2::{ErrorCode, Event, Role};
 use isthmus_proxy_core::message::Fields;
 use tokio::time::sleep;
 
@@ -96,6 +96,11 @@ impl Session {
                 Err(error) => {
                     // The codec has written GOAWAY; the flusher sends it and closes.
                     state.going_away = true;
+                    if self.role == Role::Client {
+                        // Whoever waits for an answer waits for one that can't be read.
+                        let broken = self.malformed(error.why);
+                        state.streams.values().for_each(|s| s.break_off(broken));
+                    }
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
                         error.to_string(),
@@ -131,11 +136,12 @@ impl Session {
                     slot.trailed(fields);
                 }
             }
-            Event::Reset { id, code, .. } => {
+            Event::Reset { id, code, why } => {
                 if let Some(slot) = state.streams.get(&id) {
-                    slot.break_off(match code {
-                        ErrorCode::RefusedStream => Broken::Refused,
-                        code => Broken::Reset(Some(code)),
+                    slot.break_off(match (why, code) {
+                        (Some(why), _) => self.malformed(why),
+                        (None, ErrorCode::RefusedStream) => Broken::Refused,
+                        (None, code) => Broken::Reset(Some(code)),
                     });
                 }
                 state.openers.wake(1);
@@ -175,6 +181,14 @@ impl Session {
             }
             Event::Pong(_) => state.unanswered_ping = false,
         }
+    }
+
+    /// How a stream ends whose peer broke this rule.
+    fn malformed(&self, why: &'static str) -> Broken {
+        Broken::Malformed(match self.role {
+            Role::Client => Failure::UpstreamProtocol(why),
+            Role::Server => Failure::BadRequest(why),
+        })
     }
 
     /// Floods of such requests are cut by the codec.

@@ -12,6 +12,7 @@ use isthmus_proxy_core::snapshot::Snapshot;
 use super::CONNECT_TIMEOUT;
 use crate::connect::{self, Hop, Upstream};
 use crate::exchange::Plan;
+use crate::exchange::reply::Refusal;
 use crate::worker::Worker;
 
 /// What a proxy says about a request beside the request itself.
@@ -81,7 +82,7 @@ impl Plan for ToApplication<'_> {
         .await
     }
 
-    fn answered(&mut self, _: &ResponseHead, _: bool, _: bool) -> bool {
+    fn answered(&mut self, _: &ResponseHead, _: bool, _: Option<Box<Refusal>>) -> bool {
         false
     }
 

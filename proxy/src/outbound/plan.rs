@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use crate::connect::{self, Hop, Upstream};
 use crate::exchange::Plan;
 use crate::exchange::mirror::Copies;
+use crate::exchange::reply::Refusal;
 use crate::finish::Failed;
 use crate::telemetry::Event;
 use crate::worker::Worker;
@@ -46,6 +47,8 @@ pub(super) struct ToService<'a> {
     retries: u32,
     /// An endpoint has refused it unprocessed.
     refused: bool,
+    /// The last answer was its proxy's.
+    refusal: Option<Box<Refusal>>,
     /// The last try's connection broke.
     broke: bool,
     /// Held while a retry is in flight.
@@ -82,6 +85,7 @@ impl<'a> ToService<'a> {
             tried: SmallVec::new(),
             retries: 0,
             refused: false,
+            refusal: None,
             broke: false,
             retry: None,
             copies: None,
@@ -202,6 +206,11 @@ impl<'a> ToService<'a> {
             event.destination_cluster = Some(current.endpoint.cluster.shared());
             event.hop = current.hop;
         }
+        if let Some(refusal) = &self.refusal {
+            event.failure = refusal.failure;
+            event.detail = format!("{}; refused there: {}", self.way(), refusal.reason);
+            event.upstream_reason = Some(refusal.reason.clone());
+        }
     }
 
     /// The failure, with what a person wants to know of it; if nobody could be found among the
@@ -219,15 +228,19 @@ impl<'a> ToService<'a> {
 
     fn detail(&self, failure: Failure) -> String {
         match &self.current {
-            Some(current) => format!(
-                "{} at {} by {}, {} tries",
-                self.service.name,
-                current.endpoint.name,
-                current.hop,
-                self.retries + 1
-            ),
+            Some(_) => self.way(),
             None => format!("{}: {failure}", self.service.name),
         }
+    }
+
+    /// The last try.
+    fn way(&self) -> String {
+        let name = &self.service.name;
+        let Some(Current { endpoint, hop, .. }) = &self.current else {
+            return name.to_string();
+        };
+        let tries = self.retries + 1;
+        format!("{name} at {} by {hop}, {tries} tries", endpoint.name)
     }
 }
 
@@ -273,8 +286,15 @@ impl Plan for ToService<'_> {
         Ok(sent)
     }
 
-    fn answered(&mut self, head: &ResponseHead, whole: bool, untouched: bool) -> bool {
+    fn answered(
+        &mut self,
+        head: &ResponseHead,
+        whole: bool,
+        refusal: Option<Box<Refusal>>,
+    ) -> bool {
         self.broke = false;
+        let untouched = refusal.as_ref().is_some_and(|refusal| refusal.untouched);
+        self.refusal = refusal;
         let mut outcome = Outcome::of_status(head.status);
         if self.grpc && outcome == Outcome::Success {
             outcome = Outcome::of_grpc(&head.fields).unwrap_or(Outcome::Begun);
@@ -292,6 +312,7 @@ impl Plan for ToService<'_> {
     }
 
     fn failed(&mut self, failure: Failure, _: bool) -> bool {
+        self.refusal = None;
         self.record(Outcome::of_failure(failure));
         self.broke = matches!(failure, Failure::UpstreamReset | Failure::ConnectFailed);
         let allowed = match failure.retry() {

@@ -123,10 +123,15 @@ pub fn value(event: &Event, reason: Option<&str>) -> Value {
         fields.insert("flag".to_owned(), json!(failure.flag()));
         fields.insert("failure".to_owned(), json!(failure.name()));
         fields.insert("blame".to_owned(), json!(blame));
-        fields.insert("detail".to_owned(), json!(cut(&event.detail)));
-        if let Some(reason) = &event.upstream_reason {
-            fields.insert("upstream_reason".to_owned(), json!(cut(reason)));
-        }
+        let detail = match (failure.why(), &*event.detail) {
+            (None, detail) => Cow::Borrowed(detail),
+            (Some(why), "") => Cow::Borrowed(why),
+            (Some(why), detail) => Cow::Owned(format!("{why}: {detail}")),
+        };
+        fields.insert("detail".to_owned(), json!(cut(&detail)));
+    }
+    if let Some(reason) = &event.upstream_reason {
+        fields.insert("upstream_reason".to_owned(), json!(cut(reason)));
     }
     if !event.audit.is_empty() {
         fields.insert(

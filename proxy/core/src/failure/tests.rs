@@ -31,8 +31,8 @@ fn next(failure: Failure) -> Option<Failure> {
         ConnectTimeout => IdentityMismatch,
         IdentityMismatch => UpstreamReset,
         UpstreamReset => UpstreamRefused,
-        UpstreamRefused => UpstreamProtocol,
-        UpstreamProtocol => RequestDeadline,
+        UpstreamRefused => UpstreamProtocol("a rule"),
+        UpstreamProtocol(_) => RequestDeadline,
         RequestDeadline => TryTimeout,
         TryTimeout => IdleTimeout,
         IdleTimeout => StreamDeadline,
@@ -51,6 +51,19 @@ fn any_failure() -> impl Strategy<Value = Failure> {
     // A few hundred short texts, for as long as the tests run.
     let why = "[ -~]{0,20}".prop_map(|text| &*text.leak());
     why.prop_flat_map(|why| prop::sample::select(all(why).collect::<Vec<_>>()))
+}
+
+#[test]
+fn each_is_found_by_its_name() {
+    for failure in all("") {
+        let found = Failure::named(failure.name().as_bytes());
+        assert_eq!(found.map(Failure::name), Some(failure.name()));
+        assert_eq!(
+            found.map(|found| found.why().is_some()),
+            Some(failure.why().is_some())
+        );
+    }
+    assert_eq!(Failure::named(b"no such"), None);
 }
 
 #[test]
@@ -106,9 +119,9 @@ proptest! {
     fn the_text_begins_with_the_name(failure in any_failure()) {
         let text = failure.to_string();
         let rest = text.strip_prefix(failure.name()).unwrap();
-        match failure {
-            Failure::BadRequest(why) | Failure::NotImplemented(why) => prop_assert_eq!(rest, format!(": {why}")),
-            _ => prop_assert_eq!(rest, ""),
+        match failure.why() {
+            Some(why) => prop_assert_eq!(rest, format!(": {why}")),
+            None => prop_assert_eq!(rest, ""),
         }
     }
 }

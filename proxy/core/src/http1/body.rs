@@ -79,7 +79,7 @@ impl BodyReader {
     #[must_use]
     pub fn of_response(length: BodyLength) -> Self {
         Self {
-            failure: |_| Failure::UpstreamProtocol,
+            failure: Failure::UpstreamProtocol,
             ..Self::new(length)
         }
     }
@@ -140,7 +140,7 @@ impl BodyReader {
             }
             State::Exact(_) | State::ChunkSize { .. } | State::ChunkData(_) => {
                 Err(match (self.failure)("content is missing, RFC 9112 §8") {
-                    Failure::UpstreamProtocol => Failure::UpstreamReset,
+                    Failure::UpstreamProtocol(_) => Failure::UpstreamReset,
                     _ => Failure::DownstreamReset,
                 })
             }

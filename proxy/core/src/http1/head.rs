@@ -57,7 +57,8 @@ pub fn parse_response(
     limits: &Limits,
 ) -> Result<Option<(ResponseHead, usize)>, Failure> {
     if matches!(input.first(), Some(b'\r' | b'\n')) {
-        return Err(Failure::UpstreamProtocol);
+        let why = "empty line before the response, RFC 9112 §4";
+        return Err(Failure::UpstreamProtocol(why));
     }
     let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
@@ -71,12 +72,13 @@ pub fn parse_response(
         Ok(httparse::Status::Complete(length)) => complete(window, length, limits),
         Ok(httparse::Status::Partial) if window.len() > limits.head_bytes_max => None,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => None,
+        Err(httparse::Error::TooManyHeaders) => None,
+        Err(error) => return Err(Failure::UpstreamProtocol(response_rule(error))),
     };
-    let head = head.ok_or(Failure::UpstreamProtocol)?;
+    let head = head.ok_or(Failure::UpstreamProtocol("head too large"))?;
     match read_response(head, &response, request_method) {
         Ok(response) => Ok(Some((response, head.len()))),
-        Err(_why) => Err(Failure::UpstreamProtocol),
+        Err(why) => Err(Failure::UpstreamProtocol(why)),
     }
 }
 
@@ -108,6 +110,13 @@ fn request_rule(error: httparse::Error) -> Why {
         httparse::Error::HeaderName => "field name, space before its colon, or fold, RFC 9112 §5",
         httparse::Error::HeaderValue => "control character in a field, RFC 9110 §5.5",
         httparse::Error::Status | httparse::Error::TooManyHeaders => "head, RFC 9112 §2.1",
+    }
+}
+
+fn response_rule(error: httparse::Error) -> Why {
+    match error {
+        httparse::Error::Status => "status, RFC 9112 §4",
+        other => request_rule(other),
     }
 }
 

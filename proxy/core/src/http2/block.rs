@@ -108,6 +108,7 @@ impl Connection {
             return Err(Fault::Stream {
                 id,
                 code: ErrorCode::StreamClosed,
+                why: "HEADERS after the end of the message",
             });
         }
         let head_seen = stream.head_seen;
@@ -117,6 +118,7 @@ impl Connection {
             return Err(Fault::Stream {
                 id,
                 code: ErrorCode::ProtocolError,
+                why: "a stream depends on itself",
             });
         }
         if head_seen {
@@ -142,6 +144,7 @@ impl Connection {
                 Err(Fault::Stream {
                     id: block.stream,
                     code: ErrorCode::StreamClosed,
+                    why: "HEADERS after the stream was reset",
                 })
             }
             Closed::ByUs | Closed::Forgotten => {
@@ -241,17 +244,20 @@ impl Connection {
     /// Client: a response begins, or an informational one passes.
     fn response<'b>(&mut self, block: &Block<'_>, list: &mut List) -> Step<'b> {
         let id = block.stream;
-        let broken = |code| Fault::Stream { id, code };
         let Some(stream) = self.streams.get_mut(id) else {
             return Ok(Next::Handled);
         };
         let (head, content) = list
             .take_response(block.end, stream.asked)
-            .map_err(|fault| broken(code_of(fault)))?;
+            .map_err(|fault| unreadable(id, fault))?;
         if head.status < 200 {
             stream.informational += 1;
             if stream.informational > limits::INFORMATIONAL_MAX {
-                return Err(broken(ErrorCode::EnhanceYourCalm));
+                return Err(Fault::Stream {
+                    id,
+                    code: ErrorCode::EnhanceYourCalm,
+                    why: "too many informational responses",
+                });
             }
         } else {
             stream.head_seen = true;
@@ -273,20 +279,27 @@ impl Connection {
 
     fn trailers_came<'b>(&mut self, block: &Block<'_>, list: &mut List) -> Step<'b> {
         let id = block.stream;
-        let broken = |code| Fault::Stream { id, code };
+        let broken = |why| Fault::Stream {
+            id,
+            code: ErrorCode::ProtocolError,
+            why,
+        };
         // RFC 9113 §8.1: a second head on a stream ends it. §8.5: a tunnel has none.
         let tunnel = self
             .streams
             .get(id)
             .is_some_and(|stream| stream.asked == Asked::Tunnel);
-        if !block.end || tunnel {
-            return Err(broken(ErrorCode::ProtocolError));
+        if tunnel {
+            return Err(broken("trailers in a tunnel"));
+        }
+        if !block.end {
+            return Err(broken("a second head"));
         }
         let fields = list
             .take_trailers()
-            .map_err(|fault| broken(code_of(fault)))?;
+            .map_err(|fault| unreadable(id, fault))?;
         if self.streams.get(id).is_some_and(|stream| stream.is_short()) {
-            return Err(broken(ErrorCode::ProtocolError));
+            return Err(broken("less content than content-length"));
         }
         self.end_remote(id);
         Ok(Next::Event(Event::Trailers {
@@ -329,11 +342,13 @@ fn compression(hpack::Invalid(why): hpack::Invalid) -> Fault {
     })
 }
 
-fn code_of(fault: head::Fault) -> ErrorCode {
-    match fault {
-        head::Fault::TooLarge => ErrorCode::EnhanceYourCalm,
-        head::Fault::Malformed(_) => ErrorCode::ProtocolError,
-    }
+/// A head or trailers that end their stream.
+fn unreadable(id: u32, fault: head::Fault) -> Fault {
+    let (code, why) = match fault {
+        head::Fault::TooLarge => (ErrorCode::EnhanceYourCalm, "head or trailers too large"),
+        head::Fault::Malformed(why) => (ErrorCode::ProtocolError, why),
+    };
+    Fault::Stream { id, code, why }
 }
 
 /// What decides about the shape of the answer.

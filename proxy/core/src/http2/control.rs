@@ -169,6 +169,7 @@ impl Connection {
             return Err(Fault::Stream {
                 id,
                 code: ErrorCode::ProtocolError,
+                why: "WINDOW_UPDATE of zero",
             });
         }
         let low = stream.send.available() < frame::PAYLOAD_SENT_MAX;
@@ -176,6 +177,7 @@ impl Connection {
             return Err(Fault::Stream {
                 id,
                 code: ErrorCode::FlowControlError,
+                why: "the stream's window overflows",
             });
         }
         if low && !stream.local_ended {
@@ -213,7 +215,7 @@ impl Connection {
         Ok(Next::Event(Event::Reset {
             id: StreamId(id),
             code,
-            by_peer: true,
+            why: None,
         }))
     }
 
@@ -295,6 +297,6 @@ impl Connection {
             // RST_STREAM must not be sent for an idle stream (RFC 9113 §6.4).
             return Err(Fault::Connection(ConnectionError { code, why }));
         }
-        Err(Fault::Stream { id, code })
+        Err(Fault::Stream { id, code, why })
     }
 }

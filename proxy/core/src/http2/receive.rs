@@ -40,7 +40,11 @@ pub(super) enum Fault {
     /// It ends the connection.
     Connection(ConnectionError),
     /// It ends a stream.
-    Stream { id: u32, code: ErrorCode },
+    Stream {
+        id: u32,
+        code: ErrorCode,
+        why: &'static str,
+    },
 }
 
 impl From<ConnectionError> for Fault {
@@ -88,11 +92,11 @@ impl Connection {
         }
         loop {
             let step = match self.step(input, out) {
-                Err(Fault::Stream { id, code }) => match self.break_stream(id, code, out) {
+                Err(Fault::Stream { id, code, why }) => match self.break_stream(id, code, out) {
                     Ok(true) => Ok(Next::Event(Event::Reset {
                         id: StreamId(id),
                         code,
-                        by_peer: false,
+                        why: Some(why),
                     })),
                     Ok(false) => Ok(Next::Handled),
                     Err(error) => Err(error),
@@ -117,7 +121,7 @@ impl Connection {
             return Ok(Next::Event(Event::Reset {
                 id: StreamId(id),
                 code: ErrorCode::RefusedStream,
-                by_peer: true,
+                why: None,
             }));
         }
         match self.reading {
@@ -290,25 +294,37 @@ impl Connection {
     /// May this DATA be? `Err(None)`: no, but that is nobody's fault.
     fn accept_data(&mut self, head: Head, content: u32, end: bool) -> Result<(), Option<Fault>> {
         let id = head.stream;
-        let broken = |code| Some(Fault::Stream { id, code });
+        let broken = |code, why| Some(Fault::Stream { id, code, why });
         let Some(stream) = self.streams.get_mut(id) else {
             return Err(self.data_astray(id, head.length).err());
         };
         if stream.remote_ended {
-            return Err(broken(ErrorCode::StreamClosed));
+            return Err(broken(
+                ErrorCode::StreamClosed,
+                "DATA after the end of the message",
+            ));
         }
         if !stream.head_seen {
-            return Err(broken(ErrorCode::ProtocolError));
+            return Err(broken(ErrorCode::ProtocolError, "DATA before the head"));
         }
         if stream.receive.accept(head.length).is_err() {
-            return Err(broken(ErrorCode::FlowControlError));
+            return Err(broken(
+                ErrorCode::FlowControlError,
+                "more DATA than the stream's window",
+            ));
         }
         if stream.content != UNKNOWN {
             // RFC 9113 §8.1.1: content-length is the sum of the DATA frames.
             let left = stream.content.checked_sub(u64::from(content));
-            stream.content = left.ok_or(broken(ErrorCode::ProtocolError))?;
+            stream.content = left.ok_or(broken(
+                ErrorCode::ProtocolError,
+                "more content than content-length",
+            ))?;
             if end && stream.content > 0 {
-                return Err(broken(ErrorCode::ProtocolError));
+                return Err(broken(
+                    ErrorCode::ProtocolError,
+                    "less content than content-length",
+                ));
             }
         }
         let counted = match content {
@@ -330,6 +346,7 @@ impl Connection {
             Some(Closed::ByPeer) => Err(Fault::Stream {
                 id,
                 code: ErrorCode::StreamClosed,
+                why: "DATA after the stream was reset",
             }),
             // It was under way when we reset the stream.
             Some(Closed::ByUs | Closed::Forgotten) => {

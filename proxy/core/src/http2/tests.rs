@@ -37,7 +37,7 @@ impl From<Event<'_>> for Seen {
             Event::Response { id, head, end } => Self::Response(id.get(), head, end),
             Event::Data { id, data, end } => Self::Data(id.get(), data.to_vec(), end),
             Event::Trailers { id, fields } => Self::Trailers(id.get(), fields),
-            Event::Reset { id, code, by_peer } => Self::Reset(id.get(), code, by_peer),
+            Event::Reset { id, code, why } => Self::Reset(id.get(), code, why.is_none()),
             Event::Refused { id, failure } => Self::Refused(id.get(), failure),
             Event::TooLarge { id, .. } => Self::Refused(id.get(), Failure::HeadTooLarge),
             Event::Writable { id } => Self::Writable(id.map(StreamId::get)),

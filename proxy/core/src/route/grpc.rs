@@ -83,7 +83,7 @@ impl GrpcStatus {
             | Failure::IdentityMismatch
             | Failure::UpstreamReset
             | Failure::UpstreamRefused
-            | Failure::UpstreamProtocol
+            | Failure::UpstreamProtocol(_)
             | Failure::IdleTimeout
             | Failure::NoHandle
             | Failure::Draining => Self::of_http(failure.status()),

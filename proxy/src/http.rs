@@ -39,18 +39,17 @@ pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 pub trait Side {
     /// Takes one request to its end. The downstream comes back if its connection can carry another.
     async fn take(self: Rc<Self>, head: RequestHead, down: Downstream) -> Option<Downstream>;
-    /// A stream that becomes bytes may be idle long: it gets a task of its own size. `Err`: it is a
-    /// request, for one of the tasks that take those.
-    #[expect(
-        clippy::result_large_err,
-        reason = "it is the usual case, and goes on at once"
-    )]
-    fn bytes(
-        self: &Rc<Self>,
-        head: RequestHead,
-        down: Downstream,
-    ) -> Result<Task, (RequestHead, Downstream)> {
-        Err((head, down))
+    /// Does the stream of this head become bytes? It may be idle long then, and gets a task of its own
+    /// size; a request is for one of the tasks that take those.
+    fn is_bytes(&self, _: &RequestHead) -> bool {
+        false
+    }
+    /// The task of a stream that becomes bytes.
+    fn carry(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task
+    where
+        Self: 'static,
+    {
+        Box::pin(async move { drop(self.take(head, down).await) })
     }
     /// The tasks that take requests of streams.
     fn hands(&self) -> &Rc<Hands<Self>>
@@ -208,11 +207,11 @@ pub async fn serve_h2(
             rx: Rx::H2(rx),
             answer,
         };
-        match side.bytes(head, down) {
-            Ok(mut carrying) => {
-                tokio::task::spawn_local(async move { caught(&*side, carrying.as_mut()).await });
-            }
-            Err((head, down)) => Rc::clone(side.hands()).take(side, head, down),
+        if side.is_bytes(&head) {
+            let mut carrying = Rc::clone(&side).carry(head, down);
+            tokio::task::spawn_local(async move { caught(&*side, carrying.as_mut()).await });
+        } else {
+            Rc::clone(side.hands()).take(side, head, down);
         }
     }
     going.abort();

@@ -389,7 +389,7 @@ impl Inbound {
 impl Side for Inbound {
     async fn take(self: Rc<Self>, head: RequestHead, mut down: Downstream) -> Option<Downstream> {
         if is_connect(&head) {
-            // A peer's is a stream (`bytes`).
+            // A peer's is a stream (`carry`).
             return Some(self.refuse_foreign_connect(down).await);
         }
         let begun = Instant::now();
@@ -408,7 +408,7 @@ impl Side for Inbound {
             .await;
         let result = match result {
             Ok(Some(upgraded)) => {
-                open.event.status = 101;
+                open.event.status = down.answer.status;
                 let relaying = self.relay_upgraded(down, *upgraded, (&open.event, &open.meters));
                 let result = Box::pin(relaying).await;
                 finish_bytes(open, result);
@@ -420,15 +420,12 @@ impl Side for Inbound {
         finish(open, down, result, to).await
     }
 
-    fn bytes(
-        self: &Rc<Self>,
-        head: RequestHead,
-        down: Downstream,
-    ) -> Result<Task, (RequestHead, Downstream)> {
-        if is_connect(&head) {
-            return Ok(Rc::clone(self).connect(&head, down));
-        }
-        Err((head, down))
+    fn is_bytes(&self, head: &RequestHead) -> bool {
+        is_connect(head)
+    }
+
+    fn carry(self: Rc<Self>, head: RequestHead, down: Downstream) -> Task {
+        self.connect(&head, down)
     }
 
     fn hands(&self) -> &Rc<Hands<Self>> {

@@ -369,7 +369,7 @@ impl Side for Outbound {
             .await;
         let result = match result {
             Ok(Some(upgraded)) => {
-                open.event.status = 101;
+                open.event.status = down.answer.status;
                 let result = {
                     let told = (&open.event, &open.meters);
                     Box::pin(upgraded.relay(&self.worker, down, told)).await

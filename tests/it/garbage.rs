@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Request;
 use isthmus_proxy_core::balance::Rng;
-use isthmus_tests::programs::{run, said};
 use isthmus_tests::wait::check;
 use isthmus_tests::{Mesh, admin, tls, until};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -26,13 +25,9 @@ const GROWTH_MAX: usize = 64 * MIB;
 const SENDERS: usize = 8;
 const ISSUE: &str = "/isthmus.identity.v1.IdentityService/Issue";
 
-/// In a process of its own: what is measured is all that the process holds.
 #[tokio::test]
 async fn garbage_in_every_layer_harms_nobody_and_costs_little() {
-    let file = std::env::current_exe().unwrap();
-    let out = run(&file, &["--exact", "garbage::alone", "--ignored"]).await;
-    let text = said(&out);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    crate::alone("garbage::alone").await;
 }
 
 #[tokio::test]

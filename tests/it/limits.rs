@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use isthmus_tests::client::{Reply, full};
 use isthmus_tests::plan::MeshPlan;
-use isthmus_tests::programs::{run, said};
 use isthmus_tests::wait::check;
 use isthmus_tests::{App, Mesh, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,13 +54,9 @@ pub(crate) fn resident() -> usize {
 /// One GiB: what is promised of one stream.
 const BULK: usize = 1024 * MIB;
 
-/// In a process of its own: what is measured is all that the process holds.
 #[tokio::test]
 async fn bulk_passes_through_with_bounded_memory() {
-    let file = std::env::current_exe().unwrap();
-    let out = run(&file, &["--exact", "limits::bulk_alone", "--ignored"]).await;
-    let text = said(&out);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    crate::alone("limits::bulk_alone").await;
 }
 
 #[tokio::test]
@@ -236,13 +231,9 @@ async fn a_slow_reader_does_not_hold_up_its_neighbours_in_the_tunnel() {
     assert_eq!(tunnels(&mesh).await, 1, "all of them share one");
 }
 
-/// In a process of its own: what is measured is all that the process holds.
 #[tokio::test]
 async fn a_hundred_unread_answers_hold_up_nobody_and_cost_little() {
-    let file = std::env::current_exe().unwrap();
-    let out = run(&file, &["--exact", "limits::unread_alone", "--ignored"]).await;
-    let text = said(&out);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    crate::alone("limits::unread_alone").await;
 }
 
 #[tokio::test]

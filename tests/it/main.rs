@@ -78,3 +78,14 @@ mod kubernetes;
 
 #[cfg(test)]
 use isthmus_tests::load;
+
+/// Runs a test that is ignored otherwise in a process of its own: what is measured is all that the process
+/// holds.
+#[cfg(test)]
+async fn alone(test: &str) {
+    use isthmus_tests::programs::{run, said};
+    let file = std::env::current_exe().unwrap();
+    let out = run(&file, &["--exact", test, "--ignored"]).await;
+    let text = said(&out);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+}

@@ -207,6 +207,9 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
         .body(full(""))
         .unwrap();
     assert_eq!(client.send(refused).await.unwrap().status, 426);
+    let asked = |line: &serde_json::Value| line["path"] == "/chat";
+    let line = mesh.proxy("east/web-1").logged("the call", asked).await;
+    assert_eq!(line["status"], 101, "{line}");
 }
 
 /// As gRPC does: messages both ways at once, the status at the end.

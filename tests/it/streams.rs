@@ -135,6 +135,11 @@ async fn a_websocket_over_http2_reaches_an_http1_application() {
         let back = timeout(SOON, from.data()).await.unwrap().unwrap().unwrap();
         assert_eq!(&back[..], BACK);
     }
+    drop((from, to, sender));
+    // What its client was told: 101 is of HTTP/1.1.
+    let asked = |line: &serde_json::Value| line["path"] == "/chat";
+    let line = mesh.proxy("east/web-1").logged("the call", asked).await;
+    assert_eq!(line["status"], 200, "{line}");
 }
 
 /// A client in east, and the same HTTP/1.1 application beside it and behind a gateway.

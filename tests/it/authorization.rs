@@ -1,13 +1,19 @@
 //! Is access policy enforced the same on every path, also on what is open? (SECURITY S4, S13)
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use isthmus_tests::client::full;
 use isthmus_tests::plan::MeshPlan;
+use isthmus_tests::tls::Identity;
 use isthmus_tests::wait::{SOON, check, until, until_within};
 use isthmus_tests::{App, Client, Mesh};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::mtls::ask_directly;
 
 /// What "within seconds" means.
 const SECONDS: Duration = Duration::from_secs(5);
@@ -101,14 +107,12 @@ async fn what_is_open_is_cut_when_its_permission_ends() {
     mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
     // Both end, and not by their own will: the application never ends them.
     let limit = SOON;
-    let tcp = tokio::time::timeout(limit, stream.read(&mut back))
+    let tcp = timeout(limit, stream.read(&mut back))
         .await
         .expect("the stream is cut");
     assert!(!matches!(tcp, Ok(1..)), "{tcp:?}");
     let cut = async { while let Some(Ok(_)) = answer.frame().await {} };
-    tokio::time::timeout(limit, cut)
-        .await
-        .expect("the answer is cut");
+    timeout(limit, cut).await.expect("the answer is cut");
     // New ones are refused.
     becomes(&http, 403).await;
     let mut stream = bytes.tcp().await.unwrap();
@@ -136,7 +140,7 @@ async fn an_upgraded_stream_is_cut_when_its_permission_ends() {
         io.read_exact(&mut back).await.unwrap();
     }
     mesh.write("west", "policy.yaml", DENY_WEB_OF_EAST);
-    let ended = tokio::time::timeout(SOON, cut.read(&mut back))
+    let ended = timeout(SOON, cut.read(&mut back))
         .await
         .expect("the stream is cut");
     assert!(!matches!(ended, Ok(1..)), "{ended:?}");
@@ -176,9 +180,7 @@ spec:
     io.write_all(words).await.unwrap();
     let mut said = Vec::new();
     let reading = io.read_to_end(&mut said);
-    let _ = tokio::time::timeout(SOON, reading)
-        .await
-        .expect("an answer");
+    let _ = timeout(SOON, reading).await.expect("an answer");
     let said = String::from_utf8_lossy(&said);
     assert!(said.starts_with("HTTP/1.1 403"), "{said}");
     assert_eq!(record.requests(), seen, "it was forwarded");
@@ -358,4 +360,86 @@ async fn becomes_within(limit: Duration, client: &Client, status: u16) -> isthmu
         }
     })
     .await
+}
+
+/// S13: proxies that start with nothing, while somebody calls who is not allowed to. They take turns, because a
+/// pod that asks for certificates again and again has to wait for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_start_lets_a_caller_in_before_its_policies_are_there() {
+    const PODS: usize = 4;
+    /// Who called the one before may never hear.
+    const ONCE: Duration = Duration::from_secs(1);
+    let starts = if std::env::var_os("ISTHMUS_FULL").is_some() {
+        500
+    } else {
+        20
+    };
+    let mut mesh = Mesh::builder()
+        .cluster("east", |c| {
+            c.client("web").client("desk").service("cart", PODS)
+        })
+        .drain_seconds(0)
+        .start()
+        .await;
+    let desk_only = DENY_WEB_OF_EAST
+        .replace("action: Deny", "action: Allow")
+        .replace("[web]", "[desk]");
+    mesh.write("east", "policy.yaml", &desk_only);
+    let pods: Vec<String> = (1..=PODS).map(|at| format!("east/cart-{at}")).collect();
+    // Without a sidecar of its own, which would leave a pod alone that has just failed.
+    let identity = Identity::of_state_dir(mesh.proxy("east/web-1").state_dir());
+    let from = mesh.proxy("east/web-1").address();
+    for pod in &pods {
+        let to = mesh.proxy(pod).mesh();
+        until("the policy is there", async || {
+            let status = ask_directly(from, to, identity.clone()).await;
+            let status = status.map_err(|error| error.to_string())?;
+            check(status == 403, status)
+        })
+        .await;
+    }
+    let seen = |mesh: &Mesh| -> usize {
+        let pods = pods.iter().map(|pod| mesh.app(pod).record.requests());
+        pods.sum()
+    };
+    let before = seen(&mesh);
+    let denied: Vec<_> = pods.iter().map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    let callers: Vec<_> = pods
+        .iter()
+        .zip(&denied)
+        .map(|(pod, denied)| {
+            let to = mesh.proxy(pod).mesh();
+            let (identity, denied) = (identity.clone(), Arc::clone(denied));
+            tokio::spawn(async move {
+                loop {
+                    // While it starts, nobody is there.
+                    let asked = ask_directly(from, to, identity.clone());
+                    if let Ok(Ok(status)) = timeout(ONCE, asked).await {
+                        assert_eq!(status, 403);
+                        denied.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            })
+        })
+        .collect();
+    for (pod, denied) in pods.iter().zip(&denied).cycle().take(starts) {
+        let cart = mesh.proxy_mut(pod);
+        cart.stop().await;
+        std::fs::remove_dir_all(cart.state_dir()).unwrap();
+        let count = denied.load(Ordering::SeqCst);
+        cart.start().await;
+        cart.ready().await;
+        until("its first callers are denied", async || {
+            let now = denied.load(Ordering::SeqCst);
+            check(now > count, now)
+        })
+        .await;
+    }
+    for caller in callers {
+        caller.abort();
+        // One that has seen another answer has ended by itself.
+        assert!(caller.await.unwrap_err().is_cancelled());
+    }
+    assert_eq!(seen(&mesh), before);
+    becomes(&mesh.client("east/desk").http("cart"), 200).await;
 }

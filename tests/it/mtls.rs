@@ -1,6 +1,6 @@
 //! Is every hop authenticated at both ends? (SECURITY S1, S2, S3, S5, S6)
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -434,7 +434,15 @@ async fn session(
     server: &Proxy,
     identity: Identity,
 ) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
-    let io = tls::dial(mesh.proxy(from).address(), server.mesh()).await?;
+    session_at(mesh.proxy(from).address(), server.mesh(), identity).await
+}
+
+async fn session_at(
+    from: IpAddr,
+    to: SocketAddr,
+    identity: Identity,
+) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+    let io = tls::dial(from, to).await?;
     let io = TokioIo::new(Box::new(tls::connect(io, "cart", Some(identity)).await?));
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
@@ -447,4 +455,14 @@ fn asking(port: &str) -> hyper::Request<Empty<Bytes>> {
         .header("x-mesh-port", port)
         .body(Empty::new())
         .expect("a request")
+}
+
+/// What a peer's request to the application comes to that goes to the mesh port without a sidecar.
+pub(crate) async fn ask_directly(
+    from: IpAddr,
+    to: SocketAddr,
+    identity: Identity,
+) -> anyhow::Result<u16> {
+    let mut sender = session_at(from, to, identity).await?;
+    Ok(sender.send_request(asking("8080")).await?.status().as_u16())
 }

@@ -6,6 +6,7 @@ mod list;
 mod leave;
 mod check;
 mod facts;
+mod conditions;
 mod definitions;
 mod ranges;
 pub(crate) mod properties;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::facts::{self, Facts};
 use super::judge::{Finding, Level, judge};
-use super::{CLUSTERS, CREDENTIAL_KEY, view};
+use super::{CLUSTERS, CREDENTIAL_KEY, conditions, view};
 use crate::args::{CheckOptions, Format};
 use crate::install::installed::mesh_domain;
 use crate::install::objects::SYSTEM;
@@ -83,6 +83,7 @@ async fn look(home: &Api, access: &Access, cluster: &Value, shared: bool) -> Fac
             .pointer("/spec/trustDomain")
             .and_then(Value::as_str)
             .map(ToOwned::to_owned),
+        conditions: conditions::of(cluster),
         ..Facts::default()
     };
     let credential = if joined {
@@ -122,7 +123,7 @@ async fn theirs(home: &Api, cluster: &Value) -> anyhow::Result<Access> {
     let data = secret["data"][key].as_str();
     let data = data.with_context(|| format!("the Secret {SYSTEM}/{name} has no key {key}"))?;
     let config = String::from_utf8(STANDARD.decode(data)?)?;
-    // A server on this machine is for trying things out; the control plane wants to be told so.
+    // From here it is looked at all the same: what the control plane refuses, its conditions tell.
     let allow = Allow {
         loopback: true,
         ..Allow::default()

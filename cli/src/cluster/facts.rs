@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use isthmus_control_plane::kubernetes::{Api, ApiError, timestamp};
 use serde_json::{Value, json};
 
+use super::conditions::Condition;
 use super::definitions::{self, Kinds};
 use super::own_uid;
 use super::properties::Stated;
@@ -32,6 +33,8 @@ pub(super) struct Facts {
     pub(super) network: String,
     /// The trust domain that is written for it.
     pub(super) trust_domain: Option<String>,
+    /// What the control plane has written of it that is not as it should be.
+    pub(super) conditions: Vec<Condition>,
     /// Why it can't be looked at, if so: the credential, or the way.
     pub(super) unreachable: Option<String>,
     /// Its version.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use isthmus_proto::range::IpRange;
 
+use super::conditions;
 use super::definitions::Kinds;
 use super::facts::Facts;
 use super::view::Views;
@@ -70,6 +71,7 @@ pub(super) fn judge(clusters: &[Facts], mesh_domain: &str, views: &Views) -> Vec
         let reached = reachability(facts, views, &mut found);
         let begun = Finding::of(&facts.name);
         views.tell(&begun, &mut found);
+        conditions::tell(&facts.conditions, &begun, &mut found);
         if facts.home {
             views.silent(&begun, &mut found);
         }

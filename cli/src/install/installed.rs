@@ -1,7 +1,7 @@
 //! What is installed already, that a run without its flag must not change?
 
 use anyhow::Context as _;
-use isthmus_control_plane::kubernetes::Api;
+use isthmus_control_plane::kubernetes::{Allow, Api};
 use serde_json::Value;
 
 use super::Done;
@@ -9,7 +9,7 @@ use super::objects::{
     CONFIG_KEY, CONTAINER, DISCOVERY_SERVICE, NETWORK_POLICY_ANNOTATION, STATE, SYSTEM, SavedWorld,
 };
 use super::permissions::ACCOUNT;
-use crate::kubernetes::{find, text};
+use crate::kubernetes::{find, strings, text};
 
 /// What flags of an earlier `install` decided, as it stands in the cluster. `None`: there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,6 +84,22 @@ impl Installed {
 pub(crate) async fn mesh_domain(home: &Api) -> anyhow::Result<Option<String>> {
     let config = config(home).await?;
     Ok(config.and_then(|config| said(&config.value, "/mesh_domain")))
+}
+
+/// What the control plane in this cluster lets a kubeconfig ask for (`home.allow`); `None`: no
+/// configuration of it stands here.
+///
+/// # Errors
+/// As [`Installed::read`], or the configuration says what is not understood.
+pub(crate) async fn allowed(home: &Api) -> anyhow::Result<Option<Allow>> {
+    let Some(config) = config(home).await? else {
+        return Ok(None);
+    };
+    let words = strings(&config.value["home"], "/allow", "");
+    let allow = Allow::of_words(words.iter().map(String::as_str));
+    let allow = allow
+        .with_context(|| format!("home, in {CONFIG_KEY} of the ConfigMap {SYSTEM}/{ACCOUNT}"))?;
+    Ok(Some(allow))
 }
 
 /// The cluster that the control plane runs in: an operator may have named others beside it.

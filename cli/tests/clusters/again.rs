@@ -159,8 +159,11 @@ async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given()
     let Some((tool, east, west)) = Tool::two(["10.96.0.0/16", "10.97.0.0/16"]).await else {
         return;
     };
-    tool.done("install --cluster east --apply --kubeconfig EAST --mesh-domain corp.example")
-        .await;
+    tool.done(
+        "install --cluster east --apply --kubeconfig EAST --mesh-domain corp.example \
+               --config LOCAL",
+    )
+    .await;
     let join = "cluster join west --kubeconfig WEST --home-kubeconfig EAST";
     // The same API server by another name, as a control plane in a pod may need it.
     let given = std::fs::read_to_string(tool.folder().join("WEST")).unwrap();
@@ -199,6 +202,14 @@ async fn joining_again_keeps_what_the_cluster_was_but_for_flags_that_are_given()
     assert_eq!(after["network"], "own");
     assert_eq!(after["region"], "eu");
     assert_eq!(after.get("zone"), None, "{after}");
+
+    // A way that is not open from here is taken at the user's word, and the token tried by ours.
+    let inside = "https://west.invalid:6443/";
+    let done = tool.done(&format!("{join} --server {inside}")).await;
+    let ours = format!("the token at https://127.0.0.1:{port}/");
+    assert_eq!(steps(&done, "tried"), [&ours], "{done}");
+    let warned = steps(&done, "warning");
+    assert!(warned.len() == 1 && warned[0].starts_with(inside), "{done}");
     east.end().await.unwrap();
     west.end().await.unwrap();
 }
@@ -285,7 +296,7 @@ async fn a_cluster_joins_by_the_name_that_it_states_and_by_no_other() {
         cluster.admin().served(&definition).await.unwrap();
     }
     stated(&east, "east").await;
-    tool.done(nameless).await;
+    tool.done(&format!("{nameless} --config LOCAL")).await;
     assert_eq!(
         east.admin().get(HOME).await.unwrap()["spec"]["network"],
         "east"

@@ -123,6 +123,32 @@ async fn only_its_config_map(api: &Api) {
     assert_eq!(refused.code(), Some(403));
 }
 
+/// `check` tells what the control plane has written of a cluster, and with what it is mended.
+async fn told_by_conditions(tool: &Tool, east: &Cluster) {
+    let path = format!("{MESH_CLUSTERS}/west/status");
+    let status = |status: &str, reason: &str, message: &str| {
+        serde_json::json!({ "status": { "conditions": [{
+            "type": "CredentialValid", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }] } })
+    };
+    let refused = status(
+        "False",
+        "Refused",
+        "clusters[west].server: a loopback address",
+    );
+    east.admin().merge(&path, &refused).await.unwrap();
+    assert_eq!(
+        broken(tool).await,
+        ["west: CredentialValid: Refused: clusters[west].server: a loopback address"]
+    );
+    east.admin()
+        .merge(&path, &status("True", "Valid", ""))
+        .await
+        .unwrap();
+    assert_eq!(broken(tool).await, Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn a_cluster_joins_is_checked_and_leaves() {
@@ -144,6 +170,14 @@ async fn a_cluster_joins_is_checked_and_leaves() {
     let definitions = kept.iter().filter(|kept| !kept.starts_with("--"));
     assert_eq!(definitions.count(), 2, "the definitions of others: {again}");
     assert_eq!(broken(&tool).await, Vec::<String>::new());
+
+    // The control plane would not take a server on this machine, and nobody leaves one behind.
+    let here = tool.refused(join).await;
+    assert!(here.contains("a loopback address"), "{here}");
+    assert!(here.contains("--server"), "{here}");
+    assert_eq!(west.admin().find(ACCOUNT).await.unwrap(), None);
+    assert_eq!(east.admin().find(SECRET).await.unwrap(), None);
+    tool.done(&format!("{install} --config LOCAL")).await;
 
     let joined = tool.done(join).await;
     assert_eq!(
@@ -179,6 +213,7 @@ async fn a_cluster_joins_is_checked_and_leaves() {
     assert!(reserved.contains("reserved"), "{reserved}");
 
     fenced(&west).await;
+    told_by_conditions(&tool, &east).await;
 
     // A permission that is taken away is named, and joining again gives it back.
     let mut role = west.admin().get(ROLE).await.unwrap();

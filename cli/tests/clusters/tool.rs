@@ -7,6 +7,9 @@ use isthmus_test_clusters::{Cluster, Programs, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// The clusters of tests are on this machine, where a control plane takes none unless it is told to.
+const LOCAL: &str = "home: { allow: [ loopback ] }\n";
+
 /// The binary, and a folder for kubeconfigs.
 pub(crate) struct Tool {
     folder: TempDir,
@@ -18,6 +21,7 @@ impl Tool {
         let programs = Programs::find();
         let programs = programs.map_err(|error| isthmus_test_clusters::skipped(&error));
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("LOCAL"), LOCAL).unwrap();
         Some((programs.ok()?, Self { folder }))
     }
 
@@ -34,7 +38,8 @@ impl Tool {
 
     /// The mesh is installed in east, and west joins it. `flags` are for both.
     pub(crate) async fn join(&self, flags: &str) {
-        let install = format!("install --cluster east {flags} --apply --kubeconfig EAST");
+        let install =
+            format!("install --cluster east {flags} --apply --kubeconfig EAST --config LOCAL");
         self.done(&install).await;
         let join = format!("cluster join west {flags} --kubeconfig WEST --home-kubeconfig EAST");
         self.done(&join).await;
@@ -44,10 +49,10 @@ impl Tool {
         self.folder.path()
     }
 
-    /// Runs it; `east` and `west` in the line are kubeconfigs.
+    /// Runs it; `EAST` and `WEST` in the line are kubeconfigs, `LOCAL` is a configuration.
     pub(crate) async fn run(&self, line: &str) -> Output {
         let file = |word: &str| match word {
-            "EAST" | "WEST" => self.folder().join(word).display().to_string(),
+            "EAST" | "WEST" | "LOCAL" => self.folder().join(word).display().to_string(),
             _ => word.to_owned(),
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));

@@ -80,19 +80,22 @@ impl Found<'_> {
 /// The routes of a service, as one cluster declares them.
 pub(crate) struct Attached<'a> {
     pub(crate) found: Vec<Found<'a>>,
-    /// Those of the service, and those that routes name.
+    /// Those of the service; empty if it is not there.
+    own: BTreeSet<u16>,
+    /// ... and those that routes name.
     ports: BTreeSet<u16>,
 }
 
 impl<'a> Attached<'a> {
     pub(crate) fn of(world: &World, cluster: &'a Cluster, service: &ServiceRef) -> Self {
-        let own = match Front::of(world, cluster, service) {
+        let front = match Front::of(world, cluster, service) {
             Front::Ports(ports) => ports,
             Front::Absent => Vec::new(),
             // Not to be supported as parents (GEP-1294): there is nothing to catch.
             Front::Headless(_) | Front::Alias => {
                 return Self {
                     found: Vec::new(),
+                    own: BTreeSet::new(),
                     ports: BTreeSet::new(),
                 };
             }
@@ -102,7 +105,8 @@ impl<'a> Attached<'a> {
             service.namespace.to_string(),
             service.name.clone(),
         );
-        let mut ports: BTreeSet<u16> = own.iter().map(|port| port.port).collect();
+        let own: BTreeSet<u16> = front.iter().map(|port| port.port).collect();
+        let mut ports = own.clone();
         let mut found = Vec::new();
         for ((_, namespace, name), entry) in cluster.routes_of(&at) {
             let mut one = Found {
@@ -114,7 +118,7 @@ impl<'a> Attached<'a> {
             };
             let parents = entry.value.parents.iter();
             for parent in parents.filter(|parent| parent.service == *service) {
-                match place(&own, parent) {
+                match place(&front, parent) {
                     Place::Every => one.every = true,
                     Place::Port(port) => {
                         one.ports.insert(port);
@@ -125,7 +129,7 @@ impl<'a> Attached<'a> {
             ports.extend(&one.ports);
             found.push(one);
         }
-        Self { found, ports }
+        Self { found, own, ports }
     }
 
     /// Has this namespace routes of its own for the service?
@@ -171,9 +175,15 @@ impl<'a> Attached<'a> {
         (namespace, kind): (&str, RouteKind),
         port: Option<u16>,
     ) -> Option<(bool, String)> {
+        // A port that only a route names is none where the service is known: nothing applies there.
+        let ports = if self.own.is_empty() {
+            &self.ports
+        } else {
+            &self.own
+        };
         let all: Vec<Option<u16>> = match port {
-            None if self.ports.is_empty() => vec![None],
-            None => self.ports.iter().copied().map(Some).collect(),
+            None if ports.is_empty() => vec![None],
+            None => ports.iter().copied().map(Some).collect(),
             Some(port) => vec![Some(port)],
         };
         let taken = all.iter().filter_map(|port| {

@@ -725,6 +725,7 @@ fn a_route_hears_when_one_of_a_stronger_kind_comes_and_goes() {
     let mut grpc = route(&[(CART, 80)], None);
     if let Spec::Route(route) = &mut grpc.spec {
         route.kind = RouteKind::Grpc;
+        route.parents[0].port = Some(80);
     }
     run.put(grpc.clone());
     run.settle();
@@ -738,6 +739,15 @@ fn a_route_hears_when_one_of_a_stronger_kind_comes_and_goes() {
             .any(|c| c.object.kind == kind && c.reason == "Conflicted")
     };
     assert!(told(Kind::HttpRoute) && !told(Kind::GrpcRoute));
+    // A route on a port that the service does not have gives nobody a place to apply at.
+    let mut astray = route(&[(CART, 80)], None);
+    "astray".clone_into(&mut astray.name);
+    if let Spec::Route(route) = &mut astray.spec {
+        route.parents[0].port = Some(81);
+    }
+    run.put(astray);
+    run.settle();
+    assert_eq!(accepted(&run), (Truth::False, "Conflicted".to_owned()));
     run.remove(&grpc.reference());
     run.settle();
     assert_eq!(accepted(&run), (Truth::True, "Accepted".to_owned()));

@@ -253,8 +253,9 @@ impl Outbound {
             random,
         )
         .map_err(|f| Failed::new(f, format!("routes of {}", self.service.name)))?;
-        let route = choice.rule.map(|r| r.route.to_string()).unwrap_or_default();
         let (snapshot, service) = self.resolve(&choice.backend).await?;
+        leads(&service, choice.rule.is_some(), &choice.backend)?;
+        let route = choice.rule.map(|r| r.route.to_string()).unwrap_or_default();
         Ok((snapshot, service, choice.backend.port, route))
     }
 
@@ -330,6 +331,7 @@ impl Outbound {
         } else {
             self.resolve(&chosen.backend).await?
         };
+        leads(&service, chosen.rule.is_some(), &chosen.backend)?;
         let begun = service.guard.begin(&service.traffic, self.worker.now());
         let ticket =
             begun.map_err(|f| Failed::new(f, format!("{}: a circuit limit", service.name)))?;
@@ -353,6 +355,15 @@ impl Outbound {
             }
         }
     }
+}
+
+/// May a call go there, if it is a rule that leads it?
+fn leads(service: &Service, by_rule: bool, backend: &BackendRef) -> Result<(), Failed> {
+    let leads = match by_rule {
+        true => service.as_backend(backend.port),
+        false => Ok(()),
+    };
+    leads.map_err(|f| Failed::new(f, format!("{} has no port {}", service.name, backend.port)))
 }
 
 impl Side for Outbound {

@@ -232,9 +232,15 @@ async fn a_request_that_no_rule_matches_is_404_and_one_to_nowhere_500() {
     backendRefs: [{cart}]
   - matches: [{{path: {{type: Exact, value: /nowhere}}}}]
     backendRefs: [{nowhere}]
+  - matches: [{{path: {{type: Exact, value: /no-port}}}}]
+    backendRefs: [{no_port}]
+  - matches: [{{path: {{type: Exact, value: /own}}}}]
+    backendRefs: [{own}]
 ",
         cart = to("cart"),
         nowhere = to("nowhere"),
+        no_port = to("canary").replace("80", "81"),
+        own = to("cart").replace("80", "81"),
     ))
     .start()
     .await;
@@ -244,6 +250,12 @@ async fn a_request_that_no_rule_matches_is_404_and_one_to_nowhere_500() {
     assert!(none.text().starts_with("NR "), "{}", none.text());
     let nowhere = get(&mesh, "/nowhere", &[]).await;
     assert_eq!(nowhere.status, 500, "{}", nowhere.text());
+    // A port that the service does not have is nothing, too: no lack of endpoints.
+    for path in ["/no-port", "/own"] {
+        let no_port = get(&mesh, path, &[]).await;
+        assert_eq!(no_port.status, 500, "{path}: {}", no_port.text());
+        assert!(no_port.text().starts_with("NR "), "{}", no_port.text());
+    }
 }
 
 #[tokio::test]

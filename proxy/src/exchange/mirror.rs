@@ -145,6 +145,7 @@ impl Copy {
             .service(key, |s| s.services.lookup_name(&backend.service))
             .await;
         let (snapshot, service) = found.map_err(|_| Failure::InvalidBackend)?;
+        service.as_backend(backend.port)?;
         let endpoints = service.endpoints.known().ok_or(Failure::EndpointsUnknown)?;
         let can = |e: &Endpoint| reachable(e, &snapshot.me, &snapshot.gateways);
         let now = worker.now();

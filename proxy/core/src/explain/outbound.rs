@@ -265,23 +265,41 @@ fn step_of(service: &Service, rule: Option<&route::RuleRef>, chosen: &BackendRef
     }
 }
 
-fn balanced(
-    snapshot: &Snapshot,
-    question: &Question,
+/// The service that the call is led to.
+fn led<'s>(
+    snapshot: &'s Snapshot,
     backend: &BackendRef,
     explanation: &mut Explanation,
-) -> Result<(), Failure> {
+) -> Result<&'s Service, Failure> {
     let service = match snapshot.services.lookup_name(&backend.service) {
         Lookup::Found(service) => service,
         Lookup::Absent => {
             explanation.verdict = format!("backend {} does not exist", backend.service);
-            return Err(Failure::NoDestination);
+            return Err(Failure::InvalidBackend);
         }
         Lookup::Unknown => {
             explanation.verdict = format!("backend {} is not known yet", backend.service);
             return Err(Failure::EndpointsUnknown);
         }
     };
+    let by_rule = explanation
+        .route
+        .as_ref()
+        .is_some_and(|step| step.rule.is_some());
+    if by_rule && let Err(failure) = service.as_backend(backend.port) {
+        explanation.verdict = format!("backend {} has no port {}", service.name, backend.port);
+        return Err(failure);
+    }
+    Ok(service)
+}
+
+fn balanced(
+    snapshot: &Snapshot,
+    question: &Question,
+    backend: &BackendRef,
+    explanation: &mut Explanation,
+) -> Result<(), Failure> {
+    let service = led(snapshot, backend, explanation)?;
     let Known::Known(set) = &service.endpoints else {
         explanation.verdict = format!("the endpoints of {} are not known yet", service.name);
         return Err(Failure::EndpointsUnknown);

@@ -188,6 +188,20 @@ fn unknown_absent_empty_and_unusable_are_told_apart() {
 }
 
 #[test]
+fn a_rule_that_leads_to_a_port_that_is_not_there_leads_nowhere() {
+    let (name, mut route) = route_of(CART, "shop/r");
+    route.rules[0].backends[0].port = 9;
+    let updates = vec![
+        cart(),
+        upsert(Kind::Route, &name, &[], &route),
+        pod("east/shop/a", |e| e.ports[0].service_port = 9),
+    ];
+    let told = explain_outbound(&built(updates).1, &question(HOST));
+    assert_eq!(told.failure, Some(Failure::InvalidBackend));
+    assert!(told.verdict.ends_with("has no port 9"), "{}", told.verdict);
+}
+
+#[test]
 fn the_rule_its_backends_and_its_changes_are_shown() {
     let (name, mut route) = route_of(CART, "shop/r");
     let rewrite = resource::Rewrite {

@@ -10,6 +10,7 @@ use isthmus_proto::resource::{self, Protocol};
 
 use super::compile::{address, port, protocol};
 use crate::balance::EndpointSet;
+use crate::failure::Failure;
 use crate::guard::{ServiceGuard, TrafficPolicy};
 use crate::route::RouteTable;
 
@@ -84,6 +85,18 @@ impl Service {
             Protocol::Http2 | Protocol::Grpc => true,
             Protocol::Unspecified => !client_spoke_http1,
             Protocol::Http1 | Protocol::Tcp | Protocol::Tls => false,
+        }
+    }
+
+    /// Can a rule lead to this port? A reference to a port that is not there is one to nothing: 500, as the
+    /// Gateway API has it, and no lack of endpoints.
+    ///
+    /// # Errors
+    /// It has no such port.
+    pub fn as_backend(&self, port: u16) -> Result<(), Failure> {
+        match self.port(port) {
+            Some(_) => Ok(()),
+            None => Err(Failure::InvalidBackend),
         }
     }
 

@@ -6,7 +6,7 @@ use std::convert::identity;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use isthmus_control_plane::kubernetes::{Access, Allow, Api, ApiError, kubeconfig};
+use isthmus_control_plane::kubernetes::{Access, Allow, Api, ApiError, Program, kubeconfig};
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -52,16 +52,16 @@ pub(crate) fn connect(given: Option<&Path>, context: Option<&str>) -> anyhow::Re
     Ok(Api::new(access(&read(given)?, context)?)?)
 }
 
-/// The commands of every plugin in the text.
-fn plugins(text: &str) -> Vec<String> {
+/// Every plugin in the text, as it is run there.
+fn plugins(text: &str) -> Vec<Program> {
     let config: Value = serde_saphyr::from_str(text).unwrap_or_default();
     let users = config.get("users").and_then(Value::as_array);
-    let command = |user: &Value| Some(user.pointer("/user/exec/command")?.as_str()?.to_owned());
-    users.into_iter().flatten().filter_map(command).collect()
+    let program = |user: &Value| Program::of_exec(user.pointer("/user/exec")?).ok();
+    users.into_iter().flatten().filter_map(program).collect()
 }
 
-/// The command of a context's plugin; `None`: it has none.
-pub(crate) fn plugin_of(text: &str, context: &str) -> Option<String> {
+/// What is run for a context's credential: `command`, `args`, `env`; `None`: nothing.
+pub(crate) fn plugin_of(text: &str, context: &str) -> Option<Value> {
     let config: Value = serde_saphyr::from_str(text).unwrap_or_default();
     let named = |list: &str, name: &str| {
         let mut all = config.get(list)?.as_array()?.iter();
@@ -70,7 +70,12 @@ pub(crate) fn plugin_of(text: &str, context: &str) -> Option<String> {
     };
     let context = named("contexts", context)?;
     let user = named("users", context.pointer("/context/user")?.as_str()?)?;
-    Some(user.pointer("/user/exec/command")?.as_str()?.to_owned())
+    let exec = user.pointer("/user/exec")?.as_object()?.iter();
+    let run = exec.filter(|(key, _)| ["command", "args", "env"].contains(&key.as_str()));
+    Some(
+        run.map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    )
 }
 
 /// An object; `None`: there is none, or no such kind.
@@ -183,12 +188,15 @@ mod tests {
     #[test]
     fn plugins_of_the_users_own_kubeconfig_may_run() {
         let text = "users:\n- name: a\n  user: {exec: {command: aws, args: [x]}}\n- name: b\n  user: {token: t}\n";
-        assert_eq!(plugins(text), ["aws"]);
+        let found = plugins(text);
+        assert_eq!((found[0].command.as_str(), found.len()), ("aws", 1));
+        assert_eq!(found[0].args, ["x"]);
         assert!(plugins("not: [a kubeconfig").is_empty());
         let contexts =
             "contexts:\n- {name: one, context: {user: a}}\n- {name: two, context: {user: b}}\n";
         let of = |context| plugin_of(&format!("{text}{contexts}"), context);
-        assert_eq!(of("one").as_deref(), Some("aws"));
+        let run = serde_json::json!({ "command": "aws", "args": ["x"] });
+        assert_eq!(of("one"), Some(run));
         assert_eq!(of("two"), None);
         assert_eq!(of("three"), None);
     }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use isthmus_control_plane::kubernetes::{Allow, kubeconfig};
 use isthmus_control_plane::token;
 use isthmus_proto::ids::WorkloadName;
+use serde_json::Value;
 
 use crate::args::{Format, ProxyOptions, RoleOptions};
 use crate::{logging, shutdown};
@@ -46,10 +47,10 @@ pub(crate) fn control_plane(options: &RoleOptions, format: Format) -> anyhow::Re
 ///
 /// # Errors
 /// It doesn't, or says something that is not in `allow`; the text names the field.
-pub(crate) fn check_kubeconfig(file: &Path, context: &str, allow: &[String]) -> anyhow::Result<()> {
+pub(crate) fn check_kubeconfig(file: &Path, context: &str, allow: &[Value]) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    let allow = Allow::of_words(allow.iter().map(String::as_str))?;
+    let allow = Allow::of(allow)?;
     kubeconfig(&text, Some(context), &allow)
         .with_context(|| format!("the context {context} of {}", file.display()))?;
     Ok(())

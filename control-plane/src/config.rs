@@ -110,7 +110,7 @@ struct RawHome {
     cluster: String,
     namespace: Option<String>,
     #[serde(default)]
-    allow: Vec<String>,
+    allow: Vec<serde_json::Value>,
     quota: Option<RawQuota>,
     #[serde(default)]
     providers: Vec<providers::Raw>,
@@ -139,7 +139,7 @@ struct RawKubernetes {
     #[serde(default)]
     in_cluster: bool,
     #[serde(default)]
-    allow: Vec<String>,
+    allow: Vec<serde_json::Value>,
     quota: Option<RawQuota>,
 }
 
@@ -403,8 +403,7 @@ fn home(raw: Option<RawHome>, clusters: &[ClusterConfig]) -> Result<Option<Home>
                 .map(|name| name.parse())
                 .transpose()
                 .map_err(|error| value("home.namespace", format!("{error}")))?,
-            allow: Allow::of_words(raw.allow.iter().map(String::as_str))
-                .map_err(|refused| value("home.allow", refused.why))?,
+            allow: Allow::of(&raw.allow).map_err(|refused| value("home.allow", refused.why))?,
             quota: quota("home.quota", raw.quota)?,
             providers: providers::understand(raw.providers)?,
         })),
@@ -447,7 +446,7 @@ fn kubernetes(key: &str, raw: RawKubernetes) -> Result<Kubernetes, ConfigError> 
         (false, Some(file)) => ApiServer::Kubeconfig {
             file,
             context: raw.context,
-            allow: Allow::of_words(raw.allow.iter().map(String::as_str))
+            allow: Allow::of(&raw.allow)
                 .map_err(|refused| value(&format!("{key}.allow"), refused.why))?,
         },
         (true, Some(_)) => {
@@ -645,11 +644,8 @@ mod tests {
                 serde_json::json!({ "name": "west", "kubernetes": { "in_cluster": true } });
         })
         .unwrap();
-        let allow = Allow {
-            loopback: true,
-            exec: vec!["aws".to_owned()],
-            ..Allow::default()
-        };
+        let allow = Allow::of_words(["loopback", "exec:aws"]).unwrap();
+        assert!(allow.loopback && allow.exec[0].command == "aws");
         let reach = ApiServer::Kubeconfig {
             file: "east.yaml".into(),
             context: Some("east".to_owned()),

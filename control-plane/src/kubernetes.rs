@@ -10,6 +10,7 @@
 //! kubeconfig names is touched unless the operator allowed exactly that (SECURITY S27, S28).
 
 pub mod error;
+pub mod allow;
 pub mod access;
 pub mod kubeconfig;
 pub mod timestamp;
@@ -19,7 +20,8 @@ pub mod metrics;
 pub mod review;
 pub mod lease;
 
-pub use access::{Access, Allow, Credential, Roots, in_cluster};
+pub use access::{Access, Credential, Roots, in_cluster};
+pub use allow::{Allow, Program};
 pub use client::{Api, Settings, Watch};
 pub use error::{ApiError, Refused};
 pub use kubeconfig::kubeconfig;

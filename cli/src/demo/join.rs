@@ -18,7 +18,7 @@ use super::screen::Screen;
 use super::wait;
 use crate::args::DemoOptions;
 use crate::client::Door;
-use crate::kubernetes::plugin_of;
+use crate::kubernetes::{plugin_of, text};
 use crate::{client, roles, shutdown};
 
 /// Longest time until every cluster was listed.
@@ -37,7 +37,7 @@ struct Joined {
     name: String,
     context: String,
     /// What its context may say.
-    allow: Vec<String>,
+    allow: Vec<Value>,
     /// By which it gets its credentials.
     command: Option<String>,
 }
@@ -122,9 +122,10 @@ fn names(contexts: &[String]) -> anyhow::Result<Vec<(String, String)>> {
 /// What each context may do: run its own plugin, and none that others in the file have.
 fn clusters(names: Vec<(String, String)>, kubeconfig: &str) -> Vec<Joined> {
     let one = |(name, context): (String, String)| {
-        let command = plugin_of(kubeconfig, &context);
-        let words = ALLOW.map(str::to_owned).into_iter();
-        let allow = words.chain(command.iter().map(|command| format!("exec:{command}")));
+        let plugin = plugin_of(kubeconfig, &context);
+        let command = plugin.as_ref().map(|run| text(run, "/command").to_owned());
+        let words = ALLOW.map(Value::from).into_iter();
+        let allow = words.chain(plugin.map(|run| json!({ "exec": run })));
         Joined {
             allow: allow.collect(),
             name,
@@ -267,7 +268,8 @@ mod tests {
             users:\n- {name: a, user: {exec: {command: aws}}}\n- {name: c, user: {exec: {command: rm}}}\n";
         let contexts = ["eks".to_owned(), "b".to_owned()];
         let clusters = clusters(names(&contexts).unwrap(), text);
-        assert_eq!(clusters[0].allow, ["loopback", "files", "exec:aws"]);
+        let aws = json!({ "exec": { "command": "aws" } });
+        assert_eq!(clusters[0].allow, [json!("loopback"), json!("files"), aws]);
         assert_eq!(clusters[1].allow, ["loopback", "files"]);
         let plan = Plan::claim().unwrap();
         let config = config(&plan, Path::new("state"), Path::new("file"), &clusters);

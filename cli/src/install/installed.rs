@@ -9,7 +9,7 @@ use super::objects::{
     CONFIG_KEY, CONTAINER, DISCOVERY_SERVICE, NETWORK_POLICY_ANNOTATION, STATE, SYSTEM, SavedWorld,
 };
 use super::permissions::ACCOUNT;
-use crate::kubernetes::{find, strings, text};
+use crate::kubernetes::{find, text};
 
 /// What flags of an earlier `install` decided, as it stands in the cluster. `None`: there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,8 +95,8 @@ pub(crate) async fn allowed(home: &Api) -> anyhow::Result<Option<Allow>> {
     let Some(config) = config(home).await? else {
         return Ok(None);
     };
-    let words = strings(&config.value["home"], "/allow", "");
-    let allow = Allow::of_words(words.iter().map(String::as_str));
+    let items = config.value["home"]["allow"].as_array();
+    let allow = Allow::of(items.into_iter().flatten());
     let allow = allow
         .with_context(|| format!("home, in {CONFIG_KEY} of the ConfigMap {SYSTEM}/{ACCOUNT}"))?;
     Ok(Some(allow))

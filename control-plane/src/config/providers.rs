@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ConfigError, value};
-use crate::kubernetes::{Allow, kubeconfig};
+use crate::kubernetes::{Allow, Program, kubeconfig};
 
 /// Plugins by the names of their providers.
 pub type Providers = BTreeMap<String, Plugin>;
@@ -48,7 +48,8 @@ impl Plugin {
             "contexts": [{ "name": "cluster", "context": { "cluster": "cluster", "user": "plugin" } }],
         });
         let mut allow = allow.clone();
-        allow.exec.push(self.command.clone());
+        // What can't be read is refused by the kubeconfig, with what is wrong.
+        allow.exec.extend(Program::of_exec(&self.exec));
         (config.to_string(), allow)
     }
 }
@@ -104,7 +105,8 @@ mod tests {
         assert_eq!(format!("{:?}", found["fleet"]), "Plugin(/plugins/fleet)");
         let cluster = json!({ "server": "https://a:6443", "certificate-authority-data": "" });
         let (text, allow) = found["fleet"].kubeconfig(&cluster, &Allow::default());
-        assert_eq!(allow.exec, ["/plugins/fleet"]);
+        assert_eq!(allow.exec[0].command, "/plugins/fleet");
+        assert_eq!(allow.exec[0].args, ["token"]);
         // The server of the profile is judged as every other.
         let refused = kubeconfig(&text, None, &allow).unwrap_err();
         assert!(

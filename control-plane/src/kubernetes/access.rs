@@ -17,42 +17,6 @@ const ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Largest file of a credential, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What the operator allowed of that which a kubeconfig may not ask for by itself. Default: nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Allow {
-    /// Paths of files on this machine.
-    pub files: bool,
-    /// A server that is not verified, and one without TLS.
-    pub insecure: bool,
-    /// A server on this machine.
-    pub loopback: bool,
-    /// Plugins that may be run, by the command exactly as the kubeconfig has it.
-    pub exec: Vec<String>,
-}
-
-impl Allow {
-    /// Understands the words of a configuration: `files`, `insecure`, `loopback`, `exec:COMMAND`.
-    ///
-    /// # Errors
-    /// A word that is none of these.
-    pub fn of_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, Refused> {
-        let mut allow = Self::default();
-        for word in words {
-            match (word, word.strip_prefix("exec:")) {
-                ("files", _) => allow.files = true,
-                ("insecure", _) => allow.insecure = true,
-                ("loopback", _) => allow.loopback = true,
-                (_, Some(command)) if !command.is_empty() => allow.exec.push(command.to_owned()),
-                _ => {
-                    let known = "files, insecure, loopback or exec:COMMAND";
-                    return Err(Refused::new("allow", format!("{word:?} is not {known}")));
-                }
-            }
-        }
-        Ok(allow)
-    }
-}
-
 /// The way to one API server. Shows no secret.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -353,17 +317,6 @@ mod tests {
             "2001:db8::1",
         ] {
             assert_eq!(unfit(text.parse().unwrap(), false), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_allowed_is_named_word_by_word() {
-        let words = ["files", "loopback", "exec:aws", "exec:/usr/bin/gke auth"];
-        let allow = Allow::of_words(words).unwrap();
-        assert!(allow.files && allow.loopback && !allow.insecure);
-        assert_eq!(allow.exec, ["aws", "/usr/bin/gke auth"]);
-        for word in ["exec", "exec:", "Files", "all", ""] {
-            assert_eq!(Allow::of_words([word]).unwrap_err().field, "allow");
         }
     }
 

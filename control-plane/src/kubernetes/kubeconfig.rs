@@ -12,7 +12,8 @@ use hyper::Uri;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::access::{Access, Allow, Certificate, Credential, Exec, Roots, unfit};
+use super::access::{Access, Certificate, Credential, Exec, Roots, unfit};
+use super::allow::{Allow, Program};
 use super::error::{Refused, tame};
 
 /// Largest kubeconfig, in bytes.
@@ -252,7 +253,7 @@ fn certificate(user: &Fields<'_>, allow: &Allow) -> Result<Option<Credential>, R
     }
 }
 
-/// `users[].user.exec`, if the operator named its command.
+/// `users[].user.exec`, if the operator named exactly that.
 fn plugin(
     user: &Fields<'_>,
     exec: &Value,
@@ -263,28 +264,16 @@ fn plugin(
     #[serde(rename_all = "camelCase")]
     struct RawExec {
         api_version: String,
-        command: String,
-        #[serde(default)]
-        args: Option<Vec<String>>,
-        #[serde(default)]
-        env: Option<Vec<Variable>>,
         #[serde(default)]
         provide_cluster_info: bool,
         #[serde(default)]
         interactive_mode: Option<String>,
     }
-    #[derive(Deserialize)]
-    struct Variable {
-        name: String,
-        value: String,
-    }
-    let raw = RawExec::deserialize(exec)
-        .map_err(|error| user.refused("exec", tame(&error.to_string())))?;
-    if !allow.exec.contains(&raw.command) {
-        let command = tame(&raw.command);
-        let why = not_allowed(&format!("exec:{command}"));
-        return Err(user.refused("exec", format!("runs {command:?}, {why}")));
-    }
+    let unread = |error: serde_json::Error| user.refused("exec", tame(&error.to_string()));
+    let raw = RawExec::deserialize(exec).map_err(unread)?;
+    let program = Program::of_exec(exec).map_err(unread)?;
+    let runs = allow.runs(&program);
+    runs.map_err(|(field, why)| user.refused(field, why))?;
     if !EXEC_VERSIONS.contains(&raw.api_version.as_str()) {
         let why = format!("{:?} is not spoken", tame(&raw.api_version));
         return Err(user.refused("exec.apiVersion", why));
@@ -292,19 +281,12 @@ fn plugin(
     if raw.interactive_mode.as_deref() == Some("Always") {
         return Err(user.refused("exec.interactiveMode", "nobody is there to be asked"));
     }
-    let env = raw.env.unwrap_or_default();
-    // The operator named a program; these would choose another one, or its code.
-    let chooses =
-        |name: &str| name == "PATH" || name.starts_with("LD_") || name.starts_with("DYLD_");
-    if let Some(bad) = env.iter().find(|one| chooses(&one.name)) {
-        let why = format!("{} would choose what is run", bad.name);
-        return Err(user.refused("exec.env", why));
-    }
+    let env = program.env.into_iter();
     Ok(Exec {
         api_version: raw.api_version,
-        command: raw.command,
-        args: raw.args.unwrap_or_default(),
-        env: env.into_iter().map(|one| (one.name, one.value)).collect(),
+        command: program.command,
+        args: program.args,
+        env: env.map(|one| (one.name, one.value)).collect(),
         cluster: raw.provide_cluster_info.then(|| cluster.info()),
     })
 }

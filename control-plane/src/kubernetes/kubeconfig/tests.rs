@@ -79,7 +79,7 @@ fn what_is_dangerous_is_refused_by_name_unless_exactly_that_is_allowed() {
     let exec = |config: &mut Value| {
         *user(config) = json!({ "exec": {
             "apiVersion": "client.authentication.k8s.io/v1", "command": "aws",
-            "args": ["eks", "get-token"], "interactiveMode": "IfAvailable", "installHint": "x",
+            "interactiveMode": "IfAvailable", "installHint": "x",
         } });
     };
     let files = |config: &mut Value| {
@@ -192,20 +192,38 @@ fn what_is_never_taken_is_refused_whatever_is_allowed() {
     }
 }
 
+/// Arguments and variables choose what is run as the command does: they are the operator's, all of them.
 #[test]
 fn a_plugin_is_what_the_operator_named_and_nothing_else() {
-    let good = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": "aws" });
+    let good = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": "aws",
+        "args": ["eks", "get-token"], "env": [{ "name": "AWS_PROFILE", "value": "s3cret" }] });
+    let allow = Allow::of([
+        &json!({ "exec": { "command": "aws", "args": ["eks", "get-token"],
+        "env": [{ "name": "AWS_PROFILE", "value": "s3cret" }] } }),
+    ]);
+    let allow = allow.unwrap();
     let exec = |change: Value| {
         let mut exec = good.clone();
         let fields = exec.as_object_mut().unwrap();
         fields.extend(change.as_object().unwrap().clone());
-        with(|c| *user(c) = json!({ "exec": exec }), &all())
+        with(|c| *user(c) = json!({ "exec": exec }), &allow)
     };
-    let taken = exec(json!({ "env": [{ "name": "AWS_PROFILE", "value": "x" }] })).unwrap();
-    assert!(matches!(taken.credential, Credential::Exec(_)));
+    let taken = exec(json!({})).unwrap();
+    let Credential::Exec(taken) = taken.credential else {
+        panic!("{taken:?}")
+    };
+    assert_eq!(taken.args, ["eks", "get-token"]);
+    assert_eq!(taken.env, [("AWS_PROFILE".to_owned(), "s3cret".to_owned())]);
+    let env = |name: &str, value: &str| {
+        json!({ "env": [
+            { "name": "AWS_PROFILE", "value": "s3cret" }, { "name": name, "value": value },
+        ] })
+    };
     let cases = [
         ("exec", json!({ "command": "/tmp/aws" })),
         ("exec", json!({ "args": "get-token" })),
+        ("exec.args", json!({ "args": ["eks", "--debug"] })),
+        ("exec.args", json!({ "args": null })),
         (
             "exec.apiVersion",
             json!({ "apiVersion": "client.authentication.k8s.io/v1alpha1" }),
@@ -214,20 +232,24 @@ fn a_plugin_is_what_the_operator_named_and_nothing_else() {
             "exec.interactiveMode",
             json!({ "interactiveMode": "Always" }),
         ),
-        (
-            "exec.env",
-            json!({ "env": [{ "name": "LD_PRELOAD", "value": "/tmp/x.so" }] }),
-        ),
-        (
-            "exec.env",
-            json!({ "env": [{ "name": "PATH", "value": "/tmp" }] }),
-        ),
+        ("exec.env", json!({ "env": [] })),
+        ("exec.env", env("AWS_PROFILE", "other")),
+        ("exec.env", env("LD_PRELOAD", "/tmp/x.so")),
+        ("exec.env", env("PATH", "/tmp")),
+        ("exec.env", env("NODE_OPTIONS", "--require /tmp/x.js")),
+        ("exec.env", env("BASH_ENV", "/tmp/x")),
+        ("exec.env", env("AWS_CONFIG_FILE", "/tmp/x")),
     ];
     for (field, change) in cases {
-        assert_eq!(exec(change).unwrap_err().field, format!("users[u].{field}"));
+        let refused = exec(change.clone()).unwrap_err();
+        assert_eq!(refused.field, format!("users[u].{field}"), "{change}");
+        assert!(!refused.to_string().contains("s3cret"), "{refused}");
     }
-    let both = with(|c| user(c)["exec"] = good.clone(), &all()).unwrap_err();
-    assert_eq!(both.field, "users[u]");
+    let both = with(
+        |c| user(c)["exec"] = json!({ "apiVersion": good["apiVersion"], "command": "aws" }),
+        &all(),
+    );
+    assert_eq!(both.unwrap_err().field, "users[u]");
 }
 
 #[test]

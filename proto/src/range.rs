@@ -14,7 +14,35 @@ pub struct IpRange {
     bits: u8,
 }
 
+/// Fewest bits of the prefix of a range of pods, IPv4: the largest block that clusters take pods from is
+/// 240.0.0.0/4. One without any would take every address of its network as its own.
+pub const POD_BITS_MIN_V4: u8 = 4;
+/// ... and IPv6. The block of private addresses (fc00::/7) is everybody's.
+pub const POD_BITS_MIN_V6: u8 = 12;
+
 impl IpRange {
+    /// Can it be where the pods of one cluster are? Else how many bits its prefix needs at least.
+    ///
+    /// # Errors
+    /// It is wider than that.
+    pub fn of_pods(self) -> Result<Self, InvalidName> {
+        let (least, why) = if self.first.is_ipv4() {
+            (
+                POD_BITS_MIN_V4,
+                "wider than /4: no cluster has so many pods",
+            )
+        } else {
+            (
+                POD_BITS_MIN_V6,
+                "wider than /12: no cluster has so many pods",
+            )
+        };
+        if self.bits < least {
+            return Err(InvalidName::new("range", &self.to_string(), why));
+        }
+        Ok(self)
+    }
+
     /// Is the address in it? IPv4 written as IPv6 is IPv4.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
@@ -101,6 +129,24 @@ mod tests {
 
     fn range(text: &str) -> IpRange {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn no_cluster_has_pods_everywhere() {
+        for (text, can) in [
+            ("0.0.0.0/0", false),
+            ("128.0.0.0/3", false),
+            ("240.0.0.0/4", true),
+            ("10.8.3.7/32", true),
+            ("::/0", false),
+            ("fc00::/7", false),
+            ("fd00::/11", false),
+            ("fd00::/12", true),
+        ] {
+            assert_eq!(range(text).of_pods().is_ok(), can, "{text}");
+        }
+        let why = range("0.0.0.0/0").of_pods().unwrap_err().to_string();
+        assert!(why.contains("0.0.0.0/0") && why.contains("/4"), "{why}");
     }
 
     #[test]

@@ -162,7 +162,9 @@ fn ranges(
     let chosen = chosen.unwrap_or_default();
     let each = chosen.split(',').map(str::trim);
     let each = each.filter(|text| !text.is_empty());
-    let ranges: Result<_, _> = each.map(str::parse).collect();
+    let ranges: Result<_, _> = each
+        .map(|text| text.parse().and_then(IpRange::of_pods))
+        .collect();
     ranges.context("--pod-ranges")
 }
 
@@ -270,6 +272,23 @@ mod tests {
         assert_eq!(declared["spec"]["zone"], "z");
         assert_eq!(declared["spec"]["trustDomain"], "west.mesh.internal");
         assert_eq!(changed.server, "https://198.51.100.1");
+    }
+
+    #[test]
+    fn a_range_that_takes_in_everybody_is_refused() {
+        for wide in ["0.0.0.0/0", "10.8.0.0/16, ::/0"] {
+            let wide = JoinOptions {
+                pod_ranges: Some(wide.to_owned()),
+                ..options()
+            };
+            let before = Before::default();
+            let refused = Member::of(("west", &wide), &before, None, &access()).unwrap_err();
+            let refused = format!("{refused:#}");
+            assert!(
+                refused.contains("--pod-ranges") && refused.contains("wider than"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

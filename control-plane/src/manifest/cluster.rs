@@ -267,7 +267,8 @@ pub(super) fn pod_ranges<'a>(listed: impl Iterator<Item = &'a str>) -> Result<Ve
         if at >= RANGES_MAX {
             return Err(Bad(format!(": more than {RANGES_MAX}")));
         }
-        let range: IpRange = text.parse().map_err(|bad| Bad(format!("[{at}]: {bad}")))?;
+        let range = text.parse().and_then(IpRange::of_pods);
+        let range = range.map_err(|bad| Bad(format!("[{at}]: {bad}")))?;
         if ranges.contains(&range) {
             return Err(Bad(format!("[{at}]: {range} is written twice")));
         }
@@ -495,6 +496,14 @@ mod tests {
             (
                 "{network: n, podRanges: [10.8.0.0/16, 10.8.0.1/16]}",
                 "spec.podRanges[1]: range \"10.8.0.1/16\": its address has bits",
+            ),
+            (
+                "{network: n, podRanges: [10.8.0.0/16, 0.0.0.0/0]}",
+                "spec.podRanges[1]: range \"0.0.0.0/0\": wider than /4",
+            ),
+            (
+                "{network: n, podRanges: ['::/0']}",
+                "spec.podRanges[0]: range \"::/0\": wider than /12",
             ),
             (
                 "{network: n, podRanges: [fd00::/48, fd00::/48]}",

@@ -190,6 +190,10 @@ fn body(spec: &PolicySpec) -> Result<resource::TrafficPolicy, String> {
 }
 
 fn timeouts(raw: &RawTimeouts) -> Result<Timeouts, String> {
+    let (one, request, stream) = (raw.r#try, raw.request, raw.stream);
+    within("spec.timeouts.try", one, ("request", request))?;
+    within("spec.timeouts.try", one, ("stream", stream))?;
+    within("spec.timeouts.request", request, ("stream", stream))?;
     Ok(Timeouts {
         connect: duration("spec.timeouts.connect", raw.connect)?,
         request: duration("spec.timeouts.request", raw.request)?,
@@ -221,15 +225,12 @@ fn retries(raw: &RawRetries) -> Result<Retries, String> {
 fn outlier(raw: &RawOutlier) -> Result<OutlierDetection, String> {
     let base = duration("spec.outlierDetection.baseEjection", raw.base_ejection)?;
     let max = duration("spec.outlierDetection.maxEjection", raw.max_ejection)?;
-    // 0 is the default, which gives way to the other.
-    let written = |span: Option<Span>| span.map(|span| span.0).filter(|span| !span.is_zero());
-    if let (Some(base), Some(max)) = (written(raw.base_ejection), written(raw.max_ejection))
-        && base > max
-    {
-        return Err(format!(
-            "spec.outlierDetection.baseEjection: {base:?} is more than maxEjection, {max:?}"
-        ));
-    }
+    let longest = ("maxEjection", raw.max_ejection);
+    within(
+        "spec.outlierDetection.baseEjection",
+        raw.base_ejection,
+        longest,
+    )?;
     let percent = "spec.outlierDetection.maxEjectedPercent";
     Ok(OutlierDetection {
         consecutive_failures: raw.consecutive_failures,
@@ -252,6 +253,22 @@ fn balancing(raw: &RawBalancing) -> Result<Balancing, String> {
         // That is the service's own to say.
         client_affinity_seconds: None,
     })
+}
+
+/// A time that is longer than the one that ends it all could never apply. 0 is the default, which gives way
+/// to the other.
+fn within(
+    key: &str,
+    inner: Option<Span>,
+    (name, outer): (&str, Option<Span>),
+) -> Result<(), String> {
+    let written = |span: Option<Span>| span.map(|span| span.0).filter(|span| !span.is_zero());
+    match (written(inner), written(outer)) {
+        (Some(inner), Some(outer)) if inner > outer => {
+            Err(format!("{key}: {inner:?} is more than {name}, {outer:?}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn at_most(key: &str, value: Option<u32>, max: u32) -> Result<Option<u32>, String> {

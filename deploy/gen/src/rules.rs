@@ -89,26 +89,9 @@ pub(crate) fn of(kind: &str) -> Vec<(&'static str, Value)> {
 }
 
 fn mesh_cluster() -> Vec<(&'static str, Value)> {
-    vec![
+    let mut rules = pod_ranges();
+    rules.extend([
         ("Spec.network", dns_name()),
-        (
-            "Spec.podRanges",
-            json!({ "minItems": 1, "maxItems": 32, "x-kubernetes-list-type": "set" }),
-        ),
-        (
-            "Spec.podRanges[]",
-            json!({ "type": "string", "minLength": 1, "maxLength": 43, "pattern": "^[0-9a-fA-F:.]+/[0-9]+$" }),
-        ),
-        (
-            "Spec.podRanges[]",
-            cel(&[
-                ("isCIDR(self)", "no range of addresses in CIDR notation"),
-                (
-                    "!isCIDR(self) || cidr(self) == cidr(self).masked()",
-                    "its address has bits beyond the prefix",
-                ),
-            ]),
-        ),
         ("Spec.region", json!({ "maxLength": 253 })),
         ("Spec.zone", json!({ "maxLength": 253 })),
         ("Spec.trustDomain", dns_name()),
@@ -157,6 +140,34 @@ fn mesh_cluster() -> Vec<(&'static str, Value)> {
         (
             "SecretRef.key",
             json!({ "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$" }),
+        ),
+    ]);
+    rules
+}
+
+fn pod_ranges() -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "Spec.podRanges",
+            json!({ "minItems": 1, "maxItems": 32, "x-kubernetes-list-type": "set" }),
+        ),
+        (
+            "Spec.podRanges[]",
+            json!({ "type": "string", "minLength": 1, "maxLength": 43, "pattern": "^[0-9a-fA-F:.]+/[0-9]+$" }),
+        ),
+        (
+            "Spec.podRanges[]",
+            cel(&[
+                ("isCIDR(self)", "no range of addresses in CIDR notation"),
+                (
+                    "!isCIDR(self) || cidr(self) == cidr(self).masked()",
+                    "its address has bits beyond the prefix",
+                ),
+                (
+                    "!isCIDR(self) || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 4 : 12)",
+                    "wider than /4 (IPv4) or /12 (IPv6): no cluster has so many pods",
+                ),
+            ]),
         ),
     ]
 }
@@ -315,6 +326,14 @@ fn matcher([plain, begins, ends]: [&str; 3]) -> Value {
     })
 }
 
+/// One time is not longer than another one. 0 is as good as not written.
+fn within(inner: &str, outer: &str) -> String {
+    format!(
+        "!has(self.{inner}) || !has(self.{outer}) || duration(self.{outer}) == duration('0s') || \
+         duration(self.{inner}) <= duration(self.{outer})"
+    )
+}
+
 fn traffic_policy() -> Vec<(&'static str, Value)> {
     let mut rules = vec![
         (
@@ -348,6 +367,15 @@ fn traffic_policy() -> Vec<(&'static str, Value)> {
                 "!has(self.baseEjection) || !has(self.maxEjection) || duration(self.maxEjection) == duration('0s') || duration(self.baseEjection) <= duration(self.maxEjection)",
                 "baseEjection: more than maxEjection",
             )]),
+        ),
+        // A shorter one ends both: the longer one could never apply.
+        (
+            "RawTimeouts",
+            cel(&[
+                (&within("try", "request"), "try: more than request"),
+                (&within("try", "stream"), "try: more than stream"),
+                (&within("request", "stream"), "request: more than stream"),
+            ]),
         ),
         ("RawRetries.attempts", json!({ "maximum": 10 })),
         ("RawRetries.budgetPercent", json!({ "maximum": 100 })),

@@ -293,6 +293,18 @@ fn bounds_are_told_by_their_place() {
             json!({ "timeouts": { "idle": "24h1ms" } }),
         ),
         (
+            "spec.timeouts.try: 2s is more than request, 1s",
+            json!({ "timeouts": { "request": "1s", "try": "2s", "stream": "0s" } }),
+        ),
+        (
+            "spec.timeouts.try",
+            json!({ "timeouts": { "try": "2s", "stream": "1s" } }),
+        ),
+        (
+            "spec.timeouts.request",
+            json!({ "timeouts": { "request": "1m", "stream": "59s" } }),
+        ),
+        (
             "spec.balancing.zonePenalty",
             json!({ "balancing": { "zonePenalty": "61s" } }),
         ),

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::control::{self, Replicas};
+use crate::discovery::jitter;
 use crate::files;
 use crate::telemetry::Telemetry;
 use crate::tls::{Held, TlsStore, identity, not_after};
@@ -38,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const DUE_AT_ONCE: Duration = Duration::from_secs(10);
 /// Between two tries.
 const RETRY_MIN: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Keeps the store's certificate fresh, for ever.
 pub async fn keep(
@@ -64,7 +65,7 @@ pub async fn keep(
                 let soon = since + RETIRED_MIN + RETIRED_SPREAD.mul_f64(spread(&held));
                 soon.min(renewal(&held))
             });
-            if let Ok(wait) = due.duration_since(now) {
+            if let Some(wait) = until(due, &held, now) {
                 // Cancel-safe. What is believed may have changed; the publisher may be gone.
                 let news = timeout(wait.min(LOOK), snapshots.changed());
                 if let Ok(Err(_)) = news.await {
@@ -91,7 +92,8 @@ pub async fn keep(
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "no certificate yet");
                 replicas.leave();
-                sleep(pause).await;
+                // Not all proxies at once.
+                sleep(pause.mul_f64(0.5 + 0.5 * jitter())).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
@@ -119,6 +121,13 @@ fn renewal(held: &Held) -> SystemTime {
         .unwrap_or_default();
     let moved = 0.9 + 0.2 * spread(held);
     held.since + life.mul_f64(RENEW_AT * moved)
+}
+
+/// How long it is until the next one is due; `None`: it is. One from the future has no age: the clock was
+/// ahead, or the file's time is made up.
+fn until(due: SystemTime, held: &Held, now: SystemTime) -> Option<Duration> {
+    let wait = due.duration_since(now).ok();
+    wait.filter(|_| held.since <= now)
 }
 
 /// From 0 to 1, by the last bytes of a signature.
@@ -332,8 +341,16 @@ mod tests {
         let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()];
         let mut held = assemble(&CART.parse().unwrap(), chain, &key, SystemTime::now()).unwrap();
         assert!(renewal(&held) > held.since);
+        let due = renewal(&held);
+        let early = due - Duration::from_secs(1);
+        assert_eq!(until(due, &held, early), Some(Duration::from_secs(1)));
+        assert_eq!(until(due, &held, due + Duration::from_secs(1)), None);
+        // And set right again.
+        let before = held.since - Duration::from_secs(600);
+        assert_eq!(until(due, &held, before), None);
         held.not_after = held.since - Duration::from_secs(3_600);
         assert_eq!(renewal(&held), held.since);
+        assert_eq!(until(renewal(&held), &held, before), None);
     }
 
     #[test]

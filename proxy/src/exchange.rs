@@ -432,7 +432,7 @@ async fn final_head(
                 .await
                 .and_then(|h| h.ok_or(Broken::Reset(None))),
             Rx::H2(rx) => rx.head().await,
-            Rx::Tcp(_) => Err(Broken::Reset(None)),
+            Rx::Tcp(_) | Rx::Worded(_) => Err(Broken::Reset(None)),
         };
         let mut head = head.map_err(|broken| unanswered(broken, peer))?;
         if !(100..200).contains(&head.status) || head.status == 101 {
@@ -469,7 +469,7 @@ async fn gone(rx: &mut Rx) -> Broken {
     match rx {
         Rx::H1(rx) => rx.gone().await,
         Rx::H2(rx) => rx.broken().await,
-        Rx::Tcp(_) => pending().await,
+        Rx::Tcp(_) | Rx::Worded(_) => pending().await,
     }
 }
 

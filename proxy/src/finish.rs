@@ -281,7 +281,7 @@ fn note(event: &mut Event, failed: Failed) {
 pub(crate) fn is_read(rx: &crate::stream::Rx) -> bool {
     match rx {
         crate::stream::Rx::H1(rx) => rx.is_at_end(),
-        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) => true,
+        crate::stream::Rx::H2(_) | crate::stream::Rx::Tcp(_) | crate::stream::Rx::Worded(_) => true,
     }
 }
 

@@ -1,5 +1,6 @@
 //! How does a connection of a peer reach this workload?
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -61,6 +62,8 @@ pub struct Inbound {
     source: SocketAddr,
     /// The port that a captured connection wanted.
     port: Option<u16>,
+    /// Streams in it that carry requests.
+    within: Rc<Cell<usize>>,
 }
 
 /// One connection to the mesh port, from accept to close. Start reading here.
@@ -80,6 +83,7 @@ pub async fn serve_mesh(worker: Rc<Worker>, conn: Accepted) {
         source_cluster,
         source,
         port: None,
+        within: Rc::default(),
     };
     let mut closing = side.closing("http/2", since);
     closing.failed_by(serve_h2(Rc::new(side), session).await);
@@ -115,6 +119,7 @@ pub async fn serve_captured(worker: Rc<Worker>, conn: Accepted) {
         source_cluster: None,
         source,
         port: Some(original.port()),
+        within: Rc::default(),
     };
     if !snapshot.takes_plaintext() {
         return side.refuse_plaintext(&conn.io, original.port());

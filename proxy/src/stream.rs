@@ -4,7 +4,7 @@
 //! synchronous and work in place; only waiting is asynchronous. So backpressure is end to end: a
 //! relay asks the sink for room first, and pulls no more than that.
 
-use isthmus_proxy_core::detect::Greeting;
+use isthmus_proxy_core::detect::{DETECT_BYTES_MAX, Detected, Greeting, detect};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::http2::ErrorCode;
 use isthmus_proxy_core::message::Fields;
@@ -89,9 +89,64 @@ pub enum Rx {
     H1(H1Rx),
     /// A stream of an HTTP/2 connection.
     H2(StreamRx),
+    /// Bytes that began with a word, and are no HTTP for sure only by what follows.
+    Worded(Box<Worded>),
+}
+
+/// The half of a client that has said a word and then waited, so that it was taken for no HTTP.
+#[derive(Debug)]
+pub struct Worded {
+    rx: Rx,
+    /// What was pulled, until that is clear.
+    seen: Vec<u8>,
+    is_clear: bool,
+}
+
+/// Why such a client is cut.
+const HTTP_BEHIND_A_WORD: &str = "a request whose first word came alone and long before the rest";
+
+impl Worded {
+    fn try_pull(&mut self, room: usize, sink: &mut dyn FnMut(&[u8])) -> Result<Pull, Broken> {
+        if self.is_clear {
+            return self.rx.try_pull(room, sink);
+        }
+        let begun = self.seen.len();
+        let seen = &mut self.seen;
+        let room = room.min(DETECT_BYTES_MAX);
+        let pulled = self
+            .rx
+            .try_pull(room, &mut |data| seen.extend_from_slice(data))?;
+        match detect(&self.seen) {
+            Some(Detected::Http1 | Detected::Http2) => {
+                let why = Failure::BadRequest(HTTP_BEHIND_A_WORD);
+                return Err(Broken::Malformed(why));
+            }
+            Some(Detected::Tls | Detected::Opaque) => self.is_clear = true,
+            None => {}
+        }
+        let more = self.seen.get(begun..).unwrap_or_default();
+        if !more.is_empty() {
+            sink(more);
+        }
+        Ok(pulled)
+    }
 }
 
 impl Rx {
+    /// The same half, whose client has said `first`, of which `seen` was pulled already: if it may still be
+    /// HTTP, it is cut where it turns out to be. Applications believe what proxies say in requests.
+    #[must_use]
+    pub fn behind(self, first: &[u8], seen: &[u8]) -> Self {
+        if first.is_empty() || detect(first).is_some() {
+            return self;
+        }
+        Self::Worded(Box::new(Worded {
+            rx: self,
+            seen: seen.to_vec(),
+            is_clear: false,
+        }))
+    }
+
     /// Gives at most `room` bytes of what is there to `sink`.
     ///
     /// # Errors
@@ -101,6 +156,7 @@ impl Rx {
             Self::Tcp(rx) => rx.try_pull(room, sink),
             Self::H1(rx) => rx.try_pull(room, sink),
             Self::H2(rx) => rx.try_pull(room, sink),
+            Self::Worded(worded) => worded.try_pull(room, sink),
         }
     }
 
@@ -113,6 +169,7 @@ impl Rx {
             Self::Tcp(rx) => rx.wait().await,
             Self::H1(rx) => rx.wait().await,
             Self::H2(rx) => rx.wait().await,
+            Self::Worded(worded) => Box::pin(worded.rx.wait()).await,
         }
     }
 }
@@ -128,6 +185,7 @@ impl Rx {
             Self::Tcp(rx) => rx.spoke().await,
             Self::H1(rx) => rx.wait().await.map(|()| Some(Greeting::Http1)),
             Self::H2(rx) => rx.wait().await.map(|()| rx.greeting()),
+            Self::Worded(worded) => Box::pin(worded.rx.spoke()).await,
         }
     }
 }
@@ -211,6 +269,57 @@ impl Tx {
             Self::Tcp(tx) => tx.abort(),
             Self::H1(tx) => tx.abort(),
             Self::H2(tx) => tx.reset(code),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::worker::tests::pair;
+
+    /// What comes of `word`, heard and handed on, and of `rest` behind it.
+    async fn behind(word: &[u8], rest: &[&[u8]]) -> Result<Vec<u8>, Broken> {
+        let (mut client, io) = pair().await;
+        let (rx, _tx) = crate::tcp::split(io);
+        let mut rx = Rx::Tcp(rx).behind(word, word);
+        let mut pulled = Vec::new();
+        for piece in rest {
+            client.write_all(piece).await.unwrap();
+            let before = pulled.len();
+            while pulled.len() < before + piece.len() {
+                rx.wait().await?;
+                rx.try_pull(1024, &mut |data| pulled.extend_from_slice(data))?;
+            }
+        }
+        Ok(pulled)
+    }
+
+    #[tokio::test]
+    async fn a_request_in_pieces_is_no_stream_of_bytes() {
+        for (word, rest) in [
+            ("GE", &["T / HTTP/1.1\r\n"][..]),
+            ("G", &["E", "T", " /", " HTTP/1.1\r\n"]),
+            ("PR", &["I * HTTP/2.0\r\n\r\nSM\r\n\r\n"]),
+        ] {
+            let rest: Vec<&[u8]> = rest.iter().map(|piece| piece.as_bytes()).collect();
+            let said = behind(word.as_bytes(), &rest).await;
+            assert!(matches!(said, Err(Broken::Malformed(_))), "{word} {said:?}");
+        }
+        for (word, rest) in [
+            ("hello", &["world\n", "GET / HTTP/1.1\r\n"][..]),
+            ("PI", &["NG\r\n"]),
+            ("", &["GET / HTTP/1.1\r\n"]),
+            ("\0", &["GET / HTTP/1.1\r\n"]),
+        ] {
+            let rest: Vec<&[u8]> = rest.iter().map(|piece| piece.as_bytes()).collect();
+            assert_eq!(
+                behind(word.as_bytes(), &rest).await,
+                Ok(rest.concat()),
+                "{word}"
+            );
         }
     }
 }

@@ -4,6 +4,7 @@
 //! them itself, in every spelling: it is refused, or the application sees what the mesh says alone.
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -12,7 +13,8 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_tests::app::Record;
 use isthmus_tests::tls::{self, Identity};
-use isthmus_tests::{Client, Mesh};
+use isthmus_tests::wait::check;
+use isthmus_tests::{Client, Mesh, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -299,4 +301,57 @@ async fn no_stream_of_bytes_speaks_for_the_mesh() {
     let seen = mesh.app_on("west/echo-1", 85).record.accepts();
     said(&mesh, 8085, words).await;
     assert_eq!(mesh.app_on("west/echo-1", 85).record.accepts(), seen + 1);
+}
+
+/// What a peer holds in a tunnel by streams that carry requests, and for how long.
+#[tokio::test]
+async fn streams_that_carry_requests_are_few_and_end_with_their_peer() {
+    const MOST: usize = 64;
+    let mesh = all_protocols().start().await;
+    let (web, echo) = (mesh.proxy("east/web-1"), mesh.proxy("west/echo-1"));
+    let identity = Identity::of_state_dir(web.state_dir());
+    let io = tls::dial(echo.address(), echo.mesh()).await.unwrap();
+    let io = tls::connect(io, "echo", Some(identity)).await.unwrap();
+    let (sender, connection) = h2::client::handshake(io).await.unwrap();
+    let tunnel = tokio::spawn(connection);
+    for port in [8080, 8085] {
+        let open = async || {
+            let target = SocketAddr::new(echo.address(), port);
+            let connect = Request::connect(target.to_string()).body(()).unwrap();
+            let mut sender = sender.clone().ready().await.unwrap();
+            let (answer, mut to) = sender.send_request(connect, false).unwrap();
+            let answer = timeout(AT_ONCE, answer).await.unwrap().unwrap();
+            // A request's beginning.
+            let _ = to.send_data(Bytes::from_static(b"GET /heads HTTP/1.1\r\n"), false);
+            (answer, to)
+        };
+        let is_full = |answer: &http::Response<h2::RecvStream>| answer.status() == 503;
+        let mut held = Vec::new();
+        until("there are as many as may be", async || {
+            held.push(open().await);
+            let refused = held.iter().any(|(answer, _)| is_full(answer));
+            // Where nothing is declared, it is heard first.
+            let broken = held.iter_mut().filter_map(|(answer, _)| {
+                let mut context = Context::from_waker(Waker::noop());
+                let said = answer.body_mut().poll_data(&mut context);
+                matches!(said, Poll::Ready(Some(Err(_)))).then_some(())
+            });
+            let broken = broken.count() > 0;
+            let many = held.len();
+            check(refused || broken, many).map(|()| assert!(many > MOST, "{many}"))
+        })
+        .await;
+        // Reset by their peer, all of them.
+        held.clear();
+        until("there is room again", async || {
+            let (answer, mut to) = open().await;
+            let _ = to.send_data(Bytes::from_static(b"host: echo\r\n\r\n"), false);
+            let said = timeout(AT_ONCE, answer.into_body().data()).await;
+            let said = said.map_err(|_| "nothing is said")?;
+            let said = said.ok_or("it ended")?.map_err(|error| error.to_string())?;
+            check(said.starts_with(b"HTTP/1.1 200 "), format!("{said:?}"))
+        })
+        .await;
+    }
+    tunnel.abort();
 }

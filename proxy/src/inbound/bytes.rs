@@ -63,9 +63,10 @@ impl Inbound {
         reached: Option<Result<Reached<'_>, Failed>>,
     ) {
         let Some(port) = self.port else { return };
+        let word = first.clone();
         let (rx, tx) = crate::tcp::split_with(conn.io, first);
         let left = Duplex {
-            rx: crate::stream::Rx::Tcp(rx),
+            rx: crate::stream::Rx::Tcp(rx).behind(&word, &[]),
             tx: crate::stream::Tx::Tcp(tx),
         };
         self.bytes(port, left, From::Captured, reached).await;
@@ -324,6 +325,7 @@ mod tests {
             source_cluster: None,
             source: client.local_addr().unwrap(),
             port: Some(port),
+            within: Rc::default(),
         };
         let (rx, tx) = crate::tcp::split(io);
         let left = Duplex {

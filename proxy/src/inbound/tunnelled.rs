@@ -4,23 +4,24 @@
 //! may send bytes to an application that speaks HTTP could write into them what only the mesh says of a
 //! caller. So HTTP in a stream is served as if it were a connection of its own.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Instant as StdInstant;
+use std::time::{Duration, Instant as StdInstant};
 
 use isthmus_proto::resource::Protocol;
 use isthmus_proxy_core::detect::{Detected, Greeting, detect};
 use isthmus_proxy_core::failure::Failure;
 use isthmus_proxy_core::message::{BodyLength, RequestHead, ResponseHead};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::bytes::{From, Opened, tell_opened};
 use super::{Inbound, PEER_IDLE};
-use crate::detect::{DETECT_TIMEOUT, limit};
+use crate::detect::{DETECT_TIMEOUT, FIRST_BYTE_TIMEOUT, limit};
 use crate::exchange::{Downstream, Meters, reply};
 use crate::finish::{Failed, Open, finish_bytes};
 use crate::hints::Hint;
@@ -29,6 +30,10 @@ use crate::relay::{Duplex, Lifetime, Meter, duplex, unless};
 use crate::stream::{Broken, Pull, Rx, Tx};
 use crate::worker::Accepted;
 
+/// Streams of one tunnel that carry requests: a proxy makes none, and each holds two descriptors.
+const WITHIN_MAX: usize = 64;
+/// When one of its two sides has ended, the other one ends within this.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// First bytes that are kept at most.
 const FIRST_BYTES_MAX: usize = 16 * 1024;
 
@@ -40,9 +45,31 @@ enum Within {
     Heard(Vec<u8>, Detected),
 }
 
+/// One of the streams that a tunnel may have.
+struct Place(Rc<Cell<usize>>);
+
+impl Place {
+    fn take(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get().saturating_add(1));
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 impl Inbound {
     /// CONNECT: a TCP connection in a tunnel. The head is not kept with it.
     pub(super) fn connect(self: Rc<Self>, head: &RequestHead, down: Downstream) -> Task {
+        if self.within.get() >= WITHIN_MAX {
+            let why =
+                format!("CONNECT: {WITHIN_MAX} streams of this tunnel carry requests already");
+            let failed = Failed::new(Failure::Overflow, why);
+            return Box::pin(async move { drop(self.refuse_connect(down, 503, failed).await) });
+        }
         if self.peer.is_none() || self.port.is_some() {
             return Box::pin(async move { drop(self.refuse_foreign_connect(down).await) });
         }
@@ -66,7 +93,10 @@ impl Inbound {
             protocol @ (Protocol::Http1 | Protocol::Http2 | Protocol::Grpc) => {
                 return Box::pin(async move {
                     let mut left = left;
-                    if tell_opened(&mut left).await {
+                    // It holds a socket from its first byte on.
+                    let told = tell_opened(&mut left).await;
+                    let heard = timeout(FIRST_BYTE_TIMEOUT, left.rx.wait()).await;
+                    if told && matches!(heard, Ok(Ok(()))) {
                         self.requests(port, left, Within::Declared(protocol)).await;
                     }
                 });
@@ -128,11 +158,17 @@ impl Inbound {
         let passed = match heard {
             Ok(Ok((first, kind @ (Detected::Http1 | Detected::Http2)))) => {
                 let Opened { open, left, .. } = *opened;
+                if self.within.get() >= WITHIN_MAX {
+                    let why = format!("{WITHIN_MAX} streams of this tunnel carry requests already");
+                    finish_bytes(open, Err(Failed::new(Failure::Overflow, why)));
+                    return None;
+                }
                 finish_bytes(open, Ok(()));
                 self.requests(port, left, Within::Heard(first, kind)).await;
                 return None;
             }
             Ok(Ok((first, Detected::Tls | Detected::Opaque))) => {
+                opened.left.rx = opened.left.rx.behind(&first, &first);
                 pass(&first, &mut opened.right.tx, &opened.open.meters).await
             }
             Ok(Err(broken)) => {
@@ -159,7 +195,9 @@ impl Inbound {
             source_cluster: self.source_cluster.clone(),
             source: self.source,
             port: Some(port),
+            within: Rc::default(),
         });
+        let place = Place::take(&self.within);
         Box::pin(async move {
             let Ok((near, far)) = pair() else {
                 // No descriptors are left. Dropped, it is reset.
@@ -177,14 +215,22 @@ impl Inbound {
             };
             let meters = (Meter::default(), Meter::default());
             let counted = (&meters.0, &meters.1);
-            let carrying = duplex(&mut left, &mut right, counted, Lifetime::idle(PEER_IDLE));
-            let serving = async {
+            // Both ends are closed when it has ended: who serves sees that, and the peer does.
+            let mut carrying = pin!(async move {
+                duplex(&mut left, &mut right, counted, Lifetime::idle(PEER_IDLE)).await
+            });
+            let mut serving = pin!(async move {
                 match within {
                     Within::Declared(protocol) => side.declared(conn, protocol).await,
                     Within::Heard(first, kind) => side.spoken(conn, (first, kind)).await,
                 }
+            });
+            // What is left after that is dropped: the last bytes of an answer, or an exchange whose caller has left.
+            let _ = tokio::select! {
+                () = &mut serving => timeout(END_TIMEOUT, carrying).await.map(drop),
+                _ = &mut carrying => timeout(END_TIMEOUT, serving).await,
             };
-            tokio::join!(carrying, serving);
+            drop(place);
         })
     }
 }

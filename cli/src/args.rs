@@ -1,7 +1,9 @@
 //! What may be written on the command line?
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -216,9 +218,15 @@ pub(crate) struct MeshAddresses {
     /// Admin address of a proxy; may be given several times.
     #[arg(long = "proxy", value_name = "IP:PORT")]
     pub(crate) proxies: Vec<SocketAddr>,
-    /// A file with the token that they ask for: `admin-token` in a process's state folder.
-    #[arg(long, value_name = "FILE", env = "ISTHMUS_ADMIN_TOKEN_FILE")]
-    pub(crate) admin_token: Option<PathBuf>,
+    /// A file with the token that an address asks for, `admin-token` in the state folder of who listens there; may
+    /// be given several times. Without an address it is for the control plane, or else the first proxy.
+    #[arg(
+        long,
+        value_name = "[IP:PORT=]FILE",
+        env = "ISTHMUS_ADMIN_TOKEN_FILE",
+        value_delimiter = ','
+    )]
+    pub(crate) admin_token: Vec<TokenFile>,
     /// State file of a held demo. Default: where `isthmus demo --hold` writes it.
     #[arg(long, value_name = "FILE", env = "ISTHMUS_DEMO_STATE")]
     pub(crate) demo: Option<PathBuf>,
@@ -230,8 +238,32 @@ impl MeshAddresses {
     /// # Errors
     /// The file with the token can't be read.
     pub(crate) fn door(&self, at: SocketAddr) -> anyhow::Result<Door> {
-        let token = self.admin_token.as_deref().map(client::token).transpose()?;
+        let first = self.control_plane.or(self.proxies.first().copied());
+        let is_for = |one: &&TokenFile| one.at.or(first) == Some(at);
+        let found = self.admin_token.iter().find(is_for);
+        let token = found.map(|one| client::token(&one.file)).transpose()?;
         Ok(Door { at, token })
+    }
+}
+
+/// A file with a token, and who is shown it: nobody else is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TokenFile {
+    at: Option<SocketAddr>,
+    file: PathBuf,
+}
+
+impl FromStr for TokenFile {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let named = text.split_once('=');
+        let named = named.and_then(|(at, file)| Some((at.parse().ok()?, file)));
+        let (at, file) = named.map_or((None, text), |(at, file)| (Some(at), file));
+        Ok(Self {
+            at,
+            file: file.into(),
+        })
     }
 }
 
@@ -482,6 +514,47 @@ mod tests {
             panic!("not why");
         };
         assert!(reason.service.is_none());
+    }
+
+    /// Who listens at another address is not shown it.
+    #[test]
+    fn a_token_is_for_one_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("{name}\n")).unwrap();
+            path
+        };
+        let (one, other): (SocketAddr, SocketAddr) = (
+            "127.0.0.1:1".parse().unwrap(),
+            "127.0.0.1:2".parse().unwrap(),
+        );
+        let named: TokenFile = format!("{other}={}", file("b").display()).parse().unwrap();
+        let plain: TokenFile = file("a").display().to_string().parse().unwrap();
+        let mesh = MeshAddresses {
+            proxies: vec![one, other],
+            admin_token: vec![plain.clone(), named],
+            ..MeshAddresses::default()
+        };
+        let shown = |mesh: &MeshAddresses, at| {
+            let token = mesh.door(at).unwrap().token;
+            token.map(|token| token.as_str().to_owned())
+        };
+        assert_eq!(shown(&mesh, one).as_deref(), Some("a"));
+        assert_eq!(shown(&mesh, other).as_deref(), Some("b"));
+        let mesh = MeshAddresses {
+            control_plane: Some(other),
+            admin_token: vec![plain],
+            ..mesh
+        };
+        assert_eq!(shown(&mesh, one), None);
+        assert_eq!(shown(&mesh, other).as_deref(), Some("a"));
+        assert!(
+            mesh.door("127.0.0.1:3".parse().unwrap())
+                .unwrap()
+                .token
+                .is_none()
+        );
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub(crate) async fn json(door: &Door, path: &str) -> anyhow::Result<Value> {
     let answer = knock(Method::GET, door, path).await?;
     if answer.status == StatusCode::UNAUTHORIZED {
         bail!(
-            "http://{to}{path} {}; --admin-token names a file with it",
+            "http://{to}{path} {}; --admin-token {to}=FILE names the file",
             answer.text().trim()
         );
     }

@@ -28,6 +28,10 @@ pub(crate) enum TrustCommand {
 
 /// Options of `isthmus trust rotate`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+        isthmus trust rotate west --context east           the next root for west, by its MeshCluster in east\n  \
+        isthmus trust rotate west --context east --root 1  taken back, as long as the new one does not sign\n  \
+        isthmus trust status --context east                how far it is, and who is waited for")]
 pub(crate) struct RotateOptions {
     /// The cluster whose root is replaced.
     #[arg(value_name = "CLUSTER")]

@@ -11,6 +11,8 @@ use super::MeshAddresses;
 #[command(after_help = "Examples:\n  \
         isthmus why web reviews                    as web's sidecar would decide, and the server's\n  \
         isthmus why east/shop/web-1 cart.shop:80 --path /admin --method POST --header x-team=a\n  \
+        isthmus why web cart --proxy 10.0.0.7:15000 --server 10.0.0.9:15000 \\\n    \
+          --admin-token 10.0.0.7:15000=web/admin-token --admin-token 10.0.0.9:15000=cart/admin-token\n  \
         isthmus why web vault:8200 --server-name vault.shop  a TLS connection\n  \
         isthmus why west/shop/reviews-1:2a         the id in x-mesh-reason of a refusal")]
 pub(crate) struct WhyOptions {

@@ -117,7 +117,10 @@ impl Ledger {
             name: name.to_owned(),
         };
         let mut updates = self.drop_under(key, kin, forget);
-        updates.push(forget(key));
+        // A service's own name is a key, too: under another one it is wanted still.
+        if !self.held.contains(key) {
+            updates.push(forget(key));
+        }
         updates
     }
 

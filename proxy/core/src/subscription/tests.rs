@@ -360,6 +360,27 @@ fn of_two_keys_one_is_enough() {
     assert!(forgotten.iter().all(kept), "{forgotten:?}");
 }
 
+/// Also where it is wanted by its name, and the server can't be told that it is not any more.
+#[test]
+fn a_service_stays_under_its_other_key_when_its_name_is_given_up() {
+    let mut subscription = subscription();
+    subscription.want_service(KEY);
+    subscription.want_service(CART);
+    sent(&mut subscription);
+    take(
+        &mut subscription,
+        response(Kind::Service, "1", vec![cart("1")], &[]),
+        &[],
+    );
+    subscription.disconnected(Instant::now(), 0.0);
+    let forgotten = subscription.unwant_service(CART);
+    let service =
+        |update: &Update| matches!(update, Update::Forget { kind, .. } if *kind == Kind::Service);
+    assert!(!forgotten.iter().any(service), "{forgotten:?}");
+    let forgotten = subscription.unwant_service(KEY);
+    assert!(forgotten.iter().any(service), "{forgotten:?}");
+}
+
 #[test]
 fn a_key_that_leads_nowhere_takes_its_children_along() {
     let mut subscription = subscription();

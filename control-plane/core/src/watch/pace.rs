@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 /// The first wait, at most; each further one is twice as long.
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
-/// The longest wait, also if the server asks for a longer one.
+/// The longest wait, where the server does not ask for a longer one.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The longest that a server can ask for (`Retry-After`), as writers have it.
+pub(super) const ASKED_MAX: Duration = Duration::from_secs(300);
 /// There are at most two lists ...
 const LISTS_MAX: usize = 2;
 /// ... in this time.
@@ -35,7 +37,7 @@ impl Pace {
         let until = match self.pause.as_ref()? {
             Pause::Until(until) => *until,
             Pause::Failed(at, asked) => {
-                let least = asked.unwrap_or_default().min(BACKOFF_MAX);
+                let least = asked.unwrap_or_default().min(ASKED_MAX);
                 let wait = self.backoff(jitter).max(least);
                 at.checked_add(wait).unwrap_or(*at)
             }

@@ -394,7 +394,8 @@ fn waits_grow_to_half_a_minute_and_follow_the_server_so_far() {
     feed.opened(now);
     now += seconds(2);
     feed.event(put("a", "1", 50), now);
-    for (asked, least) in [(seconds(7), seconds(7)), (seconds(86_400), seconds(30))] {
+    for (asked, least) in [(7, 7), (31, 31), (300, 300), (86_400, 300)] {
+        let (asked, least) = (seconds(asked), seconds(least));
         feed.failed(Failure::RetryAfter(asked), now);
         let Ask::Wait { until } = feed.next(now, 0.0) else {
             panic!("{feed:?}");

@@ -143,7 +143,8 @@ pub(crate) struct DemoOptions {
     /// The clusters' objects live in two Kubernetes API servers, which are started here.
     #[arg(long)]
     pub(crate) kubernetes: bool,
-    /// Join clusters that you have, and only watch them: no pod is started there.
+    /// Join clusters that you have, and only watch them: no pod is started there. One file, or several as
+    /// KUBECONFIG names them.
     #[arg(long, value_name = "FILE", requires = "kubernetes", requires = "contexts",
         conflicts_with_all = ["scenes", "no_scenes"])]
     pub(crate) kubeconfig: Option<PathBuf>,

@@ -1,7 +1,9 @@
 //! What does the mesh see in clusters that the user has? Only a control plane runs, and it watches.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use super::screen::Screen;
 use super::wait;
 use crate::args::DemoOptions;
 use crate::client::Door;
-use crate::kubernetes::{plugin_of, text};
+use crate::kubernetes::{self, plugin_of, text};
 use crate::{client, roles, shutdown};
 
 /// Longest time until every cluster was listed.
@@ -54,9 +56,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let plan = Plan::claim()?;
     let folder = Folder::make(options.keep)?;
-    let file = std::path::absolute(file).context("the kubeconfig's path")?;
-    let text =
-        std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let (file, text) = given(file, folder.root())?;
     let clusters = clusters(names(&options.contexts)?, &text);
     for cluster in &clusters {
         roles::check_kubeconfig(&file, &cluster.context, &cluster.allow)?;
@@ -88,6 +88,28 @@ pub(super) async fn run(
         Some(Ok(false)) => Ok(ExitCode::FAILURE),
         Some(Err(error)) => Err(error),
     }
+}
+
+/// The user's kubeconfig, and its text: the file itself, so that it is read again when it changes; of several,
+/// as `KUBECONFIG` may name them, one of them all in the demo's folder, which is nobody else's.
+fn given(file: &Path, folder: &Path) -> anyhow::Result<(PathBuf, String)> {
+    let several = std::env::split_paths(file).nth(1).is_some();
+    if file.exists() || !several {
+        let file = std::path::absolute(file).context("the kubeconfig's path")?;
+        let text = std::fs::read_to_string(&file);
+        let text = text.with_context(|| format!("reading {}", file.display()))?;
+        return Ok((file, text));
+    }
+    let text = kubernetes::read(Some(file))?;
+    let file = std::path::absolute(folder.join("kubeconfig")).context("the folder's path")?;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&file)
+        .and_then(|mut open| open.write_all(text.as_bytes()))
+        .with_context(|| format!("writing {}", file.display()))?;
+    Ok((file, text))
 }
 
 /// A name for each context: what of it can be a name of a cluster.
@@ -260,6 +282,44 @@ mod tests {
         assert_eq!(found[1].0, "arn-aws-eks-1-b");
         assert!(names(&contexts(&["a_b", "a-b"])).is_err());
         assert!(names(&contexts(&["_"])).is_err());
+    }
+
+    #[test]
+    fn several_kubeconfigs_are_given_on_as_one() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let files = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let file = files.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            file
+        };
+        let one = write(
+            "one",
+            "contexts: [{name: a, context: {user: a, cluster: a}}]\n",
+        );
+        let two = write(
+            "two",
+            "contexts: [{name: b, context: {user: b, cluster: b}}]\n\
+             users: [{name: b, user: {tokenFile: token}}]\n",
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let (file, text) = given(&one, folder.path()).unwrap();
+        assert_eq!(
+            (file, text),
+            (one.clone(), std::fs::read_to_string(&one).unwrap())
+        );
+        let both = std::env::join_paths([&one, &two]).unwrap();
+        let (file, text) = given(Path::new(&both), folder.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let both: Value = serde_json::from_str(&text).unwrap();
+        let names = kubernetes::strings(&both, "/contexts", "/name");
+        assert_eq!(names, ["a", "b"]);
+        // A path means what it means beside its own file.
+        let token = files.path().join("token").display().to_string();
+        assert_eq!(both["users"][0]["user"]["tokenFile"], token);
+        assert!(given(Path::new("/not/there"), folder.path()).is_err());
     }
 
     #[test]

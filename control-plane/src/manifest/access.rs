@@ -190,6 +190,8 @@ struct LooseSpec {
     scope: Option<serde_json::Value>,
     target_refs: Option<serde_json::Value>,
     selector: Option<serde_json::Value>,
+    action: Option<serde_json::Value>,
+    inbound: Option<serde_json::Value>,
 }
 
 /// Where a policy applies, what it says, and what inbound accepts.
@@ -209,11 +211,7 @@ pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Understood
         );
         let policy = target.and_then(|target| Ok((target, body(&raw.spec)?)));
         let (target, body) = policy.map_err(|Bad(why)| document.failure(why))?;
-        let inbound = raw.spec.inbound.map(|mode| match mode {
-            RawInbound::Strict => InboundMode::Strict,
-            RawInbound::Permissive => InboundMode::Permissive,
-        });
-        Ok((target, body, inbound))
+        Ok((target, body, raw.spec.inbound.map(mode)))
     });
     match understood {
         Ok(read) => of(document, metadata, read, None),
@@ -221,9 +219,20 @@ pub(super) fn policy(document: &Document<'_>, metadata: &Metadata) -> Understood
     }
 }
 
-/// A policy that is not understood denies where it seems to apply.
+/// A policy that is not understood denies where it seems to apply; an Audit, which would have changed no
+/// verdict, does not, and what it says of inbound counts.
 pub(super) fn denied(document: &Document<'_>, metadata: &Metadata, failure: Failure) -> Understood {
-    let read = (loose_target(document), None, None);
+    let (body, inbound) = match loose_audit(document) {
+        Some(inbound) => {
+            let body = resource::AccessPolicy {
+                action: Action::Audit.into(),
+                ..Default::default()
+            };
+            (Some(body), inbound)
+        }
+        None => (None, None),
+    };
+    let read = (loose_target(document), body, inbound);
     of(document, metadata, read, Some(failure))
 }
 
@@ -315,6 +324,22 @@ fn loose_target(document: &Document<'_>) -> PolicyTarget {
         target(scope.as_deref(), refs.as_deref(), selector.as_ref()).map_err(|_| ())
     };
     read().unwrap_or(PolicyTarget::Namespace)
+}
+
+/// Is it an Audit, and what does it say of inbound? `None`: it is none, or what it says of inbound can't be
+/// read.
+fn loose_audit(document: &Document<'_>) -> Option<Option<InboundMode>> {
+    let loose: Loose = document.decode().ok()?;
+    let action = serde_json::from_value(loose.spec.action?).ok()?;
+    let inbound = loose.spec.inbound.map(serde_json::from_value).transpose();
+    matches!(action, RawAction::Audit).then_some(inbound.ok()?.map(mode))
+}
+
+fn mode(raw: RawInbound) -> InboundMode {
+    match raw {
+        RawInbound::Strict => InboundMode::Strict,
+        RawInbound::Permissive => InboundMode::Permissive,
+    }
 }
 
 /// `None`: the policy only says what inbound accepts.

@@ -27,7 +27,8 @@ pub struct AccessPolicy {
     #[serde(with = "wire::optional_number")]
     pub inbound: Option<resource::InboundMode>,
     /// Why it could not be understood in full. Where the policy was never understood, its target denies
-    /// everything; where it was, it counts as it was.
+    /// everything; where it was, it counts as it was. One whose `body` is an Audit all the same is left
+    /// out: it would have changed no verdict.
     pub invalid: Option<String>,
     /// Its status.
     pub observed: Observed,

@@ -43,6 +43,9 @@ pub(crate) fn policies(world: &World, client: &Client) -> Answer {
     let applying = applying(world, client);
     let says = applying.iter().filter(|policy| {
         let written = &policy.entry.value;
+        if only_notes(written) {
+            return policy.invalidity().is_none();
+        }
         written.body.is_some() || written.invalid.is_some() || policy.overreach
     });
     let list: List = says
@@ -133,14 +136,13 @@ impl Applying<'_> {
         pod.is_none_or(|pod| selects(&entry.value.selector, &pod.value.labels))
     }
 
+    fn invalidity(&self) -> Option<String> {
+        unfit(&self.entry.value, self.overreach)
+    }
+
     fn encode(&self) -> Encoded {
         let written = &self.entry.value;
-        let invalid = match (&written.invalid, self.overreach, &written.body) {
-            (Some(why), _, _) => Some(why.clone()),
-            (None, true, _) => Some(OVERREACH.to_owned()),
-            (None, false, Some(body)) => check(body).err(),
-            (None, false, None) => None,
-        };
+        let invalid = self.invalidity();
         let body = written.body.clone().unwrap_or_default();
         let name = self.full_name();
         let (action, rules, invalid) = match invalid {
@@ -200,9 +202,26 @@ const OVERREACH: &str = "only a system namespace can speak for the cluster or th
 /// Why a policy as written cannot be applied; `None`: it can.
 pub(crate) fn invalidity(world: &World, namespace: &str, policy: &AccessPolicy) -> Option<String> {
     let (_, overreach) = reach(world, namespace, &policy.target);
-    let why = policy
-        .invalid
-        .clone()
-        .or_else(|| overreach.then(|| OVERREACH.to_owned()));
+    unfit(policy, overreach)
+}
+
+/// The same, with what comes of it.
+pub(crate) fn verdict(world: &World, namespace: &str, policy: &AccessPolicy) -> Option<String> {
+    let why = invalidity(world, namespace, policy)?;
+    Some(match only_notes(policy) {
+        true => format!("notes nothing, and changes no verdict: {why}"),
+        false => format!("denies everything in its scope: {why}"),
+    })
+}
+
+fn unfit(policy: &AccessPolicy, overreach: bool) -> Option<String> {
+    let why = policy.invalid.clone();
+    let why = why.or_else(|| overreach.then(|| OVERREACH.to_owned()));
     why.or_else(|| policy.body.as_ref().and_then(|body| check(body).err()))
+}
+
+/// An Audit changes no verdict, and so does not deny where it is not understood, either.
+fn only_notes(policy: &AccessPolicy) -> bool {
+    let body = policy.body.as_ref();
+    body.is_some_and(|body| body.action == i32::from(resource::Action::Audit))
 }

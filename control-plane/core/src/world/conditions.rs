@@ -59,9 +59,8 @@ impl World {
 
     fn of_policies(&self, cluster: &Cluster, found: &mut Vec<Condition>) {
         for (namespace, name, entry) in cluster.policies.iter() {
-            if let Some(why) = authorization::invalidity(self, namespace, &entry.value) {
+            if let Some(message) = authorization::verdict(self, namespace, &entry.value) {
                 let at = reference(cluster, Kind::AccessPolicy, namespace, name);
-                let message = format!("denies everything in its scope: {why}");
                 found.push(rejected(at, "Invalid", message));
             }
             if let Some(message) = nowhere(cluster, namespace, &entry.value) {

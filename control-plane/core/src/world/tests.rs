@@ -447,6 +447,43 @@ fn a_refused_object_leaves_the_last_good_one() {
     assert!(invalid.unwrap().message.contains("system namespace"));
 }
 
+/// DESIGN 7: audit never changes the verdict.
+#[test]
+fn an_audit_that_is_not_understood_denies_nothing() {
+    let mut world = shop_of(&["east"]);
+    let client = client(&world, "east/shop/cart-11", "cart", "sidecar");
+    let mut proxy = Proxy::sidecar(&client, &[]);
+    let mut session = proxy.connect(client);
+    let mut audit = allow(PolicyTarget::Namespace);
+    audit.body.as_mut().unwrap().action = resource::Action::Audit.into();
+    let mut told = |written: AccessPolicy| {
+        let name = format!("p-{}", written.invalid.is_some());
+        let policy = object("east", "shop", &name, Spec::AccessPolicy(written));
+        session.dirty(&world.apply(Change::Apply(policy), at(30)));
+        proxy.settle(&mut session, &world);
+        let of = |c: &Condition| c.object.kind == Kind::AccessPolicy;
+        let found = world.conditions().into_iter().filter(of);
+        let messages: Vec<String> = found.map(|c| c.message).collect();
+        (proxy.names(T::AccessPolicy).len(), messages)
+    };
+    assert_eq!(told(audit.clone()), (1, vec![]));
+    audit.invalid = Some("a bad expression".into());
+    let (sent, messages) = told(audit.clone());
+    assert_eq!(sent, 1);
+    assert_eq!(
+        messages,
+        ["notes nothing, and changes no verdict: a bad expression"]
+    );
+    // Nobody knows what it would have been.
+    audit.body = None;
+    let (sent, messages) = told(audit);
+    assert_eq!(sent, 2);
+    assert_eq!(
+        messages,
+        ["denies everything in its scope: a bad expression"]
+    );
+}
+
 /// F25: what it was, in whose place it stands, and for whom.
 #[test]
 fn a_policy_that_is_not_understood_any_more_counts_as_it_was() {

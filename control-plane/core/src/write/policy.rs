@@ -179,9 +179,7 @@ fn access(
             continue;
         }
         let policy = &entry.value;
-        let message = authorization::invalidity(world, namespace, policy)
-            .map(|why| format!("denies everything in its scope: {why}"))
-            .unwrap_or_default();
+        let message = authorization::verdict(world, namespace, policy).unwrap_or_default();
         let accepted = if message.is_empty() {
             (Truth::True, "Accepted", "")
         } else {

@@ -60,7 +60,7 @@ const OF_A_NAMESPACE: [(&str, &str); 16] = [
         "no method",
     ),
     (
-        "  action: Audit\n  rules: [{from: [{}]}]\n",
+        "  action: Deny\n  rules: [{from: [{}]}]\n",
         "spec.rules[0].from[0]: names nobody",
     ),
     (
@@ -104,6 +104,32 @@ fn misunderstood() -> Vec<(&'static str, PolicyTarget, &'static str)> {
     let of_a_namespace = OF_A_NAMESPACE.map(|(spec, why)| (spec, PolicyTarget::Namespace, why));
     cases.extend(of_a_namespace);
     cases
+}
+
+/// DESIGN 7: an Audit changes no verdict; who can't be known to be one denies.
+#[test]
+fn an_audit_that_is_not_understood_is_known_as_one() {
+    const BAD: &str = "  rules: [{to: [{paths: [{regex: '('}]}]}]\n";
+    for (spec, action, inbound) in [
+        ("  action: Audit\n", Some(Action::Audit), None),
+        (
+            "  action: Audit\n  inbound: Strict\n",
+            Some(Action::Audit),
+            Some(InboundMode::Strict),
+        ),
+        // What it says of inbound would be lost.
+        ("  action: Audit\n  inbound: strict\n", None, None),
+        ("  action: audit\n", None, None),
+        ("  action: [Audit]\n", None, None),
+        ("  action: Deny\n  inbound: Strict\n", None, None),
+    ] {
+        let (policy, invalid) = policy(&format!("{spec}{BAD}"));
+        assert_eq!(invalid.len(), 1, "{spec}");
+        assert!(policy.invalid.is_some(), "{spec}");
+        let body = policy.body.map(|body| (body.action, body.rules.len()));
+        assert_eq!(body, action.map(|action| (action.into(), 0)), "{spec}");
+        assert_eq!(policy.inbound, inbound, "{spec}");
+    }
 }
 
 #[test]

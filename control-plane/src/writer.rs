@@ -12,6 +12,7 @@
 
 mod document;
 mod lane;
+mod queue;
 mod server;
 pub mod start;
 

@@ -320,9 +320,9 @@ impl World {
             }
             return dirty;
         }
-        if cluster.differs_in_status(object) {
+        if let Some(since) = cluster.differs_in_status(object) {
             // The mesh's own word, come back: of interest to the writer alone.
-            cluster.put(object, stamp);
+            cluster.put(object, since);
             let mut dirty = Dirty::default();
             dirty.objects.insert(at);
             return dirty;

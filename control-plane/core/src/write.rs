@@ -14,6 +14,7 @@
 //! 2. Nothing is written into a cluster that is not synced, and what a stale cluster exports stays.
 //! 3. While it is not known of every cluster what it exports, nothing is taken away.
 
+mod planner;
 mod service;
 mod slice;
 mod route;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use gateway::GatewayBody;
 pub(crate) use gateway::programmed;
+pub use planner::Planner;
 pub(crate) use policy::{NOT_AN_AUTHOR, RANGES_VALID, nowhere, strangers, target};
 pub use roots::RootsBody;
 pub(crate) use route::{failing, partly};
@@ -35,18 +37,17 @@ pub(crate) use service::{derived_for, unheard};
 pub(crate) use slice::made_for;
 pub use slice::{SOURCE_CLUSTER_LABEL, SliceBody};
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
 use isthmus_proto::ids::ClusterId;
 
 use crate::model::{
-    IpFamily, Kind, Labels, ListenerStatus, ObjectRef, OtherPort, ParentStatus, Reach, Said, Spread,
+    IpFamily, Kind, Labels, ListenerStatus, ObjectRef, OtherPort, ParentStatus, Said, Spread,
 };
 use crate::world::cluster::Cluster;
-use crate::world::dirty::ServiceKey;
-use crate::world::{Dirty, State, World};
+use crate::world::{State, World};
 
 /// What statuses name as their author (Gateway API: `controllerName`).
 pub const CONTROLLER_NAME: &str = "isthmus.dev/controller";
@@ -202,8 +203,14 @@ pub enum Subject {
     Name(String, String),
     /// A route: cluster, kind, namespace, name.
     Route(ClusterId, Kind, String, String),
-    /// Gateways and policies of a cluster.
+    /// What a cluster has for all of itself, or for the mesh: gateways, clusters, and who is cut off.
     Declared(ClusterId),
+    /// An AccessPolicy, or a TrafficPolicy that is refused: cluster, kind, namespace, name.
+    Policy(ClusterId, Kind, String, String),
+    /// The AccessPolicies of a cluster's namespace that are for services.
+    Targeting(ClusterId, String),
+    /// The TrafficPolicies of a cluster that are for one service: namespace, name.
+    Traffic(ClusterId, String, String),
     /// How the pods of a cluster's namespace find the control plane.
     Roots(ClusterId, String),
 }
@@ -289,248 +296,6 @@ fn dated(mut wanted: Vec<Said>, observed: &[Said], now: SystemTime) -> Vec<Said>
     wanted
 }
 
-/// What there is to look at.
-#[derive(Debug, Default)]
-pub struct Planner {
-    pending: Pending,
-    states: BTreeMap<ClusterId, State>,
-    unseen: BTreeMap<ClusterId, BTreeSet<Kind>>,
-}
-
-/// Each subject once, in the order in which they came: what is looked at again is behind the others.
-#[derive(Debug, Default)]
-struct Pending {
-    order: VecDeque<Subject>,
-    all: BTreeSet<Subject>,
-}
-
-impl Pending {
-    fn insert(&mut self, subject: Subject) {
-        if self.all.insert(subject.clone()) {
-            self.order.push_back(subject);
-        }
-    }
-
-    fn pop_front(&mut self) -> Option<Subject> {
-        let subject = self.order.pop_front()?;
-        self.all.remove(&subject);
-        Some(subject)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-}
-
-impl Planner {
-    /// Is there nothing to look at?
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.pending.is_empty()
-    }
-
-    /// Notes that this has to be looked at again.
-    pub fn again(&mut self, subject: Subject) {
-        self.pending.insert(subject);
-    }
-
-    /// Notes what a change of the world may have altered.
-    pub fn note(&mut self, world: &World, dirty: &Dirty) {
-        let states = world.clusters.iter().map(|(id, c)| (id.clone(), c.state));
-        let states: BTreeMap<_, _> = states.collect();
-        let moved = states != self.states;
-        self.states = states;
-        // A confirmation looks the same, and is not worth a look at everything.
-        let seen = |id: &ClusterId| {
-            let unseen = world.clusters.get(id).map(Cluster::unseen);
-            unseen != self.unseen.get(id)
-        };
-        let seen_now = dirty.freshness.iter().any(seen);
-        if seen_now {
-            let unseen = world.clusters.iter();
-            self.unseen = unseen
-                .map(|(id, cluster)| (id.clone(), cluster.unseen().clone()))
-                .collect();
-        }
-        if dirty.all || moved || seen_now {
-            self.everything(world);
-            return;
-        }
-        for (key, affected) in dirty.services.iter().filter(|(_, a)| a.routes) {
-            // Which of a service's routes apply depends on all of them.
-            let concerned = world.clusters.values().filter(|c| affected.concerns(&c.id));
-            concerned.for_each(|cluster| self.siblings(cluster, key));
-        }
-        for (key, affected) in dirty.services.iter().filter(|(_, a)| a.definition) {
-            let name = Subject::Name(key.namespace.clone(), key.name.clone());
-            self.pending.insert(name);
-            for cluster in world.clusters.values() {
-                if !affected.concerns(&cluster.id) {
-                    continue;
-                }
-                self.routes_of(cluster);
-                let mut policies = cluster.traffic.within(&key.namespace);
-                if policies.any(|(_, entry)| entry.value.service == key.name) {
-                    self.pending.insert(Subject::Declared(cluster.id.clone()));
-                }
-            }
-        }
-        for (key, _) in dirty.services.iter().filter(|(_, a)| a.everywhere) {
-            let headless = |cluster: &Cluster| {
-                let import = cluster.imports.get(&key.namespace, &key.name);
-                import.is_some_and(|import| import.value.headless)
-            };
-            // Its endpoints stand in its slices; of another import nobody sees them.
-            if world.clusters.values().any(headless) {
-                let name = Subject::Name(key.namespace.clone(), key.name.clone());
-                self.pending.insert(name);
-            }
-        }
-        for object in &dirty.objects {
-            self.object(world, object);
-        }
-        // With its first pod, and after its last one, a namespace is another one.
-        for pod in &dirty.workloads {
-            if let Some(cluster) = world.clusters.get(pod.cluster()) {
-                let namespace = pod.namespace().to_owned();
-                let subject = Subject::Roots(cluster.id.clone(), namespace);
-                self.pending.insert(subject);
-            }
-        }
-        if dirty.advertised {
-            world.clusters.values().for_each(|c| self.roots_of(c));
-        }
-        // Also where only a Service of theirs is another one.
-        for cluster in &dirty.gateways {
-            self.pending.insert(Subject::Declared(cluster.clone()));
-        }
-        // What became of the clusters that the home cluster names is told so, too.
-        for cluster in &dirty.freshness {
-            self.pending.insert(Subject::Declared(cluster.clone()));
-        }
-    }
-
-    /// Notes everything.
-    pub fn everything(&mut self, world: &World) {
-        for cluster in world.clusters.values() {
-            let exports = cluster.exports.iter().map(|(ns, name, _)| (ns, name));
-            let imports = cluster.imports.iter().map(|(ns, name, _)| (ns, name));
-            let derived = cluster
-                .services
-                .iter()
-                .filter_map(|(ns, _, entry)| Some((ns, derived_for(&entry.value)?)));
-            for (namespace, name) in exports.chain(imports).chain(derived) {
-                let subject = Subject::Name(namespace.to_owned(), name.to_owned());
-                self.pending.insert(subject);
-            }
-            self.routes_of(cluster);
-            self.roots_of(cluster);
-            self.pending.insert(Subject::Declared(cluster.id.clone()));
-        }
-    }
-
-    fn object(&mut self, world: &World, at: &ObjectRef) {
-        let namespace = at.namespace.as_ref().map_or("", |ns| ns.as_str());
-        match at.kind {
-            Kind::ServiceExport | Kind::ServiceImport => {
-                let name = Subject::Name(namespace.to_owned(), at.name.clone());
-                self.pending.insert(name);
-            }
-            Kind::Namespace => {
-                let subject = Subject::Roots(at.cluster.clone(), at.name.clone());
-                self.pending.insert(subject);
-                for cluster in world.clusters.values() {
-                    for (name, _) in cluster.exports.within(&at.name) {
-                        let subject = Subject::Name(at.name.clone(), name.to_owned());
-                        self.pending.insert(subject);
-                    }
-                }
-            }
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
-                let (namespace, name) = (namespace.to_owned(), at.name.clone());
-                let subject = Subject::Route(at.cluster.clone(), at.kind, namespace, name);
-                self.pending.insert(subject);
-            }
-            Kind::ReferenceGrant => {
-                if let Some(cluster) = world.clusters.get(&at.cluster) {
-                    self.routes_of(cluster);
-                }
-            }
-            Kind::ConfigMap => {
-                let subject = Subject::Roots(at.cluster.clone(), namespace.to_owned());
-                self.pending.insert(subject);
-            }
-            Kind::ClusterProperty => {
-                // Told at the MeshCluster, in the home cluster.
-                let home = world.standings().map(|(home, _)| home.clone());
-                if let Some(home) = home {
-                    self.pending.insert(Subject::Declared(home));
-                }
-            }
-            Kind::Gateway
-            | Kind::GatewayClass
-            | Kind::MeshCluster
-            | Kind::AccessPolicy
-            | Kind::TrafficPolicy
-            | Kind::TrustPolicy => {
-                self.pending.insert(Subject::Declared(at.cluster.clone()));
-            }
-            Kind::ServiceAccount
-            | Kind::Pod
-            | Kind::Deployment
-            | Kind::Service
-            | Kind::EndpointSlice
-            | Kind::ClusterProfile => {}
-        }
-    }
-
-    /// The routes of one service.
-    fn siblings(&mut self, cluster: &Cluster, service: &ServiceKey) {
-        for reach in [Reach::Cluster, Reach::Clusterset] {
-            let at = (reach, service.namespace.clone(), service.name.clone());
-            for ((kind, namespace, name), _) in cluster.routes_of(&at) {
-                let (namespace, name) = (namespace.clone(), name.clone());
-                let subject = Subject::Route(cluster.id.clone(), *kind, namespace, name);
-                self.pending.insert(subject);
-            }
-        }
-    }
-
-    fn routes_of(&mut self, cluster: &Cluster) {
-        for (kind, table) in &cluster.routes {
-            for (namespace, name, _) in table.iter() {
-                let (namespace, name) = (namespace.to_owned(), name.to_owned());
-                let subject = Subject::Route(cluster.id.clone(), *kind, namespace, name);
-                self.pending.insert(subject);
-            }
-        }
-    }
-
-    fn roots_of(&mut self, cluster: &Cluster) {
-        for namespace in roots::namespaces(cluster) {
-            let subject = Subject::Roots(cluster.id.clone(), namespace.to_owned());
-            self.pending.insert(subject);
-        }
-    }
-
-    /// Looks at so many of the things that were noted: the world's writer waits meanwhile.
-    pub fn plan(&mut self, world: &World, settings: Settings<'_>, count: usize) -> Plan {
-        let mut plan = Plan::default();
-        for _ in 0..count {
-            let Some(subject) = self.pending.pop_front() else {
-                break;
-            };
-            let (writes, refused) = (plan.writes.len(), plan.refused.len());
-            look(world, settings, &subject, &mut plan);
-            let written = plan.writes.iter().skip(writes).map(|write| &write.object);
-            let refused = plan.refused.iter().skip(refused).map(|(at, ..)| at);
-            let amiss = written.chain(refused).cloned().collect();
-            plan.amiss.insert(subject, amiss);
-        }
-        plan
-    }
-}
-
 fn look(world: &World, settings: Settings<'_>, subject: &Subject, plan: &mut Plan) {
     match subject {
         Subject::Name(namespace, name) => {
@@ -545,18 +310,48 @@ fn look(world: &World, settings: Settings<'_>, subject: &Subject, plan: &mut Pla
             }
         }
         Subject::Declared(cluster) => {
-            let found = world.clusters.get(cluster);
-            if let Some(cluster) = found.filter(|cluster| settings.may_write(cluster)) {
+            if let Some(cluster) = written(world, settings, cluster) {
                 policy::look((world, cluster), settings, subject, plan);
             }
         }
+        Subject::Policy(cluster, kind, namespace, name) => {
+            let at = (*kind, namespace.as_str(), name.as_str());
+            if let Some(cluster) = written(world, settings, cluster) {
+                policy::one((world, cluster), settings, at, subject, plan);
+            }
+        }
+        Subject::Targeting(cluster, namespace) => {
+            if let Some(cluster) = written(world, settings, cluster) {
+                policy::of_services((world, cluster), settings, namespace, plan);
+            }
+        }
+        Subject::Traffic(cluster, namespace, service) => {
+            if let Some(cluster) = written(world, settings, cluster) {
+                policy::traffic(
+                    (world, cluster),
+                    settings,
+                    (namespace, service),
+                    subject,
+                    plan,
+                );
+            }
+        }
         Subject::Roots(cluster, namespace) => {
-            let found = world.clusters.get(cluster);
-            if let Some(cluster) = found.filter(|cluster| settings.may_write(cluster)) {
+            if let Some(cluster) = written(world, settings, cluster) {
                 roots::look((world, cluster, namespace), settings, subject, plan);
             }
         }
     }
+}
+
+/// The cluster, if it may be written to now.
+fn written<'a>(
+    world: &'a World,
+    settings: Settings<'_>,
+    cluster: &ClusterId,
+) -> Option<&'a Cluster> {
+    let found = world.clusters.get(cluster);
+    found.filter(|cluster| settings.may_write(cluster))
 }
 
 fn reference(cluster: &Cluster, kind: Kind, namespace: &str, name: &str) -> ObjectRef {

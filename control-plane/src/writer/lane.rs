@@ -3,7 +3,7 @@
 //! Every cluster has a lane of its own: one that is slow, or refuses everything, keeps no other
 //! waiting.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use isthmus_control_plane_core::model::{Kind, ObjectRef};
@@ -11,6 +11,7 @@ use isthmus_control_plane_core::write::Write;
 use tokio::time::Instant;
 
 use super::Limits;
+use super::queue::{Key, Queue};
 use super::server::is_kind_absent;
 use crate::kubernetes::ApiError;
 
@@ -56,16 +57,13 @@ impl Outcome {
     }
 }
 
-/// Which object, and what of it.
-type Key = (ObjectRef, &'static str);
-
 /// One cluster's writes.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// In the order in which they are sent; each of them is in `waiting`, once.
-    queue: VecDeque<Key>,
+    /// Each of them is in `waiting`, once.
+    queue: Queue,
     /// As `queue`, of objects that failed before.
-    again: VecDeque<Key>,
+    again: Queue,
     waiting: BTreeMap<Key, Write>,
     under_way: usize,
     /// Those under way that are from `again`.
@@ -86,14 +84,15 @@ impl Lane {
     /// Takes a write in, in the place of an older one of the same sort about the same object.
     pub(super) fn push(&mut self, write: Write) {
         let key = (write.object.clone(), write.body.what());
-        if self.waiting.insert(key.clone(), write).is_some() {
-            return;
+        if !self.waiting.contains_key(&key) {
+            let queue = if self.refusals.contains_key(&key.0) {
+                &mut self.again
+            } else {
+                &mut self.queue
+            };
+            queue.push(key.clone(), &write);
         }
-        if self.refusals.contains_key(&key.0) {
-            self.again.push_back(key);
-        } else {
-            self.queue.push_back(key);
-        }
+        self.waiting.insert(key, write);
     }
 
     /// Until when this write is not worth sending.
@@ -115,11 +114,11 @@ impl Lane {
         self.turn = !self.turn;
         let again = self.may_try_again() && (self.turn || self.queue.is_empty());
         let key = if again {
-            let key = self.again.pop_front()?;
+            let key = self.again.pop()?;
             self.again_under_way.insert(key.clone());
             key
         } else {
-            self.queue.pop_front()?
+            self.queue.pop()?
         };
         let write = self.waiting.remove(&key)?;
         self.tokens -= 1_000;

@@ -34,6 +34,38 @@ pub struct AccessPolicy {
     pub observed: Observed,
 }
 
+impl AccessPolicy {
+    /// Does it say what the other one says, whatever their statuses are?
+    pub(crate) fn says_what(&self, other: &Self) -> bool {
+        let Self {
+            target,
+            body,
+            inbound,
+            invalid,
+            observed: _,
+        } = self;
+        (target, inbound, invalid) == (&other.target, &other.inbound, &other.invalid)
+            && *body == other.body
+    }
+}
+
+impl TrafficPolicy {
+    /// Does it say what the other one says, whatever their statuses are?
+    pub(crate) fn says_what(&self, other: &Self) -> bool {
+        let Self {
+            reach,
+            service,
+            body,
+            cover_imported,
+            invalid,
+            observed: _,
+        } = self;
+        (reach, service) == (&other.reach, &other.service)
+            && (cover_imported, invalid) == (&other.cover_imported, &other.invalid)
+            && *body == other.body
+    }
+}
+
 /// To whom an access policy applies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PolicyTarget {

@@ -316,20 +316,30 @@ impl Cluster {
         ))
     }
 
-    /// Is it a MeshCluster that is there as it is, but for what the mesh says of it? Everybody depends
-    /// on its other fields.
-    pub(crate) fn differs_in_status(&self, object: &Object) -> bool {
-        let Spec::MeshCluster(new) = &object.spec else {
-            return false;
-        };
+    /// Is it of a kind that others depend on, and there as it is, but for what the mesh says of it? Then since
+    /// when it is so.
+    pub(crate) fn differs_in_status(&self, object: &Object) -> Option<Stamp> {
         let (namespace, name) = key(object.namespace.as_ref(), &object.name);
-        self.mesh.get(namespace, name).is_some_and(|old| {
-            let as_before = MeshCluster {
-                observed: old.value.observed.clone(),
-                ..new.clone()
-            };
-            old.created == object.created && old.value == as_before
-        })
+        let (same, created, stamp) = match &object.spec {
+            Spec::MeshCluster(new) => {
+                let old = self.mesh.get(namespace, name)?;
+                let as_before = MeshCluster {
+                    observed: old.value.observed.clone(),
+                    ..new.clone()
+                };
+                (old.value == as_before, old.created, old.stamp)
+            }
+            Spec::AccessPolicy(new) => {
+                let old = self.policies.get(namespace, name)?;
+                (old.value.says_what(new), old.created, old.stamp)
+            }
+            Spec::TrafficPolicy(new) => {
+                let old = self.traffic.get(namespace, name)?;
+                (old.value.says_what(new), old.created, old.stamp)
+            }
+            _ => return None,
+        };
+        (same && created == object.created).then_some(stamp)
     }
 
     /// Takes an object in, or in the place of what had its name.

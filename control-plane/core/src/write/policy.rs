@@ -1,9 +1,12 @@
 //! What is to be said of classes of gateways, clusters and policies?
 
+use std::collections::BTreeMap;
+
 use crate::import::{self, shortened};
+
 use crate::model::{
-    AccessPolicy, Kind, NOT_TAKEN, Observed, PolicyTarget, Reach, Said, ServiceRef, TrafficPolicy,
-    TrustPolicy, Truth,
+    AccessPolicy, Kind, NOT_TAKEN, ObjectRef, Observed, PolicyTarget, Reach, Said, ServiceRef,
+    TrafficPolicy, TrustPolicy, Truth,
 };
 use crate::translate::{authorization, service};
 use crate::world::cluster::Cluster;
@@ -24,10 +27,50 @@ pub(super) fn look(
     gateway::look((world, cluster), settings, subject, plan);
     classes(cluster, settings, subject, plan);
     members((world, cluster), settings, subject, plan);
-    access(world, cluster, settings, subject, plan);
-    traffic(world, cluster, settings, subject, plan);
     trust(world, cluster, settings, subject, plan);
     refusal::look((world, cluster), settings, subject, plan);
+}
+
+/// One AccessPolicy, or one policy of either kind that is not taken as it is.
+pub(super) fn one(
+    (world, cluster): (&World, &Cluster),
+    settings: Settings<'_>,
+    (kind, namespace, name): (Kind, &str, &str),
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    let at = reference(cluster, kind, namespace, name);
+    if let Some(refused) = cluster.refused.get(&at) {
+        refusal::one(at, &refused.why, settings, subject, plan);
+    } else if kind == Kind::AccessPolicy
+        && let Some(entry) = cluster.policies.get(namespace, name)
+    {
+        access(
+            (world, cluster),
+            settings,
+            (at, namespace),
+            &entry.value,
+            subject,
+            plan,
+        );
+    }
+}
+
+/// The AccessPolicies of a namespace that are for services.
+pub(super) fn of_services(
+    (world, cluster): (&World, &Cluster),
+    settings: Settings<'_>,
+    namespace: &str,
+    plan: &mut Plan,
+) {
+    for (name, entry) in cluster.policies.within(namespace) {
+        if matches!(entry.value.target, PolicyTarget::Services(_)) {
+            let (cluster_id, space) = (cluster.id.clone(), namespace.to_owned());
+            let subject = Subject::Policy(cluster_id, Kind::AccessPolicy, space, name.to_owned());
+            let at = (Kind::AccessPolicy, namespace, name);
+            one((world, cluster), settings, at, &subject, plan);
+        }
+    }
 }
 
 fn trust(
@@ -163,40 +206,34 @@ fn ranges(world: &World, name: &str, observed: &Observed) -> Option<Said> {
 }
 
 fn access(
-    world: &World,
-    cluster: &Cluster,
+    (world, cluster): (&World, &Cluster),
     settings: Settings<'_>,
+    (at, namespace): (ObjectRef, &str),
+    policy: &AccessPolicy,
     subject: &Subject,
     plan: &mut Plan,
 ) {
-    for (namespace, name, entry) in cluster.policies.iter() {
-        // There is no such object.
-        if name == NOT_TAKEN {
-            continue;
-        }
-        let at = reference(cluster, Kind::AccessPolicy, namespace, name);
-        if cluster.refused.contains_key(&at) {
-            continue;
-        }
-        let policy = &entry.value;
-        let message = authorization::verdict(world, namespace, policy).unwrap_or_default();
-        let accepted = if message.is_empty() {
-            (Truth::True, "Accepted", "")
-        } else {
-            (Truth::False, "Invalid", message.as_str())
-        };
-        let nowhere = nowhere(cluster, namespace, policy);
-        let resolved = match &nowhere {
-            None => (Truth::True, "ResolvedRefs", ""),
-            Some(which) => (Truth::False, "TargetNotFound", which.as_str()),
-        };
-        let observed = &policy.observed;
-        let wanted = vec![
-            said(observed, "Accepted", accepted),
-            said(observed, "ResolvedRefs", resolved),
-        ];
-        plan.conditions(at, (wanted, &observed.conditions), settings, subject);
+    // There is no such object.
+    if at.name == NOT_TAKEN {
+        return;
     }
+    let message = authorization::verdict(world, namespace, policy).unwrap_or_default();
+    let accepted = if message.is_empty() {
+        (Truth::True, "Accepted", "")
+    } else {
+        (Truth::False, "Invalid", message.as_str())
+    };
+    let nowhere = nowhere(cluster, namespace, policy);
+    let resolved = match &nowhere {
+        None => (Truth::True, "ResolvedRefs", ""),
+        Some(which) => (Truth::False, "TargetNotFound", which.as_str()),
+    };
+    let observed = &policy.observed;
+    let wanted = vec![
+        said(observed, "Accepted", accepted),
+        said(observed, "ResolvedRefs", resolved),
+    ];
+    plan.conditions(at, (wanted, &observed.conditions), settings, subject);
 }
 
 /// The services that an AccessPolicy is for and that are not there, in words: nobody is meant by them.
@@ -210,22 +247,28 @@ pub(crate) fn nowhere(cluster: &Cluster, namespace: &str, policy: &AccessPolicy)
     (!told.is_empty()).then(|| told.join("; "))
 }
 
-fn traffic(
-    world: &World,
-    cluster: &Cluster,
+/// The TrafficPolicies for one service: of several, one is used.
+pub(super) fn traffic(
+    (world, cluster): (&World, &Cluster),
     settings: Settings<'_>,
+    (namespace, service): (&str, &str),
     subject: &Subject,
     plan: &mut Plan,
 ) {
-    for (namespace, name, entry) in cluster.traffic.iter() {
+    let mut found: BTreeMap<Reach, Found<'_>> = BTreeMap::new();
+    for (name, entry) in cluster.traffic.within(namespace) {
         let policy = &entry.value;
         let at = reference(cluster, Kind::TrafficPolicy, namespace, name);
-        if cluster.refused.contains_key(&at) {
+        if policy.service != service || cluster.refused.contains_key(&at) {
             continue;
         }
+        let reach = policy.reach;
+        let found = found
+            .entry(reach)
+            .or_insert_with(|| find(world, cluster, (namespace, service), reach));
         let (reason, message) = match &policy.invalid {
             Some(why) => ("Invalid", why.clone()),
-            None => target(world, cluster, namespace, policy),
+            None => found.said(namespace, policy),
         };
         let accepted = (Truth::from(reason == "Accepted"), reason, message.as_str());
         let wanted = vec![said(&policy.observed, "Accepted", accepted)];
@@ -234,39 +277,74 @@ fn traffic(
     }
 }
 
-/// What becomes of a policy because of its target (reasons as GEP-713 has them).
+/// What there is at a target of TrafficPolicies.
+struct Found<'a> {
+    /// The policy that is used.
+    used: Option<&'a TrafficPolicy>,
+    is_there: bool,
+    /// Something can be there.
+    in_namespace: bool,
+}
+
+fn find<'a>(
+    world: &'a World,
+    cluster: &'a Cluster,
+    (namespace, service): (&str, &str),
+    reach: Reach,
+) -> Found<'a> {
+    let Ok(space) = namespace.parse() else {
+        return Found {
+            used: None,
+            is_there: false,
+            in_namespace: false,
+        };
+    };
+    let at = ServiceRef {
+        reach,
+        namespace: space,
+        name: service.to_owned(),
+    };
+    let is_there = match reach {
+        Reach::Cluster => cluster.services.get(namespace, service).is_some(),
+        Reach::Clusterset => {
+            import::merged(world, namespace, service).is_some()
+                || world.awaited_exporter(namespace, service).is_some()
+        }
+    };
+    Found {
+        used: service::traffic(cluster, &at),
+        is_there,
+        in_namespace: true,
+    }
+}
+
+impl Found<'_> {
+    /// What becomes of a policy there (reasons as GEP-713 has them).
+    fn said(&self, namespace: &str, policy: &TrafficPolicy) -> (&'static str, String) {
+        if !self.in_namespace {
+            return ("Invalid", "it is in no namespace".to_owned());
+        }
+        if self.used.is_some_and(|used| !std::ptr::eq(used, policy)) {
+            let why = "an older TrafficPolicy has the same target".to_owned();
+            return ("Conflicted", why);
+        }
+        if self.is_there {
+            return ("Accepted", String::new());
+        }
+        let why = format!("there is no {namespace}/{}", policy.service);
+        ("TargetNotFound", why)
+    }
+}
+
+/// What becomes of a policy because of its target.
 pub(crate) fn target(
     world: &World,
     cluster: &Cluster,
     namespace: &str,
     policy: &TrafficPolicy,
 ) -> (&'static str, String) {
-    let Ok(space) = namespace.parse() else {
-        return ("Invalid", "it is in no namespace".to_owned());
-    };
-    let at = ServiceRef {
-        reach: policy.reach,
-        namespace: space,
-        name: policy.service.clone(),
-    };
-    let used = service::traffic(cluster, &at);
-    if used.is_some_and(|used| !std::ptr::eq(used, policy)) {
-        let why = "an older TrafficPolicy has the same target".to_owned();
-        return ("Conflicted", why);
-    }
-    let there = match policy.reach {
-        Reach::Cluster => cluster.services.get(namespace, &policy.service).is_some(),
-        Reach::Clusterset => {
-            import::merged(world, namespace, &policy.service).is_some()
-                || world.awaited_exporter(namespace, &policy.service).is_some()
-        }
-    };
-    if there {
-        ("Accepted", String::new())
-    } else {
-        let why = format!("there is no {namespace}/{}", policy.service);
-        ("TargetNotFound", why)
-    }
+    let at = (namespace, policy.service.as_str());
+    find(world, cluster, at, policy.reach).said(namespace, policy)
 }
 
 pub(super) fn said(

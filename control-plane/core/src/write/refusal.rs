@@ -1,6 +1,6 @@
 //! What is to be said of objects that are not taken as they are?
 
-use crate::model::{Kind, Refusal, Said, Truth};
+use crate::model::{Kind, ObjectRef, Refusal, Said, Truth};
 use crate::world::World;
 use crate::world::cluster::Cluster;
 use crate::write::{Plan, Settings, Subject, policy};
@@ -19,26 +19,31 @@ pub(super) fn look(
         standing && cluster.mesh.get("", name).is_some()
     };
     for (at, refused) in &cluster.refused {
-        // What a member is told says it, too.
-        if !is_told(at.kind) || (at.kind == Kind::MeshCluster && member(&at.name)) {
-            continue;
+        // What a member is told says it, too. Policies are looked at one by one.
+        let here = match at.kind {
+            Kind::MeshCluster => !member(&at.name),
+            kind => kind == Kind::TrustPolicy,
+        };
+        if here {
+            one(at.clone(), &refused.why, settings, subject, plan);
         }
-        let wanted = vec![not_accepted(&refused.why)];
-        let observed = &refused.why.observed.conditions;
-        plan.conditions(at.clone(), (wanted, observed), settings, subject);
     }
+}
+
+/// What is said of one that its author is told of: these are the mesh's own kinds.
+pub(super) fn one(
+    at: ObjectRef,
+    why: &Refusal,
+    settings: Settings<'_>,
+    subject: &Subject,
+    plan: &mut Plan,
+) {
+    let wanted = vec![not_accepted(why)];
+    plan.conditions(at, (wanted, &why.observed.conditions), settings, subject);
 }
 
 /// The condition that says so.
 pub(super) fn not_accepted(why: &Refusal) -> Said {
     let accepted = (Truth::False, why.reason, why.message.as_str());
     policy::said(&why.observed, "Accepted", accepted)
-}
-
-/// Is the author of a refused object of this kind told in its status? These are the mesh's own kinds.
-fn is_told(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::MeshCluster | Kind::AccessPolicy | Kind::TrafficPolicy | Kind::TrustPolicy
-    )
 }

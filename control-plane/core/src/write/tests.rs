@@ -3,6 +3,7 @@
 mod server;
 mod convergence;
 mod gateways;
+mod policies;
 mod refused;
 mod roots;
 mod slices;

@@ -119,6 +119,56 @@ fn fifty_thousand_writes_wait_in_their_order_and_each_is_sent_once() {
     assert_eq!(lane.next(now, limits), None);
 }
 
+/// Who has much to be told waits for himself.
+#[test]
+fn what_others_depend_on_is_sent_before_statuses_and_namespaces_take_turns() {
+    let limits = Limits {
+        per_second: 1_000_000,
+        burst: 1_000_000,
+        ..LIMITS
+    };
+    let (mut lane, now) = (Lane::default(), Instant::now());
+    let of = |kind: Kind, space: Option<&str>, name: &str, body: Body| Write {
+        object: ObjectRef {
+            cluster: "east".parse().unwrap(),
+            kind,
+            namespace: space.map(|space| space.parse().unwrap()),
+            name: name.to_owned(),
+        },
+        body,
+        subject: Subject::Declared("east".parse().unwrap()),
+    };
+    let told = |kind, space, name: &str| of(kind, space, name, Body::Conditions(Vec::new()));
+    for number in 0..4_000 {
+        let name = format!("t{number}");
+        lane.push(told(Kind::TrafficPolicy, Some("crowd"), &name));
+    }
+    for number in 0..3 {
+        let name = format!("mine{number}");
+        lane.push(told(Kind::TrafficPolicy, Some("shop"), &name));
+    }
+    lane.push(told(Kind::MeshCluster, None, "west"));
+    let gone = Body::Delete { uid: "u".into() };
+    lane.push(of(Kind::ServiceImport, Some("shop"), "gone", gone.clone()));
+    for number in 0..40 {
+        let name = format!("gone{number}");
+        lane.push(of(Kind::Service, Some("crowd"), &name, gone.clone()));
+    }
+    let mut sent = Vec::new();
+    while let Some(next) = lane.next(now, limits) {
+        lane.back(&next, &Ok(()), (now, 0.0));
+        sent.push(next.object.name);
+    }
+    assert_eq!(sent.len(), 4_000 + 3 + 1 + 41);
+    let at = |name: &str| sent.iter().position(|sent| sent == name).unwrap();
+    assert!(at("gone") < 4, "{}", at("gone"));
+    assert!(at("west") < 10, "{}", at("west"));
+    assert!(at("gone39") < 50, "{}", at("gone39"));
+    // But not one status waits for all of them.
+    assert!(at("t0") < 20, "{}", at("t0"));
+    assert!(at("mine2") < 60, "{}", at("mine2"));
+}
+
 #[test]
 fn a_cluster_that_does_not_answer_is_left_alone_ever_longer_up_to_a_limit() {
     let mut lane = Lane::default();

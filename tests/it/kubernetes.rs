@@ -21,6 +21,7 @@ mod roots;
 mod replicas;
 mod crash;
 mod requests;
+mod crowd;
 
 /// A watch that says nothing is noticed within a minute; then comes the backoff, at most 30 s.
 const NOTICED: Duration = Duration::from_secs(120);

@@ -10,7 +10,7 @@ use isthmus_control_plane_core::model::{
     AccessPolicy, Change, Kind, NOT_TAKEN, Object, ObjectRef, Observed, PolicyTarget, Spec,
 };
 use isthmus_proto::ids::{ClusterId, Namespace};
-use isthmus_proto::resource::Action;
+use isthmus_proto::resource::{Action, InboundMode};
 
 /// Policies of one namespace of which it is known where each of them applies. Of more only the widest counts.
 const PLACES_MAX: usize = 16;
@@ -47,7 +47,9 @@ struct Space {
 /// Where a policy applies that may deny; `None`: it denies nothing, and whoever misses it is not more open.
 pub(super) fn reach(policy: &AccessPolicy) -> Option<PolicyTarget> {
     let audits = |action: i32| action == i32::from(Action::Audit);
-    if policy.body.as_ref().is_some_and(|body| audits(body.action)) {
+    let only_notes = policy.body.as_ref().is_some_and(|body| audits(body.action));
+    // One that asks for mutual TLS besides would be missed.
+    if only_notes && policy.inbound != Some(InboundMode::Strict) {
         return None;
     }
     Some(policy.target.clone())

@@ -48,12 +48,8 @@ pub fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
 
 async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let (sets, mut bound) = Listeners::bind(&config)?;
-    let log = config
-        .access_log
-        .as_deref()
-        .map(AccessLog::open)
-        .transpose()
-        .context("access_log")?;
+    let log = config.access_log.as_deref().map(AccessLog::open);
+    let log = log.transpose().context("access_log")?;
     let telemetry = Arc::new(Telemetry::new(config.workload.to_string(), log));
     let tls = Arc::new(TlsStore::default());
     let me = Me {

@@ -1,5 +1,6 @@
 //! Is access policy enforced the same on every path, also on what is open? (SECURITY S4, S13)
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -385,8 +386,6 @@ async fn becomes_within(limit: Duration, client: &Client, status: u16) -> isthmu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_start_lets_a_caller_in_before_its_policies_are_there() {
     const PODS: usize = 4;
-    /// Who called the one before may never hear.
-    const ONCE: Duration = Duration::from_secs(1);
     let starts = if std::env::var_os("ISTHMUS_FULL").is_some() {
         500
     } else {
@@ -426,18 +425,8 @@ async fn no_start_lets_a_caller_in_before_its_policies_are_there() {
         .iter()
         .zip(&denied)
         .map(|(pod, denied)| {
-            let to = mesh.proxy(pod).mesh();
-            let (identity, denied) = (identity.clone(), Arc::clone(denied));
-            tokio::spawn(async move {
-                loop {
-                    // While it starts, nobody is there.
-                    let asked = ask_directly(from, to, identity.clone());
-                    if let Ok(Ok(status)) = timeout(ONCE, asked).await {
-                        assert_eq!(status, 403);
-                        denied.fetch_add(1, Ordering::SeqCst);
-                    }
-                }
-            })
+            let (to, identity) = (mesh.proxy(pod).mesh(), identity.clone());
+            tokio::spawn(call_on(from, to, identity, Arc::clone(denied)))
         })
         .collect();
     for (pod, denied) in pods.iter().zip(&denied).cycle().take(starts) {
@@ -460,4 +449,18 @@ async fn no_start_lets_a_caller_in_before_its_policies_are_there() {
     }
     assert_eq!(seen(&mesh), before);
     becomes(&mesh.client("east/desk").http("cart"), 200).await;
+}
+
+/// Calls without an end, and counts how often that was denied.
+async fn call_on(from: IpAddr, to: SocketAddr, identity: Identity, denied: Arc<AtomicUsize>) {
+    /// Who called the one before may never hear.
+    const ONCE: Duration = Duration::from_secs(1);
+    loop {
+        // While it starts, nobody is there.
+        let asked = ask_directly(from, to, identity.clone());
+        if let Ok(Ok(status)) = timeout(ONCE, asked).await {
+            assert_eq!(status, 403);
+            denied.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }

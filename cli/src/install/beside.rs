@@ -1,11 +1,30 @@
 //! What stands beside the control plane: its share of API servers, who may connect to it, whose the
 //! Gateways are?
 
+use isthmus_control_plane::admin::ACCOUNT as ADMIN;
 use isthmus_control_plane::{CONTROLLER_NAME, GATEWAY_CLASS};
 use serde_json::{Value, json};
 
 use super::objects::{ADMIN_PORT, DISCOVERY_PORT, SYSTEM, labels, metadata};
 use super::permissions::ACCOUNT;
+
+/// Who may ask the control plane's admin pages, as `isthmus status --context` does: whom the Role is bound
+/// to. No pod runs as the account; who may make a token for it is an admin of the mesh.
+pub(super) fn admins() -> [Value; 2] {
+    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
+    let mut token = rule("", "serviceaccounts/token", &["create"]);
+    token["resourceNames"] = json!([ADMIN]);
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ADMIN, Some(SYSTEM)),
+        "automountServiceAccountToken": false });
+    let role = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata(ADMIN, Some(SYSTEM)),
+        "rules": [
+            token,
+            rule("", "pods", &["get", "list"]),
+            rule("", "pods/portforward", &["create", "get"]),
+            rule("coordination.k8s.io", "leases", &["get"]),
+        ] });
+    [account, role]
+}
 
 /// Shares of an API server's concurrency that the control plane has: 4% of it beside those that are there.
 const SHARES: u32 = 10;

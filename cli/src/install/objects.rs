@@ -1,7 +1,6 @@
 //! Which objects does a cluster need?
 
 use anyhow::Context as _;
-use isthmus_control_plane::admin::ACCOUNT as ADMIN;
 use serde_json::{Value, json};
 
 use super::beside;
@@ -321,32 +320,15 @@ pub(crate) fn control_plane(plan: &Plan) -> Vec<Value> {
             "data": { CONFIG_KEY: config::text(plan) } }),
         discovery,
         service("control-plane-metrics", json!([port("admin", ADMIN_PORT)])),
-        // No pod runs as it: who may make a token for it is an admin of the mesh.
-        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ADMIN, Some(SYSTEM)),
-            "automountServiceAccountToken": false }),
-        admins(),
         workload(plan, &selector),
         json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(ACCOUNT, Some(SYSTEM)),
             "spec": { "minAvailable": 1, "selector": { "matchLabels": selector } } }),
     ];
+    all.extend(beside::admins());
     if plan.network_policy {
         all.push(beside::network_policy(&selector));
     }
     all
-}
-
-/// Lets whom it is bound to ask the control plane's admin pages, as `isthmus status --context` does.
-fn admins() -> Value {
-    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
-    let mut token = rule("", "serviceaccounts/token", &["create"]);
-    token["resourceNames"] = json!([ADMIN]);
-    json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata(ADMIN, Some(SYSTEM)),
-        "rules": [
-            token,
-            rule("", "pods", &["get", "list"]),
-            rule("", "pods/portforward", &["create", "get"]),
-            rule("coordination.k8s.io", "leases", &["get"]),
-        ] })
 }
 
 /// What runs the control plane.

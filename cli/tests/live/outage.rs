@@ -82,6 +82,16 @@ fn healthy(config: &Value, service: &str) -> usize {
     endpoints.map_or(0, |all| all.iter().filter(healthy).count())
 }
 
+/// Waits until west is on disk: what is not is not known after a restart.
+async fn until_saved(mesh: &Mesh) {
+    until_within(NOTICED, "west is on disk", async || {
+        let said = mesh.control().cluster("west").await;
+        let saved = said["saved"]["objects"].as_u64().unwrap_or_default();
+        check(saved > 0, said["saved"].to_string())
+    })
+    .await;
+}
+
 /// Waits until the client's proxy says this of west, and whether its slices are older than the rest.
 async fn until_told(mesh: &Mesh, state: &str, older: bool) {
     let what = format!("west is told to be {state}");
@@ -162,13 +172,7 @@ async fn nobody_notices(outage: Outage) {
     until_healthy(&mesh, "books", 2).await;
     until_healthy(&mesh, "cart", 2).await;
     let before = lag_of_east(&mut mesh).await;
-    // What is not on disk yet is not known after a restart.
-    until_within(NOTICED, "west is on disk", async || {
-        let said = mesh.control().cluster("west").await;
-        let saved = said["saved"]["objects"].as_u64().unwrap_or_default();
-        check(saved > 0, said["saved"].to_string())
-    })
-    .await;
+    until_saved(&mesh).await;
 
     let rules = begin(&mut mesh, outage).await;
     let begun = Instant::now();

@@ -1,14 +1,15 @@
 //! Which kinds must a cluster know beside Kubernetes' own, before the mesh's objects fit in?
 //!
 //! Our own and those of the Multi-Cluster Services API are in deploy/crds, and are as they are
-//! installed. Of the others (the Gateway API, say) only names, versions, scopes and statuses are
-//! here, and any fields are taken: what reads them is tested, not they.
+//! installed. Of the routes of the Gateway API defaults and statuses are as its reference has them (see
+//! `gateway_api`); of the others only names, versions, scopes and statuses are here, and any fields are
+//! taken: what reads them is tested, not they.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::manifest;
+use crate::{gateway_api, manifest};
 
 /// What `isthmus install` would define.
 const DEFINITIONS: [&str; 6] = [
@@ -92,7 +93,8 @@ pub fn permissive_of(kind: &str) -> Option<Value> {
 }
 
 fn definition((group, kind, plural, namespaced, versions): &Kind) -> Value {
-    let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let anything = || json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let schema = gateway_api::route(kind).unwrap_or_else(anything);
     let versions: Vec<Value> = versions
         .iter()
         .enumerate()

@@ -17,6 +17,7 @@ pub mod pki;
 pub mod guard;
 pub mod admin;
 pub mod manifest;
+mod gateway_api;
 pub mod crds;
 pub mod kubeconfig;
 pub mod token;

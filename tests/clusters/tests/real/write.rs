@@ -189,6 +189,31 @@ pub(crate) async fn until(what: &str, is: impl AsyncFn() -> bool) {
 }
 
 /// The version of every object that is written, and of the status of others.
+/// The route was read with the defaults of the Gateway API in it, and its status was taken where not every
+/// status is.
+async fn met_by_a_schema(cluster: &Cluster, path: &str) {
+    let route = cluster.admin().get(path).await.unwrap();
+    let rule = &route["spec"]["rules"][0];
+    let everything = json!([{ "path": { "type": "PathPrefix", "value": "/" } }]);
+    assert_eq!(rule["matches"], everything, "{route}");
+    assert_eq!(rule["backendRefs"][0]["kind"], "Service");
+    assert_eq!(rule["backendRefs"][0]["weight"], 1);
+    let parent = &route["status"]["parents"][0];
+    let mut other = parent.clone();
+    other["conditions"][0]["reason"] = "no word".into();
+    let mut nameless = parent.clone();
+    nameless["controllerName"] = "isthmus".into();
+    for parents in [json!([other]), json!([nameless]), json!(vec![parent; 33])] {
+        let patch = json!({ "status": { "parents": parents } });
+        let refused = cluster
+            .admin()
+            .merge(&format!("{path}/status"), &patch)
+            .await;
+        let why = format!("{:#}", refused.unwrap_err());
+        assert!(why.contains("status.parents"), "{why}");
+    }
+}
+
 async fn versions(clusters: &[&Cluster]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for cluster in clusters {
@@ -254,6 +279,7 @@ async fn what_is_exported_is_imported_by_real_clusters_once_and_goes_with_the_la
             && parent["conditions"][1]["reason"] == "BackendNotFound"
     })
     .await;
+    met_by_a_schema(&east, &route).await;
 
     // Another control plane looks at all of it, and nothing is written.
     drop(control);

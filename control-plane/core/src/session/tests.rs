@@ -465,6 +465,31 @@ fn a_moved_virtual_address_leads_to_the_other_service() {
     );
 }
 
+/// The client holds the service that the address moves to. It is sent all the same, with the key: its
+/// addresses are part of it, so it has another version.
+#[test]
+fn a_virtual_address_that_moves_while_the_stream_is_down_is_told() {
+    let pay = "shop/pay.shop.svc.cluster.local";
+    let key = "vip:east-net/10.96.0.5";
+    let mut objects = shop();
+    objects.push(service("east", "pay", 6));
+    let before = listed(&objects);
+    let mut proxy = Proxy::wanting(&[key, pay]);
+    let mut session = proxy.connect(web(&before));
+    proxy.settle(&mut session, &before);
+    assert_eq!(proxy.names(T::Service), [LOCAL, pay]);
+
+    objects.retain(|object| object.reference() != service_ref());
+    objects.pop();
+    objects.push(service("east", "pay", 5));
+    let after = listed(&objects);
+    let mut session = proxy.connect(web(&after));
+    proxy.known.clear();
+    proxy.settle(&mut session, &after);
+    assert_eq!(proxy.names(T::Service), [pay]);
+    assert!(proxy.known.contains(&(T::Service, key.to_owned())));
+}
+
 #[test]
 fn a_gateway_is_told_what_is_exported_now_and_nobody_else_is() {
     let mut world = listed(&shop());

@@ -41,6 +41,18 @@ impl World {
             .insert((*kind, name.clone()), (self.version, update));
     }
 
+    /// A service says which names and addresses are its own: one that is given a key has another version.
+    fn lead(&mut self, key: &'static str, service: &'static str) {
+        if self.keys.insert(key, service) == Some(service) {
+            return;
+        }
+        let to = (Kind::Service, service.to_owned());
+        if let Some((version, _)) = self.things.get_mut(&to) {
+            self.version += 1;
+            *version = self.version;
+        }
+    }
+
     fn put_broken(&mut self, mut update: Update) {
         if let Update::Upsert { body, .. } = &mut update {
             *body = Bytes::from_static(b"\xff");
@@ -377,9 +389,7 @@ fn step(sim: &mut Sim, step: Step) {
         Step::Policy(n, how) => change(&mut sim.world, policy(&format!("east/p{n}")), how),
         Step::Map(key, service) => {
             if !KEYS[key].contains('/') {
-                sim.world.keys.insert(KEYS[key], SERVICES[service]);
-                // The server notices by what it has sent under the key.
-                sim.server.sent.clear();
+                sim.world.lead(KEYS[key], SERVICES[service]);
                 sim.break_off();
             }
         }

@@ -269,11 +269,11 @@ impl Subscription {
             };
             ledger.removed(name, &kin, &mut updates);
         }
-        let Some(ledger) = self.ledger_mut(kind) else {
+        let Some(ledger) = self.ledger(kind) else {
             return Ok(updates);
         };
         for resource in response.resources {
-            match ledger.offered(resource) {
+            match ledger.offered(resource, |service| self.kin_of(service)) {
                 Ok(Some((update, entry))) => {
                     if let Update::Upsert { name, .. } = &update {
                         unacked.offered.insert(name.clone(), entry);
@@ -285,7 +285,9 @@ impl Subscription {
                 Err(rejected) => unacked.refused.push(rejected),
             }
         }
-        ledger.answered(now);
+        if let Some(ledger) = self.ledger_mut(kind) {
+            ledger.answered(now);
+        }
         updates.push(Update::Answered { kind });
         self.unacked = Some(unacked);
         Ok(updates)
@@ -410,6 +412,20 @@ impl Subscription {
             kin.services.push(name.to_owned());
         }
         kin
+    }
+
+    /// The same of a service's own name: quick, for each resource of a response may ask.
+    fn kin_of(&self, service: &str) -> Kin {
+        let services = self.ledger(Kind::Service);
+        let keys = services.map(|ledger| ledger.held.aliases(service));
+        Kin {
+            services: vec![service.to_owned()],
+            keys: keys
+                .into_iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect(),
+        }
     }
 
     fn ledger(&self, kind: Kind) -> Option<&Ledger> {

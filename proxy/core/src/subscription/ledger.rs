@@ -189,8 +189,13 @@ impl Ledger {
             || (self.is_child_of(name, kin) && kin.keys.iter().any(|key| wanted(key)))
     }
 
-    /// A resource of a response. `Ok(None)`: nobody wants it any more.
-    pub(super) fn offered(&self, resource: Resource) -> Result<Option<(Update, Entry)>, Rejected> {
+    /// A resource of a response. `Ok(None)`: nobody wants it any more. `kin`: of the service that it
+    /// belongs to.
+    pub(super) fn offered(
+        &self,
+        resource: Resource,
+        kin: impl FnOnce(&str) -> Kin,
+    ) -> Result<Option<(Update, Entry)>, Rejected> {
         let Resource {
             version,
             resource,
@@ -212,8 +217,14 @@ impl Ledger {
             )));
         }
         let entry = Entry::new(&version, &aliases);
-        // Without aliases there is no telling why it came; with them there is.
-        if !aliases.is_empty() && !self.covers(&name, entry.aliases(), "", &Kin::default()) {
+        // Without aliases there is no telling why it came; with them there is. A service comes with
+        // all of its keys but its name, a child with those only that are new.
+        let says_why = !aliases.is_empty() || self.kind == Kind::Service;
+        let service = self.kind.parent(&name).unwrap_or(&name);
+        if says_why
+            && !self.covers(&name, entry.aliases(), "", &Kin::default())
+            && !self.covers(&name, self.held.aliases(&name), "", &kin(service))
+        {
             return Ok(None);
         }
         let kind = self.kind;

@@ -381,6 +381,40 @@ fn a_service_stays_under_its_other_key_when_its_name_is_given_up() {
     assert!(forgotten.iter().any(service), "{forgotten:?}");
 }
 
+/// A server says no alias that is the service's name: then its name is what it came for.
+#[test]
+fn a_service_that_comes_by_its_name_after_that_was_given_up_is_not_taken() {
+    let mut subscription = subscription();
+    subscription.want_service(CART);
+    sent(&mut subscription);
+    subscription.unwant_service(CART);
+    let mut late = cart("1");
+    late.aliases.clear();
+    let late = response(Kind::Service, "1", vec![late], &[]);
+    let updates = subscription.handle(late, Instant::now()).unwrap();
+    let service = |update: &Update| matches!(update, Update::Upsert { .. });
+    assert!(!updates.iter().any(service), "{updates:?}");
+}
+
+/// The answer to a second key has only that one with it.
+#[test]
+fn children_that_come_for_a_key_that_was_given_up_are_taken_for_the_other() {
+    let mut subscription = subscription();
+    subscription.want_service(KEY);
+    sent(&mut subscription);
+    let service = response(Kind::Service, "1", vec![cart("1")], &[]);
+    take(&mut subscription, service, &[]);
+    subscription.want_service("vip:east-net/10.96.0.5");
+    sent(&mut subscription);
+    subscription.unwant_service("vip:east-net/10.96.0.5");
+    let mut late = pod("west/shop/p1");
+    late.aliases = vec!["vip:east-net/10.96.0.5".to_owned()];
+    let late = response(Kind::Endpoint, "2", vec![late], &[]);
+    let updates = subscription.handle(late, Instant::now()).unwrap();
+    let endpoint = |update: &Update| matches!(update, Update::Upsert { .. });
+    assert!(updates.iter().any(endpoint), "{updates:?}");
+}
+
 #[test]
 fn a_key_that_leads_nowhere_takes_its_children_along() {
     let mut subscription = subscription();

@@ -11,6 +11,8 @@ use crate::model::{
     ServiceType, SliceEndpoint, SlicePort, TargetPort,
 };
 
+mod pair;
+
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];
 const APPS: [&str; 2] = ["cart", "pay"];
 const KEYS: [&str; 11] = [
@@ -406,6 +408,13 @@ impl Run {
         }
     }
 
+    /// One of what may be deleted.
+    fn deletable(&self, number: usize) -> Option<crate::model::ObjectRef> {
+        let kept: Vec<_> = base().iter().map(Object::reference).collect();
+        let mut all = self.there.keys().filter(|at| !kept.contains(at));
+        all.nth(number).cloned()
+    }
+
     fn happen(&mut self, event: Event) {
         match event {
             Event::Apply(object) => {
@@ -413,13 +422,10 @@ impl Run {
                 self.change(Change::Apply(object));
             }
             Event::Delete(number) => {
-                let kept: Vec<_> = base().iter().map(Object::reference).collect();
-                let mut all = self.there.keys().filter(|at| !kept.contains(at));
-                let Some(at) = all.nth(number).cloned() else {
-                    return;
-                };
-                self.there.remove(&at);
-                self.change(Change::Delete(at));
+                if let Some(at) = self.deletable(number) {
+                    self.there.remove(&at);
+                    self.change(Change::Delete(at));
+                }
             }
             Event::Relist(cluster) => {
                 let objects: Vec<_> = self.there.values().cloned().collect();

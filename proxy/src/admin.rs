@@ -51,14 +51,22 @@ pub struct Admin {
     shared: Arc<Shared>,
     discovery: Arc<Mutex<State>>,
     drain: watch::Sender<bool>,
-    token: Token,
+    token: Option<Token>,
 }
 
-/// The token of the state folder: made at the first start, for its owner alone.
-///
-/// # Errors
-/// The file can't be read or written, or holds something else.
-pub fn token(folder: &Path) -> Result<Token> {
+/// The token of the state folder. A proxy whose disk is full or whose file is spoiled serves all the
+/// same: then nobody has its token.
+pub fn token(folder: &Path) -> Option<Token> {
+    let found = kept(folder);
+    if let Err(error) = &found {
+        let error = format!("{error:#}");
+        tracing::error!(error, "admin answers nobody, but for /ready and /metrics");
+    }
+    found.ok()
+}
+
+/// Made at the first start, for its owner alone.
+fn kept(folder: &Path) -> Result<Token> {
     let path = folder.join(TOKEN_FILE);
     match std::fs::read(&path) {
         Ok(text) => Token::read(&text).with_context(|| path.display().to_string()),
@@ -84,7 +92,7 @@ impl Admin {
         shared: Arc<Shared>,
         discovery: Arc<Mutex<State>>,
         drain: watch::Sender<bool>,
-        token: Token,
+        token: Option<Token>,
     ) -> Self {
         Self {
             shared,
@@ -126,7 +134,8 @@ impl Admin {
     fn is_admin(&self, request: &Request<Incoming>) -> bool {
         let shown = request.headers().get(AUTHORIZATION);
         let shown = shown.and_then(|value| Token::shown(value.as_bytes()));
-        shown.is_some_and(|shown| self.token.is(&shown))
+        let token = self.token.as_ref().zip(shown);
+        token.is_some_and(|(token, shown)| token.is(&shown))
     }
 
     fn unauthorized(&self) -> Answer {

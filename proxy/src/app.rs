@@ -76,7 +76,7 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (issued, certificates) = watch::channel(0);
     let discovery = Discovery::new(&shared, me, publish);
     let state = discovery.state();
-    let token = admin::token(&shared.config.state_dir)?;
+    let token = admin::token(&shared.config.state_dir);
     let admin = Arc::new(Admin::new(Arc::clone(&shared), state, drain.clone(), token));
     bound.admin = admin::listen(shared.config.listen.admin, &admin, admin::Face::Admin)?;
     bound.ready = admin::listen(shared.config.listen.ready, &admin, admin::Face::Ready)?;
@@ -92,7 +92,7 @@ async fn control(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     // Ends with the runtime, as what it watches does.
     tokio::spawn(watch_over(Arc::clone(&shared), (keeping, discovering)));
     let workers = runtime::start(&shared, sets)?;
-    announce(&shared.config, &bound)?;
+    announce(&shared.config, &bound);
     tracing::info!(workload = %shared.config.workload, ?bound, "started");
     let mut drained = drain.subscribe();
     tokio::select! {
@@ -132,10 +132,16 @@ async fn watch_over(shared: Arc<Shared>, (keeping, discovering): (Task, Task)) {
     });
 }
 
-/// Says where the listeners really are.
-fn announce(config: &Config, bound: &Bound) -> Result<()> {
-    let text = serde_json::to_vec(bound).context("encode listeners.json")?;
-    files::write_private(&config.state_dir.join("listeners.json"), &text)
+/// Says where the listeners really are. A full disk keeps nobody from serving.
+fn announce(config: &Config, bound: &Bound) {
+    let text = serde_json::to_vec(bound).context("encode listeners.json");
+    let file = config.state_dir.join("listeners.json");
+    if let Err(error) = text.and_then(|text| files::write_private(&file, &text)) {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "nobody is told where it listens"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -321,14 +321,26 @@ async fn streams_that_carry_requests_are_few_and_end_with_their_peer() {
             let mut sender = sender.clone().ready().await.unwrap();
             let (answer, mut to) = sender.send_request(connect, false).unwrap();
             let answer = timeout(AT_ONCE, answer).await.unwrap().unwrap();
-            // A request's beginning.
-            let _ = to.send_data(Bytes::from_static(b"GET /heads HTTP/1.1\r\n"), false);
             (answer, to)
+        };
+        // A request's beginning.
+        let begin = |to: &mut h2::SendStream<Bytes>| {
+            let _ = to.send_data(Bytes::from_static(b"GET /heads HTTP/1.1\r\n"), false);
         };
         let is_full = |answer: &http::Response<h2::RecvStream>| answer.status() == 503;
         let mut held = Vec::new();
-        until("there are as many as may be", async || {
+        // Silent ones hold nothing; then all of them begin at once.
+        for _ in 0..=MOST {
             held.push(open().await);
+        }
+        assert!(!held.iter().any(|(answer, _)| is_full(answer)));
+        for (_, to) in &mut held {
+            begin(to);
+        }
+        until("there are as many as may be", async || {
+            let mut one = open().await;
+            begin(&mut one.1);
+            held.push(one);
             let refused = held.iter().any(|(answer, _)| is_full(answer));
             // Where nothing is declared, it is heard first.
             let broken = held.iter_mut().filter_map(|(answer, _)| {
@@ -345,6 +357,7 @@ async fn streams_that_carry_requests_are_few_and_end_with_their_peer() {
         held.clear();
         until("there is room again", async || {
             let (answer, mut to) = open().await;
+            begin(&mut to);
             let _ = to.send_data(Bytes::from_static(b"host: echo\r\n\r\n"), false);
             let said = timeout(AT_ONCE, answer.into_body().data()).await;
             let said = said.map_err(|_| "nothing is said")?;

@@ -353,6 +353,14 @@ fn rule_of(raw: &RawRule, kind: RouteKind, home: &Namespace) -> Result<RouteRule
         )?,
         retries: raw.retry.as_ref().map(retries).transpose()?,
     };
+    // As the API server has it.
+    if let (Some(whole), Some(each)) = (&rule.request_timeout, &rule.backend_timeout)
+        && (whole.seconds, whole.nanos) < (each.seconds, each.nanos)
+        && (whole.seconds, whole.nanos) > (0, 0)
+    {
+        let why = "timeouts.backendRequest: is longer than timeouts.request";
+        return Err(Bad(why.to_owned()));
+    }
     for backend in raw.backend_refs.iter().flatten() {
         rule.backends.push(backend_of(backend, home)?);
     }

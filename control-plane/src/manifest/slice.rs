@@ -102,6 +102,9 @@ pub(super) fn endpoint_slice(
         let key = format!("endpoints[{at}].addresses");
         let texts: Vec<&str> = raw.addresses.iter().map(String::as_str).collect();
         let addresses = addresses(document, &key, &texts)?;
+        if addresses.is_empty() {
+            return Err(document.failure(format!("{key}: there is none")));
+        }
         let is_of = |address: &&IpAddr| match family {
             Some(IpFamily::V4) => address.is_ipv4(),
             Some(IpFamily::V6) => address.is_ipv6(),

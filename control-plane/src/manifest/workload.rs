@@ -112,6 +112,10 @@ pub(super) fn pod(document: &Document<'_>, metadata: &Metadata) -> Result<Spec, 
         .clone()
         .any(|c| c.name.as_deref() == Some(SIDECAR));
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    if ports.clone().any(|port| port.container_port == 0) {
+        let why = "spec.containers.ports.containerPort: 0 is not 1 to 65,535";
+        return Err(document.failure(why.to_owned()));
+    }
     let named = |p: &RawContainerPort| {
         Some(ContainerPort {
             name: p.name.clone().filter(|n| !n.is_empty())?,
@@ -247,6 +251,11 @@ pub(super) fn service(document: &Document<'_>, metadata: &Metadata) -> Result<Sp
             }),
         }
     }
+    let mut names = BTreeSet::new();
+    if let Some(twice) = ports.iter().find(|p| !names.insert(&p.name)) {
+        let why = format!("spec.ports: {:?} is the name of two ports", twice.name);
+        return Err(document.failure(why));
+    }
     // Services of the mesh's own have the first label, too; these are made for an import.
     let managed = status::managed(metadata).filter(|m| m.labels.contains_key(SERVICE_NAME_LABEL));
     Ok(Spec::Service(Service {
@@ -321,7 +330,12 @@ fn service_port(document: &Document<'_>, raw: RawServicePort) -> Result<ServiceP
         Some(RawTarget::Name(text)) => match text.parse() {
             Ok(0) => return Err(bad("targetPort")),
             Ok(number) => TargetPort::Number(number),
-            Err(_) => TargetPort::Name(text),
+            Err(_) if is_port_name(&text) => TargetPort::Name(text),
+            Err(_) => {
+                return Err(document.failure(format!(
+                    "spec.ports.targetPort: {text:?} is no name of a port"
+                )));
+            }
         },
     };
     if raw.port == 0 {
@@ -335,6 +349,18 @@ fn service_port(document: &Document<'_>, raw: RawServicePort) -> Result<ServiceP
         app_protocol: raw.app_protocol,
         name,
     })
+}
+
+/// A name as ports of containers have it (RFC 6335 §5.1).
+fn is_port_name(text: &str) -> bool {
+    const CHARS_MAX: usize = 15;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    text.len() <= CHARS_MAX
+        && text.bytes().all(plain)
+        && text.bytes().any(|b| b.is_ascii_lowercase())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && !text.contains("--")
 }
 
 /// What is spoken: `appProtocol`, else the port's name up to the first hyphen.

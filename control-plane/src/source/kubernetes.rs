@@ -13,7 +13,7 @@
 mod collection;
 mod read;
 mod held;
-mod hosts;
+pub(super) mod hosts;
 mod places;
 mod kind;
 mod pulse;

@@ -49,9 +49,13 @@ enum Within {
 struct Place(Rc<Cell<usize>>);
 
 impl Place {
-    fn take(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get().saturating_add(1));
-        Self(Rc::clone(count))
+    /// `None`: there are as many as may be.
+    fn take(count: &Rc<Cell<usize>>) -> Option<Self> {
+        let now = count.get();
+        (now < WITHIN_MAX).then(|| {
+            count.set(now.saturating_add(1));
+            Self(Rc::clone(count))
+        })
     }
 }
 
@@ -199,10 +203,10 @@ impl Inbound {
         });
         let place = Place::take(&self.within);
         Box::pin(async move {
-            let Ok((near, far)) = pair() else {
-                // No descriptors are left. Dropped, it is reset.
-                return;
-            };
+            // It was told that it is connected before it said anything; and descriptors may be gone. Dropped,
+            // it is reset.
+            let Some(place) = place else { return };
+            let Ok((near, far)) = pair() else { return };
             let conn = Accepted {
                 io: far,
                 peer: side.source,

@@ -18,6 +18,7 @@ use isthmus_proto::ids::ClusterId;
 use super::look::{self, Found, Unread};
 use crate::manifest::{self, Parsed, Problem};
 use crate::source::Report;
+use crate::source::kubernetes::hosts::misleading;
 
 /// What is missing for this long is gone.
 const MISSING: Duration = Duration::from_millis(80);
@@ -239,7 +240,9 @@ impl Folder {
         }
         match look::read(path) {
             Ok(text) => {
-                let parsed = manifest::parse(&text, &self.cluster);
+                let mut parsed = manifest::parse(&text, &self.cluster);
+                let wrong = astray(&parsed);
+                parsed.errors.extend(wrong);
                 file.errors.clone_from(&parsed.errors);
                 if parsed.errors.is_empty() {
                     file.good = Some(parsed);
@@ -441,6 +444,20 @@ impl Folder {
 }
 
 /// `Deployment shop/reviews`: the cluster is the folder's.
+/// Objects at addresses that no pod has. Those of this machine are the demo's.
+fn astray(parsed: &manifest::Parsed) -> Vec<Problem> {
+    let told = parsed.objects.iter().zip(&parsed.lines);
+    let wrong = |(object, line): (&Object, &u64)| {
+        Some(Problem {
+            line: *line,
+            column: 1,
+            object: title(&object.reference()),
+            message: misleading(&object.spec, true)?,
+        })
+    };
+    told.filter_map(wrong).collect()
+}
+
 fn title(at: &ObjectRef) -> String {
     match &at.namespace {
         Some(namespace) => format!("{} {namespace}/{}", at.kind, at.name),

@@ -12,7 +12,7 @@ use crate::kubernetes::access::unfit;
 
 /// What is wrong with the addresses of a pod or of endpoints. `loopback`: its cluster is on this machine,
 /// as in the demo.
-pub(super) fn misleading(spec: &Spec, loopback: bool) -> Option<String> {
+pub(in crate::source) fn misleading(spec: &Spec, loopback: bool) -> Option<String> {
     let wrong = |ip: &IpAddr| {
         let what = unfit(*ip, loopback && !ip.is_unspecified())?;
         Some(format!("{ip} is {what}, and no pod's"))

@@ -47,6 +47,8 @@ pub enum Never {
     Query,
     /// A canonical path has no `//`, `/./` or `/../`.
     Dots,
+    /// A canonical path escapes only what needs it, with digits in capitals.
+    Escape,
     /// A value has no white space around it.
     WhiteSpace,
     /// A value has no control characters.
@@ -89,6 +91,9 @@ pub fn not_in_path(text: &str, Anchors { begins, ends }: Anchors) -> Option<Neve
     if text.contains(['?', '#', '\\']) {
         return Some(Never::Query);
     }
+    if canonical_escapes(text).as_deref() != Some(text) {
+        return Some(Never::Escape);
+    }
     let dots = |part: &str| matches!(part, "." | "..");
     let mut parts: Vec<&str> = text.split('/').collect();
     if !ends {
@@ -98,6 +103,29 @@ pub fn not_in_path(text: &str, Anchors { begins, ends }: Anchors) -> Option<Neve
     let first_whole = usize::from(!text.starts_with('/'));
     let dotted = parts.into_iter().skip(first_whole).any(dots);
     (dotted || text.contains("//")).then_some(Never::Dots)
+}
+
+/// A path with its escapes as canonical paths have them (RFC 3986 §6.2.2): none of a character that needs
+/// none, and digits in capitals. `None`: it has one that no canonical path has.
+#[must_use]
+pub fn canonical_escapes(text: &str) -> Option<String> {
+    let mut pieces = text.split('%');
+    let mut canonical = pieces.next()?.to_owned();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        let is_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
+        match byte {
+            // Refused in requests: who decodes it sees other segments, or an end.
+            b'/' | b'\\' | 0 => return None,
+            _ if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                canonical.push(char::from(byte));
+            }
+            _ => canonical.push_str(&format!("%{byte:02X}")),
+        }
+        canonical.push_str(rest);
+    }
+    Some(canonical)
 }
 
 /// Why no header's value has `text` at that place: values are trimmed and hold no control characters.
@@ -120,4 +148,36 @@ pub fn sets_unicode(source: &str) -> bool {
         let set = flags.split('-').next().unwrap_or_default();
         flags.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-') && set.contains('u')
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_have_one_form() {
+        for (text, canonical) in [
+            ("/plain", Some("/plain")),
+            ("/caf%c3%a9", Some("/caf%C3%A9")),
+            ("/%41dmin", Some("/Admin")),
+            ("/x%2dy/", Some("/x-y/")),
+            ("/semi%3bx", Some("/semi%3Bx")),
+            ("/sp%20ace%", None),
+            ("/%4", None),
+            ("/%zz", None),
+            ("/%+1", None),
+            ("/a%2fb", None),
+            ("/a%5Cb", None),
+            ("/a%00", None),
+            ("/%2541", Some("/%2541")),
+        ] {
+            assert_eq!(canonical_escapes(text).as_deref(), canonical, "{text}");
+            let anchors = Anchors {
+                begins: true,
+                ends: true,
+            };
+            let is_seen = not_in_path(text, anchors).is_none();
+            assert_eq!(is_seen, canonical == Some(text), "{text}");
+        }
+    }
 }

@@ -319,7 +319,7 @@ async fn streams_that_carry_requests_are_few_and_end_with_their_peer() {
             let target = SocketAddr::new(echo.address(), port);
             let connect = Request::connect(target.to_string()).body(()).unwrap();
             let mut sender = sender.clone().ready().await.unwrap();
-            let (answer, mut to) = sender.send_request(connect, false).unwrap();
+            let (answer, to) = sender.send_request(connect, false).unwrap();
             let answer = timeout(AT_ONCE, answer).await.unwrap().unwrap();
             (answer, to)
         };

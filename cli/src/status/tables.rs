@@ -173,6 +173,10 @@ fn problems(world: &Value, now: f64) -> String {
             }
         }
     }
+    for one in items(get(world, "unwritten")) {
+        let why = text(one, "why");
+        lines.push(vec![text(one, "object"), "not written".to_owned(), why]);
+    }
     for condition in items(get(world, "conditions")) {
         // A conflict is bad if there is one, and so is an excess; everything else if it is not so.
         let kind = condition.get("kind").and_then(Value::as_str);
@@ -441,6 +445,9 @@ mod tests {
                 { "object": "east: ServiceExport shop/b", "kind": "Conflict", "holds": true,
                   "reason": "PortConflict", "message": "ports differ" },
             ],
+            "unwritten": [
+                { "object": "east: ConfigMap shop/isthmus-roots", "why": "not made by the mesh" },
+            ],
         })
     }
 
@@ -464,6 +471,14 @@ mod tests {
     #[test]
     fn clusters_and_what_is_wrong_in_them() {
         let text = all(&json!({ "world": world(), "proxies": null, "configs": {} }));
+        assert_eq!(
+            cells(&text, "ConfigMap"),
+            [
+                "east: ConfigMap shop/isthmus-roots",
+                "not written",
+                "not made by the mesh"
+            ]
+        );
         assert_eq!(cells(&text, "synced"), ["east", "synced, 3 s", "4"]);
         assert_eq!(cells(&text, "hangs"), ["west", "unknown", "0", "hangs"]);
         assert_eq!(

@@ -1,6 +1,7 @@
 //! Which requests does a rule of a route mean?
 
 use isthmus_control_plane_core::pattern;
+use isthmus_proto::literal::canonical_escapes;
 use isthmus_proto::resource::{
     HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch, path_match,
 };
@@ -147,6 +148,8 @@ fn path(raw: &RawPath) -> Result<PathMatch, Bad> {
         "RegularExpression" => path_match::Kind::Regex(checked(text, "path")?),
         kind => {
             rooted(&text)?;
+            let text = canonical_escapes(&text)
+                .ok_or_else(|| Bad(format!("path: {text:?} has an escape that no path has")))?;
             match kind {
                 "Exact" => path_match::Kind::Exact(text),
                 "PathPrefix" => path_match::Kind::Prefix(text),

@@ -445,7 +445,7 @@ impl Folder {
 
 /// `Deployment shop/reviews`: the cluster is the folder's.
 /// Objects at addresses that no pod has. Those of this machine are the demo's.
-fn astray(parsed: &manifest::Parsed) -> Vec<Problem> {
+fn astray(parsed: &Parsed) -> Vec<Problem> {
     let told = parsed.objects.iter().zip(&parsed.lines);
     let wrong = |(object, line): (&Object, &u64)| {
         Some(Problem {

@@ -228,6 +228,7 @@ fn why_never(never: Never) -> &'static str {
         Never::NotAscii => "a canonical path is ASCII without spaces; write %XX",
         Never::Query => "a canonical path has no ?, # or backslash",
         Never::Dots => "a canonical path has no //, /./ or /../",
+        Never::Escape => "a canonical path escapes what needs it, by %XX with capitals",
         Never::WhiteSpace => "a value has no white space around it",
         Never::Control => "a value has no control characters",
     }

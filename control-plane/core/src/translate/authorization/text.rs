@@ -77,6 +77,9 @@ fn why_never(never: Never) -> &'static str {
         Never::NotAscii => "is not ASCII without spaces; write %XX",
         Never::Query => "has ?, # or a backslash, and no canonical path has",
         Never::Dots => "has //, /./ or /../, and no canonical path has",
+        Never::Escape => {
+            "has an escape that no canonical path has: %XX with capitals, of what needs one, and not of / or \\"
+        }
         Never::WhiteSpace => "has white space around it",
         Never::Control => "has control characters",
     }

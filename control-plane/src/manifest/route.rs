@@ -148,6 +148,15 @@ pub(super) fn route(
         incompatible,
     } = if ours { found } else { Rules::default() };
     said.extend(invalid.iter().chain(&failing).chain(&dropped).cloned());
+    if kind != RouteKind::Tls {
+        // They are not used, and malformed all the same.
+        let hosts = raw.spec.hostnames.iter().flatten();
+        said.extend(
+            hosts
+                .filter_map(|host| hostname(host).err())
+                .map(|bad| bad.0),
+        );
+    }
     let problem = (ours && !said.is_empty()).then(|| document.failure(said.join("; ")));
     let route = Route {
         kind,

@@ -357,3 +357,22 @@ fn a_parent_is_repeated_in_the_status_as_it_was_written() {
     );
     assert!(said[0].since.is_some());
 }
+
+/// They are not used; who writes one that is none is told so.
+#[test]
+fn a_hostname_that_is_none_is_told_also_where_none_is_used() {
+    let parsed = read(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a, namespace: shop}\n\
+         spec:\n  parentRefs: [{kind: Service, group: \"\", name: cart}]\n  hostnames: [cart.example, \"*.*.bad..host\"]\n",
+    );
+    let told: Vec<String> = parsed.invalid.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("spec.hostnames: \"*.*.bad..host\""),
+        "{told:?}"
+    );
+    let Spec::Route(route) = &parsed.objects[0].spec else {
+        panic!("a route")
+    };
+    assert_eq!((route.invalid.as_ref(), route.failing.len()), (None, 0));
+}

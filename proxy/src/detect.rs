@@ -21,7 +21,7 @@ pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A first line that is not known to be HTTP is read no further: as long as a head may be.
 const LINE_BYTES_MAX: usize = 60 * 1024;
 /// First bytes kept at most: a whole request usually comes at once.
-const FIRST_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const FIRST_BYTES_MAX: usize = 16 * 1024;
 
 /// Reads until it is clear what is spoken. `None`: the client left, or said nothing for `silence`.
 /// What was read is lost if it is dropped.

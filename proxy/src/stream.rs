@@ -102,6 +102,11 @@ pub struct Worded {
     is_clear: bool,
 }
 
+/// May these first bytes, after which their client waited, still be HTTP's?
+pub(crate) fn is_unsure(first: &[u8]) -> bool {
+    !first.is_empty() && detect(first).is_none()
+}
+
 /// Why such a client is cut.
 const HTTP_BEHIND_A_WORD: &str = "a request whose first word came alone and long before the rest";
 
@@ -133,13 +138,10 @@ impl Worded {
 }
 
 impl Rx {
-    /// The same half, whose client has said `first`, of which `seen` was pulled already: if it may still be
-    /// HTTP, it is cut where it turns out to be. Applications believe what proxies say in requests.
+    /// The same half, whose client has said a word that may still be HTTP, of which `seen` was pulled already: where
+    /// it turns out to be that, it is cut. Applications believe what proxies say in requests.
     #[must_use]
-    pub fn behind(self, first: &[u8], seen: &[u8]) -> Self {
-        if first.is_empty() || detect(first).is_some() {
-            return self;
-        }
+    pub fn worded(self, seen: &[u8]) -> Self {
         Self::Worded(Box::new(Worded {
             rx: self,
             seen: seen.to_vec(),
@@ -284,7 +286,10 @@ mod tests {
     async fn behind(word: &[u8], rest: &[&[u8]]) -> Result<Vec<u8>, Broken> {
         let (mut client, io) = pair().await;
         let (rx, _tx) = crate::tcp::split(io);
-        let mut rx = Rx::Tcp(rx).behind(word, word);
+        let mut rx = Rx::Tcp(rx);
+        if is_unsure(word) {
+            rx = rx.worded(word);
+        }
         let mut pulled = Vec::new();
         for piece in rest {
             client.write_all(piece).await.unwrap();

@@ -5,6 +5,7 @@
 //! (`invalid`), because a condition that is dropped would widen a rule.
 
 mod change;
+mod governs;
 mod service;
 mod route;
 mod policy;
@@ -17,6 +18,7 @@ mod wire;
 pub use change::{Change, KindFreshness, POSITIONED};
 pub use cluster::{CLUSTER_ID_PROPERTY, CLUSTER_SET_PROPERTY, ClusterProperty, GatewayClass};
 pub use gateway::{Gateway, GatewayAddress, GatewayFront, GatewayStatus, Listener, ListenerStatus};
+pub use governs::Governs;
 pub use policy::{AccessPolicy, NOT_TAKEN, PolicyTarget, TrafficPolicy, TrustPolicy};
 pub use roots::{Advertised, ConfigMap, ROOTS_NAME};
 pub use route::{ParentRef, Reach, ReferenceGrant, Route, RouteKind, ServiceRef};

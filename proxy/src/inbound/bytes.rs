@@ -17,6 +17,7 @@ use crate::connections::{Live, Registered};
 use crate::exchange::{Downstream, Meters, upgrade};
 use crate::finish::{Failed, Open, finish_bytes};
 use crate::relay::{Duplex, Ended, Lifetime, duplex, unless};
+use crate::stream::is_unsure;
 use crate::telemetry::Event;
 use crate::worker::Accepted;
 
@@ -63,10 +64,11 @@ impl Inbound {
         reached: Option<Result<Reached<'_>, Failed>>,
     ) {
         let Some(port) = self.port else { return };
-        let word = first.clone();
+        let unsure = is_unsure(&first);
         let (rx, tx) = crate::tcp::split_with(conn.io, first);
+        let rx = crate::stream::Rx::Tcp(rx);
         let left = Duplex {
-            rx: crate::stream::Rx::Tcp(rx).behind(&word, &[]),
+            rx: if unsure { rx.worded(&[]) } else { rx },
             tx: crate::stream::Tx::Tcp(tx),
         };
         self.bytes(port, left, From::Captured, reached).await;

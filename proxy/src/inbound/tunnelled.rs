@@ -21,21 +21,19 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::bytes::{From, Opened, tell_opened};
 use super::{Inbound, PEER_IDLE};
-use crate::detect::{DETECT_TIMEOUT, FIRST_BYTE_TIMEOUT, limit};
+use crate::detect::{DETECT_TIMEOUT, FIRST_BYTE_TIMEOUT, FIRST_BYTES_MAX, limit};
 use crate::exchange::{Downstream, Meters, reply};
 use crate::finish::{Failed, Open, finish_bytes};
 use crate::hints::Hint;
 use crate::http::Task;
 use crate::relay::{Duplex, Lifetime, Meter, duplex, unless};
-use crate::stream::{Broken, Pull, Rx, Tx};
+use crate::stream::{Broken, Pull, Rx, Tx, is_unsure};
 use crate::worker::Accepted;
 
 /// Streams of one tunnel that carry requests: a proxy makes none, and each holds two descriptors.
 const WITHIN_MAX: usize = 64;
 /// When one of its two sides has ended, the other one ends within this.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// First bytes that are kept at most.
-const FIRST_BYTES_MAX: usize = 16 * 1024;
 
 /// What is known of a stream that carries requests.
 enum Within {
@@ -68,12 +66,6 @@ impl Drop for Place {
 impl Inbound {
     /// CONNECT: a TCP connection in a tunnel. The head is not kept with it.
     pub(super) fn connect(self: Rc<Self>, head: &RequestHead, down: Downstream) -> Task {
-        if self.within.get() >= WITHIN_MAX {
-            let why =
-                format!("CONNECT: {WITHIN_MAX} streams of this tunnel carry requests already");
-            let failed = Failed::new(Failure::Overflow, why);
-            return Box::pin(async move { drop(self.refuse_connect(down, 503, failed).await) });
-        }
         if self.peer.is_none() || self.port.is_some() {
             return Box::pin(async move { drop(self.refuse_foreign_connect(down).await) });
         }
@@ -87,28 +79,55 @@ impl Inbound {
             let failed = Failed::new(Failure::NoDestination, why);
             return Box::pin(async move { drop(self.refuse_connect(down, 400, failed).await) });
         };
-        let left = Duplex {
-            rx: down.rx,
-            tx: down.answer.tx,
-        };
         let port = own.port();
         let from = match self.protocol_of(port) {
-            // What is declared is what is spoken: the peer's own bytes are requests, each judged as one.
             protocol @ (Protocol::Http1 | Protocol::Http2 | Protocol::Grpc) => {
-                return Box::pin(async move {
-                    let mut left = left;
-                    // It holds a socket from its first byte on.
-                    let told = tell_opened(&mut left).await;
-                    let heard = timeout(FIRST_BYTE_TIMEOUT, left.rx.wait()).await;
-                    if told && matches!(heard, Ok(Ok(()))) {
-                        self.requests(port, left, Within::Declared(protocol)).await;
-                    }
-                });
+                return Box::pin(self.declared_requests(port, protocol, down));
             }
             Protocol::Tcp | Protocol::Tls => From::Peer,
             Protocol::Unspecified => From::PeerUnheard,
         };
+        let left = Duplex {
+            rx: down.rx,
+            tx: down.answer.tx,
+        };
         Box::pin(async move { self.bytes(port, left, from, None).await })
+    }
+
+    /// What is declared is what is spoken: the peer's own bytes are requests, each judged as one.
+    async fn declared_requests(self: Rc<Self>, port: u16, protocol: Protocol, down: Downstream) {
+        if let Err(failed) = self.place() {
+            return drop(self.refuse_connect(down, 503, failed).await);
+        }
+        let mut left = Duplex {
+            rx: down.rx,
+            tx: down.answer.tx,
+        };
+        // It holds a place, and a socket, from its first byte on.
+        let told = tell_opened(&mut left).await;
+        let heard = timeout(FIRST_BYTE_TIMEOUT, left.rx.wait()).await;
+        if !told || !matches!(heard, Ok(Ok(()))) {
+            return;
+        }
+        match self.place() {
+            Ok(place) => {
+                let within = Within::Declared(protocol);
+                self.requests(port, left, (within, place)).await;
+            }
+            Err(failed) => {
+                let event = self.event("tcp", self.worker.snapshot().generation);
+                let open = Open::begin(&self.worker, event, StdInstant::now());
+                finish_bytes(open, Err(failed));
+            }
+        }
+    }
+
+    /// One of the places for streams that carry requests.
+    fn place(&self) -> Result<Place, Failed> {
+        Place::take(&self.within).ok_or_else(|| {
+            let why = format!("{WITHIN_MAX} streams of this tunnel carry requests already");
+            Failed::new(Failure::Overflow, why)
+        })
     }
 
     /// A CONNECT of somebody who is no peer, or not as one: the workload is nobody's forward proxy.
@@ -162,17 +181,20 @@ impl Inbound {
         let passed = match heard {
             Ok(Ok((first, kind @ (Detected::Http1 | Detected::Http2)))) => {
                 let Opened { open, left, .. } = *opened;
-                if self.within.get() >= WITHIN_MAX {
-                    let why = format!("{WITHIN_MAX} streams of this tunnel carry requests already");
-                    finish_bytes(open, Err(Failed::new(Failure::Overflow, why)));
-                    return None;
+                match self.place() {
+                    Ok(place) => {
+                        finish_bytes(open, Ok(()));
+                        let within = Within::Heard(first, kind);
+                        self.requests(port, left, (within, place)).await;
+                    }
+                    Err(failed) => finish_bytes(open, Err(failed)),
                 }
-                finish_bytes(open, Ok(()));
-                self.requests(port, left, Within::Heard(first, kind)).await;
                 return None;
             }
             Ok(Ok((first, Detected::Tls | Detected::Opaque))) => {
-                opened.left.rx = opened.left.rx.behind(&first, &first);
+                if is_unsure(&first) {
+                    opened.left.rx = opened.left.rx.worded(&first);
+                }
                 pass(&first, &mut opened.right.tx, &opened.open.meters).await
             }
             Ok(Err(broken)) => {
@@ -192,7 +214,7 @@ impl Inbound {
 
     /// Serves the requests in a stream, as those of a captured connection are: who asks is the peer of the
     /// tunnel, and what it says of itself does not count.
-    fn requests(&self, port: u16, mut left: Duplex, within: Within) -> Task {
+    fn requests(&self, port: u16, mut left: Duplex, (within, place): (Within, Place)) -> Task {
         let side = Rc::new(Self {
             worker: Rc::clone(&self.worker),
             peer: self.peer.clone(),
@@ -201,12 +223,11 @@ impl Inbound {
             port: Some(port),
             within: Rc::default(),
         });
-        let place = Place::take(&self.within);
         Box::pin(async move {
-            // It was told that it is connected before it said anything; and descriptors may be gone. Dropped,
-            // it is reset.
-            let Some(place) = place else { return };
-            let Ok((near, far)) = pair() else { return };
+            let Ok((near, far)) = pair() else {
+                // No descriptors are left. Dropped, it is reset.
+                return;
+            };
             let conn = Accepted {
                 io: far,
                 peer: side.source,

@@ -1,6 +1,6 @@
 //! Which objects does a cluster have that are not taken as they are?
 
-use crate::model::{Kind, NOT_TAKEN, Object, ObjectRef, Refusal, Spec};
+use crate::model::{Governs, Kind, NOT_TAKEN, Object, ObjectRef, Refusal, Spec};
 use crate::translate::authorization;
 use crate::world::World;
 use crate::world::cluster::{Cluster, key};
@@ -64,10 +64,7 @@ impl Cluster {
         }
         let (namespace, name) = key(object.namespace.as_ref(), &object.name);
         // What governs is bounded by its source, and is missed by everybody.
-        let bounded = !matches!(
-            kind,
-            Kind::AccessPolicy | Kind::TrustPolicy | Kind::MeshCluster
-        );
+        let bounded = matches!(kind.governs(), None | Some(Governs::Traffic));
         if bounded && self.objects >= OBJECTS_MAX && !self.has(kind, namespace, name) {
             return Err(format!("the cluster has its {OBJECTS_MAX} objects already"));
         }
@@ -115,27 +112,12 @@ impl Cluster {
 /// Which refusals are remembered first where there are too many: the least.
 #[must_use]
 pub fn weight(kind: Kind) -> u8 {
-    match kind {
-        Kind::TrustPolicy | Kind::MeshCluster => 0,
-        Kind::AccessPolicy => 1,
-        Kind::TrafficPolicy | Kind::ClusterProfile => 2,
-        Kind::Namespace
-        | Kind::ServiceAccount
-        | Kind::Pod
-        | Kind::Deployment
-        | Kind::Service
-        | Kind::EndpointSlice
-        | Kind::ServiceExport
-        | Kind::ServiceImport
-        | Kind::HttpRoute
-        | Kind::GrpcRoute
-        | Kind::TcpRoute
-        | Kind::TlsRoute
-        | Kind::ReferenceGrant
-        | Kind::Gateway
-        | Kind::GatewayClass
-        | Kind::ClusterProperty
-        | Kind::ConfigMap => 3,
+    match kind.governs() {
+        Some(Governs::Mesh) => 0,
+        Some(Governs::Access) => 1,
+        Some(Governs::Traffic) => 2,
+        None if kind == Kind::ClusterProfile => 2,
+        None => 3,
     }
 }
 

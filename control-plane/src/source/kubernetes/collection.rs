@@ -2,8 +2,6 @@
 
 use isthmus_control_plane_core::model::{Kind, ROOTS_NAME};
 
-use super::held;
-
 /// The group of GAMMA's routes.
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const MULTICLUSTER: &str = "multicluster.x-k8s.io";
@@ -57,7 +55,7 @@ impl Collection {
     pub(super) fn governs(&self) -> bool {
         match self.what {
             What::Nodes => false,
-            What::Objects(kind) => kind == Kind::ClusterProfile || held::governs(kind),
+            What::Objects(kind) => kind == Kind::ClusterProfile || kind.governs().is_some(),
         }
     }
 

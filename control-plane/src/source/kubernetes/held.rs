@@ -33,14 +33,6 @@ const MORE_TOLD_MAX: usize = 5;
 /// What is told of a policy that is not taken, besides why.
 const DENIED: &str = "; where it would apply, everything is denied until it is taken";
 
-/// Does an object of this kind say who may do what, and who belongs to the mesh?
-pub(super) fn governs(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::AccessPolicy | Kind::TrustPolicy | Kind::TrafficPolicy | Kind::MeshCluster
-    )
-}
-
 /// Kind, namespace (empty: none), name.
 pub(super) type Key = (Kind, String, String);
 

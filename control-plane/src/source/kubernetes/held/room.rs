@@ -1,6 +1,6 @@
 //! Is there room for an object, apart from what others take?
 
-use isthmus_control_plane_core::model::Kind;
+use isthmus_control_plane_core::model::{Governs, Kind};
 use isthmus_control_plane_core::quota::{Cost, Ledger, Over, Quota, Shares};
 
 use super::Key;
@@ -12,19 +12,6 @@ const SOME_PART: usize = 10;
 /// ... or so much, in bytes, of what namespaces share.
 const SOME_BYTES: usize = 16 * 1024;
 
-/// Who competes with whom for room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
-    /// Whatever runs in the cluster.
-    Running,
-    /// What only those write who own the mesh: who is in it, and who is cut off.
-    Mesh,
-    /// Who may call, by namespace.
-    Access,
-    /// How calls are treated, by namespace.
-    Traffic,
-}
-
 /// What a cluster's objects take. Nothing that fills up the quota keeps a policy out, nor what cuts a
 /// cluster off; nobody who may write policies in his namespace keeps out those of others.
 #[derive(Debug)]
@@ -33,32 +20,6 @@ pub(super) struct Rooms {
     mesh: Ledger<Key>,
     access: Shares<Key>,
     traffic: Shares<Key>,
-}
-
-fn sort(kind: Kind) -> Sort {
-    match kind {
-        Kind::MeshCluster | Kind::TrustPolicy => Sort::Mesh,
-        Kind::AccessPolicy => Sort::Access,
-        Kind::TrafficPolicy => Sort::Traffic,
-        Kind::Namespace
-        | Kind::ServiceAccount
-        | Kind::Pod
-        | Kind::Deployment
-        | Kind::Service
-        | Kind::EndpointSlice
-        | Kind::ServiceExport
-        | Kind::ServiceImport
-        | Kind::HttpRoute
-        | Kind::GrpcRoute
-        | Kind::TcpRoute
-        | Kind::TlsRoute
-        | Kind::ReferenceGrant
-        | Kind::Gateway
-        | Kind::GatewayClass
-        | Kind::ClusterProperty
-        | Kind::ClusterProfile
-        | Kind::ConfigMap => Sort::Running,
-    }
 }
 
 impl Rooms {
@@ -79,39 +40,39 @@ impl Rooms {
     /// Takes an object in; what was held under its key is, if there is no room.
     pub(super) fn admit(&mut self, key: Key, cost: Cost) -> Result<(), Over> {
         let namespace = key.1.clone();
-        match sort(key.0) {
-            Sort::Running => self.running.admit(key, cost),
-            Sort::Mesh => self.mesh.admit(key, cost),
-            Sort::Access => self.access.admit(&namespace, key, cost),
-            Sort::Traffic => self.traffic.admit(&namespace, key, cost),
+        match key.0.governs() {
+            None => self.running.admit(key, cost),
+            Some(Governs::Mesh) => self.mesh.admit(key, cost),
+            Some(Governs::Access) => self.access.admit(&namespace, key, cost),
+            Some(Governs::Traffic) => self.traffic.admit(&namespace, key, cost),
         }
     }
 
     /// The object is gone. `false`: it was not held.
     pub(super) fn release(&mut self, key: &Key) -> bool {
-        match sort(key.0) {
-            Sort::Running => self.running.release(key),
-            Sort::Mesh => self.mesh.release(key),
-            Sort::Access => self.access.release(&key.1, key),
-            Sort::Traffic => self.traffic.release(&key.1, key),
+        match key.0.governs() {
+            None => self.running.release(key),
+            Some(Governs::Mesh) => self.mesh.release(key),
+            Some(Governs::Access) => self.access.release(&key.1, key),
+            Some(Governs::Traffic) => self.traffic.release(&key.1, key),
         }
     }
 
     pub(super) fn holds(&self, key: &Key) -> bool {
-        match sort(key.0) {
-            Sort::Running => self.running.holds(key),
-            Sort::Mesh => self.mesh.holds(key),
-            Sort::Access => self.access.holds(&key.1, key),
-            Sort::Traffic => self.traffic.holds(&key.1, key),
+        match key.0.governs() {
+            None => self.running.holds(key),
+            Some(Governs::Mesh) => self.mesh.holds(key),
+            Some(Governs::Access) => self.access.holds(&key.1, key),
+            Some(Governs::Traffic) => self.traffic.holds(&key.1, key),
         }
     }
 
     pub(super) fn has_room(&self, kind: Kind, namespace: &str, cost: Cost) -> bool {
-        match sort(kind) {
-            Sort::Running => self.running.has_room(cost),
-            Sort::Mesh => self.mesh.has_room(cost),
-            Sort::Access => self.access.has_room(namespace, cost),
-            Sort::Traffic => self.traffic.has_room(namespace, cost),
+        match kind.governs() {
+            None => self.running.has_room(cost),
+            Some(Governs::Mesh) => self.mesh.has_room(cost),
+            Some(Governs::Access) => self.access.has_room(namespace, cost),
+            Some(Governs::Traffic) => self.traffic.has_room(namespace, cost),
         }
     }
 
@@ -125,11 +86,11 @@ impl Rooms {
             endpoints: 0,
             bytes: SOME_BYTES.min(of.share() / SOME_PART),
         };
-        match sort(kind) {
-            Sort::Running => part(&self.running),
-            Sort::Mesh => part(&self.mesh),
-            Sort::Access => share(&self.access),
-            Sort::Traffic => share(&self.traffic),
+        match kind.governs() {
+            None => part(&self.running),
+            Some(Governs::Mesh) => part(&self.mesh),
+            Some(Governs::Access) => share(&self.access),
+            Some(Governs::Traffic) => share(&self.traffic),
         }
     }
 }
